@@ -1,0 +1,5 @@
+"""`python -m normbench`, the same as `normbench`."""
+
+from normbench.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""The `normbench` command: what helps beside `dvc repro`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from normbench import files, layout
+from normbench.errors import UserError
+
+app = typer.Typer(
+    help="Beside `dvc repro`, which makes every result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """normbench: compare normalization methods."""
+
+
+@app.command()
+def check(
+    refresh: Annotated[bool, typer.Option(help="Let DVC see method files that lie where it does not look.")] = False,
+) -> None:
+    """Check params.yaml, and whether all method files are as they were at the last `dvc repro`."""
+    from normbench.resolve import resolve
+
+    fresh = resolve()
+    changed = [
+        name for name, value in fresh.items() if name.startswith("variants/") and _before(name) not in (None, value)
+    ]
+    if changed and refresh:
+        # DVC watches normbench/ and my_methods/ alone; `resolve` is what reads a method's file elsewhere.
+        subprocess.run(
+            [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"], check=True
+        )
+    suite = fresh["suite"]
+    runs = len(suite["seeds"]) * (
+        len(suite["tasks"]) * len(suite["variants"]) + len(suite["gan_tasks"]) * len(suite["gan_variants"])
+    )
+    print(f"{layout.PARAMS}: in order; the suite has {runs} runs")
+    if changed:
+        print(f"changed since the last repro: {', '.join(name.removeprefix('variants/') for name in changed)}")
+
+
+def _before(name: str) -> dict | None:
+    path = layout.RESOLVED / f"{name}.json"
+    return files.read_json(path) if path.is_file() else None
+
+
+@app.command("list")
+def list_() -> None:
+    """The names that params.yaml may use: methods with their options, models, datasets, corruptions."""
+    import dataclasses
+
+    from normbench.config import SOURCES
+    from normbench.corruptions import NAMES
+    from normbench.methods import registry as methods
+    from normbench.models import registry as models
+
+    print("methods")
+    for name in methods.names():
+        options = ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(methods.method_class(name)))
+        print(f"  {name}({options})")
+    print("models", *models.CLASSIFIERS, sep="\n  ")
+    print("GAN models", *models.GANS, sep="\n  ")
+    print("dataset sources", *SOURCES, sep="\n  ")
+    print("corruptions", *NAMES, sep="\n  ")
+
+
+def main() -> None:
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None

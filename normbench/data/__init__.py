@@ -1,0 +1,1 @@
+"""Datasets: their sources, and the batches that live on the training device."""

@@ -1,0 +1,66 @@
+"""A dataset that lives on the training device as uint8, and its batches, cropped and flipped there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from normbench.seeds import derive
+
+
+@dataclass(frozen=True)
+class Images:
+    """pixels: uint8 (N, C, H, W) on the device. labels: int64 (N,) there too. mean, std: float32 (C, 1, 1), in 0..1."""
+
+    pixels: Tensor
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32, channels last, zero mean and unit deviation over the training set."""
+        return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(self.mean).div_(self.std)
+
+
+def on_device(pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float], device: str) -> Images:
+    """uint8 (N, H, W, C) and int64 (N,) as they lie on disk -> Images."""
+    channel_first = pixels.permute(0, 3, 1, 2).contiguous().to(device)
+    mean_, std_ = (torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, std))
+    return Images(channel_first, labels.to(device), mean_, std_)
+
+
+class Batches:
+    """Shuffled training batches: a random crop from the image with `crop_padding` zero pixels around it, then a flip.
+
+    The order and the augmentation of an epoch depend on (seed, epoch) alone: variants see the same batches.
+    """
+
+    def __init__(self, images: Images, batch_size: int, crop_padding: int, flip: bool, drop_last: bool, seed: int):
+        self.images, self.batch_size, self.flip, self.seed = images, batch_size, flip, seed
+        self.steps = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
+        size = images.pixels.shape[-1]
+        self.offsets = 2 * crop_padding + 1
+        # (N, C, offsets, offsets, H, W): a view of every crop, of which a batch gathers one an image.
+        self.crops = functional.pad(images.pixels, [crop_padding] * 4).unfold(2, size, 1).unfold(3, size, 1)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalized images (B, C, H, W) and labels (B,), `steps` times."""
+        # Drawn on the CPU, so that every device sees the same order.
+        generator = torch.Generator().manual_seed(derive(self.seed, "batches", epoch))
+        count, device = len(self.images), self.images.pixels.device
+        order = torch.randperm(count, generator=generator).to(device)
+        top, left = torch.randint(self.offsets, (2, count), generator=generator).to(device)
+        mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+        for start in range(0, self.steps * self.batch_size, self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            pixels = self.crops[chosen, :, top[chosen], left[chosen]]
+            if self.flip:
+                pixels = torch.where(mirrored[chosen, None, None, None], pixels.flip(3), pixels)
+            yield self.images.normalized(pixels), self.images.labels[chosen]

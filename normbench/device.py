@@ -1,0 +1,94 @@
+"""The device that trains, and how to start and to measure on it."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from normbench.errors import UserError, hint
+
+KINDS = ("cuda", "mps", "cpu")
+
+
+def choose() -> str:
+    """`cuda`, `mps` or `cpu`: the first that is there, or what the environment variable NORMBENCH_DEVICE names."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    wanted = os.environ.get("NORMBENCH_DEVICE", "auto")
+    if wanted == "auto":
+        return next(kind for kind in KINDS if there[kind])
+    if wanted not in there:
+        raise UserError(f"NORMBENCH_DEVICE = {wanted!r}: unknown device; {hint(wanted, ['auto', *KINDS])}")
+    if not there[wanted]:
+        available = ", ".join(kind for kind in KINDS if there[kind])
+        raise UserError(f"NORMBENCH_DEVICE = {wanted!r}: not on this machine, which has {available}")
+    return wanted
+
+
+def prepare(kind: str) -> None:
+    """Deterministic kernels on the CPU, fast ones on a GPU."""
+    if kind == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    else:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Kernels that leave memory unset are not ours to find, and filling it costs time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a class property
+
+
+class LiveBytes(TorchDispatchMode):
+    """Inside it, `peak` is the largest sum of bytes of tensors that operations made and that were alive together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.seen: set[weakref.ref] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.track(tensor.untyped_storage())
+        return result
+
+    def track(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+
+        def released(reference: weakref.ref) -> None:
+            self.seen.discard(reference)
+            self.live -= size
+
+        reference = weakref.ref(storage, released)
+        if reference not in self.seen:
+            self.seen.add(reference)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+
+
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def step_memory(model: nn.Module, step: Callable[[], None], kind: str) -> int:
+    """Peak bytes of a training step: parameters, their momentum, buffers, and at most what the step holds beside them.
+
+    On CUDA from the allocator, elsewhere by following every tensor that the step makes (what a kernel holds inside
+    itself is not seen there). `step` runs once unmeasured first, so that the optimizer has its state.
+    """
+    step()
+    persistent = 2 * tensor_bytes(model.parameters()) + tensor_bytes(model.buffers())
+    if kind == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return persistent + torch.cuda.max_memory_allocated() - before
+    with LiveBytes() as live:
+        step()
+    return persistent + live.peak

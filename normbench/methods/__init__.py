@@ -1,0 +1,1 @@
+"""Normalization methods, one file each, found by file name (see `normbench.methods.registry`)."""

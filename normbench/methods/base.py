@@ -1,0 +1,97 @@
+"""What a method may change in a network or in its loss: six hooks, each with a default that changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a number among a method's options, checked when params.yaml is resolved."""
+
+    above: float | None = None
+    least: float | None = None
+    below: float | None = None
+
+    def check(self, value: float) -> float:
+        if self.above is not None and not value > self.above:
+            raise ValueError(f"must be above {self.above:g}")
+        if self.least is not None and not value >= self.least:
+            raise ValueError(f"must be at least {self.least:g}")
+        if self.below is not None and not value < self.below:
+            raise ValueError(f"must be below {self.below:g}")
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+
+Count = Annotated[int, Limits(least=1)]
+Positive = Annotated[float, Limits(above=0, below=float("inf"))]
+NotNegative = Annotated[float, Limits(least=0, below=float("inf"))]
+
+
+@dataclass(frozen=True)
+class Role:
+    """The place of a layer in its network, for methods that treat places differently.
+
+    place: `stem` (the first convolution), `body`, `downsample` (a shortcut that changes size or channels), `depthwise`,
+        `projection` (a 1x1 convolution at the end of a bottleneck) or `head` (the classifier).
+    stage: index of the stage (a run of layers at one resolution), from 0.
+    last_stage: whether no stage comes after it.
+    last_in_block: whether it is the last layer of its kind before a residual addition.
+    """
+
+    place: str
+    stage: int = 0
+    last_stage: bool = False
+    last_in_block: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """A normalization method: subclass it as a frozen dataclass, whose fields are the method's options.
+
+    Models build every layer through `conv`, `norm` and `linear`; training calls `initialize` once, and `penalty` and
+    `param_groups` as it needs them. The defaults are those of a network with plain convolutions, no biases in front of
+    a norm, and the norm that the subclass gives. A method has no state: what it must keep lives in modules of the
+    network, so that it is saved with it.
+    """
+
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        role: Role,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+    ) -> nn.Module:
+        """A convolution (N, in, H, W) -> (N, out, H', W'); has no bias, for a norm follows it."""
+        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+
+    def norm(self, channels: int, *, role: Role) -> nn.Module:
+        """The layer after a convolution, before the activation: (N, channels, H, W) to the same shape."""
+        return nn.BatchNorm2d(channels)
+
+    def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
+        """A fully connected layer (N, in) -> (N, out)."""
+        return nn.Linear(in_features, out_features)
+
+    def initialize(self, model: nn.Module) -> None:
+        """Changes the initial parameters of a built network, or adds buffers to it."""
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """A scalar to add to the loss of every training step, or None."""
+        return None
+
+    def param_groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
+        """Optimizer groups as in `torch.optim`: dicts with `params` and, where they differ, `lr`, `weight_decay`."""
+        return [{"params": [p for p in model.parameters() if p.requires_grad]}]

@@ -1,0 +1,258 @@
+"""Network Deconvolution, Ye et al., ICLR 2020, arXiv 1905.11926.
+
+Behaviour of the authors' code, yechengxi/deconvolution at revision d221c221. The layer whitens the im2col patches of
+its input with an unconverged Newton-Schulz inverse square root, and folds that whitening into its weights, so that it
+stays one convolution and needs no norm after it.
+
+Deviations: the count of training steps behind `freeze` is part of the state_dict; `bias=False` does not exist, as the
+centring lives in the bias; kernels are square.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normbench.methods.base import Count, Limits, Method, Positive, Role
+
+FREEZE_STEPS, FREEZE_CYCLE = 101, 1000  # a frozen layer renews its statistics in the first 101 of every 1000 steps
+
+
+def inverse_sqrt(matrix: Tensor, iterations: int) -> Tensor:
+    """Newton-Schulz iterate towards the inverse square root of symmetric positive matrices (..., F, F).
+
+    The coupled iteration on the matrix over its Frobenius norm, through which the gradient also flows. Five iterations
+    are far from converged for a wide spectrum, and that is the method's regularizer (isqrt_newton_schulz there).
+    """
+    scale = matrix.flatten(-2).norm(dim=-1)[..., None, None]
+    y = matrix / scale
+    z = identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    for step in range(iterations):
+        t = 1.5 * identity - 0.5 * (y if step == 0 else z @ y)
+        z = t if step == 0 else t @ z
+        if step < iterations - 1:
+            y = y @ t
+    return z / scale.sqrt()
+
+
+def block_size(channels: int, block: int) -> int:
+    """The pooled block: `block`, all channels where there are fewer, or their greatest common divisor."""
+    if block > channels:
+        return channels
+    return block if channels % block == 0 else math.gcd(block, channels)
+
+
+class _Whitening(nn.Module):
+    """Mean and inverse square root of pooled features, with running averages of both.
+
+    features: F, the size of a whitened vector; groups: independent statistics, each with its own (F, F) matrix.
+    """
+
+    running_mean: Tensor
+    running_deconv: Tensor
+
+    def __init__(self, features: int, groups: int, iterations: int, eps: float, momentum: float):
+        super().__init__()
+        self.iterations, self.eps, self.momentum = iterations, eps, momentum
+        eye = torch.eye(features)
+        self.register_buffer("running_mean", torch.zeros(groups * features))
+        self.register_buffer("running_deconv", eye if groups == 1 else eye.repeat(groups, 1, 1))
+
+    def statistics(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples (groups, M, F) -> mean (groups, F) and whitening matrix (groups, F, F); moves the averages."""
+        mean = samples.mean(1)
+        centred = samples - mean[:, None]
+        covariance = centred.mT @ centred / samples.shape[1]
+        covariance = covariance + self.eps * torch.eye(samples.shape[2], dtype=samples.dtype, device=samples.device)
+        deconv = inverse_sqrt(covariance, self.iterations)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.reshape(self.running_mean.shape).to(self.running_mean), self.momentum)
+            self.running_deconv.lerp_(deconv.reshape(self.running_deconv.shape).to(self.running_deconv), self.momentum)
+        return mean, deconv
+
+    def running(self) -> tuple[Tensor, Tensor]:
+        """The running mean (groups, F) and whitening matrix (groups, F, F)."""
+        features = self.running_deconv.shape[-1]
+        return self.running_mean.view(-1, features), self.running_deconv.view(-1, features, features)
+
+
+class DeconvConv2d(_Whitening):
+    """Convolution of whitened patches: (N, in_channels, H, W) -> (N, out_channels, H', W').
+
+    block: channels pooled in one set of statistics (64); with groups > 1 every group has its own, and it is ignored.
+    iterations: Newton-Schulz steps, part of the method (5). eps: added to the diagonal of the covariance.
+    momentum: weight of the new value in the running mean and running matrix, which evaluation uses.
+    sampling_stride: patches are sampled every `sampling_stride * stride` pixels for the statistics.
+    freeze: renew the statistics only in training steps 0 to 100 of every 1000.
+    Parameters: weight (out, in/groups, k, k), bias (out,). Buffers: running_mean (groups*F,), running_deconv (F, F) or
+    (groups, F, F), with F = block * k * k.
+    """
+
+    bias: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        *,
+        block: int = 64,
+        iterations: int = 5,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        sampling_stride: int = 3,
+        freeze: bool = False,
+    ):
+        width = in_channels // groups if groups > 1 else block_size(in_channels, block)
+        super().__init__(width * kernel_size**2, groups, iterations, eps, momentum)
+        reference = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        self.weight, self.bias = reference.weight, reference.get_parameter("bias")
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        self.groups, self.sampling_stride, self.freeze = groups, sampling_stride, freeze
+        self.pools = in_channels // groups // width  # interleaved column groups that share one set of statistics
+        self.steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            mean, deconv = self.statistics(self.samples(x)) if self.renews() else self.running()
+            weight, bias = self.folded(mean, deconv)
+        return functional.conv2d(
+            x, weight.to(x.dtype), bias.to(x.dtype), self.stride, self.padding, self.dilation, self.groups
+        )
+
+    def renews(self) -> bool:
+        """Whether this call computes statistics of its own; a frozen layer counts its training steps here."""
+        if not self.training or not self.freeze:
+            return self.training
+        self.steps += 1
+        return (self.steps - 1) % FREEZE_CYCLE < FREEZE_STEPS
+
+    def samples(self, x: Tensor) -> Tensor:
+        """Patches of x as (groups, M, F), in at least float32."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        stride = self.sampling_stride * self.stride
+        if self.kernel_size == 1:
+            rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])[:: stride * stride]
+        else:
+            patches = functional.unfold(x, self.kernel_size, self.dilation, self.padding, stride)
+            rows = patches.transpose(1, 2).reshape(-1, patches.shape[1])
+        features = self.running_deconv.shape[-1]
+        if self.groups > 1:
+            return rows.view(-1, self.groups, features).transpose(0, 1)
+        return rows.view(-1, features, self.pools).transpose(1, 2).reshape(1, -1, features)
+
+    def folded(self, mean: Tensor, deconv: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight (out, in/groups, k, k) and bias (out,) of the plain convolution that this layer equals."""
+        features = deconv.shape[-1]
+        rows = self.weight.reshape(self.groups, -1, features, self.pools).transpose(2, 3)
+        rows = rows.reshape(self.groups, -1, features) @ deconv.to(self.weight)
+        bias = self.bias - (rows @ mean.to(self.weight)[..., None]).view(self.weight.shape[0], -1).sum(1)
+        weight = rows.view(self.weight.shape[0], self.pools, features).transpose(1, 2).reshape(self.weight.shape)
+        return weight, bias
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+
+class DeconvLinear(_Whitening):
+    """Linear layer on whitened blocks of features: (N, in_features) -> (N, out_features).
+
+    block: contiguous features pooled in one set of statistics (512), cut to in_features or their greatest common
+    divisor. Other arguments as in DeconvConv2d. ("Delinear" in the authors' code.)
+    """
+
+    bias: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        block: int = 512,
+        iterations: int = 5,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ):
+        super().__init__(block_size(in_features, block), 1, iterations, eps, momentum)
+        reference = nn.Linear(in_features, out_features)
+        self.weight, self.bias = reference.weight, reference.get_parameter("bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.running_deconv.shape[-1]
+        with torch.autocast(x.device.type, enabled=False):
+            if self.training:
+                samples = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(1, -1, features)
+                mean, deconv = self.statistics(samples)
+            else:
+                mean, deconv = self.running()
+            rows = self.weight.view(-1, features) @ deconv[0].to(self.weight)
+            bias = self.bias - (rows @ mean[0].to(self.weight)).view(self.weight.shape[0], -1).sum(1)
+            weight = rows.view(self.weight.shape)
+        return functional.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+
+
+@dataclass(frozen=True)
+class NetworkDeconvolution(Method):
+    """Every convolution deconvolved and no norm; `linear_block` 0 keeps an ordinary classifier.
+
+    Options as in DeconvConv2d; linear_block is the block of DeconvLinear.
+    """
+
+    block: Count = 64
+    linear_block: Annotated[int, Limits(least=0)] = 512
+    iterations: Count = 5
+    eps: Positive = 1e-5
+    momentum: Positive = 0.1
+    sampling_stride: Count = 3
+
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        role: Role,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+    ) -> nn.Module:
+        return DeconvConv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            groups=groups,
+            block=self.block,
+            iterations=self.iterations,
+            eps=self.eps,
+            momentum=self.momentum,
+            sampling_stride=self.sampling_stride,
+        )
+
+    def norm(self, channels: int, *, role: Role) -> nn.Module:
+        return nn.Identity()
+
+    def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
+        if self.linear_block == 0:
+            return nn.Linear(in_features, out_features)
+        return DeconvLinear(
+            in_features,
+            out_features,
+            block=self.linear_block,
+            iterations=self.iterations,
+            eps=self.eps,
+            momentum=self.momentum,
+        )

@@ -1,0 +1,1 @@
+"""Architectures written against the method hooks (see `normbench.models.registry`)."""

@@ -1,0 +1,102 @@
+"""Residual networks for small images, He et al., arXiv 1512.03385.
+
+`resnet8` to `resnet110` are the CIFAR networks of section 4.2: three stages, 6n + 2 layers; shortcuts that change the
+size are 1x1 convolutions (option B), as a normalization method must treat them too. `resnet18` and `resnet34` are the
+ImageNet networks with the stem that is usual at 32x32: 3x3, stride 1, no pooling.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normbench.methods.base import Method, Role
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut: (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+
+    def __init__(self, method: Method, in_channels: int, out_channels: int, stride: int, stage: int, last_stage: bool):
+        super().__init__()
+        role = functools.partial(Role, stage=stage, last_stage=last_stage)
+        body, last = role("body"), role("body", last_in_block=True)
+        self.conv1 = method.conv(in_channels, out_channels, 3, stride=stride, padding=1, role=body)
+        self.norm1 = method.norm(out_channels, role=body)
+        self.conv2 = method.conv(out_channels, out_channels, 3, padding=1, role=last)
+        self.norm2 = method.norm(out_channels, role=last)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            down = role("downsample")
+            self.shortcut = nn.Sequential(
+                method.conv(in_channels, out_channels, 1, stride=stride, role=down),
+                method.norm(out_channels, role=down),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return functional.relu(y + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Stem, stages of blocks, mean over the pixels, classifier; every stage after the first halves the size."""
+
+    def __init__(self, method: Method, channels: int, classes: int, blocks: Sequence[int], width: int):
+        super().__init__()
+        stem = Role("stem", last_stage=len(blocks) == 1)
+        self.conv = method.conv(channels, width, 3, padding=1, role=stem)
+        self.norm = method.norm(width, role=stem)
+        stages, in_channels = [], width
+        for stage, count in enumerate(blocks):
+            out_channels, layers = width * 2**stage, []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                layers.append(Block(method, in_channels, out_channels, stride, stage, stage == len(blocks) - 1))
+                in_channels = out_channels
+            stages.append(nn.Sequential(*layers))
+        self.stages = nn.Sequential(*stages)
+        self.head = method.linear(in_channels, classes, role=Role("head", stage=len(blocks) - 1, last_stage=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm(self.conv(x)))
+        return self.head(torch.mean(self.stages(y), dim=(2, 3)))
+
+
+def _cifar(depth: int, method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
+    return ResNet(method, channels, classes, [(depth - 2) // 6] * 3, width)
+
+
+def resnet8(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
+    return _cifar(8, method, channels, classes, width=width)
+
+
+def resnet20(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
+    return _cifar(20, method, channels, classes, width=width)
+
+
+def resnet32(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
+    return _cifar(32, method, channels, classes, width=width)
+
+
+def resnet44(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
+    return _cifar(44, method, channels, classes, width=width)
+
+
+def resnet56(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
+    return _cifar(56, method, channels, classes, width=width)
+
+
+def resnet110(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
+    return _cifar(110, method, channels, classes, width=width)
+
+
+def resnet18(method: Method, channels: int, classes: int, *, width: int = 64) -> ResNet:
+    return ResNet(method, channels, classes, [2, 2, 2, 2], width)
+
+
+def resnet34(method: Method, channels: int, classes: int, *, width: int = 64) -> ResNet:
+    return ResNet(method, channels, classes, [3, 4, 6, 3], width)

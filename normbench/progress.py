@@ -1,0 +1,79 @@
+"""Progress of long work: a live bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+PLAIN_INTERVAL = 5.0  # seconds between two plain lines
+
+
+class Progress:
+    """Shows `title`, what is done of `total`, free fields (loss, images a second) and the time left.
+
+    >>> with Progress("corrupt digits", total=19) as progress:
+    ...     progress.update(3, fields="gaussian_noise")
+    """
+
+    def __init__(self, title: str, total: float, stream: TextIO | None = None):
+        self.title, self.total = title, total
+        self.stream = stream if stream is not None else sys.stderr
+        self.started = self.printed = time.monotonic()
+        self.live: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        if self.stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self.live = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[fields]}"),
+                TimeRemainingColumn(),
+                console=Console(file=self.stream),
+                transient=True,
+            )
+            self.live.start()
+            self.bar = self.live.add_task(self.title, total=self.total, fields="")
+        return self
+
+    def update(self, done: float, fields: str = "") -> None:
+        """`done` of `total` is finished; `fields` is what to show beside it."""
+        if self.live is not None:
+            self.live.update(self.bar, completed=done, fields=fields)
+        elif time.monotonic() - self.printed >= PLAIN_INTERVAL:
+            self.printed = time.monotonic()
+            rest = (self.printed - self.started) * (self.total - done) / done if done else float("inf")
+            print(f"{self.title}: {fields}, {duration(rest)} left", file=self.stream, flush=True)
+
+    def close(self, summary: str) -> None:
+        """Ends the display with one line that stays."""
+        self._stop()
+        taken = duration(time.monotonic() - self.started)
+        print(f"{self.title}: {summary} ({taken})", file=self.stream, flush=True)
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 5 min; unknown time for infinity."""
+    if seconds == float("inf"):
+        return "unknown time"
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -1,0 +1,66 @@
+"""Where a result comes from: revision, versions, device."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from typing import Any
+
+PACKAGES = ("normbench", "torch", "torchvision", "numpy")
+
+
+def git() -> dict[str, Any]:
+    """Revision of the checkout and whether it has uncommitted changes; None where there is no git repository."""
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        revision = ask("rev-parse", "HEAD")
+        # Results are remade by every run, so a changed table is not a changed source.
+        dirty = bool(ask("status", "--porcelain", "--", ".", ":!results", ":!dvc.lock"))
+    except (OSError, subprocess.CalledProcessError):
+        return {"revision": None, "dirty": None}
+    return {"revision": revision, "dirty": dirty}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def device(kind: str) -> dict[str, Any]:
+    """Name of the device that trained, and what its speed depends on."""
+    import torch
+
+    found: dict[str, Any] = {"type": kind, "cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()}
+    if kind == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found |= {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+    else:
+        found |= {"name": found["cpu"] if kind == "cpu" else "Apple GPU", "threads": torch.get_num_threads()}
+    return found
+
+
+def now() -> str:
+    """UTC, to the second, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

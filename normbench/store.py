@@ -1,0 +1,49 @@
+"""The run store: what finished runs leave, each in a folder named by a hash of everything that shapes its outcome."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from normbench import files, layout
+
+RECORD = "record.json"
+
+
+def run_id(kind: str, task: dict[str, Any], variant: dict[str, Any], dataset: str, seed: int, code: str) -> str:
+    """The id of a run, 16 hexadecimal digits.
+
+    kind: `classification` or `gan`. task, variant: as resolved, with the fingerprints of model and method. dataset: the
+    fingerprint of its content. code: that of the training code. Names are left out, so that a renamed task or variant
+    keeps its runs, and so is the list of seeds.
+    """
+    named = {"name", "seeds"}
+    return files.hash_of(
+        {
+            "kind": kind,
+            "task": {key: value for key, value in task.items() if key not in named},
+            "variant": {key: value for key, value in variant.items() if key not in named},
+            "dataset": dataset,
+            "seed": seed,
+            "code": code,
+        }
+    )[:16]
+
+
+def folder(run: str) -> Path:
+    return layout.store() / run
+
+
+def finished(run: str) -> bool:
+    """Whether a run is in the store. A folder is moved there whole, so that its record says that it is complete."""
+    return (folder(run) / RECORD).is_file()
+
+
+def fetch(run: str, to: Path) -> None:
+    """Copies a finished run from the store to a stage's output."""
+    shutil.copytree(folder(run), to)
+
+
+def record(run: str) -> dict[str, Any]:
+    return files.read_json(folder(run) / RECORD)

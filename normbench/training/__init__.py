@@ -1,0 +1,1 @@
+"""Training of classifiers: the loop, and the runs of a task and variant."""

@@ -1,0 +1,152 @@
+"""The training of one classifier. What this file and its imports say shapes a run's outcome, and is in its id."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normbench.data.batches import Batches, Images
+from normbench.methods.base import Method
+
+REPORTS_AN_EPOCH = 10  # points at which losses are read from the device: for progress, and to see a divergence
+
+
+@dataclass
+class Outcome:
+    """history: one entry an epoch. diverged: epoch and step (from 0) of the first loss that was not finite, or None.
+    epoch_seconds: wall time of each epoch that was run whole."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    diverged: dict[str, int] | None = None
+    epoch_seconds: list[float] = field(default_factory=list)
+
+
+def lr_factor(recipe: dict[str, Any], steps_per_epoch: int) -> Callable[[int], float]:
+    """Step -> factor on the learning rate, by the recipe's schedule and warm-up."""
+    total, warmup = recipe["epochs"] * steps_per_epoch, recipe["warmup_epochs"] * steps_per_epoch
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        match recipe["schedule"]:
+            case "cosine":
+                return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+            case "step":
+                passed = sum(step >= milestone * steps_per_epoch for milestone in recipe["milestones"])
+                return recipe["gamma"] ** passed
+            case _:
+                return 1.0
+
+    return factor
+
+
+def optimizer(model: nn.Module, method: Method, recipe: dict[str, Any]) -> torch.optim.Optimizer:
+    """SGD over the method's parameter groups; without `weight_decay_norms`, one-dimensional parameters do not decay."""
+    groups = []
+    for group in method.param_groups(model, recipe["lr"], recipe["weight_decay"]):
+        if recipe["weight_decay_norms"] or "weight_decay" in group:
+            groups.append(group)
+        else:
+            matrices = [p for p in group["params"] if p.dim() > 1]
+            vectors = [p for p in group["params"] if p.dim() <= 1]
+            groups += [group | {"params": matrices}, group | {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        groups,
+        lr=recipe["lr"],
+        momentum=recipe["momentum"],
+        nesterov=recipe["nesterov"],
+        weight_decay=recipe["weight_decay"],
+    )
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager:
+    """bfloat16 autocast where `auto` finds a CUDA device that has it, or where it is asked for."""
+    wanted = precision == "bfloat16" or (precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported())
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)
+
+
+def step_loss(
+    model: nn.Module, method: Method, x: Tensor, y: Tensor, recipe: dict[str, Any], device: str
+) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, penalty included, and its number of right answers, both 0-d on the device."""
+    with autocast(recipe["precision"], device):
+        logits = model(x)
+    loss = functional.cross_entropy(logits.float(), y, label_smoothing=recipe["label_smoothing"])
+    penalty = method.penalty(model)
+    right = (logits.detach().argmax(1) == y).sum()
+    return (loss if penalty is None else loss + penalty), right
+
+
+def fit(
+    model: nn.Module,
+    method: Method,
+    images: Images,
+    recipe: dict[str, Any],
+    seed: int,
+    report: Callable[[int, int, int, float], None],
+) -> Outcome:
+    """Trains `model` in place on its device; `report(epoch, step, steps, loss)` is called about ten times an epoch.
+
+    A loss that is not finite ends the training, within a tenth of an epoch.
+    """
+    device = images.pixels.device.type
+    batches = Batches(images, recipe["batch_size"], recipe["crop_padding"], recipe["flip"], recipe["drop_last"], seed)
+    optim = optimizer(model, method, recipe)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optim, lr_factor(recipe, batches.steps))
+    every = max(1, batches.steps // REPORTS_AN_EPOCH)
+    outcome = Outcome()
+    model.train()
+    for epoch in range(recipe["epochs"]):
+        start = time.perf_counter()
+        lr = optim.param_groups[0]["lr"]
+        losses: list[Tensor] = []
+        hits: list[Tensor] = []
+        finite: list[float] = []
+        for step, (x, y) in enumerate(batches.epoch(epoch)):
+            loss, right = step_loss(model, method, x, y, recipe, device)
+            optim.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe["gradient_clip"] is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe["gradient_clip"])
+            optim.step()
+            schedule.step()
+            losses.append(loss.detach())
+            hits.append(right)
+            if (step + 1) % every == 0 or step + 1 == batches.steps:
+                finite += torch.stack(losses[len(finite) :]).tolist()
+                bad = next((i for i, value in enumerate(finite) if not math.isfinite(value)), None)
+                if bad is not None:
+                    outcome.diverged = {"epoch": epoch, "step": epoch * batches.steps + bad}
+                    return outcome
+                report(epoch, step + 1, batches.steps, sum(finite[-every:]) / len(finite[-every:]))
+        seen = min(batches.steps * recipe["batch_size"], len(images))
+        outcome.history.append(
+            {
+                "epoch": epoch + 1,
+                "lr": lr,
+                "loss": sum(finite) / len(finite),
+                "accuracy": torch.stack(hits).sum().item() / seen,
+            }
+        )
+        outcome.epoch_seconds.append(time.perf_counter() - start)
+    return outcome
+
+
+@torch.inference_mode()
+def logits(model: nn.Module, images: Images, pixels: Tensor, precision: str, batch_size: int = 500) -> Tensor:
+    """uint8 (N, C, H, W) -> float32 logits (N, classes) on the CPU, in evaluation mode."""
+    model.eval()
+    device = images.pixels.device.type
+    out = []
+    for start in range(0, len(pixels), batch_size):
+        with autocast(precision, device):
+            out.append(model(images.normalized(pixels[start : start + batch_size].to(device))).float())
+    return torch.cat(out).cpu()

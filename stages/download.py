@@ -1,0 +1,22 @@
+"""`python -m stages.download --dataset NAME`: build/data/NAME/, the arrays of one dataset, from its named source."""
+
+from normbench import files, layout, stage
+from normbench.data import sources
+from normbench.errors import UserError, hint
+
+
+def download(dataset: str) -> None:
+    """Fetches a dataset, checks it and writes its arrays to build/data/NAME/."""
+    resolved = layout.RESOLVED / "datasets"
+    spec = resolved / f"{dataset}.json"
+    if not spec.is_file():
+        raise UserError(f"{spec}: no such dataset; {hint(dataset, (path.stem for path in resolved.glob('*.json')))}")
+    with files.atomic_folder(layout.DATA / dataset) as out:
+        sources.prepare(files.read_json(spec), out)
+        facts = files.read_json(out / "meta.json")
+    size = "{image_size}x{image_size}x{channels}".format(**facts)
+    print(f"{dataset}: {facts['train']} + {facts['test']} images of {size} in {facts['classes']} classes")
+
+
+if __name__ == "__main__":
+    stage.run(download, "dataset")

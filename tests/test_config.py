@@ -1,0 +1,229 @@
+"""Every mistake in params.yaml ends in `resolve` with one line: file, key, value, nearest valid name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normbench import resolve
+from normbench.config import Recipe, check_options
+from normbench.errors import UserError
+from normbench.methods.group_norm import GroupNorm
+
+ROOT = Path(__file__).resolve().parents[1]
+GOOD = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+# what is replaced in params.yaml, by what, and what the line must say
+MISTAKES = {
+    "misspelt key": (
+        "      epochs: 8",
+        "      epochz: 8",
+        r"tasks\.digits-resnet8\.recipe\.epochz = 8: unknown key; .*'epochs'",
+    ),
+    "misspelt section": ("\nvariants:", "\nvarients:", r"varients.*unknown key; did you mean 'variants'"),
+    "negative epochs": ("epochs: 8", "epochs: -3", r"recipe\.epochs = -3: .*greater than 0"),
+    "wrong type": ("epochs: 8", "epochs: many", r"recipe\.epochs = 'many': .*valid integer"),
+    "float for int": ("epochs: 8", "epochs: 8.5", r"recipe\.epochs = 8\.5: .*valid integer"),
+    "text for number": ("lr: 0.1", "lr: fast", r"recipe\.lr = 'fast': .*valid number"),
+    "not finite": ("lr: 0.1", "lr: .inf", r"recipe\.lr = inf: .*finite"),
+    "unknown schedule": (
+        "schedule: cosine",
+        "schedule: cosin",
+        r"schedule = 'cosin': not valid; did you mean 'cosine'",
+    ),
+    "unknown source": ("source: digits", "source: digitz", r"datasets\.digits\.source = 'digitz': .*'digits'"),
+    "unknown dataset": (
+        "    dataset: digits\n    model: resnet8",
+        "    dataset: digit\n    model: resnet8",
+        r"tasks\.digits-resnet8\.dataset = 'digit': .*'digits'",
+    ),
+    "unknown model": ("model: resnet8", "model: resnet9", r"model = 'resnet9': unknown model; did you mean 'resnet8'"),
+    "unknown model option": (
+        "{width: 8}",
+        "{widht: 8}",
+        r"model_options\.widht = 8: unknown option of resnet8; .*'width'",
+    ),
+    "bad model option": ("{width: 8}", "{width: 0}", r"model_options\.width = 0: must be a positive int"),
+    "unknown variant": (
+        "    - conv_norm",
+        "    - conf_norm",
+        r"suite\.variants\.4 = 'conf_norm': unknown; did you mean 'conv_norm'",
+    ),
+    "variant twice": ("    - conv_norm", "    - batch_norm", r"suite\.variants\.4 = 'batch_norm': stands here twice"),
+    "unknown task": (
+        "tasks: [digits-resnet8]",
+        "tasks: [digits-resnet]",
+        r"suite\.tasks\.0 = 'digits-resnet': .*'digits-resnet8'",
+    ),
+    "unknown method": (
+        "{method: conv_norm}",
+        "{method: convnorm}",
+        r"variants\.conv_norm\.method = 'convnorm': unknown method; .*'conv_norm'",
+    ),
+    "missing file": (
+        "{method: conv_norm}",
+        "{method: my_methods/rms.py:RMSNorm}",
+        r"no such file my_methods/rms.py; did you mean 'my_methods/rms_norm.py'",
+    ),
+    "missing class": (
+        "{method: conv_norm}",
+        "{method: my_methods/rms_norm.py:RMSNom}",
+        r"no class RMSNom; did you mean 'RMSNorm'",
+    ),
+    "unknown option": (
+        "{coefficient: 8.0e-4}",
+        "{coeficient: 8.0e-4}",
+        r"options\.coeficient = 0\.0008: unknown option of FantasticFour; .*'coefficient'",
+    ),
+    "option out of range": (
+        "{coefficient: 8.0e-4}",
+        "{coefficient: -1.0}",
+        r"options\.coefficient = -1\.0: must be at least 0",
+    ),
+    "option of wrong type": (
+        "{coefficient: 8.0e-4}",
+        "{coefficient: high}",
+        r"options\.coefficient = 'high': .*valid number",
+    ),
+    "option not a choice": (
+        "{placement: last_stage}",
+        "{placement: last_stag}",
+        r"placement = 'last_stag': not valid; .*'last_stage'",
+    ),
+    "unknown baseline": (
+        "baseline: batch_norm",
+        "baseline: batchnorm",
+        r"suite\.baseline = 'batchnorm': .*'batch_norm'",
+    ),
+    "unknown corruption": (
+        "names: all",
+        "names: [gausian_noise]",
+        r"corruptions\.names\.0 = 'gausian_noise': .*'gaussian_noise'",
+    ),
+    "corruption not a list": ("names: all", "names: some", r"corruptions\.names = 'some'"),
+    "severity": (
+        "severities: [1, 2, 3, 4, 5]",
+        "severities: [6]",
+        r"corruptions\.severities\.0 = 6: .*less than or equal to 5",
+    ),
+    "no seeds": ("seeds: [0, 1, 2]", "seeds: []", r"suite\.seeds = \[\]: .*at least 1 item"),
+    "seed twice": ("seeds: [0, 1, 2]", "seeds: [0, 0]", r"suite\.seeds = \[0, 0\]: a seed stands here twice"),
+    "negative seed": ("  seed: 0", "  seed: -1", r"suite\.seed = -1: .*greater than or equal to 0"),
+    "missing key": ("  seeds: [0, 1, 2] # one run a task, variant and seed\n", "", r"suite\.seeds: missing"),
+    "dataset not listed": (
+        "datasets: [digits]",
+        "datasets: [mnist]",
+        r"tasks\.digits-resnet8\.dataset = 'digits': not in suite\.datasets",
+    ),
+    "mean without std": ("image_size: 16", "mean: [0.5]", r"datasets\.digits: mean and std go together"),
+    "npz without path": ("source: digits", "source: npz", r"datasets\.digits\.path: missing; source npz needs it"),
+    "sha256": ("image_size: 16", "sha256: 12ab", r"datasets\.digits\.sha256 = '12ab': "),
+    "not YAML": ("suite:", "suite: [", r"params\.yaml:\d+: not YAML"),
+    "name": ("tasks: [digits-resnet8]", 'tasks: ["../up"]', r"suite\.tasks\.0 = '\.\./up': unknown"),
+}
+
+
+def write(folder: Path, old: str, new: str) -> Path:
+    assert old in GOOD
+    path = folder / "params.yaml"
+    path.write_text(GOOD.replace(old, new, 1), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_one_line_for_a_mistake(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    old, new, expected = MISTAKES[mistake]
+    monkeypatch.chdir(ROOT)
+    path = write(tmp_path, old, new)
+    with pytest.raises(UserError) as caught:
+        resolve.resolve(path)
+    lines = [line for line in str(caught.value).splitlines() if re.search(expected, line)]
+    assert lines, str(caught.value)
+    assert lines[0].startswith(str(path))
+
+
+SINGLE = [
+    name
+    for name in MISTAKES
+    if name not in {"misspelt section", "dataset not listed", "npz without path", "name", "misspelt key"}
+]
+
+
+@pytest.mark.parametrize("mistake", SINGLE)
+def test_nothing_but_that_line(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    old, new, _ = MISTAKES[mistake]
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as caught:
+        resolve.resolve(write(tmp_path, old, new))
+    consequences = {"unknown dataset", "unknown task", "unknown variant", "variant twice"}
+    if mistake not in consequences:
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_line_number(tmp_path: Path):
+    path = write(tmp_path, "epochs: 8", "epochs: -3")
+    number = next(i for i, line in enumerate(path.read_text().splitlines(), 1) if "epochs: -3" in line)
+    with pytest.raises(UserError, match=rf"params\.yaml:{number}: tasks"):
+        resolve.resolve(path)
+
+
+def test_empty_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    text = re.sub(r"  variants:\n(    - \w+\n)+", "  variants: []\n", GOOD)
+    for key in ("tasks", "gan_tasks", "gan_variants"):
+        text = re.sub(rf"  {key}: \[.*\]", f"  {key}: []", text)
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="the suite is empty"):
+        resolve.resolve(path)
+
+
+def test_stage_names_must_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    text = GOOD.replace("tasks: [digits-resnet8]", "tasks: [digits, digits-resnet8]", 1)
+    text = text.replace("\ntasks:\n", "\ntasks:\n  digits: {dataset: digits, model: resnet8, recipe: {epochs: 1}}\n")
+    text = text.replace("    - batch_norm\n", "    - batch_norm\n    - resnet8-batch_norm\n")
+    text = text.replace("\nvariants:\n", "\nvariants:\n  resnet8-batch_norm: {method: batch_norm}\n")
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="would be one stage name, digits-resnet8-batch_norm"):
+        resolve.resolve(path)
+
+
+def test_exit_code_and_nothing_lost(tmp_path: Path):
+    """The stage itself: one line on stderr, exit code 1, the last good output as it was."""
+    write(tmp_path, "epochs: 8", "epochs: 7")
+    command = [sys.executable, "-m", "stages.resolve"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
+    assert before
+    write(tmp_path, "epochs: 8", "epochz: 7")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "did you mean 'epochs'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.json")} == before
+
+
+def test_a_new_variant_changes_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    before = resolve.resolve(write(tmp_path, "suite:", "suite:"))
+    after = resolve.resolve(write(tmp_path, "    - conv_norm", "    - conv_norm\n    - spectral_norm_alone"))
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed == {"suite"}  # spectral_norm_alone was there for the GAN
+
+
+def test_options_are_checked_by_type_and_range():
+    assert check_options(GroupNorm, {"groups": 8, "eps": 1e-3}) == []
+    assert check_options(GroupNorm, {"groups": 0})[0] == ("groups", "must be at least 1")
+    assert check_options(GroupNorm, {"groups": True})[0][0] == "groups"
+    assert check_options(GroupNorm, {"eps": 1})[0:] == []  # an integer is a number
+
+
+def test_defaults_are_valid():
+    assert Recipe(epochs=1).model_dump()["schedule"] == "cosine"
