@@ -11,7 +11,6 @@ from normbench import files, layout
 def bind() -> None:
     """Write, for every task of the suite, the path and fingerprint of its dataset and of its corrupted images."""
     suite = files.read_json(layout.RESOLVED / "suite.json")
-    corruptions = files.read_json(layout.RESOLVED / "corruptions.json")
     tasks = dict.fromkeys(suite["tasks"], "tasks") | dict.fromkeys(suite["gan_tasks"], "gan_tasks")
     with files.atomic_folder(layout.BOUND) as folder:
         for name, section in tasks.items():
@@ -22,7 +21,6 @@ def bind() -> None:
             files.write_json(folder / f"{name}.json", {"name": dataset, "path": f"{layout.DATA / dataset}", **content})
             corrupted = {
                 "path": f"{layout.CORRUPTED / dataset}",
-                "source_fingerprint": meta["fingerprint"],
-                **corruptions,
+                **files.read_json(layout.CORRUPTED / dataset / "meta.json"),
             }
             files.write_json(folder / f"{name}.corrupted.json", corrupted)
