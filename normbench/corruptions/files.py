@@ -23,7 +23,8 @@ def write_corrupted(source: Path, target: Path, names: list[str], severities: li
 
     For each name `<name>.npy`, uint8 (S * N, H, W, C), one block of N images in test order for each of the S ascending
     severities; `labels.npy`, the labels as often (uint8; int64 above 255 classes); `meta.json`: names, severities,
-    seed, source_fingerprint, the sha256 of each file and the versions that its bytes depend on. UserError where a name or severity is not valid.
+    seed, source_fingerprint, the sha256 of each file and the versions that its bytes depend on. UserError where a name
+    or severity is not valid.
     """
     check_names(names)
     if not severities or list(severities) != [level for level in SEVERITIES if level in severities]:

@@ -118,8 +118,9 @@ class ConvNorm2d(nn.Module):
         full = functional.conv2d(x, self.weight, padding=self.kernel_size - 1, groups=self.groups)
         height, width = full.shape[-2:]
         with torch.autocast(x.device.type, enabled=False), torch.no_grad():
-            weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
-            symbol = inverse_spectrum_norm(weight, height, width)
+            # Squares of a spectrum near zero have no digit left in float32.
+            exact = torch.float32 if x.device.type == "mps" else torch.float64
+            symbol = inverse_spectrum_norm(self.weight.to(exact), height, width)
         wide = full.to(torch.promote_types(full.dtype, torch.float32))
         y = CircularFilter.apply(wide, symbol.to(wide)).to(full.dtype)
         crop = self.kernel_size - 1 - self.padding

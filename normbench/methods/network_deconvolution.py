@@ -5,7 +5,8 @@ its input with an unconverged Newton-Schulz inverse square root, and folds that 
 stays one convolution and needs no norm after it.
 
 Deviations: the count of training steps behind `freeze` is part of the state_dict; `bias=False` does not exist, as the
-centring lives in the bias; kernels are square.
+centring lives in the bias; kernels are square. The authors treat the first convolution of some architectures in a way
+of its own (VGG: `freeze`, 15 iterations); here every convolution has the same options.
 """
 
 from __future__ import annotations
@@ -201,6 +202,68 @@ class DeconvLinear(_Whitening):
             bias = self.bias - (rows @ mean[0].to(self.weight)).view(self.weight.shape[0], -1).sum(1)
             weight = rows.view(self.weight.shape)
         return functional.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+
+
+class ChannelDeconv(nn.Module):
+    """Whitened activations in front of a pooling or classifier: (N, channels, H, W) to the same shape.
+
+    The first floor(channels / block) * block channels are whitened together: row r of `block` pools a run of
+    neighbouring channels. The rest share one mean and variance. As in the authors' code the second moment is not
+    centred, and the running statistics are those of the first training batch before they are averaged.
+    Other arguments as in DeconvConv2d. Raises RuntimeError in evaluation before any training step.
+    """
+
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self, block: int, *, eps: float = 1e-2, iterations: int = 5, momentum: float = 0.1, sampling_stride: int = 3
+    ):
+        super().__init__()
+        self.block, self.eps, self.iterations = block, eps, iterations
+        self.momentum, self.sampling_stride = momentum, sampling_stride
+        self.register_buffer("running_mean", torch.zeros(block))
+        self.register_buffer("running_deconv", torch.eye(block))
+        self.register_buffer("rest_mean", torch.zeros(()))
+        self.register_buffer("rest_var", torch.ones(()))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            taken = x.shape[1] // self.block * self.block
+            rows = wide[:, :taken].transpose(0, 1).reshape(self.block, -1)
+            rest = wide[:, taken:]
+            statistics = self.statistics(rows, rest, x.shape[-2:]) if self.training else self.running()
+            mean, deconv, rest_mean, rest_var = (value.to(wide) for value in statistics)
+            white = (deconv @ (rows - mean[:, None])).view(taken, x.shape[0], *x.shape[2:]).transpose(0, 1)
+            y = torch.cat([white, (rest - rest_mean) * (rest_var + self.eps).rsqrt()], 1)
+        return y.to(x.dtype)
+
+    def statistics(self, rows: Tensor, rest: Tensor, size: torch.Size) -> tuple[Tensor, ...]:
+        """Mean (B,) and matrix (B, B) of the rows, mean and variance () of the rest; moves the running ones."""
+        sparse = min(size) >= self.sampling_stride
+        samples = rows[:, :: self.sampling_stride**2] if sparse else rows
+        moment = samples @ samples.T / samples.shape[1]
+        moment = moment + self.eps * torch.eye(self.block, dtype=rows.dtype, device=rows.device)
+        found = [samples.mean(1), inverse_sqrt(moment, self.iterations), rows.new_zeros(()), rows.new_ones(())]
+        if rest.shape[1]:
+            flat = rest.flatten(1)[:, :: self.sampling_stride**2] if sparse else rest
+            found[2:] = [flat.mean(), flat.var()]
+        with torch.no_grad():
+            first = self.num_batches_tracked == 0
+            for running, value in zip(self.running_buffers(), found, strict=True):
+                running.copy_(torch.where(first, value.to(running), running.lerp(value.to(running), self.momentum)))
+            self.num_batches_tracked += 1
+        return tuple(found)
+
+    def running_buffers(self) -> tuple[Tensor, ...]:
+        names = ("running_mean", "running_deconv", "rest_mean", "rest_var")
+        return tuple(self.get_buffer(name) for name in names)
+
+    def running(self) -> tuple[Tensor, ...]:
+        if self.num_batches_tracked == 0:
+            raise RuntimeError("ChannelDeconv has no statistics before its first training step")
+        return self.running_buffers()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""No normalization: convolutions with biases, He initialisation, nothing after them."""
+"""No normalization: convolutions with biases, initialised by He et al., arXiv 1502.01852, nothing after them."""
 
 from __future__ import annotations
 

@@ -39,6 +39,8 @@ def source_file(reference: str) -> Path:
         spec = importlib.util.find_spec(place)
     except (ImportError, ValueError):
         spec = None
+    except (Exception, SystemExit) as error:  # the package around the module is the user's code too
+        raise UserError(f"{place} cannot be imported: {_one_line(error)}") from error
     if spec is None or spec.origin is None:
         raise UserError(f"no module named {place} can be imported")
     return Path(spec.origin)
@@ -50,8 +52,8 @@ def method_class(reference: str) -> type[Method]:
     place, colon, name = reference.partition(":")
     try:
         module = _module_of(path) if place.endswith(".py") else importlib.import_module(_module_name(place, colon))
-    except Exception as error:  # a method file is the user's code: whatever it raises is theirs to see
-        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a method file is the user's code: whatever it raises is theirs to see
+        raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
     classes = {
         key: value
         for key, value in vars(module).items()
@@ -70,6 +72,10 @@ def method_class(reference: str) -> type[Method]:
 def build(reference: str, options: dict[str, Any]) -> Method:
     """The method with its options, which were validated when `params.yaml` was resolved."""
     return method_class(reference)(**options)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _module_name(place: str, colon: str) -> str:

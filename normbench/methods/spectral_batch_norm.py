@@ -43,11 +43,13 @@ class SpectralBatchNorm2d(nn.Module):
         published method; its running statistics take the size of the first training batch and hold for that size).
     momentum: weight of the new value in the running statistics.
     Parameters: weight (channels,), bias (channels,), the latter added to every coefficient. Buffers: running_mean
-    (2, channels[, H, W//2 + 1]), real and imaginary, and running_var (channels[, H, W//2 + 1]).
+    (2, channels[, H, W//2 + 1]), real and imaginary, running_var (channels[, H, W//2 + 1]), and image_size (2,) with
+    `frequency`.
     """
 
     running_mean: Tensor
     running_var: Tensor
+    image_size: Tensor
 
     def __init__(
         self,
@@ -64,6 +66,8 @@ class SpectralBatchNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(2, channels))
         self.register_buffer("running_var", torch.ones(channels))
+        if statistics == "frequency":
+            self.register_buffer("image_size", torch.zeros(2, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -97,7 +101,8 @@ class SpectralBatchNorm2d(nn.Module):
         energy = x.square().sum((2, 3)) * (height * width)
         if self.mode == "full":
             real = forward * x[:, :, 0, 0].mean(0)
-            return real, torch.zeros_like(real), forward**2 * energy.mean(0) - real.square()
+            variance = forward**2 * energy.mean(0) / (height * width) - real.square()
+            return real, torch.zeros_like(real), variance.clamp_min(0)  # rounding can take it below zero
         # The half plane is half of the whole one plus half of the columns that are their own mirror image.
         energy = energy + height * x.sum(3).square().sum(2)
         if width % 2 == 0:
@@ -107,7 +112,7 @@ class SpectralBatchNorm2d(nn.Module):
         first_row = x[:, :, 0].mean(0) * (forward / frequencies)
         real, imaginary = first_row @ angle.cos().sum(0), -(first_row @ angle.sin().sum(0))
         variance = forward**2 * energy.mean(0) / (2 * height * frequencies) - real.square() - imaginary.square()
-        return real, imaginary, variance
+        return real, imaginary, variance.clamp_min(0)
 
     @staticmethod
     def angles(width: int, like: Tensor) -> Tensor:
@@ -131,12 +136,14 @@ class SpectralBatchNorm2d(nn.Module):
         height, width = x.shape[-2:]
         forward, inverse = scales(self.fft_norm, height * width)
         spectrum = torch.fft.rfft2(x) * forward
+        size = self.image_size.tolist()
+        if size != [height, width] and not (self.training and size == [0, 0]):
+            raise ValueError(f"statistics by frequency of {size[0]}x{size[1]} images do not fit {height}x{width}")
         if self.training:
+            self.image_size.copy_(torch.tensor([height, width]))
             mean = spectrum.mean(0)
             variance = (spectrum - mean).abs().square().mean(0)
             self.track(torch.stack([mean.real, mean.imag]), variance, x.shape[0])
-        elif self.running_var.shape[1:] != spectrum.shape[2:]:
-            raise ValueError(f"per-frequency statistics of {tuple(self.running_var.shape)} do not fit {tuple(x.shape)}")
         else:
             mean, variance = torch.complex(self.running_mean[0], self.running_mean[1]), self.running_var
         gain = self.weight[:, None, None] * (variance + self.eps).rsqrt()
