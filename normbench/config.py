@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -45,10 +45,16 @@ class Suite(Strict):
     gan_variants: list[str]
 
 
+def _all_or_list(value: Any) -> Any:
+    if value != "all" and not isinstance(value, list):
+        raise ValueError("must be `all` or a list of names")
+    return value
+
+
 class Corruptions(Strict):
     """names: `all`, or some of them. severities: some of 1 to 5."""
 
-    names: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"
+    names: Annotated[Literal["all"] | Annotated[list[str], Field(min_length=1)], BeforeValidator(_all_or_list)] = "all"
     severities: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = [1, 2, 3, 4, 5]
 
 
@@ -167,7 +173,11 @@ class ParamsFile:
         try:
             self.params = Params.model_validate(self.raw)
         except ValidationError as error:
-            raise UserError("\n".join(dict.fromkeys(self._line(e) for e in error.errors()))) from None
+            lines: dict[tuple[str | int, ...], str] = {}  # one for a place, also where two branches of a type refuse it
+            for e in error.errors():
+                keys = tuple(key for key in e["loc"] if not _is_branch(key))
+                lines.setdefault(keys, self._line(keys, e))
+            raise UserError("\n".join(lines.values())) from None
 
     def problem(self, keys: tuple[str | int, ...], message: str) -> str:
         """`params.yaml:12: a.b = value: message`; a key that is not there has no value."""
@@ -183,8 +193,7 @@ class ParamsFile:
         line = self._line_number(keys)
         return f"{self.path}{f':{line}' if line else ''}: {dotted}{shown}: {message}"
 
-    def _line(self, error: ErrorDetails) -> str:
-        keys = tuple(key for key in error["loc"] if not _is_branch(key))
+    def _line(self, keys: tuple[str | int, ...], error: ErrorDetails) -> str:
         kind = error["type"]
         if kind == "extra_forbidden":
             return self.problem(keys, f"unknown key; {hint(keys[-1], _fields(keys[:-1]))}")
