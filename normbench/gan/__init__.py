@@ -1,0 +1,1 @@
+"""Training of GANs, and their FID."""

@@ -1,0 +1,177 @@
+"""All seeds of a GAN task and variant: from the run store where they are finished, else trained and recorded there."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from normbench import device as devices
+from normbench import files, fingerprint, layout, provenance, store
+from normbench.data.batches import Images
+from normbench.gan import loop
+from normbench.methods import registry as methods
+from normbench.methods.base import Method
+from normbench.models import registry as models
+from normbench.progress import Progress
+from normbench.seeds import derive
+from normbench.training.classify import load, place
+
+GENERATOR, SAMPLES = "generator.pt", "samples.png"
+SIDE = 8  # images in a row and in a column of samples.png
+SHOWN = 64  # pixels of samples.png for an image, at least
+SAMPLE_BATCH = 500
+
+
+def train(task: str, variant: str) -> None:
+    """Train every seed of a GAN task and variant that the run store lacks."""
+    task_spec = files.read_json(layout.RESOLVED / f"gan_tasks/{task}.json")
+    variant_spec = files.read_json(layout.RESOLVED / f"variants/{variant}.json")
+    bound = files.read_json(layout.BOUND / f"{task}.json")
+    code = fingerprint.code([loop.__file__])
+    device = devices.choose()
+    devices.prepare(device)
+    data: dict[str, Images] = {}
+    with files.atomic_folder(layout.GENERATED / task / variant) as out:
+        for seed in task_spec["seeds"]:
+            run = store.run_id("gan", task_spec, variant_spec, bound["fingerprint"], seed, code)
+            title = f"gan {task} {variant} seed {seed}{place(task, variant, seed)}"
+            if store.finished(run):
+                print(f"{title}: finished before, taken from {store.folder(run)}", flush=True)
+            else:
+                if not data:
+                    data = load(Path(bound["path"]), device)
+                train_run(run, task_spec, variant_spec, seed, data["train"], bound, code, title)
+            store.fetch(run, out / str(seed))
+
+
+def networks(task: dict[str, Any], method: Method, bound: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """Generator and discriminator of a resolved task, for the images of its dataset."""
+    size, latent = bound["image_size"], task["recipe"]["latent"]
+    return models.function(task["model"])(method, bound["channels"], size, latent, **task["model_options"])
+
+
+def train_run(
+    run: str,
+    task: dict[str, Any],
+    variant: dict[str, Any],
+    seed: int,
+    images: Images,
+    bound: dict[str, Any],
+    code: str,
+    title: str,
+) -> None:
+    """One run into the run store: the averaged generator, samples of it unless it diverged, and last the record."""
+    recipe = task["recipe"]
+    iterations, per_iteration = recipe["iterations"], recipe["batch_size"] * recipe["discriminator_steps"]
+    device = images.pixels.device.type
+    started, clock = provenance.now(), [time.perf_counter()]
+    torch.manual_seed(derive(task["seed"], "init", seed))  # layers and methods draw from torch's own generator
+    method = methods.build(variant["method"], variant["options"])
+    generator, discriminator = (
+        network.to(device).to(memory_format=torch.channels_last) for network in networks(task, method, bound)
+    )
+    parameters = sum(p.numel() for p in discriminator.parameters() if p.requires_grad)
+    clock.append(time.perf_counter())
+
+    with Progress(title, iterations) as progress:
+        began = time.perf_counter()
+
+        def report(done: int, discriminator_loss: float, generator_loss: float) -> None:
+            speed = done * per_iteration / (time.perf_counter() - began)
+            losses = f"losses {discriminator_loss:.3f} and {generator_loss:.3f}"
+            progress.update(done, f"iteration {done}/{iterations}, {losses}, {speed:,.0f} images/s")
+
+        seed_of_order = derive(task["seed"], "order", seed)
+        outcome = loop.fit(generator, discriminator, method, images, recipe, seed_of_order, report)
+        clock.append(time.perf_counter())
+        samples = None
+        if outcome.diverged is None:
+            samples = sample(outcome.average, recipe["latent"], SIDE**2, derive(task["seed"], "samples"), device)
+            last = outcome.history[-1]
+            losses = f"losses {last['discriminator_loss']:.3f} and {last['generator_loss']:.3f}"
+            progress.close(f"{iterations} iterations, {losses}")
+        else:
+            progress.close(f"diverged at step {outcome.diverged['step']}")
+        clock.append(time.perf_counter())
+
+    # The first stretch is left out: kernels are chosen and warmed up in it.
+    rates = outcome.rates[1:] or outcome.rates
+    with files.atomic_folder(store.folder(run)) as folder:
+        torch.save(outcome.average.state_dict(), folder / GENERATOR)
+        if samples is not None:
+            save_grid(samples, folder / SAMPLES)
+        memory = measure_memory(generator, discriminator, method, images, recipe)
+        clock.append(time.perf_counter())
+        phases = ("setup", "train", "samples", "memory")
+        record = {
+            "run": run,
+            "kind": "gan",
+            "seed": seed,
+            "status": "finished" if outcome.diverged is None else "diverged",
+            "diverged": outcome.diverged,
+            "metrics": {"history": outcome.history},
+            "cost": {
+                "images_per_second": float(np.median(rates)) * per_iteration if rates else None,
+                "peak_memory_bytes": memory,
+                "parameters": parameters,
+                "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)},
+            },
+            "provenance": {
+                "task": task,
+                "variant": variant,
+                "dataset": bound,
+                "code_fingerprint": code,
+                "git": provenance.git(),
+                "versions": provenance.versions(),
+                "device": provenance.device(device),
+                "started": started,
+                "ended": provenance.now(),
+            },
+        }
+        files.write_json(folder / store.RECORD, record)
+
+
+@torch.inference_mode()
+def sample(generator: nn.Module, latent: int, count: int, seed: int, device: str) -> Tensor:
+    """`count` generated images, uint8 (count, C, H, W) on the device; every device draws the same noise."""
+    noise = loop.Noise(latent, seed, device).draw(count)
+    images = [generator(block) for block in noise.split(SAMPLE_BATCH)]
+    return torch.cat(images).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def save_grid(images: Tensor, path: Path) -> None:
+    """uint8 (SIDE * SIDE, C, H, W), C 1 or 3, as one PNG; small images are enlarged by whole pixels."""
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    scale = max(1, SHOWN // pixels.shape[1])
+    pixels = np.pad(pixels.repeat(scale, 1).repeat(scale, 2), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=128)
+    _, height, width, channels = pixels.shape
+    grid = pixels.reshape(SIDE, SIDE, height, width, channels).swapaxes(1, 2)
+    grid = grid.reshape(SIDE * height, SIDE * width, channels)
+    Image.fromarray(grid if channels == 3 else grid[:, :, 0]).save(path, format="PNG")
+
+
+def measure_memory(
+    generator: nn.Module, discriminator: nn.Module, method: Method, images: Images, recipe: dict[str, Any]
+) -> int:
+    """Peak bytes of a discriminator step, measured when all that a run leaves is made, as it moves the weights."""
+    optim = loop.adam(method.param_groups(discriminator, recipe["lr"], 0.0), recipe)
+    real = next(loop.real_batches(images, recipe["batch_size"], 0))
+    noise = loop.Noise(recipe["latent"], 0, images.pixels.device.type).draw(len(real))
+    with torch.no_grad():
+        fake = generator(noise)
+
+    def step() -> None:
+        loop.discriminator_loss(discriminator, method, real, fake).backward()
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+
+    memory = devices.step_memory(discriminator, step, images.pixels.device.type)
+    # Adam keeps one moment more than the momentum that is counted there.
+    return memory + devices.tensor_bytes(discriminator.parameters())

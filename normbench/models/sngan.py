@@ -1,0 +1,83 @@
+"""SNGAN for small images: the standard CNN of Miyato et al., arXiv 1802.05957, table 3.
+
+The generator doubles the size from a small map, the discriminator halves it again; three times at sizes from 32 on that
+are divisible by 8, as in the paper (32 and 48), and twice at others.
+
+Deviations: the discriminator's strided kernels are 3x3, not 4x4, as not every method has even kernels; every one of its
+convolutions is followed by the norm of the method, where the paper has none.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from normbench.errors import UserError
+from normbench.methods.base import Method, Role
+
+LEAK = 0.1  # slope of the leaky ReLU
+
+
+def halvings(size: int) -> int:
+    """How often the discriminator halves images of `size` pixels a side; UserError where the size does not fit."""
+    if size < 8 or size % 4:
+        raise UserError(f"sngan: images of {size} x {size}; it needs a size of at least 8 that is divisible by 4")
+    return 3 if size >= 32 and size % 8 == 0 else 2
+
+
+class Generator(nn.Module):
+    """Noise (N, latent) -> images (N, channels, size, size) in -1..1; batch norm, whatever the discriminator has."""
+
+    def __init__(self, channels: int, size: int, latent: int, width: int):
+        super().__init__()
+        steps = halvings(size)
+        features, start = width * 2**steps, size // 2**steps
+        self.dense = nn.Linear(latent, features * start**2)
+        self.to_map = nn.Unflatten(1, (features, start, start))
+        layers: list[nn.Module] = [nn.BatchNorm2d(features), nn.ReLU()]
+        for _ in range(steps):
+            layers += [
+                nn.ConvTranspose2d(features, features // 2, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(features // 2),
+                nn.ReLU(),
+            ]
+            features //= 2
+        self.layers = nn.Sequential(*layers, nn.Conv2d(features, channels, 3, padding=1))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return torch.tanh(self.layers(self.to_map(self.dense(noise))))
+
+
+class Discriminator(nn.Module):
+    """Images (N, channels, size, size) -> scores (N,), high for real ones; built through the hooks of `method`."""
+
+    def __init__(self, method: Method, channels: int, size: int, width: int):
+        super().__init__()
+        steps = halvings(size)
+        layers: list[nn.Module] = []
+
+        def add(in_channels: int, out_channels: int, stride: int, role: Role) -> None:
+            layers.append(method.conv(in_channels, out_channels, 3, stride=stride, padding=1, role=role))
+            layers.extend([method.norm(out_channels, role=role), nn.LeakyReLU(LEAK)])
+
+        add(channels, width, 1, Role("stem"))
+        for stage in range(1, steps + 1):
+            role, features = Role("body", stage=stage, last_stage=stage == steps), width * 2**stage
+            add(features // 2, features // 2, 2, role)
+            add(features // 2, features, 1, role)
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        head = Role("head", stage=steps, last_stage=True)
+        self.head = method.linear(features * (size // 2**steps) ** 2, 1, role=head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.layers(images))[:, 0]
+
+
+def sngan(method: Method, channels: int, size: int, latent: int, *, width: int = 64) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator; `width` channels at full size, twice as many after each halving (paper: 64).
+
+    The generator is drawn first, so that it starts from the same weights whatever the method is.
+    """
+    generator, discriminator = Generator(channels, size, latent, width), Discriminator(method, channels, size, width)
+    method.initialize(discriminator)
+    return generator, discriminator
