@@ -20,14 +20,14 @@ GOOD = (ROOT / "params.yaml").read_text(encoding="utf-8")
 # what is replaced in params.yaml, by what, and what the line must say
 MISTAKES = {
     "misspelt key": (
-        "      epochs: 6",
-        "      epochz: 6",
-        r"tasks\.digits-resnet8\.recipe\.epochz = 6: unknown key; .*'epochs'",
+        "      epochs: 5",
+        "      epochz: 5",
+        r"tasks\.digits-resnet8\.recipe\.epochz = 5: unknown key; .*'epochs'",
     ),
     "misspelt section": ("\nvariants:", "\nvarients:", r"varients.*unknown key; did you mean 'variants'"),
-    "negative epochs": ("epochs: 6", "epochs: -3", r"recipe\.epochs = -3: .*greater than 0"),
-    "wrong type": ("epochs: 6", "epochs: many", r"recipe\.epochs = 'many': .*valid integer"),
-    "float for int": ("epochs: 6", "epochs: 6.5", r"recipe\.epochs = 6\.5: .*valid integer"),
+    "negative epochs": ("epochs: 5", "epochs: -3", r"recipe\.epochs = -3: .*greater than 0"),
+    "wrong type": ("epochs: 5", "epochs: many", r"recipe\.epochs = 'many': .*valid integer"),
+    "float for int": ("epochs: 5", "epochs: 5.5", r"recipe\.epochs = 5\.5: .*valid integer"),
     "text for number": ("lr: 0.1", "lr: fast", r"recipe\.lr = 'fast': .*valid number"),
     "not finite": ("lr: 0.1", "lr: .inf", r"recipe\.lr = inf: .*finite"),
     "unknown schedule": (
@@ -119,9 +119,9 @@ MISTAKES = {
         "datasets: [mnist]",
         r"tasks\.digits-resnet8\.dataset = 'digits': not in suite\.datasets",
     ),
-    "mean without std": ("image_size: 16", "mean: [0.5]", r"datasets\.digits: mean and std go together"),
+    "mean without std": ("image_size: 12", "mean: [0.5]", r"datasets\.digits: mean and std go together"),
     "npz without path": ("source: digits", "source: npz", r"datasets\.digits\.path: missing; source npz needs it"),
-    "sha256": ("image_size: 16", "sha256: 12ab", r"datasets\.digits\.sha256 = '12ab': "),
+    "sha256": ("image_size: 12", "sha256: 12ab", r"datasets\.digits\.sha256 = '12ab': "),
     "not YAML": ("suite:", "suite: [", r"params\.yaml:\d+: not YAML"),
     "name": ("tasks: [digits-resnet8]", 'tasks: ["../up"]', r"suite\.tasks\.0 = '\.\./up': unknown"),
 }
@@ -165,7 +165,7 @@ def test_nothing_but_that_line(mistake: str, tmp_path: Path, monkeypatch: pytest
 
 
 def test_line_number(tmp_path: Path):
-    path = write(tmp_path, "epochs: 6", "epochs: -3")
+    path = write(tmp_path, "epochs: 5", "epochs: -3")
     number = next(i for i, line in enumerate(path.read_text().splitlines(), 1) if "epochs: -3" in line)
     with pytest.raises(UserError, match=rf"params\.yaml:{number}: tasks"):
         resolve.resolve(path)
@@ -196,13 +196,13 @@ def test_stage_names_must_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_exit_code_and_nothing_lost(tmp_path: Path):
     """The stage itself: one line on stderr, exit code 1, the last good output as it was."""
-    write(tmp_path, "epochs: 6", "epochs: 7")
+    write(tmp_path, "epochs: 5", "epochs: 7")
     command = [sys.executable, "-m", "stages.resolve"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
     assert before
-    write(tmp_path, "epochs: 6", "epochz: 7")
+    write(tmp_path, "epochs: 5", "epochz: 7")
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "did you mean 'epochs'" in done.stderr

@@ -183,21 +183,21 @@ def test_without_an_average_it_is_the_generator_itself() -> None:
 def test_steps_history_and_reports() -> None:
     calls = []
     generator, discriminator = built(BatchNorm())
-    settings = recipe(iterations=47, discriminator_steps=2)
+    settings = recipe(iterations=40, discriminator_steps=2)
     outcome = loop.fit(
         generator, discriminator, BatchNorm(), quadrant_images(), settings, 0, lambda *report: calls.append(report)
     )
-    assert calls[-1][0] == 47
-    assert outcome.history[-1]["iteration"] == 47
+    assert calls[-1][0] == 40
+    assert outcome.history[-1]["iteration"] == 40
     assert 15 <= len(outcome.history) <= 21
-    assert len(outcome.rates) == 47
+    assert len(outcome.rates) == 40
     seen = {m.num_batches_tracked.item() for m in discriminator.modules() if isinstance(m, nn.BatchNorm2d)}
-    assert seen == {47 * (2 * 2 + 1)}  # real and generated in each discriminator step, generated in each generator step
+    assert seen == {40 * (2 * 2 + 1)}  # real and generated in each discriminator step, generated in each generator step
 
 
 def test_the_generator_comes_nearer_to_the_data() -> None:
     method, images = SpectralNorm(batch_norm=False), quadrant_images()
-    settings = recipe(iterations=80, batch_size=32, average=0.9)
+    settings = recipe(iterations=50, batch_size=32, average=0.9)
     generator, discriminator = built(method)
     metric = fid.reference(Projection(), images.pixels)
     before = fid.distance(metric, gan.sample(generator.eval(), 8, 256, 1, "cpu"))
@@ -312,6 +312,20 @@ def test_a_run_leaves_record_generator_and_samples(project: Path, monkeypatch: p
     monkeypatch.setattr(gan, "train_run", lambda *_: pytest.fail("trained again"))
     gan.train("small", "spectral_norm")
     assert (trained("spectral_norm", 5) / "record.json").is_file()
+
+
+def test_every_seed_starts_from_weights_of_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts, fit = [], loop.fit
+
+    def noting(generator: nn.Module, *others: Any) -> loop.Outcome:
+        starts.append(generator.dense.weight.detach().clone())
+        return fit(generator, *others)
+
+    monkeypatch.setattr(loop, "fit", noting)
+    write_task(recipe(iterations=1))
+    gan.train("small", "batch_norm")
+    assert len(starts) == 2
+    assert not torch.equal(starts[0], starts[1])
 
 
 def test_samples_png_shows_the_images_in_rows(tmp_path: Path) -> None:
