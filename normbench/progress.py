@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines
 
+plain = False  # lines also on a terminal: for processes that share one
+
 
 class Progress:
     """Shows `title`, what is done of `total`, free fields (loss, images a second) and the time left.
@@ -26,7 +28,7 @@ class Progress:
         self.live: RichProgress | None = None
 
     def __enter__(self) -> Progress:
-        if self.stream.isatty():
+        if self.stream.isatty() and not plain:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress

@@ -52,13 +52,38 @@ def device(kind: str) -> dict[str, Any]:
     """Name of the device that trained, and what its speed depends on."""
     import torch
 
-    found: dict[str, Any] = {"type": kind, "cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()}
+    from normbench import jobs
+
+    found: dict[str, Any] = {
+        "type": kind,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "side_by_side": jobs.beside,
+    }
     if kind == "cuda":
         properties = torch.cuda.get_device_properties(0)
         found |= {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
     else:
         found |= {"name": found["cpu"] if kind == "cpu" else "Apple GPU", "threads": torch.get_num_threads()}
     return found
+
+
+def collect(
+    task: dict[str, Any], variant: dict[str, Any], dataset: dict[str, Any], code: str, kind: str, started: str
+) -> dict[str, Any]:
+    """The provenance of a record: resolved parameters, fingerprints, revision, versions, device, start and end."""
+    return {
+        "task": task,
+        "variant": variant,
+        "dataset": dataset,
+        "code_fingerprint": code,
+        "git": git(),
+        "versions": versions(),
+        "device": device(kind),
+        "started": started,
+        "ended": now(),
+    }
 
 
 def now() -> str:

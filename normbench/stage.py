@@ -12,16 +12,18 @@ from normbench.errors import UserError
 
 
 def run(function: Callable[..., Any], *options: str) -> None:
-    """Calls `function` with the named command-line options, all required strings: `run(train, "task", "variant")`.
-
-    Ends the process with 1 where the user can put something right, with 130 after an interrupt.
-    """
+    """Calls `function` with the named command-line options, all required strings: `run(train, "task", "variant")`."""
     parser = argparse.ArgumentParser(description=(function.__doc__ or "").split("\n")[0])
     for option in options:
         parser.add_argument(f"--{option}", required=True)
     arguments = vars(parser.parse_args())
+    guarded(lambda: function(**arguments))
+
+
+def guarded(task: Callable[[], Any]) -> None:
+    """Calls the task; what the user can put right becomes one line and exit code 1, an interrupt 130."""
     try:
-        function(**arguments)
+        task()
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(1) from None

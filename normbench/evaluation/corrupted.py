@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 
 from normbench import device as devices
-from normbench import files, layout, store
-from normbench.data.batches import Images, on_device
+from normbench import files, jobs, layout, store
+from normbench.data.batches import on_device
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.progress import Progress
@@ -25,20 +26,25 @@ def evaluate(task: str, variant: str) -> None:
     bound = files.read_json(layout.BOUND / f"{task}.json")
     corrupted = files.read_json(layout.BOUND / f"{task}.corrupted.json")
     device = devices.choose()
-    devices.prepare(device)
-    runs = [layout.TRAINED / task / variant / str(seed) for seed in task_spec["seeds"]]
-    records = [files.read_json(run / store.RECORD) for run in runs]
     with files.atomic_folder(layout.SCORES / "classification" / task / variant) as out:
-        finished = [i for i, record in enumerate(records) if record["status"] == "finished"]
-        networks = [network(records[i], runs[i] / WEIGHTS, bound, device) for i in finished]
+        scorings = []
+        for seed in task_spec["seeds"]:
+            run, title = layout.TRAINED / task / variant / str(seed), f"evaluate {task} {variant} seed {seed}"
+            scorings.append(functools.partial(score, run, out / f"{seed}.json", bound, corrupted, device, title))
+        jobs.side_by_side(scorings, device, len(scorings))
+
+
+def score(run: Path, out: Path, bound: dict[str, Any], corrupted: dict[str, Any], device: str, title: str) -> None:
+    """Write the record of a run with its accuracies on corrupted images; as it is where the run did not finish."""
+    record = files.read_json(run / store.RECORD)
+    if record["status"] == "finished":
         began = time.perf_counter()
-        accuracy = accuracies(networks, bound, corrupted, task_spec["recipe"]["precision"], device, f"{task} {variant}")
-        for i, found in zip(finished, accuracy, strict=True):
-            records[i]["metrics"]["corruption_accuracy"] = found
-            records[i]["cost"]["seconds"]["corruptions"] = (time.perf_counter() - began) / len(finished)
-            records[i]["provenance"]["corrupted"] = corrupted
-        for record in records:
-            files.write_json(out / f"{record['seed']}.json", record)
+        model = network(record, run / WEIGHTS, bound, device)
+        precision = record["provenance"]["task"]["recipe"]["precision"]
+        record["metrics"]["corruption_accuracy"] = accuracies(model, bound, corrupted, precision, device, title)
+        record["cost"]["seconds"]["corruptions"] = time.perf_counter() - began
+        record["provenance"]["corrupted"] = corrupted
+    files.write_json(out, record)
 
 
 def network(record: dict[str, Any], weights: Path, bound: dict[str, Any], device: str) -> torch.nn.Module:
@@ -51,30 +57,27 @@ def network(record: dict[str, Any], weights: Path, bound: dict[str, Any], device
 
 
 def accuracies(
-    networks: list[torch.nn.Module],
+    model: torch.nn.Module,
     bound: dict[str, Any],
     corrupted: dict[str, Any],
     precision: str,
     device: str,
     title: str,
-) -> list[dict[str, list[float]]]:
-    """For each network: corruption -> accuracy at each severity, in order. Images are read once for all."""
+) -> dict[str, list[float]]:
+    """Corruption -> accuracy at each of the severities, in their order."""
     meta = files.read_json(Path(bound["path"]) / "meta.json")
-    found: list[dict[str, list[float]]] = [{} for _ in networks]
     labels = torch.from_numpy(np.load(Path(bound["path"]) / "test_labels.npy"))
     names, severities = corrupted["names"], corrupted["severities"]
-    with Progress(f"evaluate {title}", len(names)) as progress:
+    found: dict[str, list[float]] = {}
+    with Progress(title, len(names)) as progress:
         for index, name in enumerate(names):
             stored = np.load(Path(corrupted["path"]) / f"{name}.npy", mmap_mode="r")
-            for scores in found:
-                scores[name] = []
+            found[name] = []
             for level in range(len(severities)):
                 block = torch.from_numpy(np.array(stored[level * len(labels) : (level + 1) * len(labels)]))
-                images: Images = on_device(block, labels, meta["mean"], meta["std"], device)
-                for model, scores in zip(networks, found, strict=True):
-                    predicted = logits(model, images, images.pixels, precision).argmax(1)
-                    scores[name].append(float((predicted == labels).double().mean()))
+                images = on_device(block, labels, meta["mean"], meta["std"], device)
+                predicted = logits(model, images, images.pixels, precision).argmax(1)
+                found[name].append(float((predicted == labels).double().mean()))
             progress.update(index + 1, name)
-        mean = [np.mean(list(scores.values())) for scores in found]
-        progress.close(f"corruption accuracy {np.mean(mean):.4f}" if mean else "no finished run")
+        progress.close(f"corruption accuracy {np.mean(list(found.values())):.4f}")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from normbench import device as devices
-from normbench import files, fingerprint, layout, provenance, store
+from normbench import files, fingerprint, jobs, layout, provenance, store
 from normbench.data.batches import Images
 from normbench.gan import loop
 from normbench.methods import registry as methods
@@ -37,17 +38,25 @@ def train(task: str, variant: str) -> None:
     code = fingerprint.code([loop.__file__])
     device = devices.choose()
     devices.prepare(device)
-    data: dict[str, Images] = {}
+    ids = {
+        seed: store.run_id("gan", task_spec, variant_spec, bound["fingerprint"], seed, code)
+        for seed in task_spec["seeds"]
+    }
+    data = functools.cache(lambda: load(Path(bound["path"]), device)["train"])
+    missing = []
+    for seed, run in ids.items():
+        title = f"gan {task} {variant} seed {seed}{place(task, variant, seed)}"
+        if store.finished(run):
+            print(f"{title}: finished before, taken from {store.folder(run)}", flush=True)
+        else:
+            missing.append(
+                lambda run=run, seed=seed, title=title: train_run(
+                    run, task_spec, variant_spec, seed, data(), bound, code, title
+                )
+            )
+    jobs.side_by_side(missing, device, len(ids))
     with files.atomic_folder(layout.GENERATED / task / variant) as out:
-        for seed in task_spec["seeds"]:
-            run = store.run_id("gan", task_spec, variant_spec, bound["fingerprint"], seed, code)
-            title = f"gan {task} {variant} seed {seed}{place(task, variant, seed)}"
-            if store.finished(run):
-                print(f"{title}: finished before, taken from {store.folder(run)}", flush=True)
-            else:
-                if not data:
-                    data = load(Path(bound["path"]), device)
-                train_run(run, task_spec, variant_spec, seed, data["train"], bound, code, title)
+        for seed, run in ids.items():
             store.fetch(run, out / str(seed))
 
 
@@ -123,17 +132,7 @@ def train_run(
                 "parameters": parameters,
                 "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)},
             },
-            "provenance": {
-                "task": task,
-                "variant": variant,
-                "dataset": bound,
-                "code_fingerprint": code,
-                "git": provenance.git(),
-                "versions": provenance.versions(),
-                "device": provenance.device(device),
-                "started": started,
-                "ended": provenance.now(),
-            },
+            "provenance": provenance.collect(task, variant, bound, code, device, started),
         }
         files.write_json(folder / store.RECORD, record)
 

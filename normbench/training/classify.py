@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from normbench import device as devices
-from normbench import files, fingerprint, layout, provenance, store
+from normbench import files, fingerprint, jobs, layout, provenance, store
 from normbench.data.batches import Batches, Images, on_device
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -30,17 +31,25 @@ def train(task: str, variant: str) -> None:
     code = fingerprint.code([loop.__file__])
     device = devices.choose()
     devices.prepare(device)
-    data: dict[str, Images] = {}
+    ids = {
+        seed: store.run_id("classification", task_spec, variant_spec, bound["fingerprint"], seed, code)
+        for seed in task_spec["seeds"]
+    }
+    data = functools.cache(lambda: load(Path(bound["path"]), device))
+    missing = []
+    for seed, run in ids.items():
+        title = f"train {task} {variant} seed {seed}{place(task, variant, seed)}"
+        if store.finished(run):
+            print(f"{title}: finished before, taken from {store.folder(run)}", flush=True)
+        else:
+            missing.append(
+                lambda run=run, seed=seed, title=title: train_run(
+                    run, task_spec, variant_spec, seed, data(), bound, code, title
+                )
+            )
+    jobs.side_by_side(missing, device, len(ids))
     with files.atomic_folder(layout.TRAINED / task / variant) as out:
-        for seed in task_spec["seeds"]:
-            run = store.run_id("classification", task_spec, variant_spec, bound["fingerprint"], seed, code)
-            title = f"train {task} {variant} seed {seed}{place(task, variant, seed)}"
-            if store.finished(run):
-                print(f"{title}: finished before, taken from {store.folder(run)}", flush=True)
-            else:
-                if not data:
-                    data = load(Path(bound["path"]), device)
-                train_run(run, task_spec, variant_spec, seed, data, bound, code, title)
+        for seed, run in ids.items():
             store.fetch(run, out / str(seed))
 
 
@@ -137,17 +146,7 @@ def train_run(
                 "epoch_seconds": outcome.epoch_seconds,
                 "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)},
             },
-            "provenance": {
-                "task": task,
-                "variant": variant,
-                "dataset": bound,
-                "code_fingerprint": code,
-                "git": provenance.git(),
-                "versions": provenance.versions(),
-                "device": provenance.device(device),
-                "started": started,
-                "ended": provenance.now(),
-            },
+            "provenance": provenance.collect(task, variant, bound, code, device, started),
         }
         files.write_json(folder / store.RECORD, record)
 

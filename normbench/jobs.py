@@ -1,0 +1,62 @@
+"""Runs side by side on the CPU, where a small network gains more from a second process than from a second thread."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.process
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+from normbench import progress
+
+beside = 1  # processes that share the machine with this one, itself included; it stands in each record
+
+
+def side_by_side(tasks: Sequence[Callable[[], None]], kind: str, seeds: int) -> None:
+    """Calls every task, several at a time on a Linux CPU and one after the other elsewhere.
+
+    The threads are divided among as many processes as there are seeds, however many tasks are left of them: bits
+    depend on the number of threads, and a run that is made up for later must equal one that was not. A task that fails
+    leaves the others alone; then the process ends with 1, as the failing one has said why.
+    """
+    threads = torch.get_num_threads()
+    processes = min(threads, seeds) if kind == "cpu" and sys.platform == "linux" else 1
+    if processes == 1:
+        for task in tasks:
+            task()
+        return
+    # A process that has used threads cannot be forked: those of OpenMP would be missing in its child.
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    waiting = list(tasks)
+    running: list[multiprocessing.process.BaseProcess] = []
+    failed = 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                child = context.Process(target=_call, args=(waiting.pop(0), processes, threads // processes))
+                child.start()
+                running.append(child)
+            multiprocessing.connection.wait([child.sentinel for child in running])
+            for child in [child for child in running if child.exitcode is not None]:
+                running.remove(child)
+                failed += child.exitcode != 0
+    finally:
+        for child in running:
+            child.terminate()
+        torch.set_num_threads(threads)
+    if failed:
+        raise SystemExit(1)
+
+
+def _call(task: Callable[[], None], processes: int, threads: int) -> None:
+    from normbench import stage
+
+    global beside
+    beside = processes
+    progress.plain = True  # bars of several processes would overwrite each other
+    torch.set_num_threads(threads)
+    stage.guarded(task)
