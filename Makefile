@@ -29,7 +29,7 @@ results: $(READY)
 	$(BIN)/dvc repro
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -37,13 +37,12 @@ def side_by_side(tasks: Sequence[Callable[[], None]], kind: str, seeds: int) -> 
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                child = context.Process(target=_call, args=(waiting.pop(0), processes, threads // processes))
-                child.start()
-                running.append(child)
+                running.append(context.Process(target=_call, args=(waiting.pop(0), processes, threads // processes)))
+                running[-1].start()
             multiprocessing.connection.wait([child.sentinel for child in running])
-            for child in [child for child in running if child.exitcode is not None]:
-                running.remove(child)
-                failed += child.exitcode != 0
+            ended = [child for child in running if child.exitcode is not None]
+            failed += sum(child.exitcode != 0 for child in ended)
+            running = [child for child in running if child not in ended]
     finally:
         for child in running:
             child.terminate()

@@ -106,7 +106,7 @@ MISTAKES = {
     ),
     "corruption not a list": ("names: all", "names: some", r"corruptions\.names = 'some': must be `all` or a list"),
     "severity": (
-        "severities: [1, 2, 3, 4, 5]",
+        "severities: [1, 3, 5]",
         "severities: [6]",
         r"corruptions\.severities\.0 = 6: .*less than or equal to 5",
     ),
