@@ -43,6 +43,15 @@ def prepare(kind: str) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a class property
 
 
+def memory_format(kind: str) -> torch.memory_format:
+    """channels_last on a GPU; contiguous on the CPU.
+
+    oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory there, with channels_last and fewer
+    input channels than a vector register takes (oneDNN issue 6035, in torch 2.15): every narrow ResNet has one.
+    """
+    return torch.contiguous_format if kind == "cpu" else torch.channels_last
+
+
 class LiveBytes(TorchDispatchMode):
     """Inside it, `peak` is the largest sum of bytes of tensors that operations made and that were alive together."""
 

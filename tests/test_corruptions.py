@@ -743,7 +743,9 @@ def test_files_have_the_layout_of_the_benchmark(
     assert stored.dtype == np.uint8
     np.testing.assert_array_equal(stored, np.concatenate([labels, labels]))
     meta = files.read_json(folder / "meta.json")
-    versions = meta.pop("versions")
+    versions, hashes = meta.pop("versions"), meta.pop("sha256")
+    for name in wanted["names"]:
+        assert hashes[name] == hashlib.sha256((folder / f"{name}.npy").read_bytes()).hexdigest()
     assert meta == {**wanted, "source_fingerprint": "f" * 64}
     assert versions["numpy"] == np.__version__
     assert versions["pillow"] == Image.__version__

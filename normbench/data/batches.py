@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from normbench.device import memory_format
 from normbench.seeds import derive
 
 
@@ -25,8 +26,9 @@ class Images:
         return len(self.labels)
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32, channels last, zero mean and unit deviation over the training set."""
-        return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(self.mean).div_(self.std)
+        """uint8 (B, C, H, W) -> float32 in the device's memory format, zero mean and unit deviation over training."""
+        layout = memory_format(self.pixels.device.type)
+        return pixels.to(torch.float32).contiguous(memory_format=layout).div_(255).sub_(self.mean).div_(self.std)
 
 
 def on_device(pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float], device: str) -> Images:

@@ -53,7 +53,7 @@ def network(record: dict[str, Any], weights: Path, bound: dict[str, Any], device
     method = methods.build(variant["method"], variant["options"])
     model = models.classifier(task["model"], task["model_options"], method, bound["channels"], bound["classes"])
     model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    return model.to(device).to(memory_format=torch.channels_last).eval()
+    return model.to(device).to(memory_format=devices.memory_format(device)).eval()
 
 
 def accuracies(

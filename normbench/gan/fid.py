@@ -72,7 +72,7 @@ def generator(record: dict[str, Any], run: Path, device: str) -> nn.Module:
     method = methods.build(variant["method"], variant["options"])
     network, _ = gan.networks(task, method, record["provenance"]["dataset"])
     network.load_state_dict(torch.load(run / gan.GENERATOR, weights_only=True, map_location="cpu"))
-    return network.to(device).to(memory_format=torch.channels_last).eval()
+    return network.to(device).to(memory_format=devices.memory_format(device)).eval()
 
 
 class Features(nn.Module):
@@ -123,7 +123,9 @@ def features(data: dict[str, Images], bound: dict[str, Any]) -> tuple[nn.Module,
     weights = store.folder(run) / classify.WEIGHTS
     model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     images = data["train"]
-    network = Features(model.to(images.pixels.device).to(memory_format=torch.channels_last), images)
+    network = Features(
+        model.to(images.pixels.device).to(memory_format=devices.memory_format(images.pixels.device.type)), images
+    )
     description = {
         "network": f"{CLASSIFIER} (width {WIDTH}) trained on {bound['name']} for {EPOCHS} epochs",
         "run": run,

@@ -84,7 +84,7 @@ def train_run(
     torch.manual_seed(derive(task["seed"], "init", seed))  # layers and methods draw from torch's own generator
     method = methods.build(variant["method"], variant["options"])
     generator, discriminator = (
-        network.to(device).to(memory_format=torch.channels_last) for network in networks(task, method, bound)
+        network.to(device).to(memory_format=devices.memory_format(device)) for network in networks(task, method, bound)
     )
     parameters = sum(p.numel() for p in discriminator.parameters() if p.requires_grad)
     clock.append(time.perf_counter())

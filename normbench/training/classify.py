@@ -97,7 +97,7 @@ def train_run(
     method = methods.build(variant["method"], variant["options"])
     channels = images.pixels.shape[1]
     model = models.classifier(task["model"], task["model_options"], method, channels, bound["classes"])
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=devices.memory_format(device))
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     clock.append(time.perf_counter())
 

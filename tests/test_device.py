@@ -1,0 +1,79 @@
+"""The device, its memory format and the memory that a step holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from normbench import device
+from normbench.errors import UserError
+
+STRIDED = """
+import torch
+from normbench.device import memory_format
+torch.set_num_threads(1)
+layout = memory_format("cpu")
+layer = torch.nn.Conv2d(4, 8, 1, 2, bias=False).to(memory_format=layout)
+reference = torch.nn.Conv2d(4, 8, 1, 2, bias=False).double()
+reference.weight.data.copy_(layer.weight.data)
+for i in range(100):
+    x = torch.randn(128, 4, 8, 8).contiguous(memory_format=layout)
+    layer.weight.grad = reference.weight.grad = None
+    layer(x).square().sum().backward()
+    reference(x.double()).square().sum().backward()
+    assert torch.allclose(layer.weight.grad.double(), reference.weight.grad, rtol=1e-4, atol=1e-2)
+    kept = [torch.randn((7 * i + j) % 500 + 3) for j in range(50)]
+"""
+
+
+def test_the_memory_format_of_the_cpu_computes_strided_1x1_gradients():
+    """In a process of its own, with the allocator's checks on: the fault is a write outside an array."""
+    environment = {"MALLOC_CHECK_": "3", "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", STRIDED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_choice(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NORMBENCH_DEVICE", "cpu")
+    assert device.choose() == "cpu"
+    monkeypatch.setenv("NORMBENCH_DEVICE", "gpu")
+    with pytest.raises(UserError, match="NORMBENCH_DEVICE = 'gpu': unknown device; "):
+        device.choose()
+    monkeypatch.setenv("NORMBENCH_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="not on this machine, which has .*cpu"):
+        device.choose()
+    monkeypatch.delenv("NORMBENCH_DEVICE")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.choose() == "cuda"
+
+
+def test_live_bytes():
+    with device.LiveBytes() as live:
+        a = torch.zeros(1000)  # 4000 bytes
+        b = a + 1  # 8000 together
+        view = b.view(10, 100)  # no memory of its own
+        del a
+        c = view * 2  # 8000 again
+        del b, view, c
+        torch.zeros(500)
+    assert live.peak == 8000
+    assert live.live == 0
+
+
+def test_step_memory_counts_parameters_momentum_and_what_a_step_holds():
+    model = nn.Linear(100, 10, bias=False)
+    x = torch.randn(50, 100)
+
+    def step() -> None:
+        model(x).sum().backward()
+        model.weight.grad = None
+
+    weight = 100 * 10 * 4
+    memory = device.step_memory(model, step, "cpu")
+    assert memory >= 2 * weight + weight + 50 * 10 * 4  # and its gradient, and the output
+    assert memory < 2 * weight + 3 * weight + 4 * 50 * 10 * 4
