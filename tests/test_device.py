@@ -45,7 +45,7 @@ def test_choice(monkeypatch: pytest.MonkeyPatch):
         device.choose()
     monkeypatch.setenv("NORMBENCH_DEVICE", "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="not on this machine, which has .*cpu"):
+    with pytest.raises(UserError, match=r"not on this machine, which has .*cpu"):
         device.choose()
     monkeypatch.delenv("NORMBENCH_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -27,8 +27,10 @@ class Images:
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32 in the device's memory format, zero mean and unit deviation over training."""
-        layout = memory_format(self.pixels.device.type)
-        return pixels.to(torch.float32).contiguous(memory_format=layout).div_(255).sub_(self.mean).div_(self.std)
+        device = self.pixels.device
+        # A new tensor, as the strides of a gathered one with a single channel can pass for channels_last.
+        x = torch.empty(pixels.shape, device=device, memory_format=memory_format(device.type))
+        return x.copy_(pixels).div_(255).sub_(self.mean).div_(self.std)
 
 
 def on_device(pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float], device: str) -> Images:

@@ -123,9 +123,8 @@ def features(data: dict[str, Images], bound: dict[str, Any]) -> tuple[nn.Module,
     weights = store.folder(run) / classify.WEIGHTS
     model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     images = data["train"]
-    network = Features(
-        model.to(images.pixels.device).to(memory_format=devices.memory_format(images.pixels.device.type)), images
-    )
+    device = images.pixels.device.type
+    network = Features(model.to(device).to(memory_format=devices.memory_format(device)), images)
     description = {
         "network": f"{CLASSIFIER} (width {WIDTH}) trained on {bound['name']} for {EPOCHS} epochs",
         "run": run,
