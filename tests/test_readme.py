@@ -1,0 +1,78 @@
+"""The README says what is: its commands run, its example is the file, its columns are those of the table."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from normbench.results import tables
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+
+# Where each command of the README is run for real.
+RUN_BY = {
+    "make results": ".ci/run",
+    "make test": ".ci/run",
+    "dvc repro": "tests/test_pipeline.py",
+    "dvc status": "tests/test_pipeline.py",
+    "dvc metrics show": "tests/test_pipeline.py",
+    "dvc plots show": "tests/test_pipeline.py",
+    "normbench list": "tests/test_readme.py",
+    "normbench check": "tests/test_readme.py",
+    "cp suites/cifar10.yaml params.yaml": "tests/test_readme.py",
+    "python -m stages.resolve": "tests/test_stages.py",
+    "python -m stages.download --dataset digits": "tests/test_stages.py",
+    "python -m stages.corrupt --dataset digits": "tests/test_stages.py",
+    "python -m stages.bind": "tests/test_stages.py",
+    "python -m stages.train --task digits-resnet8 --variant batch_norm": "tests/test_stages.py",
+    "python -m stages.evaluate --task digits-resnet8 --variant batch_norm": "tests/test_stages.py",
+}
+
+
+def commands() -> list[str]:
+    return [line for language, body in BLOCKS if language == "sh" for line in body.splitlines() if line]
+
+
+def test_every_command_is_run_somewhere():
+    assert set(commands()) == set(RUN_BY)
+    for command, place in RUN_BY.items():
+        text = (ROOT / place).read_text(encoding="utf-8")
+        word = command.split()[-1 if command.startswith("make") else 1].replace("python", "stages")
+        assert word.split(".")[-1] in text, (command, place)
+
+
+def test_list_and_check():
+    for command in ("list", "check"):
+        done = subprocess.run(["normbench", command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        if command == "list":
+            assert "network_deconvolution(block=64" in done.stdout
+            assert "gaussian_noise" in done.stdout
+
+
+def test_the_cifar10_suite_is_in_order():
+    """What `cp suites/cifar10.yaml params.yaml` puts in place."""
+    from normbench.resolve import resolve
+
+    values = resolve(ROOT / "suites/cifar10.yaml")
+    assert values["tasks/cifar10-resnet18-20ep"]["recipe"]["weight_decay"] == 1e-3
+
+
+def test_the_example_is_the_file():
+    (example,) = [body for language, body in BLOCKS if language == "python"]
+    assert example == (ROOT / "my_methods/rms_norm.py").read_text(encoding="utf-8")
+
+
+def test_every_column_is_explained():
+    explained = set(re.findall(r"^\| `([^|]*)` \|", README, flags=re.MULTILINE))
+    names = {name for row in explained for name in re.split("`, `", row)}
+    spread = {name for name in (*tables.LEADERBOARD, *tables.GAN) if name.endswith("_std")}
+    assert {*tables.LEADERBOARD, *tables.GAN} - spread - names == {"task", "variant", "method"}
+
+
+def test_pictures_and_links_are_there():
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", README):
+        assert (ROOT / target).is_file(), target
