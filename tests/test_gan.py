@@ -101,7 +101,7 @@ def test_every_method_trains_in_the_discriminator_alone(name: str) -> None:
 class Recorder(BatchNorm):
     """Notes the roles that it is asked for, in `roles`."""
 
-    roles = []  # noqa: RUF012
+    roles = []  # noqa: RUF012  # shared on purpose, and no option of the method
 
     def conv(self, *arguments: Any, role: Role, **others: Any) -> nn.Module:
         self.roles.append(role)
