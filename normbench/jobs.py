@@ -1,4 +1,4 @@
-"""Runs side by side on the CPU, where a small network gains more from a second process than from a second thread."""
+"""Runs side by side on the CPU: a process for each, as layers of small networks leave a second thread little to do."""
 
 from __future__ import annotations
 

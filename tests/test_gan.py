@@ -357,7 +357,7 @@ def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     # The same from the record's generator and the formula, and at another batch size.
     bound = files.read_json(layout.BOUND / "small.json")
-    data = fid.classify.load(Path(bound["path"]), "cpu")
+    data = fid.load(Path(bound["path"]), "cpu")
     network, _ = fid.features(data, bound)
     generator = fid.generator(before, trained("spectral_norm", 3), "cpu")
     fake = gan.sample(generator, 8, 256, fid.derive(0, "fid", 3), "cpu")

@@ -23,6 +23,7 @@ from normbench.gan import train as gan
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.progress import Progress
+from normbench.runs import Run, load
 from normbench.seeds import derive
 from normbench.training import classify, loop
 
@@ -41,7 +42,7 @@ def score(task: str, variant: str) -> None:
     chosen = devices.choose()
     device = "cpu" if chosen == "mps" else chosen  # MPS has no float64
     devices.prepare(device)
-    data = classify.load(Path(bound["path"]), device)
+    data = load(Path(bound["path"]), device)
     pixels = data["train"].pixels
     count = task_spec["recipe"]["fid_samples"] or min(len(pixels), MOST_SAMPLES)
     runs = [layout.GENERATED / task / variant / str(seed) for seed in task_spec["seeds"]]
@@ -114,7 +115,8 @@ def features(data: dict[str, Images], bound: dict[str, Any]) -> tuple[nn.Module,
     code = fingerprint.code([loop.__file__])
     run = store.run_id("classification", task, variant, bound["fingerprint"], 0, code)
     if not store.finished(run):
-        classify.train_run(run, task, variant, 0, data, bound, code, f"train the features of {bound['name']}")
+        title = f"train the features of {bound['name']}"
+        classify.train_run(Run(run, task, variant, 0, bound, code, title), data)
     record = store.record(run)
     if record["status"] != "finished":
         raise UserError(f"{store.folder(run)}: the classifier of {bound['name']} whose features the FID needs diverged")

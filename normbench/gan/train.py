@@ -1,8 +1,7 @@
-"""All seeds of a GAN task and variant: from the run store where they are finished, else trained and recorded there."""
+"""The training of GANs: each run leaves its generator, samples of it and its record in the run store."""
 
 from __future__ import annotations
 
-import functools
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -14,15 +13,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from normbench import device as devices
-from normbench import files, fingerprint, jobs, layout, provenance, store
+from normbench import files, layout, provenance, runs, store
 from normbench.data.batches import Images
 from normbench.gan import loop
 from normbench.methods import registry as methods
 from normbench.methods.base import Method
 from normbench.models import registry as models
 from normbench.progress import Progress
+from normbench.runs import Run
 from normbench.seeds import derive
-from normbench.training.classify import load, place
 
 GENERATOR, SAMPLES = "generator.pt", "samples.png"
 SIDE = 8  # images in a row and in a column of samples.png
@@ -32,32 +31,7 @@ SAMPLE_BATCH = 500
 
 def train(task: str, variant: str) -> None:
     """Train every seed of a GAN task and variant that the run store lacks."""
-    task_spec = files.read_json(layout.RESOLVED / f"gan_tasks/{task}.json")
-    variant_spec = files.read_json(layout.RESOLVED / f"variants/{variant}.json")
-    bound = files.read_json(layout.BOUND / f"{task}.json")
-    code = fingerprint.code([loop.__file__])
-    device = devices.choose()
-    devices.prepare(device)
-    ids = {
-        seed: store.run_id("gan", task_spec, variant_spec, bound["fingerprint"], seed, code)
-        for seed in task_spec["seeds"]
-    }
-    data = functools.cache(lambda: load(Path(bound["path"]), device)["train"])
-    missing = []
-    for seed, run in ids.items():
-        title = f"gan {task} {variant} seed {seed}{place(task, variant, seed)}"
-        if store.finished(run):
-            print(f"{title}: finished before, taken from {store.folder(run)}", flush=True)
-        else:
-            missing.append(
-                lambda run=run, seed=seed, title=title: train_run(
-                    run, task_spec, variant_spec, seed, data(), bound, code, title
-                )
-            )
-    jobs.side_by_side(missing, device, len(ids))
-    with files.atomic_folder(layout.GENERATED / task / variant) as out:
-        for seed, run in ids.items():
-            store.fetch(run, out / str(seed))
+    runs.complete("gan", task, variant, loop.__file__, train_run, layout.GENERATED / task / variant)
 
 
 def networks(task: dict[str, Any], method: Method, bound: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -66,30 +40,23 @@ def networks(task: dict[str, Any], method: Method, bound: dict[str, Any]) -> tup
     return models.function(task["model"])(method, bound["channels"], size, latent, **task["model_options"])
 
 
-def train_run(
-    run: str,
-    task: dict[str, Any],
-    variant: dict[str, Any],
-    seed: int,
-    images: Images,
-    bound: dict[str, Any],
-    code: str,
-    title: str,
-) -> None:
+def train_run(run: Run, data: dict[str, Images]) -> None:
     """One run into the run store: the averaged generator, samples of it unless it diverged, and last the record."""
+    task, variant, images = run.task, run.variant, data["train"]
     recipe = task["recipe"]
     iterations, per_iteration = recipe["iterations"], recipe["batch_size"] * recipe["discriminator_steps"]
     device = images.pixels.device.type
     started, clock = provenance.now(), [time.perf_counter()]
-    torch.manual_seed(derive(task["seed"], "init", seed))  # layers and methods draw from torch's own generator
+    torch.manual_seed(derive(task["seed"], "init", run.seed))  # layers and methods draw from torch's own generator
     method = methods.build(variant["method"], variant["options"])
     generator, discriminator = (
-        network.to(device).to(memory_format=devices.memory_format(device)) for network in networks(task, method, bound)
+        network.to(device).to(memory_format=devices.memory_format(device))
+        for network in networks(task, method, run.bound)
     )
     parameters = sum(p.numel() for p in discriminator.parameters() if p.requires_grad)
     clock.append(time.perf_counter())
 
-    with Progress(title, iterations) as progress:
+    with Progress(run.title, iterations) as progress:
         began = time.perf_counter()
 
         def report(done: int, discriminator_loss: float, generator_loss: float) -> None:
@@ -97,7 +64,7 @@ def train_run(
             losses = f"losses {discriminator_loss:.3f} and {generator_loss:.3f}"
             progress.update(done, f"iteration {done}/{iterations}, {losses}, {speed:,.0f} images/s")
 
-        seed_of_order = derive(task["seed"], "order", seed)
+        seed_of_order = derive(task["seed"], "order", run.seed)
         outcome = loop.fit(generator, discriminator, method, images, recipe, seed_of_order, report)
         clock.append(time.perf_counter())
         samples = None
@@ -112,7 +79,7 @@ def train_run(
 
     # The first stretch is left out: kernels are chosen and warmed up in it.
     rates = outcome.rates[1:] or outcome.rates
-    with files.atomic_folder(store.folder(run)) as folder:
+    with files.atomic_folder(store.folder(run.id)) as folder:
         torch.save(outcome.average.state_dict(), folder / GENERATOR)
         if samples is not None:
             save_grid(samples, folder / SAMPLES)
@@ -120,9 +87,9 @@ def train_run(
         clock.append(time.perf_counter())
         phases = ("setup", "train", "samples", "memory")
         record = {
-            "run": run,
+            "run": run.id,
             "kind": "gan",
-            "seed": seed,
+            "seed": run.seed,
             "status": "finished" if outcome.diverged is None else "diverged",
             "diverged": outcome.diverged,
             "metrics": {"history": outcome.history},
@@ -132,7 +99,7 @@ def train_run(
                 "parameters": parameters,
                 "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)},
             },
-            "provenance": provenance.collect(task, variant, bound, code, device, started),
+            "provenance": provenance.collect(task, variant, run.bound, run.code, device, started),
         }
         files.write_json(folder / store.RECORD, record)
 
