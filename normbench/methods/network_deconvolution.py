@@ -4,8 +4,8 @@ Behaviour of the authors' code, yechengxi/deconvolution at revision d221c221. Th
 its input with an unconverged Newton-Schulz inverse square root, and folds that whitening into its weights, so that it
 stays one convolution and needs no norm after it.
 
-Deviations: the count of training steps behind `freeze` is part of the state_dict; `bias=False` does not exist, as the
-centring lives in the bias; kernels are square. The authors treat the first convolution of some architectures in a way
+Deviations: the count of training steps behind `freeze` is part of the state_dict; kernels need not be square, and the
+learned bias can be left out. The authors treat the first convolution of some architectures in a way
 of its own (VGG: `freeze`, 15 iterations); here every convolution has the same options.
 """
 
@@ -13,74 +13,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from normbench.functional.inverse_sqrt import inverse_sqrt
+from normbench.functional.patch_moments import Pair, PatchMoments, Sampling
 from normbench.methods.base import Count, Limits, Method, Positive, Role
 
 FREEZE_STEPS, FREEZE_CYCLE = 101, 1000  # a frozen layer renews its statistics in the first 101 of every 1000 steps
-
-
-class SpectralInverseSqrt(torch.autograd.Function):
-    """`inverse_sqrt` in the eigenbasis: the iteration on eigenvalues alone, and one decomposition for all its products.
-
-    The gradient is exact without a quotient of close eigenvalues: the divided differences of the iterates obey the
-    product rule, so that they are iterated with them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, iterations: int) -> Tensor:
-        scale = matrix.flatten(-2).norm(dim=-1)
-        values, vectors = torch.linalg.eigh(matrix)
-        y, z = values / scale[..., None], torch.ones_like(values)
-        for _ in range(iterations):
-            t = 1.5 - 0.5 * z * y
-            y, z = y * t, t * z
-        result = (vectors * z[..., None, :]) @ vectors.mT / scale.sqrt()[..., None, None]
-        ctx.save_for_backward(matrix, values, vectors, result)
-        ctx.iterations = iterations
-        return result
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        matrix, values, vectors, result = ctx.saved_tensors
-        scale = matrix.flatten(-2).norm(dim=-1)[..., None, None]
-        y, z = values / scale[..., 0], torch.ones_like(values)
-        y_difference, z_difference = torch.ones_like(matrix), torch.zeros_like(matrix)
-        for _ in range(ctx.iterations):
-            t = 1.5 - 0.5 * z * y
-            t_difference = -0.5 * (z[..., None] * y_difference + z_difference * y[..., None, :])
-            y_difference = y[..., None] * t_difference + y_difference * t[..., None, :]
-            z_difference = t[..., None] * z_difference + t_difference * z[..., None, :]
-            y, z = y * t, t * z
-        inner = vectors.mT @ gradient @ vectors
-        scaled = vectors @ (z_difference * inner) @ vectors.mT / scale.sqrt()  # for the matrix over its norm
-        along = (gradient * result).sum((-2, -1), keepdim=True) / (2 * scale)
-        along = along + (scaled * matrix).sum((-2, -1), keepdim=True) / scale.square()
-        return (scaled - along * matrix) / scale, None
-
-
-def inverse_sqrt(matrix: Tensor, iterations: int) -> Tensor:
-    """Newton-Schulz iterate towards the inverse square root of symmetric positive matrices (..., F, F).
-
-    The coupled iteration on the matrix over its Frobenius norm, through which the gradient also flows. Five iterations
-    are far from converged for a wide spectrum, and that is the method's regularizer (isqrt_newton_schulz there).
-    """
-    if matrix.device.type == "cpu":  # where a decomposition is far cheaper than the products; on a GPU it is not
-        return SpectralInverseSqrt.apply(matrix, iterations)
-    scale = matrix.flatten(-2).norm(dim=-1)[..., None, None]
-    y = matrix / scale
-    z = identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    for step in range(iterations):
-        t = 1.5 * identity - 0.5 * (y if step == 0 else z @ y)
-        z = t if step == 0 else t @ z
-        if step < iterations - 1:
-            y = y @ t
-    return z / scale.sqrt()
 
 
 def block_size(channels: int, block: int) -> int:
@@ -88,6 +31,10 @@ def block_size(channels: int, block: int) -> int:
     if block > channels:
         return channels
     return block if channels % block == 0 else math.gcd(block, channels)
+
+
+def pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 class _Whitening(nn.Module):
@@ -101,17 +48,15 @@ class _Whitening(nn.Module):
 
     def __init__(self, features: int, groups: int, iterations: int, eps: float, momentum: float):
         super().__init__()
-        self.iterations, self.eps, self.momentum = iterations, eps, momentum
+        self.features, self.iterations, self.eps, self.momentum = features, iterations, eps, momentum
         eye = torch.eye(features)
         self.register_buffer("running_mean", torch.zeros(groups * features))
         self.register_buffer("running_deconv", eye if groups == 1 else eye.repeat(groups, 1, 1))
 
-    def statistics(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples (groups, M, F) -> mean (groups, F) and whitening matrix (groups, F, F); moves the averages."""
-        mean = samples.mean(1)
-        centred = samples - mean[:, None]
-        covariance = centred.mT @ centred / samples.shape[1]
-        covariance = covariance + self.eps * torch.eye(samples.shape[2], dtype=samples.dtype, device=samples.device)
+    def statistics(self, x: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """x (N, C, H, W) -> mean (groups, F) and whitening matrix (groups, F, F); moves the averages."""
+        mean, covariance = PatchMoments.apply(x.to(torch.promote_types(x.dtype, torch.float32)), sampling)
+        covariance = covariance + self.eps * torch.eye(self.features, dtype=covariance.dtype, device=x.device)
         deconv = inverse_sqrt(covariance, self.iterations)
         with torch.no_grad():
             self.running_mean.lerp_(mean.reshape(self.running_mean.shape).to(self.running_mean), self.momentum)
@@ -120,33 +65,35 @@ class _Whitening(nn.Module):
 
     def running(self) -> tuple[Tensor, Tensor]:
         """The running mean (groups, F) and whitening matrix (groups, F, F)."""
-        features = self.running_deconv.shape[-1]
-        return self.running_mean.view(-1, features), self.running_deconv.view(-1, features, features)
+        return self.running_mean.view(-1, self.features), self.running_deconv.view(-1, self.features, self.features)
 
 
 class DeconvConv2d(_Whitening):
     """Convolution of whitened patches: (N, in_channels, H, W) -> (N, out_channels, H', W').
 
+    kernel_size, stride, padding, dilation: a number or (rows, columns). bias: whether there is a learned one (the
+    centring of the patches is folded into an offset in either case).
     block: channels pooled in one set of statistics (64); with groups > 1 every group has its own, and it is ignored.
     iterations: Newton-Schulz steps, part of the method (5). eps: added to the diagonal of the covariance.
     momentum: weight of the new value in the running mean and running matrix, which evaluation uses.
     sampling_stride: patches are sampled every `sampling_stride * stride` pixels for the statistics.
     freeze: renew the statistics only in training steps 0 to 100 of every 1000.
-    Parameters: weight (out, in/groups, k, k), bias (out,). Buffers: running_mean (groups*F,), running_deconv (F, F) or
-    (groups, F, F), with F = block * k * k.
+    Parameters: weight (out, in/groups, kh, kw), bias (out,). Buffers: running_mean (groups*F,), running_deconv (F, F)
+    or (groups, F, F), with F = block * kh * kw.
     """
 
-    bias: Tensor
+    bias: Tensor | None
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        dilation: int | Pair = 1,
         groups: int = 1,
+        bias: bool = True,
         *,
         block: int = 64,
         iterations: int = 5,
@@ -155,18 +102,20 @@ class DeconvConv2d(_Whitening):
         sampling_stride: int = 3,
         freeze: bool = False,
     ):
+        kernel = pair(kernel_size)
         width = in_channels // groups if groups > 1 else block_size(in_channels, block)
-        super().__init__(width * kernel_size**2, groups, iterations, eps, momentum)
-        reference = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self.weight, self.bias = reference.weight, reference.get_parameter("bias")
-        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-        self.groups, self.sampling_stride, self.freeze = groups, sampling_stride, freeze
-        self.pools = in_channels // groups // width  # interleaved column groups that share one set of statistics
+        super().__init__(width * kernel[0] * kernel[1], groups, iterations, eps, momentum)
+        reference = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+        self.weight, self.bias = reference.weight, reference.bias
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel, pair(stride), pair(padding), pair(dilation)
+        self.groups, self.freeze = groups, freeze
+        step = sampling_stride * self.stride[0], sampling_stride * self.stride[1]
+        self.sampling = Sampling(kernel, step, self.padding, self.dilation, groups, self.features)
         self.steps = 0
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            mean, deconv = self.statistics(self.samples(x)) if self.renews() else self.running()
+            mean, deconv = self.statistics(x, self.sampling) if self.renews() else self.running()
             weight, bias = self.folded(mean, deconv)
         return functional.conv2d(
             x, weight.to(x.dtype), bias.to(x.dtype), self.stride, self.padding, self.dilation, self.groups
@@ -179,28 +128,14 @@ class DeconvConv2d(_Whitening):
         self.steps += 1
         return (self.steps - 1) % FREEZE_CYCLE < FREEZE_STEPS
 
-    def samples(self, x: Tensor) -> Tensor:
-        """Patches of x as (groups, M, F), in at least float32."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        stride = self.sampling_stride * self.stride
-        if self.kernel_size == 1:
-            rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])[:: stride * stride]
-        else:
-            patches = functional.unfold(x, self.kernel_size, self.dilation, self.padding, stride)
-            rows = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-        features = self.running_deconv.shape[-1]
-        if self.groups > 1:
-            return rows.view(-1, self.groups, features).transpose(0, 1)
-        return rows.view(-1, features, self.pools).transpose(1, 2).reshape(1, -1, features)
-
     def folded(self, mean: Tensor, deconv: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight (out, in/groups, k, k) and bias (out,) of the plain convolution that this layer equals."""
-        features = deconv.shape[-1]
-        rows = self.weight.reshape(self.groups, -1, features, self.pools).transpose(2, 3)
-        rows = rows.reshape(self.groups, -1, features) @ deconv.to(self.weight)
-        bias = self.bias - (rows @ mean.to(self.weight)[..., None]).view(self.weight.shape[0], -1).sum(1)
-        weight = rows.view(self.weight.shape[0], self.pools, features).transpose(1, 2).reshape(self.weight.shape)
-        return weight, bias
+        """The weight (out, in/groups, kh, kw) and bias (out,) of the plain convolution that this layer equals."""
+        out = self.weight.shape[0]
+        rows = self.weight.reshape(self.groups, out // self.groups, self.features, -1).transpose(2, 3)
+        rows = rows.reshape(self.groups, -1, self.features) @ deconv.to(self.weight)
+        bias = -(rows @ mean.to(self.weight)[..., None]).view(out, -1).sum(1)
+        weight = rows.view(out, -1, self.features).transpose(1, 2).reshape(self.weight.shape)
+        return weight, bias if self.bias is None else bias + self.bias
 
     def get_extra_state(self) -> dict[str, int]:
         return {"steps": self.steps}
@@ -216,12 +151,13 @@ class DeconvLinear(_Whitening):
     divisor. Other arguments as in DeconvConv2d. ("Delinear" in the authors' code.)
     """
 
-    bias: Tensor
+    bias: Tensor | None
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
+        bias: bool = True,
         *,
         block: int = 512,
         iterations: int = 5,
@@ -229,21 +165,24 @@ class DeconvLinear(_Whitening):
         momentum: float = 0.1,
     ):
         super().__init__(block_size(in_features, block), 1, iterations, eps, momentum)
-        reference = nn.Linear(in_features, out_features)
-        self.weight, self.bias = reference.weight, reference.get_parameter("bias")
+        reference = nn.Linear(in_features, out_features, bias)
+        self.weight, self.bias = reference.weight, reference.bias
+        self.sampling = Sampling((1, 1), (1, 1), (0, 0), (1, 1), 1, self.features)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.running_deconv.shape[-1]
         with torch.autocast(x.device.type, enabled=False):
             if self.training:
-                samples = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(1, -1, features)
-                mean, deconv = self.statistics(samples)
+                mean, deconv = self.statistics(x.reshape(-1, self.features, 1, 1), self.sampling)
             else:
                 mean, deconv = self.running()
-            rows = self.weight.view(-1, features) @ deconv[0].to(self.weight)
-            bias = self.bias - (rows @ mean[0].to(self.weight)).view(self.weight.shape[0], -1).sum(1)
-            weight = rows.view(self.weight.shape)
+            weight, bias = self.folded(mean, deconv)
         return functional.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+
+    def folded(self, mean: Tensor, deconv: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight (out, in) and bias (out,) of the plain linear layer that this layer equals."""
+        rows = self.weight.view(-1, self.features) @ deconv[0].to(self.weight)
+        bias = -(rows @ mean[0].to(self.weight)).view(self.weight.shape[0], -1).sum(1)
+        return rows.view(self.weight.shape), bias if self.bias is None else bias + self.bias
 
 
 class ChannelDeconv(nn.Module):

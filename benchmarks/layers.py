@@ -1,0 +1,147 @@
+"""Time and memory of the layers of the four methods, against Conv2d + BatchNorm2d and against their published form.
+
+Forward plus backward in training mode, float32. All layers take turns in one process, so that a noisy machine is noisy
+for all of them; the table has medians, and ratios of medians. Memory is what a layer holds from the forward to the
+backward pass, its output included, and the peak over both; what a kernel holds inside itself is not seen on the CPU.
+
+    python -m benchmarks.layers [--rounds 15] [--threads 2] [--format contiguous|channels_last]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import published
+from normbench.device import LiveBytes
+from normbench.methods import registry as methods
+from normbench.methods.conv_norm import ConvNorm2d
+from normbench.methods.network_deconvolution import DeconvConv2d
+from normbench.methods.spectral_batch_norm import SpectralBatchNorm2d
+from normbench.models import registry as models
+
+SHAPES = ((128, 64, 32), (128, 256, 8))  # N, channels, height and width
+CONV, NORM = "conv, batch_norm", "batch_norm"  # what the ratios are against
+
+
+def layers(channels: int) -> dict[str, tuple[nn.Module, str]]:
+    """Each layer, and the name of the one that its ratios are against."""
+    batch_norm = nn.BatchNorm2d
+    return {
+        CONV: (nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), batch_norm(channels)), CONV),
+        "network_deconvolution": (DeconvConv2d(channels, channels, 3, padding=1), CONV),
+        "network_deconvolution, published": (published.Deconv(channels, channels, 3, 1), CONV),
+        "conv_norm": (ConvNorm2d(channels, channels, 3, padding=1), CONV),
+        "conv_norm, published": (published.ConvNorm(channels, channels, 3, 1), CONV),
+        NORM: (batch_norm(channels), NORM),
+        "batch_norm, spectral": (nn.Sequential(batch_norm(channels), SpectralBatchNorm2d(channels)), NORM),
+        "batch_norm, spectral, published": (
+            nn.Sequential(batch_norm(channels), published.SpectralBatchNorm(channels)),
+            NORM,
+        ),
+    }
+
+
+def seconds(work: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def take_turns(works: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Median milliseconds of each, after two rounds that are not counted."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(rounds + 2):
+        for name, work in works.items():
+            spent = seconds(work, device)
+            if turn >= 2:
+                times[name].append(1000 * spent)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def memory(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[float, float]:
+    """MiB held between the passes, and at most at any time."""
+    layer.zero_grad(set_to_none=True)
+    x.grad = None
+    if x.device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        y = layer(x)
+        held = torch.cuda.memory_allocated() - before
+        y.backward(gradient)
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        with LiveBytes() as live:
+            y = layer(x)
+            held = live.live
+            y.backward(gradient)
+        peak = live.peak
+    return held / 2**20, peak / 2**20
+
+
+def table_of_layers(rounds: int, device: str, memory_format: torch.memory_format) -> None:
+    for count, channels, size in SHAPES:
+        x = torch.randn(count, channels, size, size, device=device).to(memory_format=memory_format).requires_grad_()
+        gradient = torch.randn_like(x)
+        chosen = layers(channels)
+
+        def step(name: str, x: Tensor = x, gradient: Tensor = gradient, chosen: dict = chosen) -> None:
+            chosen[name][0].zero_grad(set_to_none=True)
+            x.grad = None
+            chosen[name][0](x).backward(gradient)
+
+        for layer, _ in chosen.values():
+            layer.to(device).to(memory_format=memory_format)
+        times = take_turns({name: lambda name=name: step(name) for name in chosen}, rounds, device)
+        spaces = {name: memory(layer, x, gradient) for name, (layer, _) in chosen.items()}
+        title = f"{count} x {channels} x {size} x {size}, 3x3"
+        print(f"\n{title:34}      ms   ratio   held MiB  ratio   peak MiB  ratio")
+        for name, (_, base) in chosen.items():
+            held, peak = (f"{a:9.1f} {a / b:6.2f}x" for a, b in zip(spaces[name], spaces[base], strict=True))
+            print(f"{name:34} {times[name]:7.1f} {times[name] / times[base]:6.2f}x {held} {peak}", flush=True)
+
+
+def share_of_penalty(rounds: int, device: str) -> None:
+    """The penalty of Fantastic Four in a training step of ResNet-18 at batch 128."""
+    method = methods.build("fantastic_four", {})
+    model = models.classifier("resnet18", {}, method, 3, 10).to(device)
+    reference = published.FantasticFour(model)
+    x, y = torch.randn(128, 3, 32, 32, device=device), torch.randint(10, (128,), device=device)
+    works: dict[str, Callable[[], object]] = {
+        "without the penalty": lambda: nn.functional.cross_entropy(model(x), y).backward(),
+        "fantastic_four alone": lambda: method.penalty(model).backward(),
+        "fantastic_four alone, published": lambda: reference.penalty().backward(),
+    }
+    times = take_turns(works, max(3, rounds // 5), device)
+    print(f"\n{'step of ResNet-18, batch 128':34}      ms   share")
+    for name, value in times.items():
+        print(f"{name:34} {value:7.1f} {100 * value / times['without the penalty']:6.2f}%", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--format", default="contiguous", choices=["contiguous", "channels_last"])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    memory_format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
+    place = f"{options.threads} threads" if options.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{place}, {options.format}, torch {torch.__version__}, {options.rounds} rounds")
+    table_of_layers(options.rounds, options.device, memory_format)
+    share_of_penalty(options.rounds, options.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Differentiable functions that the layers of the methods are made of."""
