@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import published
-from normbench.device import LiveBytes
+from normbench import device as devices
 from normbench.methods import registry as methods
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.network_deconvolution import DeconvConv2d
-from normbench.methods.spectral_batch_norm import SpectralBatchNorm2d
+from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchNorm2d
 from normbench.models import registry as models
 
 SHAPES = ((128, 64, 32), (128, 256, 8))  # N, channels, height and width
@@ -39,7 +39,7 @@ def layers(channels: int) -> dict[str, tuple[nn.Module, str]]:
         "conv_norm": (ConvNorm2d(channels, channels, 3, padding=1), CONV),
         "conv_norm, published": (published.ConvNorm(channels, channels, 3, 1), CONV),
         NORM: (batch_norm(channels), NORM),
-        "batch_norm, spectral": (nn.Sequential(batch_norm(channels), SpectralBatchNorm2d(channels)), NORM),
+        "batch_norm, spectral": (AfterBatchNorm(batch_norm(channels), SpectralBatchNorm2d(channels)), NORM),
         "batch_norm, spectral, published": (
             nn.Sequential(batch_norm(channels), published.SpectralBatchNorm(channels)),
             NORM,
@@ -80,7 +80,7 @@ def memory(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[float, float]
         y.backward(gradient)
         peak = torch.cuda.max_memory_allocated() - before
     else:
-        with LiveBytes() as live:
+        with devices.LiveBytes() as live:
             y = layer(x)
             held = live.live
             y.backward(gradient)
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--format", default="contiguous", choices=["contiguous", "channels_last"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    devices.prepare(options.device)  # as training does
     torch.manual_seed(0)
     memory_format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
     place = f"{options.threads} threads" if options.device == "cpu" else torch.cuda.get_device_name()

@@ -1,4 +1,4 @@
-"""The layers in the operations of their authors' code, as far as the current torch has them: what ours are timed against.
+"""The layers in the operations of their authors' code, as far as the current torch has them, to time ours against.
 
 Written from their formulas; training mode only, without the running statistics, which cost them next to nothing.
 """

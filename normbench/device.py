@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from normbench.errors import UserError, hint
 
 KINDS = ("cuda", "mps", "cpu")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def choose() -> str:
@@ -41,6 +44,18 @@ def prepare(kind: str) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Kernels that leave memory unset are not ours to find, and filling it costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a class property
+        keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Has glibc's allocator keep what is freed: activations are large, and each fresh page costs a page fault.
+
+    By default such blocks go back to the system at once. Other allocators are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def memory_format(kind: str) -> torch.memory_format:
@@ -61,9 +76,10 @@ class LiveBytes(TorchDispatchMode):
         self.seen: set[weakref.ref] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given:  # else a view of it
                 self.track(tensor.untyped_storage())
         return result
 

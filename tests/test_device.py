@@ -70,7 +70,8 @@ def test_step_memory_counts_parameters_momentum_and_what_a_step_holds():
     x = torch.randn(50, 100)
 
     def step() -> None:
-        model(x).sum().backward()
+        y = model(x)
+        y.sum().backward()
         model.weight.grad = None
 
     weight = 100 * 10 * 4

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from normbench.methods.base import Role
-from normbench.methods.fantastic_four import FantasticFour, reshapings
+from normbench.methods.fantastic_four import FantasticFour
 from normbench.models import registry
+from normbench.spectral.fantastic_four import reshapings
 
 KERNELS = [(4, 3, 3, 3), (2, 5, 3, 3), (6, 2, 1, 1), (3, 4, 2, 5), (3, 1, 5, 2), (1, 1, 3, 3)]
 
@@ -263,3 +264,80 @@ def test_penalty_lowers_the_bound() -> None:
         with torch.no_grad():
             model[0].weight.sub_(gradient, alpha=0.01)
     assert oracles.four_bound(kernel_of(model[0])) < 0.9 * before
+
+
+def test_a_grouped_convolution_is_bounded_by_its_largest_group() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(6, 9, 3, groups=3, bias=False), nn.Conv2d(9, 9, 3, groups=9, bias=False)).double()
+    penalty = tracked(model, iterations=150).penalty(model)
+    exact = 0.0
+    for layer, groups in ((model[0], 3), (model[1], 9)):
+        exact += max(oracles.four_bound(part) for part in np.split(kernel_of(layer), groups))
+    assert penalty.item() == pytest.approx(exact, rel=1e-7)
+    penalty.backward()
+    assert (model[0].weight.grad.flatten(1).norm(dim=1) > 0).sum() == 3  # only the largest group has a gradient
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (4, 2), (3, 3), (1, 2)])
+def test_a_strided_convolution_is_bounded_by_its_phases(kernel: int, stride: int) -> None:
+    """Tighter than without, and still above the norm of the strided convolution."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, kernel, stride=stride, bias=False)).double()
+    whole = tracked(model, iterations=150).penalty(model).item()
+    penalty = tracked(model, iterations=150, polyphase=True).penalty(model)
+    basis = torch.eye(3 * 144, dtype=torch.float64).view(-1, 3, 12, 12)
+    with torch.no_grad():
+        matrix = nn.functional.conv2d(basis, model[0].weight, stride=stride, padding=kernel // 2).flatten(1)
+    assert torch.linalg.matrix_norm(matrix, 2).item() * (1 - 1e-9) <= penalty.item() <= whole * (1 + 1e-9)
+    penalty.backward()
+    step, gradient = 1e-6, model[0].weight.grad[1, 2, 0, 0].item()
+    values = []
+    for sign in (1, -1):
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            moved[0].weight[1, 2, 0, 0] += sign * step
+        values.append(tracked(moved, iterations=300, polyphase=True).penalty(moved).item())
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(gradient, abs=1e-4)
+
+
+def test_kernels_scaled_by_the_batch_norm_behind_them() -> None:
+    """Pairs are found through the forward pass; the gain has a gradient, and the kernel's own scale has no effect."""
+    torch.manual_seed(0)
+    method = FantasticFour(coefficient=1.0, batch_norm=True)
+    model = registry.classifier("resnet8", {"width": 4}, method, 1, 10).double()
+    assert model.fantastic_four.batch_norms["conv"] == "norm"
+    assert model.fantastic_four.batch_norms["stages.1.0.shortcut.0"] == "stages.1.0.shortcut.1"
+    assert len(model.fantastic_four.batch_norms) == 9
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.uniform_(-2, 2)
+                layer.running_var.uniform_(0.5, 2)
+        for _ in range(200):
+            method.penalty(model)
+    penalty, exact = method.penalty(model), 0.0
+    for name, norm in model.fantastic_four.batch_norms.items():
+        gain = model.get_submodule(norm).weight / (model.get_submodule(norm).running_var + 1e-5).sqrt()
+        scaled = model.get_submodule(name).weight * gain[:, None, None, None]
+        exact += oracles.four_bound(scaled.detach().numpy())
+    assert penalty.item() == pytest.approx(exact, rel=1e-3)
+    penalty.backward()
+    assert model.norm.weight.grad.abs().sum() > 0
+    assert model.norm.bias.grad is None
+
+
+def test_a_zero_kernel_keeps_its_vectors_and_gives_no_nan() -> None:
+    model = network((4, 3, 3, 3))
+    method = tracked(model)
+    kernel = model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight.zero_()
+    penalty = method.penalty(model)
+    penalty.backward()
+    assert penalty.item() == 0
+    assert torch.isfinite(model[0].weight.grad).all()
+    with torch.no_grad():
+        model[0].weight.copy_(kernel)
+        for _ in range(150):
+            method.penalty(model)
+    assert method.penalty(model).item() == pytest.approx(oracles.four_bound(kernel.numpy()), rel=1e-7)

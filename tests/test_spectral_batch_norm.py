@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.methods.base import Role
-from normbench.methods.spectral_batch_norm import SpectralBatchNorm, SpectralBatchNorm2d
+from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchNorm, SpectralBatchNorm2d
 from normbench.models import registry
 
 CONVENTIONS = ["ortho", "backward", "forward", "full"]
@@ -298,6 +298,56 @@ def test_bright_corner_in_every_image_stays_finite(statistics: str, fft_norm: st
         assert (layer.running_var >= 0).all()
 
 
+# --- after a batch norm ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [(16, 16), (7, 7), (8, 5), (1, 1), (6, 12)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("statistics", STATISTICS)
+@pytest.mark.parametrize("fft_norm", CONVENTIONS)
+def test_after_a_batch_norm_equals_the_two_layers(
+    fft_norm: str, statistics: str, size: tuple[int, int], channels_last: bool
+) -> None:
+    """Output, all gradients and all buffers of two training steps, and evaluation: one layer after the other."""
+    batch_norm = nn.BatchNorm2d(3, eps=1e-3, momentum=0.2).double()
+    with torch.no_grad():
+        batch_norm.weight.copy_(torch.tensor([0.5, -1.5, 0.0]))
+        batch_norm.bias.copy_(torch.tensor([1.0, 0.0, -0.7]))
+    both = AfterBatchNorm(batch_norm, layer_of(3, fft_norm=fft_norm, statistics=statistics))
+    apart = nn.Sequential(*copy.deepcopy(both))
+    for step in range(3):
+        x = 3 * images(4, 3, *size, seed=step) + 5
+        x = x.to(memory_format=torch.channels_last) if channels_last else x
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        if step == 2:
+            both.eval(), apart.eval()
+        both.zero_grad(), apart.zero_grad()
+        found, expected = both(a), apart(b)
+        assert oracles.relative_error(found, expected) < 1e-12
+        weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        (found * weights).sum().backward()
+        (expected * weights).sum().backward()
+        scale = sum(p.grad.abs().max() for p in apart.parameters())
+        # The gradient of a batch norm's input is a difference: it is measured against what it is a difference of.
+        assert (a.grad - b.grad).abs().max() < 1e-12 * max(b.grad.abs().max(), scale / a.numel())
+        for (name, p), q in zip(both.named_parameters(), apart.parameters(), strict=True):
+            assert (p.grad - q.grad).abs().max() < 1e-12 * scale, name
+        for (name, p), q in zip(both.named_buffers(), apart.buffers(), strict=True):
+            assert torch.allclose(p, q, rtol=1e-12, atol=1e-14), name
+    assert both.state_dict().keys() == apart.state_dict().keys()
+
+
+def test_after_a_batch_norm_bfloat16_is_computed_in_float32() -> None:
+    both = AfterBatchNorm(nn.BatchNorm2d(3), SpectralBatchNorm2d(3))
+    exact = copy.deepcopy(both)
+    x = images(8, 3, 6, 6).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = both(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, exact(x.float()).bfloat16())
+    assert torch.equal(both[0].running_var, exact[0].running_var)
+
+
 # --- the method ------------------------------------------------------------------------------------------------------
 
 
@@ -308,7 +358,7 @@ LAST_NORMS = ["stages.2.0.norm1", "stages.2.0.norm2", "stages.2.0.shortcut.1"]
 
 @pytest.mark.parametrize(
     ("placement", "in_resnet8", "in_vgg11"),
-    [("all", EARLIER_NORMS + LAST_NORMS, 8), ("last_stage", LAST_NORMS, 2), ("last_in_block", LAST_NORMS[1:2], 0)],
+    [("all", EARLIER_NORMS + LAST_NORMS, 8), ("last_stage", LAST_NORMS, 2), ("last_in_block", LAST_NORMS[1:2], 1)],
 )
 def test_placement(placement: str, in_resnet8: list[str], in_vgg11: int) -> None:
     def places(model: nn.Module) -> list[str]:

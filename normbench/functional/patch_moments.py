@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Pair = tuple[int, int]
+from normbench.functional.pairs import Pair
 
 SHORT_ROW = 16  # pixels
 SMALL_BLOCK = 128  # rows, below which a product gains nothing from being split

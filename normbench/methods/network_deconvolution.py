@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.functional.inverse_sqrt import inverse_sqrt
-from normbench.functional.patch_moments import Pair, PatchMoments, Sampling
+from normbench.functional.pairs import Pair, pair
+from normbench.functional.patch_moments import PatchMoments, Sampling
 from normbench.methods.base import Count, Limits, Method, Positive, Role
 
 FREEZE_STEPS, FREEZE_CYCLE = 101, 1000  # a frozen layer renews its statistics in the first 101 of every 1000 steps
@@ -31,10 +32,6 @@ def block_size(channels: int, block: int) -> int:
     if block > channels:
         return channels
     return block if channels % block == 0 else math.gcd(block, channels)
-
-
-def pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 class _Whitening(nn.Module):

@@ -11,27 +11,18 @@ on the image size), theirs was `backward`, then forward on one side and backward
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from normbench.functional.pooled_spectral_norm import Plane, PooledSpectralNorm, scales
 from normbench.methods.base import Method, Positive, Role
 
 Scale = Literal["ortho", "backward", "forward", "full"]
 Statistics = Literal["half", "full", "frequency"]
-
-
-def scales(fft_norm: str, pixels: int) -> tuple[float, float]:
-    """The factors of the forward and of the inverse transform, for an image of `pixels` pixels."""
-    return {
-        "backward": (1.0, 1 / pixels),
-        "ortho": (pixels**-0.5, pixels**-0.5),
-        "forward": (1 / pixels, 1.0),
-        "full": (1 / pixels, 1 / pixels),
-    }[fft_norm]
 
 
 class SpectralBatchNorm2d(nn.Module):
@@ -77,59 +68,39 @@ class SpectralBatchNorm2d(nn.Module):
 
     def pooled(self, x: Tensor) -> Tensor:
         """Statistics of each channel over all its frequencies, in closed form."""
-        height, width = x.shape[-2:]
-        forward, inverse = scales(self.fft_norm, height * width)
         if self.training:
-            real, imaginary, variance = self.batch_statistics(x, forward)
-            self.track(torch.stack([real, imaginary]), variance, x.shape[0] * height * width)
-        else:
-            real, imaginary, variance = self.running_mean[0], self.running_mean[1], self.running_var
-        gain = self.weight * (variance + self.eps).rsqrt()
-        y = x * (gain * (forward * inverse * height * width))[:, None, None]
-        # What is added to every coefficient ends in the corner pixel (full plane) or in the first image row (half).
-        added = self.bias - real * gain
-        if self.mode == "full":
-            row = nn.functional.pad((added * (inverse * height * width))[:, None], (0, width - 1))
-        else:
-            cosine, sine = self.row_basis(width, x)
-            row = (added[:, None] * cosine - (imaginary * gain)[:, None] * sine) * (inverse * height)
-        return y + nn.functional.pad(row[:, None], (0, 0, 0, height - 1))
+            zero, one = torch.zeros_like(self.weight), torch.ones_like(self.weight)
+            square = torch.linalg.vector_norm(x, dim=(0, 2, 3)).square()
+            return self.normalized(x, zero, one, square, one, zero, False)
+        plane = Plane.of(self.mode, self.fft_norm, x)
+        gain = self.weight * (self.running_var + self.eps).rsqrt()
+        real, imaginary = self.running_mean
+        y = x * (gain * plane.gain)[:, None, None]
+        row = plane.first_row(self.bias - real * gain, -imaginary * gain)
+        return y + functional.pad(row[:, None], (0, 0, 0, x.shape[2] - 1))
 
-    def batch_statistics(self, x: Tensor, forward: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Real and imaginary mean and the variance of the coefficients of each channel, (channels,) each."""
-        height, width = x.shape[-2:]
-        energy = x.square().sum((2, 3)) * (height * width)
-        if self.mode == "full":
-            real = forward * x[:, :, 0, 0].mean(0)
-            variance = forward**2 * energy.mean(0) / (height * width) - real.square()
-            return real, torch.zeros_like(real), variance.clamp_min(0)  # rounding can take it below zero
-        # The half plane is half of the whole one plus half of the columns that are their own mirror image.
-        energy = energy + height * x.sum(3).square().sum(2)
-        if width % 2 == 0:
-            energy = energy + height * (x[..., ::2].sum(3) - x[..., 1::2].sum(3)).square().sum(2)
-        frequencies = width // 2 + 1
-        angle = self.angles(width, x)
-        first_row = x[:, :, 0].mean(0) * (forward / frequencies)
-        real, imaginary = first_row @ angle.cos().sum(0), -(first_row @ angle.sin().sum(0))
-        variance = forward**2 * energy.mean(0) / (2 * height * frequencies) - real.square() - imaginary.square()
-        return real, imaginary, variance.clamp_min(0)
-
-    @staticmethod
-    def angles(width: int, like: Tensor) -> Tensor:
-        """2 pi v w / width for the half-plane frequencies v and columns w, (width//2 + 1, width)."""
-        frequency = torch.arange(width // 2 + 1, dtype=like.dtype, device=like.device)
-        column = torch.arange(width, dtype=like.dtype, device=like.device)
-        return frequency[:, None] * column * (2 * math.pi / width)
-
-    @classmethod
-    def row_basis(cls, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Unscaled inverse transforms of a row whose coefficients are all 1, and all i, (width,) each."""
-        angle = cls.angles(width, like)
-        weight = torch.full((len(angle), 1), 2.0, dtype=like.dtype, device=like.device)
-        weight[0] = 1
-        if width % 2 == 0:
-            weight[-1] = 1
-        return (weight * angle.cos()).sum(0), -(weight * angle.sin()).sum(0)
+    def normalized(
+        self,
+        x: Tensor,
+        offset: Tensor,
+        scale: Tensor,
+        square: Tensor,
+        before_gain: Tensor,
+        before_bias: Tensor,
+        batch_norm: bool,
+    ) -> Tensor:
+        """A training step on channels that are shifted and scaled first, see PooledSpectralNorm."""
+        y, real, imaginary, variance = PooledSpectralNorm.apply(
+            x,
+            *(value.to(x).detach() for value in (offset, scale, square)),
+            *(value.to(x) for value in (before_gain, before_bias, self.weight, self.bias)),
+            self.eps,
+            self.mode,
+            self.fft_norm,
+            batch_norm,
+        )
+        self.track(torch.stack([real, imaginary]), variance, x.numel() // x.shape[1])
+        return y
 
     def by_frequency(self, x: Tensor) -> Tensor:
         """Statistics of every frequency of every channel over the batch."""
@@ -169,6 +140,36 @@ class SpectralBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
+class AfterBatchNorm(nn.Sequential):
+    """BatchNorm2d, then SpectralBatchNorm2d: (N, channels, H, W) to the same shape.
+
+    A training step computes both at once, as the statistics of the second follow from those of the first. Submodules
+    and state are those of the sequence.
+    """
+
+    def __init__(self, batch_norm: nn.BatchNorm2d, spectral: SpectralBatchNorm2d):
+        super().__init__(batch_norm, spectral)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch_norm, spectral = self
+        assert isinstance(batch_norm, nn.BatchNorm2d)
+        assert isinstance(spectral, SpectralBatchNorm2d)
+        apart = not self.training or spectral.mode == "frequency" or x.device.type == "mps"
+        if apart or batch_norm.momentum is None:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            with torch.no_grad():
+                batch_norm.get_buffer("num_batches_tracked").add_(1)
+                mean, variance = torch.batch_norm_update_stats(
+                    wide, batch_norm.running_mean, batch_norm.running_var, batch_norm.momentum
+                )
+                scale = (variance + batch_norm.eps).rsqrt()
+                square = variance * scale.square() * (wide.numel() // wide.shape[1])
+            y = spectral.normalized(wide, mean, scale, square, batch_norm.weight, batch_norm.bias, True)
+        return y.to(x.dtype)
+
+
 @dataclass(frozen=True)
 class SpectralBatchNorm(Method):
     """A BatchNorm2d everywhere and, where `placement` says, a SpectralBatchNorm2d after it.
@@ -195,4 +196,4 @@ class SpectralBatchNorm(Method):
         spectral = SpectralBatchNorm2d(
             channels, eps=self.eps, momentum=self.momentum, fft_norm=self.fft_norm, statistics=self.statistics
         )
-        return nn.Sequential(batch_norm, spectral)
+        return AfterBatchNorm(batch_norm, spectral)

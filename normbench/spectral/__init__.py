@@ -1,0 +1,33 @@
+"""Spectral norms of convolutions: upper bounds, exact values and lower estimates, all differentiable.
+
+| function | what | padding | stride | image size |
+|---|---|---|---|---|
+| conv_bound | upper bound, the certificate | zero, circular | the one given | all |
+| fantastic_four, bounds | upper bound | zero, circular | all | all |
+| grid_bound | upper bound | zero, circular | all | all |
+| gram_bound | upper bound | circular | 1 | the one given |
+| exact_norm | exact | circular | 1 | the one given |
+| zero_padded_norm | lower estimate | zero | the one given | the one given |
+
+A bound of `polyphase(weight, stride)` is one of the strided convolution, and mostly a tighter one. "Padding" means of
+any width. All of it holds up to the rounding of the result to the precision of the weight.
+"""
+
+from normbench.spectral.certificates import conv_bound, margin_radius
+from normbench.spectral.fantastic_four import bounds, fantastic_four, reshapings
+from normbench.spectral.frequencies import exact_norm, gram_bound, grid_bound
+from normbench.spectral.kernels import polyphase
+from normbench.spectral.operator import zero_padded_norm
+
+__all__ = [
+    "bounds",
+    "conv_bound",
+    "exact_norm",
+    "fantastic_four",
+    "gram_bound",
+    "grid_bound",
+    "margin_radius",
+    "polyphase",
+    "reshapings",
+    "zero_padded_norm",
+]

@@ -1,0 +1,70 @@
+"""Kernels of convolutions as stacks of matrices, and the largest singular values of those.
+
+All is computed in float64, whatever the weights are in: a bound then differs from the formula by no more than its last
+rounding, on GPUs that multiply float32 with 10 bits too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def four_dimensional(weight: Tensor) -> Tensor:
+    """The weight (out, in/groups, kh, kw) of a convolution as it is, and a matrix (out, in) as a 1x1 kernel."""
+    if weight.dim() == 2:
+        return weight[:, :, None, None]
+    if weight.dim() != 4:
+        raise ValueError(f"a weight of shape {tuple(weight.shape)}: expected (out, in/groups, kh, kw) or (out, in)")
+    return weight
+
+
+def by_group(weight: Tensor, groups: int) -> Tensor:
+    """The kernels (groups, out/groups, in/groups, kh, kw) of a weight, in float64.
+
+    Raises ValueError for another shape, a number of outputs that `groups` does not divide, NaN and infinity.
+    """
+    weight = four_dimensional(weight)
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(f"{weight.shape[0]} output channels do not divide into {groups} groups")
+    if not weight.isfinite().all():
+        raise ValueError("the weight holds NaN or infinity: it has no norm")
+    # MPS has neither float64 nor eigenvalues.
+    device = "cpu" if weight.device.type == "mps" else weight.device
+    return weight.to(device, torch.float64).unflatten(0, (groups, -1))
+
+
+def polyphase(weight: Tensor, stride: int) -> Tensor:
+    """The stride-1 kernel (out, in/groups * stride^2, kh', kw'), k' = ceil(k/stride), of a convolution with a stride.
+
+    The strided convolution is this one applied to the stride^2 sub-images of every channel (`pixel_unshuffle`), with
+    the same groups. So every bound of this kernel holds for it, and `exact_norm` of this kernel at size n is exact for
+    circular padding of images of size n*stride.
+    """
+    weight = four_dimensional(weight)
+    height, width = weight.shape[2:]
+    padded = functional.pad(weight, (0, -width % stride, 0, -height % stride))
+    phases = padded.unflatten(3, (-1, stride)).unflatten(2, (-1, stride))  # (out, in, kh', stride, kw', stride)
+    return phases.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
+def smaller_gram(matrices: Tensor) -> Tensor:
+    """M M^H or M^H M, whichever is smaller, of matrices (..., m, n)."""
+    rows, columns = matrices.shape[-2:]
+    return matrices @ matrices.mH if rows <= columns else matrices.mH @ matrices
+
+
+def largest_singular_value(matrices: Tensor) -> Tensor:
+    """Of matrices (..., m, n), real or complex; the gradient is that of one pair of singular vectors, 0 at zero."""
+    if min(matrices.shape[-2:]) == 1:
+        return torch.linalg.vector_norm(matrices, dim=(-2, -1))
+    # Squaring costs small singular values their digits, not the largest one.
+    with torch.no_grad():
+        gram = smaller_gram(matrices)
+        if not matrices.requires_grad:
+            return torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0).sqrt()
+        vectors = torch.linalg.eigh(gram).eigenvectors[..., -1:]
+    # The norm of M v, v held constant, has the gradient u v^H; that of an eigenvalue takes products of whole matrices.
+    tall = matrices.mH if matrices.shape[-2] <= matrices.shape[-1] else matrices  # as in the Gram matrix
+    return torch.linalg.vector_norm(tall @ vectors, dim=(-2, -1))
