@@ -18,6 +18,9 @@ from normbench.models import registry as models
 
 Keys = tuple[str | int, ...]
 
+# Pixels a side where `image_size` is not set; those of npz arrays are known when they are read (see `bind`).
+NATIVE_SIZES = {"digits": 16, "mnist": 28, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "svhn": 32, "stl10": 96}
+
 
 class Resolver:
     """One pass over a structurally valid params.yaml: collects the lines of all that is wrong, and the JSON values."""
@@ -131,6 +134,12 @@ class Resolver:
                 self.problem(keys, f"unknown option of {task.model}; {hint(option, defaults)}")
             elif type(value) is not type(defaults[option]) or value <= 0:
                 self.problem(keys, f"must be a positive {type(defaults[option]).__name__}")
+        declared = self.params.datasets.get(task.dataset)
+        source = declared.source if declared else task.dataset
+        size = (declared.image_size if declared else None) or NATIVE_SIZES.get(source)
+        unfit = models.image_size_problem(task.model, size) if size else None
+        if unfit:
+            self.problem((section, name, "model"), unfit)
         resolved["model_options"] = defaults | task.model_options
         resolved["model_code"] = fingerprint.code([models.source_file(task.model)])
         return resolved

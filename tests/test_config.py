@@ -120,6 +120,16 @@ MISTAKES = {
         r"tasks\.digits-resnet8\.dataset = 'digits': not in suite\.datasets",
     ),
     "mean without std": ("image_size: 12", "mean: [0.5]", r"datasets\.digits: mean and std go together"),
+    "image too small for the model": (
+        "image_size: 12",
+        "image_size: 10",
+        r"gan_tasks\.digits-sngan\.model = 'sngan': does not fit images of 10 x 10; it needs at least 8 .* by 4",
+    ),
+    "image of a known source too small for the model": (
+        "model: resnet8\n    model_options: {width: 8}",
+        "model: vgg11",
+        r"tasks\.digits-resnet8\.model = 'vgg11': does not fit images of 12 x 12; it needs at least 32 pixels a side",
+    ),
     "npz without path": ("source: digits", "source: npz", r"datasets\.digits\.path: missing; source npz needs it"),
     "sha256": ("image_size: 12", "sha256: 12ab", r"datasets\.digits\.sha256 = '12ab': "),
     "not YAML": ("suite:", "suite: [", r"params\.yaml:\d+: not YAML"),

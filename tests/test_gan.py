@@ -69,12 +69,6 @@ def test_shapes_and_range(size: int, channels: int) -> None:
     assert discriminator(images).shape == (3,)
 
 
-@pytest.mark.parametrize("size", [4, 10, 30])
-def test_a_size_that_does_not_fit(size: int) -> None:
-    with pytest.raises(UserError, match=f"{size} x {size}; it needs a size of at least 8 that is divisible by 4"):
-        sngan(BatchNorm(), 1, size, 5)
-
-
 def test_channels_at_32_are_those_of_the_paper() -> None:
     generator, discriminator = sngan(SpectralNorm(batch_norm=False), 3, 32, 128)
     convs = [module for module in discriminator.modules() if isinstance(module, nn.Conv2d)]

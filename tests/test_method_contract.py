@@ -449,21 +449,23 @@ class Spy(Method):
 def test_roles_in_a_resnet() -> None:
     spy = Spy([], [], [])
     models.classifier("resnet8", {}, spy, 1, CLASSES)
-    expected = [Role("stem")]
+    role = functools.partial(Role, architecture="resnet")
+    expected = [role("stem")]
     for stage in range(3):
         last = stage == 2
-        expected += [Role("body", stage, last), Role("body", stage, last, last_in_block=True)]
-        expected += [Role("downsample", stage, last)] if stage else []
+        expected += [role("body", stage, last), role("body", stage, last, last_in_block=True)]
+        expected += [role("downsample", stage, last)] if stage else []
     assert spy.convolutions == expected
     assert spy.norms == expected
-    assert spy.linears == [Role("head", 2, True)]
+    assert spy.linears == [role("head", 2, True)]
 
 
 def test_roles_in_a_vgg() -> None:
     spy = Spy([], [], [])
     models.classifier("vgg11", {"width": 4}, spy, 3, CLASSES)
-    stages = [0, 1, 2, 2, 3, 3, 4, 4]
-    expected = [Role("body" if index else "stem", stage, stage == 4) for index, stage in enumerate(stages)]
+    role, stages = functools.partial(Role, architecture="vgg"), [0, 1, 2, 2, 3, 3, 4, 4]
+    expected = [role("body" if index else "stem", stage, stage == 4) for index, stage in enumerate(stages)]
     assert spy.convolutions == expected
-    assert spy.norms == expected
-    assert spy.linears == [Role("head", 4, True)]
+    ends = [index + 1 == len(stages) or stages[index + 1] > stage for index, stage in enumerate(stages)]
+    assert spy.norms == [dataclasses.replace(a, last_in_block=end) for a, end in zip(expected, ends, strict=True)]
+    assert spy.linears == [role("head", 4, True)]

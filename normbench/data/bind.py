@@ -6,6 +6,8 @@ A stage of DVC cannot name its dataset through its task; it depends on this file
 from __future__ import annotations
 
 from normbench import files, layout
+from normbench.errors import UserError
+from normbench.models import registry as models
 
 
 def bind() -> None:
@@ -14,8 +16,12 @@ def bind() -> None:
     tasks = dict.fromkeys(suite["tasks"], "tasks") | dict.fromkeys(suite["gan_tasks"], "gan_tasks")
     with files.atomic_folder(layout.BOUND) as folder:
         for name, section in tasks.items():
-            dataset = files.read_json(layout.RESOLVED / section / f"{name}.json")["dataset"]
+            task = files.read_json(layout.RESOLVED / section / f"{name}.json")
+            dataset = task["dataset"]
             meta = files.read_json(layout.DATA / dataset / "meta.json")
+            unfit = models.image_size_problem(task["model"], meta["image_size"])
+            if unfit:
+                raise UserError(f"{layout.PARAMS}: {section}.{name}.model = {task['model']!r}: {unfit}")
             kept = ("fingerprint", "classes", "channels", "image_size", "train", "test", "origin")
             content = {key: meta[key] for key in kept}
             files.write_json(folder / f"{name}.json", {"name": dataset, "path": f"{layout.DATA / dataset}", **content})

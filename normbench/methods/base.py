@@ -40,17 +40,25 @@ NotNegative = Annotated[float, Limits(least=0, below=float("inf"))]
 class Role:
     """The place of a layer in its network, for methods that treat places differently.
 
-    place: `stem` (the first convolution), `body`, `downsample` (a shortcut that changes size or channels), `depthwise`,
-        `projection` (a 1x1 convolution at the end of a bottleneck) or `head` (the classifier).
-    stage: index of the stage (a run of layers at one resolution), from 0.
+    place: `stem` (the first convolution), `body`, `downsample` (a shortcut that changes size or channels), `depthwise`
+        and `grouped` (3x3 convolutions whose groups have one channel, or more), `projection` (a 1x1 convolution at the
+        end of a bottleneck), `gate` (the 1x1 convolutions of squeeze-and-excitation, on (N, C, 1, 1), which have no
+        norm) or `head` (the classifier). A norm has the place of its convolution, which follows it in
+        pre-activation networks.
+    stage: index of the stage (a run of blocks at one resolution; the block that lowers it is the first of a stage).
     last_stage: whether no stage comes after it.
-    last_in_block: whether it is the last layer of its kind before a residual addition.
+    last_in_block: whether it is the last convolution, or the last norm, before a residual addition. In networks
+        without additions it is the last norm of each stage (VGG, SNGAN) or dense layer (DenseNet), and no convolution.
+    architecture: the family of the network: `resnet`, `vgg`, `sngan`, ...; the name of its file.
+    expansion: of a `projection`, how many times more channels it takes than its block does.
     """
 
     place: str
     stage: int = 0
     last_stage: bool = False
     last_in_block: bool = False
+    architecture: str = ""
+    expansion: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,12 @@ class Method:
         padding: int = 0,
         groups: int = 1,
     ) -> nn.Module:
-        """A convolution (N, in, H, W) -> (N, out, H', W'); has no bias, for a norm follows it."""
-        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+        """A convolution (N, in, H, W) -> (N, out, H', W'); without a bias, for a norm follows it, but in a gate."""
+        bias = role.place == "gate"
+        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
-        """The layer after a convolution, before the activation: (N, channels, H, W) to the same shape."""
+        """The layer after a convolution, or before its activation where that comes first: keeps (N, channels, H, W)."""
         return nn.BatchNorm2d(channels)
 
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:

@@ -87,7 +87,10 @@ class ConvNorm2d(nn.Module):
 
 @dataclass(frozen=True)
 class ConvNorm(Method):
-    """Every convolution, the stem and the shortcuts included, becomes a ConvNorm2d with a batch norm of its own."""
+    """Every convolution, the stem and the shortcuts included, becomes a ConvNorm2d with a batch norm of its own.
+
+    But for the gates of squeeze-and-excitation, on one pixel an image, which the authors have no network with.
+    """
 
     affine: bool = True
     batch_norm: bool = True
@@ -103,6 +106,8 @@ class ConvNorm(Method):
         padding: int = 0,
         groups: int = 1,
     ) -> nn.Module:
+        if role.place == "gate":
+            return super().conv(in_channels, out_channels, kernel_size, role=role)
         return ConvNorm2d(
             in_channels,
             out_channels,

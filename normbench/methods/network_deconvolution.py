@@ -5,15 +5,14 @@ its input with an unconverged Newton-Schulz inverse square root, and folds that 
 stays one convolution and needs no norm after it.
 
 Deviations: the count of training steps behind `freeze` is part of the state_dict; kernels need not be square, and the
-learned bias can be left out. The authors treat the first convolution of some architectures in a way
-of its own (VGG: `freeze`, 15 iterations); here every convolution has the same options.
+learned bias can be left out.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -239,16 +238,32 @@ class ChannelDeconv(nn.Module):
         return tuple(self.get_buffer(name) for name in names)
 
     def running(self) -> tuple[Tensor, ...]:
-        if self.num_batches_tracked == 0:
+        if not torch.compiler.is_compiling() and self.num_batches_tracked == 0:
             raise RuntimeError("ChannelDeconv has no statistics before its first training step")
         return self.running_buffers()
+
+
+# (architecture, place) -> what the authors' code sets there; their MobileNetV2 also pools each block's own channels.
+# The linear block of MobileNetV2 is from the run list of amazon-science/network-deconvolution-pp at 3d796af5.
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("vgg", "stem"): {"freeze": True, "iterations": 15},
+    ("senet", "stem"): {"freeze": True, "iterations": 15},
+    ("preact_resnet", "stem"): {"freeze": True, "iterations": 10},
+    ("resnext", "stem"): {"freeze": True, "iterations": 10},
+    ("resnext", "grouped"): {"iterations": 3},
+    ("mobilenet_v2", "stem"): {"freeze": True, "iterations": 10},
+    ("mobilenet_v2", "depthwise"): {"iterations": 1},
+    ("mobilenet_v2", "projection"): {"iterations": 1},
+    ("mobilenet_v2", "head"): {"block": 640},
+}
 
 
 @dataclass(frozen=True)
 class NetworkDeconvolution(Method):
     """Every convolution deconvolved and no norm; `linear_block` 0 keeps an ordinary classifier.
 
-    Options as in DeconvConv2d; linear_block is the block of DeconvLinear.
+    Options as in DeconvConv2d; linear_block is the block of DeconvLinear. authors_settings: whether certain layers of
+    certain architectures have those of the authors' code instead (SETTINGS).
     """
 
     block: Count = 64
@@ -257,6 +272,10 @@ class NetworkDeconvolution(Method):
     eps: Positive = 1e-5
     momentum: Positive = 0.1
     sampling_stride: Count = 3
+    authors_settings: bool = True
+
+    def settings(self, role: Role) -> dict[str, Any]:
+        return SETTINGS.get((role.architecture, role.place), {}) if self.authors_settings else {}
 
     def conv(
         self,
@@ -269,6 +288,9 @@ class NetworkDeconvolution(Method):
         padding: int = 0,
         groups: int = 1,
     ) -> nn.Module:
+        options: dict[str, Any] = {"block": self.block, "iterations": self.iterations} | self.settings(role)
+        if self.authors_settings and role.architecture == "mobilenet_v2" and role.place == "projection":
+            options["block"] = in_channels // role.expansion
         return DeconvConv2d(
             in_channels,
             out_channels,
@@ -276,11 +298,10 @@ class NetworkDeconvolution(Method):
             stride,
             padding,
             groups=groups,
-            block=self.block,
-            iterations=self.iterations,
             eps=self.eps,
             momentum=self.momentum,
             sampling_stride=self.sampling_stride,
+            **options,
         )
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
@@ -289,11 +310,5 @@ class NetworkDeconvolution(Method):
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
         if self.linear_block == 0:
             return nn.Linear(in_features, out_features)
-        return DeconvLinear(
-            in_features,
-            out_features,
-            block=self.linear_block,
-            iterations=self.iterations,
-            eps=self.eps,
-            momentum=self.momentum,
-        )
+        options: dict[str, Any] = {"block": self.linear_block, "iterations": self.iterations} | self.settings(role)
+        return DeconvLinear(in_features, out_features, eps=self.eps, momentum=self.momentum, **options)

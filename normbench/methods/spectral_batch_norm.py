@@ -59,6 +59,7 @@ class SpectralBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
         if statistics == "frequency":
             self.register_buffer("image_size", torch.zeros(2, dtype=torch.long))
+            self.size: tuple[int, int] | None = None  # the same, or None before the first batch, without a device
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -107,11 +108,13 @@ class SpectralBatchNorm2d(nn.Module):
         height, width = x.shape[-2:]
         forward, inverse = scales(self.fft_norm, height * width)
         spectrum = torch.fft.rfft2(x) * forward
-        size = self.image_size.tolist()
-        if size != [height, width] and not (self.training and size == [0, 0]):
-            raise ValueError(f"statistics by frequency of {size[0]}x{size[1]} images do not fit {height}x{width}")
+        if self.size is None and self.training:
+            self.size = (height, width)
+            self.image_size.copy_(torch.tensor(self.size))
+        if self.size != (height, width):
+            known = "no" if self.size is None else f"{self.size[0]}x{self.size[1]}"
+            raise ValueError(f"statistics by frequency of {known} images do not fit {height}x{width}")
         if self.training:
-            self.image_size.copy_(torch.tensor([height, width]))
             mean = spectrum.mean(0)
             variance = (spectrum - mean).abs().square().mean(0)
             self.track(torch.stack([mean.real, mean.imag]), variance, x.shape[0])
@@ -138,6 +141,9 @@ class SpectralBatchNorm2d(nn.Module):
             if self.mode == "frequency" and saved is not None:
                 setattr(self, name, getattr(self, name).new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+        if self.mode == "frequency":
+            height, width = self.image_size.tolist()
+            self.size = (height, width) if height else None
 
 
 class AfterBatchNorm(nn.Sequential):

@@ -36,9 +36,8 @@ class SpectralNorm(Method):
         padding: int = 0,
         groups: int = 1,
     ) -> nn.Module:
-        layer = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=not self.batch_norm
-        )
+        bias = not self.batch_norm or role.place == "gate"
+        layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
         return parametrizations.spectral_norm(layer, n_power_iterations=self.power_iterations)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:

@@ -25,6 +25,13 @@ CLASSIFIERS = {
     "vgg13": "vgg",
     "vgg16": "vgg",
     "vgg19": "vgg",
+    "preact_resnet18": "preact_resnet",
+    "densenet100": "densenet",
+    "densenet121": "densenet",
+    "resnext29_2x64d": "resnext",
+    "resnext29_32x4d": "resnext",
+    "mobilenet_v2": "mobilenet_v2",
+    "senet18": "senet",
 }
 GANS = {"sngan": "sngan"}
 
@@ -41,6 +48,15 @@ def options(name: str) -> dict[str, Any]:
     """The options of a model and their defaults: the keyword-only arguments of its function."""
     parameters = inspect.signature(function(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def image_size_problem(name: str, size: int) -> str | None:
+    """What is wrong with square images of `size` pixels a side for a model, or None."""
+    least, divisor = getattr(importlib.import_module(function(name).__module__), "IMAGE_SIZE", (1, 1))
+    if size >= least and size % divisor == 0:
+        return None
+    needed = f"at least {least} pixels a side" + (f", divisible by {divisor}" if divisor > 1 else "")
+    return f"does not fit images of {size} x {size}; it needs {needed}"
 
 
 def classifier(name: str, model_options: dict[str, Any], method: Method, channels: int, classes: int) -> nn.Module:

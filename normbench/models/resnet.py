@@ -22,7 +22,7 @@ class Block(nn.Module):
 
     def __init__(self, method: Method, in_channels: int, out_channels: int, stride: int, stage: int, last_stage: bool):
         super().__init__()
-        role = functools.partial(Role, stage=stage, last_stage=last_stage)
+        role = functools.partial(Role, stage=stage, last_stage=last_stage, architecture="resnet")
         body, last = role("body"), role("body", last_in_block=True)
         self.conv1 = method.conv(in_channels, out_channels, 3, stride=stride, padding=1, role=body)
         self.norm1 = method.norm(out_channels, role=body)
@@ -47,7 +47,8 @@ class ResNet(nn.Module):
 
     def __init__(self, method: Method, channels: int, classes: int, blocks: Sequence[int], width: int):
         super().__init__()
-        stem = Role("stem", last_stage=len(blocks) == 1)
+        role = functools.partial(Role, architecture="resnet")
+        stem = role("stem", last_stage=len(blocks) == 1)
         self.conv = method.conv(channels, width, 3, padding=1, role=stem)
         self.norm = method.norm(width, role=stem)
         stages, in_channels = [], width
@@ -59,7 +60,7 @@ class ResNet(nn.Module):
                 in_channels = out_channels
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
-        self.head = method.linear(in_channels, classes, role=Role("head", stage=len(blocks) - 1, last_stage=True))
+        self.head = method.linear(in_channels, classes, role=role("head", stage=len(blocks) - 1, last_stage=True))
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu(self.norm(self.conv(x)))

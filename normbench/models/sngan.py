@@ -9,19 +9,20 @@ convolutions is followed by the norm of the method, where the paper has none.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import torch
 from torch import Tensor, nn
 
-from normbench.errors import UserError
 from normbench.methods.base import Method, Role
 
+IMAGE_SIZE = (8, 4)  # least size, and what it must be divisible by
 LEAK = 0.1  # slope of the leaky ReLU
 
 
 def halvings(size: int) -> int:
-    """How often the discriminator halves images of `size` pixels a side; UserError where the size does not fit."""
-    if size < 8 or size % 4:
-        raise UserError(f"sngan: images of {size} x {size}; it needs a size of at least 8 that is divisible by 4")
+    """How often the discriminator halves images of `size` pixels a side."""
     return 3 if size >= 32 and size % 8 == 0 else 2
 
 
@@ -55,18 +56,20 @@ class Discriminator(nn.Module):
         super().__init__()
         steps = halvings(size)
         layers: list[nn.Module] = []
+        role = functools.partial(Role, architecture="sngan")
 
-        def add(in_channels: int, out_channels: int, stride: int, role: Role) -> None:
-            layers.append(method.conv(in_channels, out_channels, 3, stride=stride, padding=1, role=role))
-            layers.extend([method.norm(out_channels, role=role), nn.LeakyReLU(LEAK)])
+        def add(in_channels: int, out_channels: int, stride: int, here: Role) -> None:
+            layers.append(method.conv(in_channels, out_channels, 3, stride=stride, padding=1, role=here))
+            last = dataclasses.replace(here, last_in_block=stride == 1)  # each stage ends without a stride
+            layers.extend([method.norm(out_channels, role=last), nn.LeakyReLU(LEAK)])
 
-        add(channels, width, 1, Role("stem"))
+        add(channels, width, 1, role("stem"))
         for stage in range(1, steps + 1):
-            role, features = Role("body", stage=stage, last_stage=stage == steps), width * 2**stage
-            add(features // 2, features // 2, 2, role)
-            add(features // 2, features, 1, role)
+            here, features = role("body", stage=stage, last_stage=stage == steps), width * 2**stage
+            add(features // 2, features // 2, 2, here)
+            add(features // 2, features, 1, here)
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        head = Role("head", stage=steps, last_stage=True)
+        head = role("head", stage=steps, last_stage=True)
         self.head = method.linear(features * (size // 2**steps) ** 2, 1, role=head)
 
     def forward(self, images: Tensor) -> Tensor:

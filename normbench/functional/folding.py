@@ -1,0 +1,136 @@
+"""A trained network as plain convolutions, for evaluation, in which what the methods compute is constant."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval, parametrize
+
+from normbench.functional.graph import followers
+from normbench.functional.pooled_spectral_norm import Plane
+from normbench.methods.conv_norm import ConvNorm2d
+from normbench.methods.fantastic_four import TrackedNorms
+from normbench.methods.network_deconvolution import DeconvConv2d, DeconvLinear
+from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchNorm2d
+
+
+@torch.no_grad()
+def fold(model: nn.Module) -> nn.Module:
+    """A copy of a network in evaluation mode, with the same outputs, of plain layers as far as there are such.
+
+    - DeconvConv2d and DeconvLinear become Conv2d and Linear.
+    - ConvNorm2d with a 1x1 kernel becomes one Conv2d. With a larger one its filter is as wide as the image, for which
+      there is no such form; its batch norm goes into its depth-wise kernel.
+    - BatchNorm2d goes into the Conv2d in front of it, where nothing else uses that one's output.
+    - SpectralBatchNorm2d goes into the batch norm in front of it, up to constants for the first row of the image, which
+      stay as a FirstRow; not with `frequency` statistics, nor with the `full` scale, which depends on the image size.
+    - Parametrizations (spectral normalization) leave their last weights.
+
+    Raises UserError where the network's forward pass cannot be traced.
+    """
+    model = copy.deepcopy(model).eval()
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, TrackedNorms):
+            parent, _, own = name.rpartition(".")
+            delattr(model.get_submodule(parent), own)
+        if parametrize.is_parametrized(layer):
+            leave_values(layer)
+        plain = plain_layer(layer)
+        if plain is not None and not name:
+            return plain
+        if plain is not None:
+            model.set_submodule(name, plain)
+    for conv_name, norm_name in followers(model, nn.Conv2d, nn.BatchNorm2d).items():
+        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        model.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
+        model.set_submodule(norm_name, nn.Identity())
+    return model
+
+
+def leave_values(layer: nn.Module) -> None:
+    """Puts plain parameters in the place of parametrized ones.
+
+    torch's own `remove_parametrizations` would break the network that this one was copied from: a copy shares the class
+    that parametrization made.
+    """
+    parametrizations = layer.get_submodule("parametrizations")
+    values = {name: getattr(layer, name).detach().clone() for name, _ in parametrizations.named_children()}
+    layer.__class__ = type(layer).__bases__[0]
+    del layer.parametrizations
+    for name, value in values.items():
+        layer.register_parameter(name, nn.Parameter(value))
+
+
+def plain_layer(layer: nn.Module) -> nn.Module | None:
+    """What takes the place of one layer in evaluation, or None where it stays."""
+    match layer:
+        case DeconvConv2d():
+            return convolution(layer, *layer.folded(*layer.running()))
+        case DeconvLinear():
+            weight, bias = layer.folded(*layer.running())
+            linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+            linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+            return linear.eval()
+        case ConvNorm2d(kernel_size=(1, 1)):
+            scale = layer.weight.square().sum((1, 2, 3)).rsqrt()
+            bias = torch.zeros_like(scale)
+            if layer.affine is not None:
+                scale, bias = scale * layer.affine.weight[:, 0, 0, 0], layer.affine.get_parameter("bias")
+            conv = convolution(layer, layer.weight * scale[:, None, None, None], bias)
+            return conv if layer.batch_norm is None else fuse_conv_bn_eval(conv, layer.batch_norm)
+        case ConvNorm2d() if layer.affine is not None and layer.batch_norm is not None:
+            layer.affine, layer.batch_norm = fuse_conv_bn_eval(layer.affine, layer.batch_norm), None
+            return None
+        case AfterBatchNorm():
+            batch_norm, spectral = layer
+            assert isinstance(batch_norm, nn.BatchNorm2d)
+            assert isinstance(spectral, SpectralBatchNorm2d)
+            if spectral.mode != "frequency" and spectral.fft_norm != "full":
+                gain = spectral.weight * (spectral.running_var + spectral.eps).rsqrt()
+                batch_norm.weight.mul_(gain)
+                batch_norm.bias.mul_(gain)
+                return nn.Sequential(batch_norm, FirstRow(spectral, gain))
+            return nn.Sequential(batch_norm, spectral)
+        case _:
+            return None
+
+
+def convolution(layer: DeconvConv2d | ConvNorm2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A Conv2d with the geometry of a layer."""
+    dilation = layer.dilation if isinstance(layer, DeconvConv2d) else 1
+    out, share = weight.shape[:2]
+    conv = nn.Conv2d(
+        share * layer.groups, out, layer.kernel_size, layer.stride, layer.padding, dilation, layer.groups, device="meta"
+    )
+    conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return conv.eval()
+
+
+class FirstRow(nn.Module):
+    """Adds constants to the first row of images (N, channels, H, W), in place: the rest of a SpectralBatchNorm2d.
+
+    real, imaginary (channels,): what is added to every Fourier coefficient.
+    """
+
+    real: Tensor
+    imaginary: Tensor
+
+    def __init__(self, spectral: SpectralBatchNorm2d, gain: Tensor):
+        super().__init__()
+        real, imaginary = spectral.running_mean
+        self.register_buffer("real", spectral.bias - real * gain)
+        self.register_buffer("imaginary", -imaginary * gain)
+        self.statistics, self.fft_norm = spectral.mode, spectral.fft_norm
+        self.rows: dict[torch.Size, Tensor] = {}  # by image size
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[2:]
+        if size not in self.rows or self.rows[size].device != x.device:
+            plane = Plane.of(self.statistics, self.fft_norm, self.real.new_empty(1, 1, *size))
+            self.rows[size] = plane.first_row(self.real, self.imaginary)
+        x[:, :, 0] += self.rows[size].to(x.dtype)
+        return x

@@ -1,0 +1,89 @@
+"""DenseNet-BC for small images, Huang et al., arXiv 1608.06993.
+
+`densenet100` is the paper's CIFAR network of 100 layers, `densenet121` its ImageNet network with the stem that is usual
+at 32x32: 3x3, stride 1, no pooling. Both grow by 12 channels a layer, as on CIFAR in the paper; it has 32 on ImageNet,
+and so has Network Deconvolution's DenseNet-121 on CIFAR. No dropout.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normbench.methods.base import Method, Role
+
+BOTTLENECK = 4  # channels of the 1x1 convolution of a layer, in growths
+
+IMAGE_SIZE = (8, 1)  # least size, and what it must be divisible by
+
+
+class DenseLayer(nn.Module):
+    """Appends `growth` channels, by a 1x1 and a 3x3 convolution: (N, in, H, W) -> (N, in + growth, H, W)."""
+
+    def __init__(self, method: Method, in_channels: int, growth: int, role: Callable[..., Role]):
+        super().__init__()
+        body, inner = role("body"), BOTTLENECK * growth
+        self.norm1 = method.norm(in_channels, role=body)
+        self.conv1 = method.conv(in_channels, inner, 1, role=body)
+        self.norm2 = method.norm(inner, role=role("body", last_in_block=True))
+        self.conv2 = method.conv(inner, growth, 3, padding=1, role=body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(functional.relu(self.norm1(x)))
+        y = self.conv2(functional.relu(self.norm2(y)))
+        return torch.cat([x, y], dim=1)
+
+
+class Transition(nn.Module):
+    """From one stage to the next, with half the channels: (N, in, H, W) -> (N, in // 2, H/2, W/2)."""
+
+    def __init__(self, method: Method, in_channels: int, role: Role):
+        super().__init__()
+        self.norm = method.norm(in_channels, role=role)
+        self.conv = method.conv(in_channels, in_channels // 2, 1, role=role)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.avg_pool2d(self.conv(functional.relu(self.norm(x))), 2)
+
+
+class DenseNet(nn.Module):
+    """Stem, stages of dense layers with transitions between them, norm, ReLU, mean over the pixels, classifier.
+
+    A transition belongs to the stage that it ends.
+    """
+
+    def __init__(self, method: Method, channels: int, classes: int, blocks: Sequence[int], growth: int):
+        super().__init__()
+        features, layers = 2 * growth, []
+        stem = Role("stem", last_stage=len(blocks) == 1, architecture="densenet")
+        self.conv = method.conv(channels, features, 3, padding=1, role=stem)
+        for stage, count in enumerate(blocks):
+            last_stage = stage == len(blocks) - 1
+            role = functools.partial(Role, stage=stage, last_stage=last_stage, architecture="densenet")
+            stage_layers: list[nn.Module] = []
+            for _ in range(count):
+                stage_layers.append(DenseLayer(method, features, growth, role))
+                features += growth
+            if not last_stage:
+                stage_layers.append(Transition(method, features, role("body")))
+                features //= 2
+            layers.append(nn.Sequential(*stage_layers))
+        self.stages = nn.Sequential(*layers)
+        self.norm = method.norm(features, role=role("body"))
+        self.head = method.linear(features, classes, role=role("head"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm(self.stages(self.conv(x))))
+        return self.head(torch.mean(y, dim=(2, 3)))
+
+
+def densenet100(method: Method, channels: int, classes: int, *, growth: int = 12) -> DenseNet:
+    return DenseNet(method, channels, classes, [16, 16, 16], growth)
+
+
+def densenet121(method: Method, channels: int, classes: int, *, growth: int = 12) -> DenseNet:
+    return DenseNet(method, channels, classes, [6, 12, 24, 16], growth)

@@ -1,0 +1,100 @@
+"""MobileNetV2, Sandler et al., arXiv 1801.04381, in the usual form for 32x32 images: it halves them three times.
+
+The paper's strides of 2 in the stem and in the blocks of 24 channels are 1 here. Deviations, those of common code and
+of Network Deconvolution's table: ReLU for ReLU6; the first block has a 1x1 expansion too, with a factor of 1; blocks of
+stride 1 that change the channels have a shortcut, a 1x1 convolution, where the paper has none; no dropout. `width`
+scales all layers, the last convolution too, which the paper never narrows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normbench.methods.base import Method, Role
+
+# expansion, channels at a width of 32, blocks, stride of the first block
+ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+WIDTH, LAST = 32, 1280
+
+
+class Block(nn.Module):
+    """1x1 expansion, depth-wise 3x3 and linear 1x1 projection: (N, in, H, W) -> (N, out, H/stride, W/stride).
+
+    A shortcut where the stride is 1. No activation after the addition.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        in_channels: int,
+        out_channels: int,
+        expansion: int,
+        stride: int,
+        role: Callable[..., Role],
+    ):
+        super().__init__()
+        inner = expansion * in_channels
+        body, depthwise = role("body"), role("depthwise")
+        last = role("projection", last_in_block=stride == 1, expansion=expansion)
+        self.conv1 = method.conv(in_channels, inner, 1, role=body)
+        self.norm1 = method.norm(inner, role=body)
+        self.conv2 = method.conv(inner, inner, 3, stride=stride, padding=1, groups=inner, role=depthwise)
+        self.norm2 = method.norm(inner, role=depthwise)
+        self.conv3 = method.conv(inner, out_channels, 1, role=last)
+        self.norm3 = method.norm(out_channels, role=last)
+        self.shortcut: nn.Module | None = nn.Identity() if stride == 1 else None
+        if stride == 1 and in_channels != out_channels:
+            down = role("downsample")
+            self.shortcut = nn.Sequential(
+                method.conv(in_channels, out_channels, 1, role=down),
+                method.norm(out_channels, role=down),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm1(self.conv1(x)))
+        y = functional.relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
+        return y if self.shortcut is None else y + self.shortcut(x)
+
+
+class MobileNetV2(nn.Module):
+    """Stem, blocks, a 1x1 convolution, mean over the pixels, classifier; a stride of 2 begins a stage."""
+
+    def __init__(self, method: Method, channels: int, classes: int, width: int):
+        super().__init__()
+        stages = sum(stride == 2 for *_, stride in ROWS) + 1
+        stem = Role("stem", architecture="mobilenet_v2")
+        self.conv = method.conv(channels, width, 3, padding=1, role=stem)
+        self.norm = method.norm(width, role=stem)
+        layers, in_channels, stage = [], width, 0
+        for expansion, wide, count, first_stride in ROWS:
+            stage += first_stride == 2
+            role = functools.partial(Role, stage=stage, last_stage=stage == stages - 1, architecture="mobilenet_v2")
+            out_channels = scaled(wide, width)
+            for index in range(count):
+                stride = first_stride if index == 0 else 1
+                layers.append(Block(method, in_channels, out_channels, expansion, stride, role))
+                in_channels = out_channels
+        self.blocks = nn.Sequential(*layers)
+        features, body = scaled(LAST, width), role("body")
+        self.last_conv = method.conv(in_channels, features, 1, role=body)
+        self.last_norm = method.norm(features, role=body)
+        self.head = method.linear(features, classes, role=role("head"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm(self.conv(x)))
+        y = functional.relu(self.last_norm(self.last_conv(self.blocks(y))))
+        return self.head(torch.mean(y, dim=(2, 3)))
+
+
+def scaled(channels: int, width: int) -> int:
+    return max(1, channels * width // WIDTH)
+
+
+def mobilenet_v2(method: Method, channels: int, classes: int, *, width: int = 32) -> MobileNetV2:
+    return MobileNetV2(method, channels, classes, width)

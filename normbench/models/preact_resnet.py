@@ -1,0 +1,98 @@
+"""Pre-activation residual networks for small images, He et al., arXiv 1603.05027.
+
+`preact_resnet18` is the ResNet-18 of `resnet.py` with each norm and ReLU in front of its convolution. As in the paper
+(its appendix), the activation after the stem stands before the first shortcut branches off, and one more norm and ReLU
+before the pooling; common code has neither. Shortcuts that change the size are 1x1 convolutions of the activated input.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normbench.methods.base import Method, Role
+
+
+class Block(nn.Module):
+    """Norm, ReLU and a 3x3 convolution, twice, and a shortcut: (N, in, H, W) -> (N, out, H/stride, W/stride).
+
+    first: whether it is the first of the network, where the shortcut starts after the activation.
+    gate: a layer at the end of the residual branch.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        role: Callable[..., Role],
+        first: bool,
+        gate: nn.Module,
+    ):
+        super().__init__()
+        body, last = role("body"), role("body", last_in_block=True)
+        self.norm1 = method.norm(in_channels, role=body)
+        self.conv1 = method.conv(in_channels, out_channels, 3, stride=stride, padding=1, role=body)
+        self.norm2 = method.norm(out_channels, role=last)
+        self.conv2 = method.conv(out_channels, out_channels, 3, padding=1, role=last)
+        self.gate = gate
+        self.shortcut: nn.Module = nn.Identity()
+        resized = stride != 1 or in_channels != out_channels
+        if resized:
+            self.shortcut = method.conv(in_channels, out_channels, 1, stride=stride, role=role("downsample"))
+        self.shared = first or resized  # whether the shortcut starts from the activated input
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = functional.relu(self.norm1(x))
+        y = self.conv2(functional.relu(self.norm2(self.conv1(active))))
+        return self.gate(y) + self.shortcut(active if self.shared else x)
+
+
+class PreActResNet(nn.Module):
+    """Stem, stages of blocks, norm, ReLU, mean over the pixels, classifier; stages after the first halve the size.
+
+    gate: builds the layer at the end of each residual branch from the method, its channels and a function that gives
+        roles in its stage; the network is then of another family, `architecture`.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        channels: int,
+        classes: int,
+        blocks: Sequence[int],
+        width: int,
+        *,
+        gate: Callable[[Method, int, Callable[..., Role]], nn.Module] | None = None,
+        architecture: str = "preact_resnet",
+    ):
+        super().__init__()
+        stem = Role("stem", last_stage=len(blocks) == 1, architecture=architecture)
+        self.conv = method.conv(channels, width, 3, padding=1, role=stem)
+        stages, in_channels = [], width
+        for stage, count in enumerate(blocks):
+            role = functools.partial(Role, stage=stage, last_stage=stage == len(blocks) - 1, architecture=architecture)
+            out_channels, layers = width * 2**stage, []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                end = gate(method, out_channels, role) if gate else nn.Identity()
+                first = stage == 0 and index == 0
+                layers.append(Block(method, in_channels, out_channels, stride, role, first, end))
+                in_channels = out_channels
+            stages.append(nn.Sequential(*layers))
+        self.stages = nn.Sequential(*stages)
+        self.norm = method.norm(in_channels, role=role("body"))
+        self.head = method.linear(in_channels, classes, role=role("head"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm(self.stages(self.conv(x))))
+        return self.head(torch.mean(y, dim=(2, 3)))
+
+
+def preact_resnet18(method: Method, channels: int, classes: int, *, width: int = 64) -> PreActResNet:
+    return PreActResNet(method, channels, classes, [2, 2, 2, 2], width)

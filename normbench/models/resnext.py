@@ -1,0 +1,93 @@
+"""ResNeXt-29 for small images, Xie et al., arXiv 1611.05431: bottlenecks whose 3x3 convolution has groups.
+
+`resnext29_2x64d` has 2 groups of 64 channels in the first stage, `resnext29_32x4d` 32 of 4. The paper's CIFAR networks
+have 8 or 16 groups of 64 and a 3x3 stem; the smaller ones, with a 1x1 stem as here, are those of common code, and of
+Network Deconvolution's table.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normbench.methods.base import Method, Role
+
+BLOCKS = (3, 3, 3)
+EXPANSION = 4  # channels of a stage, in those of the stem, in the first stage; later ones double
+
+
+class Block(nn.Module):
+    """1x1, grouped 3x3 and 1x1 convolution, and a shortcut: (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+
+    def __init__(
+        self,
+        method: Method,
+        in_channels: int,
+        inner: int,
+        out_channels: int,
+        stride: int,
+        groups: int,
+        role: Callable[..., Role],
+    ):
+        super().__init__()
+        body, grouped, last = role("body"), role("grouped"), role("projection", last_in_block=True)
+        self.conv1 = method.conv(in_channels, inner, 1, role=body)
+        self.norm1 = method.norm(inner, role=body)
+        self.conv2 = method.conv(inner, inner, 3, stride=stride, padding=1, groups=groups, role=grouped)
+        self.norm2 = method.norm(inner, role=grouped)
+        self.conv3 = method.conv(inner, out_channels, 1, role=last)
+        self.norm3 = method.norm(out_channels, role=last)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            down = role("downsample")
+            self.shortcut = nn.Sequential(
+                method.conv(in_channels, out_channels, 1, stride=stride, role=down),
+                method.norm(out_channels, role=down),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm1(self.conv1(x)))
+        y = functional.relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
+        return functional.relu(y + self.shortcut(x))
+
+
+class ResNeXt(nn.Module):
+    """Stem, stages of blocks, mean over the pixels, classifier; every stage after the first halves the size.
+
+    width: channels of the stem. groups: of each 3x3 convolution, with group_width channels each in the first stage.
+    """
+
+    def __init__(self, method: Method, channels: int, classes: int, groups: int, group_width: int, width: int):
+        super().__init__()
+        stem = Role("stem", architecture="resnext")
+        self.conv = method.conv(channels, width, 1, role=stem)
+        self.norm = method.norm(width, role=stem)
+        stages, in_channels = [], width
+        for stage, count in enumerate(BLOCKS):
+            role = functools.partial(Role, stage=stage, last_stage=stage == len(BLOCKS) - 1, architecture="resnext")
+            inner, out_channels, layers = groups * group_width * 2**stage, EXPANSION * width * 2**stage, []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                layers.append(Block(method, in_channels, inner, out_channels, stride, groups, role))
+                in_channels = out_channels
+            stages.append(nn.Sequential(*layers))
+        self.stages = nn.Sequential(*stages)
+        self.head = method.linear(in_channels, classes, role=role("head"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm(self.conv(x)))
+        return self.head(torch.mean(self.stages(y), dim=(2, 3)))
+
+
+def resnext29_2x64d(method: Method, channels: int, classes: int, *, width: int = 64) -> ResNeXt:
+    return ResNeXt(method, channels, classes, 2, width, width)
+
+
+def resnext29_32x4d(method: Method, channels: int, classes: int, *, width: int = 64) -> ResNeXt:
+    """Groups have width / 16 channels, at least 1, in the first stage."""
+    return ResNeXt(method, channels, classes, 32, max(1, width // 16), width)

@@ -1,0 +1,37 @@
+"""Squeeze-and-excitation networks for small images, Hu et al., arXiv 1709.01507.
+
+`senet18` is `preact_resnet18` with a gate at the end of each residual branch, as is usual at 32x32; the networks of the
+paper are post-activation ones. Common code has a norm after the stem and none before the pooling: see
+`preact_resnet.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normbench.methods.base import Method, Role
+from normbench.models.preact_resnet import PreActResNet
+
+REDUCTION = 16  # the paper's r: channels over those between the two layers of a gate
+
+
+class Gate(nn.Module):
+    """Scales each channel by a number in 0..1, made from the means of all channels: keeps (N, channels, H, W)."""
+
+    def __init__(self, method: Method, channels: int, role: Callable[..., Role]):
+        super().__init__()
+        inner = max(1, channels // REDUCTION)
+        self.squeeze = method.conv(channels, inner, 1, role=role("gate"))
+        self.excite = method.conv(inner, channels, 1, role=role("gate"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean((2, 3), keepdim=True)
+        return x * torch.sigmoid(self.excite(functional.relu(self.squeeze(means))))
+
+
+def senet18(method: Method, channels: int, classes: int, *, width: int = 64) -> PreActResNet:
+    return PreActResNet(method, channels, classes, [2, 2, 2, 2], width, gate=Gate, architecture="senet")
