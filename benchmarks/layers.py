@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks import published
 from normbench import device as devices
+from normbench.methods import fold
 from normbench.methods import registry as methods
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.network_deconvolution import DeconvConv2d
@@ -127,6 +128,24 @@ def share_of_penalty(rounds: int, device: str) -> None:
         print(f"{name:34} {value:7.1f} {100 * value / times['without the penalty']:6.2f}%", flush=True)
 
 
+def table_of_inference(rounds: int, device: str) -> None:
+    """Evaluation of ResNet-20 at batch 128: the network as it was trained, and folded."""
+    x = torch.randn(128, 3, 32, 32, device=device)
+    networks: dict[str, nn.Module] = {}
+    for name in ("batch_norm", "network_deconvolution", "conv_norm", "spectral_batch_norm"):
+        networks[name] = models.classifier("resnet20", {}, methods.build(name, {}), 3, 10).to(device).eval()
+        networks[f"{name}, folded"] = fold(networks[name])
+
+    @torch.inference_mode()
+    def evaluate(name: str) -> None:
+        networks[name](x)
+
+    times = take_turns({name: lambda name=name: evaluate(name) for name in networks}, rounds, device)
+    print(f"\n{'evaluation of ResNet-20, batch 128':34}      ms   ratio")
+    for name, value in times.items():
+        print(f"{name:34} {value:7.1f} {value / times['batch_norm']:6.2f}x", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
@@ -142,6 +161,7 @@ def main() -> None:
     print(f"{place}, {options.format}, torch {torch.__version__}, {options.rounds} rounds")
     table_of_layers(options.rounds, options.device, memory_format)
     share_of_penalty(options.rounds, options.device)
+    table_of_inference(options.rounds, options.device)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from normbench import files, layout
 from normbench.config import GanRecipe
 from normbench.data.batches import Images, on_device
-from normbench.errors import UserError
 from normbench.gan import fid, loop
 from normbench.gan import train as gan
 from normbench.methods import registry as methods

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from normbench.functional.pairs import Pair
 
+WHOLE = (slice(None), slice(None))
+
 
 def inverse_spectrum_norm(weight: Tensor, height: int, width: int) -> Tensor:
     """One over the norm of each output channel's kernel spectrum on a grid, (out, height, width); no eps.
@@ -57,16 +59,14 @@ class CircularFilter(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, symbol: Tensor, crop: Pair, stride: Pair) -> Tensor:
         ctx.save_for_backward(symbol)
         ctx.shape, ctx.window = x.shape, window(x.shape, crop, stride)
-        pairs = packed(x, x.shape, (slice(None), slice(None)))
-        return unpacked(filtered(pairs, symbol), x, len(x), ctx.window)
+        return unpacked(filtered(packed(x, x.shape, WHOLE), symbol), x, len(x), ctx.window)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (symbol,) = ctx.saved_tensors
-        pairs = packed(gradient, ctx.shape, ctx.window)
-        whole = (slice(None), slice(None))
-        return unpacked(filtered(pairs, symbol), gradient, len(gradient), whole), None, None, None
+        images = filtered(packed(gradient, ctx.shape, ctx.window), symbol)
+        return unpacked(images, gradient, len(gradient), WHOLE), None, None, None
 
 
 def window(shape: torch.Size, crop: Pair, stride: Pair) -> tuple[slice, slice]:
@@ -86,6 +86,7 @@ def packed(x: Tensor, shape: torch.Size, place: tuple[slice, slice]) -> Tensor:
 
 def filtered(images: Tensor, symbol: Tensor) -> Tensor:
     spectrum = torch.fft.fft2(images)
+    del images  # they are as large as the batch
     torch.view_as_real(spectrum).mul_(symbol[..., None])
     return torch.fft.ifft2(spectrum)
 

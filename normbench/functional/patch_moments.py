@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from normbench.functional.pairs import Pair
 
@@ -41,39 +42,62 @@ class Sampling:
         if self.kernel == (1, 1):
             sample, pixel = self.pixels(x)
             return x.flatten(2)[sample, :, pixel].T.contiguous().view(self.groups, self.features, -1)
+        shape = self.shape(x.shape, batch_inside)
+        if x.is_contiguous() and not batch_inside:
+            padded = functional.pad(x, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
+            batch, channel, row, column = padded.stride()
+            taps = (self.dilation[0] * row, self.dilation[1] * column)
+            strides = (channel, *taps, batch, self.step[0] * row, self.step[1] * column)
+            return padded.as_strided(shape, strides).contiguous().view(self.groups, self.features, -1)
         image = x.permute(1, 2, 3, 0)
         if batch_inside:
             image = image.contiguous()
-        storage = x.new_zeros(self.shape(x, batch_inside))
+        storage = x.new_zeros(shape)
         taken = storage if batch_inside else storage.movedim(3, -1)
         for i, j, inside, source in self.taps(*x.shape[2:]):
             taken[:, i, j, *inside] = image[:, *source]
         return storage.view(self.groups, self.features, -1)
 
-    def scatter(self, gradient: Tensor, result: Tensor, batch_inside: bool) -> Tensor:
-        """The adjoint of `rows`: adds each entry to the pixel of `result`, which is zero, that it was taken from."""
+    def scatter(self, gradient: Tensor, size: Sequence[int], batch_inside: bool, channels_last: bool) -> Tensor:
+        """The adjoint of `rows`: images of a size (N, C, H, W), each entry added to the pixel it was taken from."""
+        n, channels, height, width = size
         if self.kernel == (1, 1):
+            result = zeros(gradient, size, channels_last)
             sample, pixel = self.pixels(result)
-            result.view(*result.shape[:2], -1)[sample, :, pixel] = gradient.reshape(result.shape[1], -1).T
+            result.view(n, channels, -1)[sample, :, pixel] = gradient.reshape(channels, -1).T
             return result
-        image = result.permute(1, 2, 3, 0)
+        taken = gradient.reshape(self.shape(size, batch_inside))
+        tiled = self.kernel == self.step and self.dilation == (1, 1) and not batch_inside and not channels_last
+        whole = taken.shape[4] * self.step[0], taken.shape[5] * self.step[1]
+        first, last = self.padding, (self.padding[0] + height, self.padding[1] + width)
+        if tiled and whole[0] >= last[0] and whole[1] >= last[1]:  # the patches cover each pixel once
+            tiles = taken.permute(3, 0, 4, 1, 5, 2).reshape(n, channels, *whole)
+            return tiles[:, :, first[0] : last[0], first[1] : last[1]]
         if batch_inside:
-            image = image.contiguous()
-        taken = gradient.reshape(self.shape(result, batch_inside))
+            image = gradient.new_zeros(channels, height, width, n)
+        else:
+            image = zeros(gradient, size, channels_last).permute(1, 2, 3, 0)
         taken = taken if batch_inside else taken.movedim(3, -1)
-        for i, j, inside, source in self.taps(*result.shape[2:]):
-            image[:, *source] += taken[:, i, j, *inside]
-        return result.copy_(image.permute(3, 0, 1, 2)) if batch_inside else result
+        apart = all(self.step[axis] >= self.reach(axis) for axis in (0, 1))
+        for i, j, inside, source in self.taps(height, width):
+            if apart:  # no pixel is in two patches
+                image[:, *source] = taken[:, i, j, *inside]
+            else:
+                image[:, *source] += taken[:, i, j, *inside]
+        del gradient, taken  # they are as large as the images
+        return image.permute(3, 0, 1, 2).contiguous() if batch_inside else image.permute(3, 0, 1, 2)
 
-    def shape(self, x: Tensor, batch_inside: bool) -> tuple[int, ...]:
+    def shape(self, size: Sequence[int], batch_inside: bool) -> tuple[int, ...]:
         """Channels, kernel rows and columns, and then rows and columns of patches, after or before the batch."""
-        n, channels, height, width = x.shape
-        size = self.patches(height, 0), self.patches(width, 1)
-        return (channels, *self.kernel, *size, n) if batch_inside else (channels, *self.kernel, n, *size)
+        n, channels, height, width = size
+        places = self.patches(height, 0), self.patches(width, 1)
+        return (channels, *self.kernel, *places, n) if batch_inside else (channels, *self.kernel, n, *places)
 
     def patches(self, size: int, axis: int) -> int:
-        reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
-        return (size + 2 * self.padding[axis] - reach) // self.step[axis] + 1
+        return (size + 2 * self.padding[axis] - self.reach(axis)) // self.step[axis] + 1
+
+    def reach(self, axis: int) -> int:
+        return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
     def taps(self, height: int, width: int) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
         """For each kernel row and column: the patches whose entry there is inside the image, and its pixels."""
@@ -102,39 +126,60 @@ class Sampling:
 class PatchMoments(torch.autograd.Function):
     """x (N, C, H, W) -> mean (groups, F) and covariance (groups, F, F) of its sampled vectors, over M of them.
 
-    Only the centred vectors are saved. Their gradient needs no correction for the centring: the covariance does not
-    change with the mean, to first order, as the centred vectors sum to zero.
+    low_precision: round the centred vectors to bfloat16 for the covariance, the products of which are still added up in
+    float32; an approximation. Only the centred vectors are saved. Their gradient needs no correction for the centring:
+    the covariance does not change with the mean, to first order, as the centred vectors sum to zero.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, sampling: Sampling, low_precision: bool) -> tuple[Tensor, Tensor]:
         # Short rows of patches are slow to copy: there the batch is the innermost axis.
         batch_inside = x.shape[3] <= SHORT_ROW and x.is_contiguous()
-        channels_last = x.is_contiguous(memory_format=torch.channels_last)
         rows = sampling.rows(x, batch_inside)
         mean = rows.mean(2)
         rows -= mean[:, :, None]
+        if low_precision:
+            rows = rows.to(torch.bfloat16)
         ctx.save_for_backward(rows)
-        ctx.sampling, ctx.batch_inside, ctx.shape = sampling, batch_inside, x.shape
-        ctx.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        return mean, gram(rows) / rows.shape[2]
+        ctx.sampling, ctx.batch_inside, ctx.size = sampling, batch_inside, x.shape
+        ctx.channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        return mean, gram(rows).to(mean.dtype) / rows.shape[2]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_mean: Tensor, of_covariance: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, of_mean: Tensor, of_covariance: Tensor) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
         count = rows.shape[2]
         both = (of_covariance + of_covariance.mT) / count
-        gradient = torch.baddbmm((of_mean / count)[:, :, None], both, rows)
-        result = rows.new_zeros(ctx.shape).to(memory_format=ctx.memory_format)
-        return ctx.sampling.scatter(gradient, result, ctx.batch_inside), None
+        return (
+            ctx.sampling.scatter(
+                torch.baddbmm((of_mean / count)[:, :, None], both, rows.to(both.dtype)),
+                ctx.size,
+                ctx.batch_inside,
+                ctx.channels_last,
+            ),
+            None,
+            None,
+        )
 
 
 def gram(rows: Tensor) -> Tensor:
-    """rows @ rows.mT for (groups, F, M); on a CPU only the lower half of its blocks is multiplied out."""
+    """rows @ rows.mT for (groups, F, M), bfloat16 ones added up in float32.
+
+    On a CPU only the lower half of its blocks is multiplied out.
+    """
+    if rows.dtype == torch.bfloat16:
+        if rows.device.type == "cuda":
+            return torch.bmm(rows, rows.mT, out_dtype=torch.float32)
+        rows = rows.float()
     half = rows.shape[1] // 2
     if rows.device.type != "cpu" or half < SMALL_BLOCK:
         return rows @ rows.mT
     top, bottom = rows[:, :half], rows[:, half:]
     corner = bottom @ top.mT
     return torch.cat([torch.cat([gram(top), corner.mT], 2), torch.cat([corner, gram(bottom)], 2)], 1)
+
+
+def zeros(like: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format).zero_()

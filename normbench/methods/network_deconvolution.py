@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +45,15 @@ class _Whitening(nn.Module):
     def __init__(self, features: int, groups: int, iterations: int, eps: float, momentum: float):
         super().__init__()
         self.features, self.iterations, self.eps, self.momentum = features, iterations, eps, momentum
+        self.low_precision = False
         eye = torch.eye(features)
         self.register_buffer("running_mean", torch.zeros(groups * features))
         self.register_buffer("running_deconv", eye if groups == 1 else eye.repeat(groups, 1, 1))
 
     def statistics(self, x: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """x (N, C, H, W) -> mean (groups, F) and whitening matrix (groups, F, F); moves the averages."""
-        mean, covariance = PatchMoments.apply(x.to(torch.promote_types(x.dtype, torch.float32)), sampling)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean, covariance = PatchMoments.apply(x, sampling, self.low_precision)
         covariance = covariance + self.eps * torch.eye(self.features, dtype=covariance.dtype, device=x.device)
         deconv = inverse_sqrt(covariance, self.iterations)
         with torch.no_grad():
@@ -74,6 +76,7 @@ class DeconvConv2d(_Whitening):
     momentum: weight of the new value in the running mean and running matrix, which evaluation uses.
     sampling_stride: patches are sampled every `sampling_stride * stride` pixels for the statistics.
     freeze: renew the statistics only in training steps 0 to 100 of every 1000.
+    covariance: what the centred patches are rounded to in the covariance; `bfloat16` is an approximation of the method.
     Parameters: weight (out, in/groups, kh, kw), bias (out,). Buffers: running_mean (groups*F,), running_deconv (F, F)
     or (groups, F, F), with F = block * kh * kw.
     """
@@ -97,6 +100,7 @@ class DeconvConv2d(_Whitening):
         momentum: float = 0.1,
         sampling_stride: int = 3,
         freeze: bool = False,
+        covariance: Literal["float32", "bfloat16"] = "float32",
     ):
         kernel = pair(kernel_size)
         width = in_channels // groups if groups > 1 else block_size(in_channels, block)
@@ -104,7 +108,7 @@ class DeconvConv2d(_Whitening):
         reference = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
         self.weight, self.bias = reference.weight, reference.bias
         self.kernel_size, self.stride, self.padding, self.dilation = kernel, pair(stride), pair(padding), pair(dilation)
-        self.groups, self.freeze = groups, freeze
+        self.groups, self.freeze, self.low_precision = groups, freeze, covariance == "bfloat16"
         step = sampling_stride * self.stride[0], sampling_stride * self.stride[1]
         self.sampling = Sampling(kernel, step, self.padding, self.dilation, groups, self.features)
         self.steps = 0
@@ -273,6 +277,7 @@ class NetworkDeconvolution(Method):
     momentum: Positive = 0.1
     sampling_stride: Count = 3
     authors_settings: bool = True
+    covariance: Literal["float32", "bfloat16"] = "float32"
 
     def settings(self, role: Role) -> dict[str, Any]:
         return SETTINGS.get((role.architecture, role.place), {}) if self.authors_settings else {}
@@ -301,6 +306,7 @@ class NetworkDeconvolution(Method):
             eps=self.eps,
             momentum=self.momentum,
             sampling_stride=self.sampling_stride,
+            covariance=self.covariance,
             **options,
         )
 
