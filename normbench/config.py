@@ -100,11 +100,22 @@ class Recipe(Strict):
     gradient_clip: PositiveReal | None = None
 
 
+class LabelNoise(Strict):
+    """Which training labels are wrong, see `normbench.data.corrupt_labels`. fraction: of labels that are replaced."""
+
+    kind: Literal["symmetric", "symmetric_other", "asymmetric", "cyclic"] = "symmetric"
+    fraction: Annotated[float, Field(ge=0, le=1)]
+
+
 class Task(Strict):
+    """train_fraction: of the images of each class that are trained on; smaller sets lie inside larger ones."""
+
     dataset: str
     model: str
     model_options: dict[str, Any] = {}
     recipe: Recipe
+    label_noise: LabelNoise | None = None
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class GanRecipe(Strict):
@@ -274,6 +285,8 @@ def _model(keys: tuple[str | int, ...]) -> type[BaseModel] | None:
             return sections[section]
         case (str(section), _, "recipe") if section in recipes:
             return recipes[section]
+        case ("tasks", _, "label_noise"):
+            return LabelNoise
     return None
 
 

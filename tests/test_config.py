@@ -130,6 +130,16 @@ MISTAKES = {
         "model: vgg11",
         r"tasks\.digits-resnet8\.model = 'vgg11': does not fit images of 12 x 12; it needs at least 32 pixels a side",
     ),
+    "label noise": (
+        "dataset: digits\n    model: resnet8",
+        "dataset: digits\n    label_noise: {kind: symetric, fraction: 0.2}\n    model: resnet8",
+        r"tasks\.digits-resnet8\.label_noise\.kind = 'symetric': .*'symmetric'",
+    ),
+    "train fraction": (
+        "dataset: digits\n    model: resnet8",
+        "dataset: digits\n    train_fraction: 0\n    model: resnet8",
+        r"tasks\.digits-resnet8\.train_fraction = 0: .*greater than 0",
+    ),
     "npz without path": ("source: digits", "source: npz", r"datasets\.digits\.path: missing; source npz needs it"),
     "sha256": ("image_size: 12", "sha256: 12ab", r"datasets\.digits\.sha256 = '12ab': "),
     "not YAML": ("suite:", "suite: [", r"params\.yaml:\d+: not YAML"),

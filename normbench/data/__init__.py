@@ -1,1 +1,7 @@
-"""Datasets: their sources, and the batches that live on the training device."""
+"""Datasets: sources and their checksums, device-resident batches, label noise."""
+
+from __future__ import annotations
+
+from normbench.data.labels import corrupt_labels
+
+__all__ = ["corrupt_labels"]

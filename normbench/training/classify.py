@@ -30,7 +30,8 @@ def train(task: str, variant: str) -> None:
 def train_run(run: Run, data: dict[str, Images]) -> None:
     """One run into the run store: weights, predictions on the clean test images, and last of all the record."""
     task, variant = run.task, run.variant
-    recipe, images = task["recipe"], data["train"]
+    recipe = task["recipe"]
+    images, training_set = loop.training_set(data["train"], task, run.bound["classes"])
     device = images.pixels.device.type
     started, clock = provenance.now(), [time.perf_counter()]
     torch.manual_seed(derive(task["seed"], "init", run.seed))  # layers and methods draw from torch's own generator
@@ -52,7 +53,7 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
 
         outcome = loop.fit(model, method, images, recipe, derive(task["seed"], "order", run.seed), report)
         clock.append(time.perf_counter())
-        metrics: dict[str, Any] = {"history": outcome.history}
+        metrics: dict[str, Any] = {"history": outcome.history, "training_set": training_set}
         predicted = None
         if outcome.diverged is None:
             test = data["test"]

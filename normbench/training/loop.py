@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.data.batches import Batches, Images
+from normbench.data.labels import corrupt_labels, part_of_each_class
 from normbench.methods.base import Method
+from normbench.seeds import derive
 
 REPORTS_AN_EPOCH = 10  # points at which losses are read from the device: for progress, and to see a divergence
 
@@ -27,6 +30,22 @@ class Outcome:
     history: list[dict[str, float]] = field(default_factory=list)
     diverged: dict[str, int] | None = None
     epoch_seconds: list[float] = field(default_factory=list)
+
+
+def training_set(images: Images, task: dict[str, Any], classes: int) -> tuple[Images, dict[str, Any]]:
+    """The training images of a resolved task, with its label noise, and what was done to them, for the record."""
+    labels = images.labels.cpu().numpy()
+    noise, noisy = task.get("label_noise"), labels
+    if noise is not None:
+        seed = derive(task["seed"], "label_noise")
+        noisy = corrupt_labels(labels, noise["fraction"], classes, seed, noise["kind"])
+    kept = part_of_each_class(labels, task.get("train_fraction", 1.0), derive(task["seed"], "train_fraction"))
+    done = {"images": len(kept), "flipped_labels": float((noisy != labels)[kept].mean())}
+    if noise is None and len(kept) == len(labels):
+        return images, done
+    place = torch.from_numpy(kept).to(images.pixels.device)
+    given = torch.from_numpy(noisy[kept]).to(images.labels)
+    return dataclasses.replace(images, pixels=images.pixels[place], labels=given), done
 
 
 def lr_factor(recipe: dict[str, Any], steps_per_epoch: int) -> Callable[[int], float]:
