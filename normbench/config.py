@@ -58,6 +58,37 @@ class Corruptions(Strict):
     severities: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = [1, 2, 3, 4, 5]
 
 
+class BatchStatistics(Strict):
+    """Evaluation with the statistics of test batches of `batch_size`, those of training weighing as `prior` images."""
+
+    prior: NotNegativeReal = 16.0
+    batch_size: Annotated[int, Field(ge=2)] = 200
+
+
+class Attacks(Strict):
+    """FGSM and PGD within a maximum norm, on `examples` test images.
+
+    epsilon, step: in 255ths. steps, restarts: of PGD. long_examples, long_steps: a second PGD with more steps on fewer
+    images, a check for masked gradients; none where long_examples is 0.
+    """
+
+    examples: Positive = 1000
+    epsilon: PositiveReal = 8.0
+    step: PositiveReal = 2.0
+    steps: Positive = 20
+    restarts: Positive = 1
+    long_examples: NotNegative = 500
+    long_steps: Positive = 100
+    batch_size: Positive = 250
+
+
+class Evaluation(Strict):
+    """What is measured beside accuracy and calibration; null leaves it out."""
+
+    batch_statistics: BatchStatistics | None = BatchStatistics()
+    attacks: Attacks | None = None
+
+
 class Dataset(Strict):
     """source: where from. image_size: pixels a side; where null the source's own, and 16 for digits. path: the file of
     `npz` or the folder of `imagefolder`. sha256: of the npz file. mirror: folder or address in place of the official
@@ -156,6 +187,7 @@ class Variant(Strict):
 class Params(Strict):
     suite: Suite
     corruptions: Corruptions = Corruptions()
+    evaluation: Evaluation = Evaluation()
     datasets: dict[str, Dataset] = {}
     tasks: dict[str, Task] = {}
     gan_tasks: dict[str, GanTask] = {}
@@ -281,6 +313,12 @@ def _model(keys: tuple[str | int, ...]) -> type[BaseModel] | None:
             return Suite
         case ("corruptions",):
             return Corruptions
+        case ("evaluation",):
+            return Evaluation
+        case ("evaluation", "batch_statistics"):
+            return BatchStatistics
+        case ("evaluation", "attacks"):
+            return Attacks
         case (str(section), _) if section in sections:
             return sections[section]
         case (str(section), _, "recipe") if section in recipes:

@@ -181,6 +181,7 @@ class Resolver:
         suite = self.params.suite
         out: dict[str, Any] = {
             "suite": suite.model_dump(),
+            "evaluation": self.params.evaluation.model_dump(),
             "corruptions": {
                 "names": self.corruption_names,
                 "severities": sorted(set(self.params.corruptions.severities)),

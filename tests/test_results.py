@@ -542,3 +542,54 @@ def test_names_that_pandas_or_html_would_read_otherwise(suite: dict[str, Any]) -
     found = Page(page)
     assert {"NA", "1", "null"} <= {row[0].strip() for row in found.rows if len(row) == 9}
     assert "my_methods/&lt;b&gt;.py:Mine &amp; Yours" in page
+
+
+def test_robustness_table_and_its_columns_in_the_report(suite: dict[str, Any]) -> None:
+    """Means over finished runs and cells; a variant without batch statistics has none; a warning shows."""
+    measured = ["batch_norm", "group_norm"]
+    for variant in measured:
+        for seed in SEEDS:
+            path = Path(f"build/scores/classification/{TASK}/{variant}/{seed}.json")
+            record = files.read_json(path)
+            if record["status"] != "finished":
+                continue
+            metrics = record["metrics"]
+            metrics["calibration"] = {"nll": 0.5 + seed, "brier": 0.2, "ece": 0.04}
+            metrics["corruption_calibration"] = {
+                name: {"nll": [1.0 + s for s in SEVERITIES], "brier": [0.4] * 5, "ece": [0.1 * s for s in SEVERITIES]}
+                for name in NAMES
+            }
+            metrics["attacks"] = {"examples": 50, "clean": 0.9, "fgsm": 0.8, "pgd": 0.2, "warning": "FGSM leaves more"}
+            if variant == "batch_norm":
+                half = {name: [0.5] * 5 for name in NAMES}
+                metrics["batch_statistics"] = {"prior": 16, "clean_accuracy": 0.97, "corruption_accuracy": half}
+            files.write_json(path, record)
+    tables.aggregate()
+    found = {row["variant"]: row for row in rows("results/robustness.csv")}
+    assert set(found) == set(VARIANTS)
+    seeds = [record["seed"] for record in records("batch_norm")]
+    row = found["batch_norm"]
+    assert float(row["nll"]) == pytest.approx(0.5 + statistics.mean(seeds), abs=1e-5)
+    assert float(row["corrupted_nll"]) == pytest.approx(4.0)
+    assert float(row["corrupted_ece"]) == pytest.approx(0.3)
+    assert float(row["batch_corruption_accuracy"]) == 0.5
+    assert float(row["batch_clean_accuracy"]) == 0.97
+    assert (row["attack_examples"], float(row["attack_pgd"]), row["attack_pgd_long"]) == ("50", 0.2, "")
+    assert row["warnings"] == str(len(seeds))
+    # Relative mCE of the baseline against itself is 100; its mCE with half of all images wrong is far above.
+    assert float(row["relative_mce"]) == pytest.approx(100)
+    errors = [sum(1 - a for r in records("batch_norm") for a in r["metrics"]["corruption_accuracy"][n]) for n in MAIN]
+    expected = statistics.mean(100 * 5 * 0.5 * len(seeds) / error for error in errors)
+    assert float(row["batch_mce"]) == pytest.approx(expected, rel=1e-5)
+    assert found["group_norm"]["batch_mce"] == found["group_norm"]["batch_clean_accuracy"] == ""
+    assert found["conv_norm"]["nll"] == ""
+    page = report.render(Path("build/tables"))
+    assert "Calibration and robustness" in page
+    assert "cannot be trusted: batch_norm, group_norm" in page
+
+
+def test_without_measurements_the_report_shows_what_follows_from_accuracies(suite: dict[str, Any]) -> None:
+    tables.aggregate()
+    page = report.render(Path("build/tables"))
+    assert page.count("Calibration and robustness") == 1  # relative mCE alone needs no more than the accuracies
+    assert "<small>clean, %</small>" not in page

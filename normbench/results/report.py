@@ -101,8 +101,8 @@ def render(folder: Path) -> str:
     """The page of the tables in a folder as `aggregate` writes it."""
     facts = files.read_json(folder / "provenance.json")
     suite = facts["suite"]
-    names = ("leaderboard", "gan", "corruptions", "curves")
-    board, gan, corruptions, curves = (read(folder / f"{name}.csv") for name in names)
+    names = ("leaderboard", "gan", "robustness", "corruptions", "curves")
+    board, gan, robustness, corruptions, curves = (read(folder / f"{name}.csv") for name in names)
     looks = {name: Look(i) for i, name in enumerate(dict.fromkeys([*suite["variants"], *suite["gan_variants"]]))}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -114,7 +114,7 @@ def render(folder: Path) -> str:
     environment.filters |= {f.__name__: f for f in (number, spread, pairs, cited, machine, duration, counted)}
     with style.context(STYLE, after_reset=True):
         tasks = [
-            task_section(f"task{index}", name, facts, board, corruptions, curves, looks)
+            task_section(f"task{index}", name, facts, board, robustness, corruptions, curves, looks)
             for index, name in enumerate(suite["tasks"])
         ]
     return environment.get_template("report.html.j2").render(
@@ -160,6 +160,7 @@ def task_section(
     name: str,
     facts: dict[str, Any],
     board: pd.DataFrame,
+    robustness: pd.DataFrame,
     corruptions: pd.DataFrame,
     curves: pd.DataFrame,
     looks: dict[str, Look],
@@ -185,10 +186,36 @@ def task_section(
         "spec": spec,
         "rows": rows,
         "best": {column: clear_best(rows, column, True) for column in ("clean_accuracy", "corruption_accuracy")},
+        "robustness": robustness_columns(rows, {row["variant"]: row for row in rows_of(robustness, name)}),
+        "suspicious": [row["variant"] for row in rows_of(robustness, name) if row["warnings"]],
         "unfinished": [row["variant"] for row in rows if not row["finished"]],
         "plots": plots,
         "wide": wide,
     }
+
+
+# Heading, its small print, column of robustness.csv, factor and format.
+ROBUSTNESS = (
+    ("ECE", "clean, %", "ece", 100, ".2f"),
+    ("ECE", "corrupted, %", "corrupted_ece", 100, ".2f"),
+    ("NLL", "clean", "nll", 1, ".3f"),
+    ("NLL", "corrupted", "corrupted_nll", 1, ".3f"),
+    ("Relative mCE", "%", "relative_mce", 1, ".1f"),
+    ("Corruption accuracy", "batch statistics, %", "batch_corruption_accuracy", 100, ".2f"),
+    ("Attacked images", "clean, %", "attack_clean", 100, ".1f"),
+    ("FGSM", "%", "attack_fgsm", 100, ".1f"),
+    ("PGD", "%", "attack_pgd", 100, ".1f"),
+)
+
+
+def robustness_columns(rows: list[dict[str, Any]], found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Headings and, by variant in the order of the leaderboard, the texts of the columns that have a number."""
+    kept = [c for c in ROBUSTNESS if any(not math.isnan(row[c[2]]) for row in found.values())]
+    cells = {
+        row["variant"]: [number(factor * found[row["variant"]][column], form) for _, _, column, factor, form in kept]
+        for row in rows
+    }
+    return {"heads": [(head, small) for head, small, *_ in kept], "cells": cells}
 
 
 def gan_section(name: str, facts: dict[str, Any], gan: pd.DataFrame, folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Accuracies, FID, speed and wall time are over finished runs; a number that no fi
 from __future__ import annotations
 
 import ast
+import functools
 import math
 import shutil
 from collections.abc import Iterable
@@ -37,24 +38,47 @@ LEADERBOARD = [
     "mce_corruptions",
     *COST,
 ]
+# Column of results/robustness.csv -> where its value stands in the metrics of a record. A list is averaged.
+ROBUSTNESS = {
+    "nll": ("calibration", "nll"),
+    "brier": ("calibration", "brier"),
+    "ece": ("calibration", "ece"),
+    "corrupted_nll": ("corruption_calibration", "*", "nll"),
+    "corrupted_brier": ("corruption_calibration", "*", "brier"),
+    "corrupted_ece": ("corruption_calibration", "*", "ece"),
+    "batch_clean_accuracy": ("batch_statistics", "clean_accuracy"),
+    "batch_corruption_accuracy": ("batch_statistics", "corruption_accuracy", "*"),
+    "attack_examples": ("attacks", "examples"),
+    "attack_clean": ("attacks", "clean"),
+    "attack_fgsm": ("attacks", "fgsm"),
+    "attack_pgd": ("attacks", "pgd"),
+    "attack_pgd_long": ("attacks", "pgd_long", "pgd_long"),
+}
 GAN = ["task", "variant", "method", "fid", "fid_std", *COST]
 CURVES = ["task", "variant", "seed", "epoch", "loss", "accuracy", "lr"]
-FORMATS = {
-    "clean_accuracy": ".5f",
-    "clean_accuracy_std": ".5f",
-    "corruption_accuracy": ".5f",
-    "corruption_accuracy_std": ".5f",
-    "mce": ".3f",
-    "fid": ".3f",
-    "fid_std": ".3f",
-    "images_per_second": ".1f",
-    "peak_memory_mib": ".2f",
-    "seconds": ".2f",
-    "mean": ".5f",
-    "loss": ".6g",
-    "accuracy": ".5f",
-    "lr": ".6g",
-} | {f"severity_{severity}": ".5f" for severity in range(1, 6)}
+FORMATS = (
+    {
+        "clean_accuracy": ".5f",
+        "clean_accuracy_std": ".5f",
+        "corruption_accuracy": ".5f",
+        "corruption_accuracy_std": ".5f",
+        "mce": ".3f",
+        "fid": ".3f",
+        "fid_std": ".3f",
+        "images_per_second": ".1f",
+        "peak_memory_mib": ".2f",
+        "seconds": ".2f",
+        "mean": ".5f",
+        "loss": ".6g",
+        "accuracy": ".5f",
+        "lr": ".6g",
+        "relative_mce": ".3f",
+        "batch_mce": ".3f",
+    }
+    | {name: ".5f" for name in ROBUSTNESS if name != "attack_examples"}
+    | {"attack_examples": ".0f"}
+    | {f"severity_{severity}": ".5f" for severity in range(1, 6)}
+)
 
 
 def aggregate() -> None:
@@ -70,6 +94,7 @@ def aggregate() -> None:
     tables = {
         "leaderboard": csv_text(board, LEADERBOARD),
         "gan": csv_text(gan, GAN),
+        "robustness": csv_text(*robustness_table(classified, suite["baseline"], names)),
         "corruptions": csv_text(*corruption_table(classified, names, severities)),
         "curves": csv_text(curves(classified), CURVES),
     }
@@ -158,21 +183,68 @@ def mean_corruption_accuracy(record: dict[str, Any]) -> float:
     return float(np.mean(list(record["metrics"]["corruption_accuracy"].values())))
 
 
-def mce(own: list[dict[str, Any]], baseline: list[dict[str, Any]], names: list[str]) -> float:
+def mce(
+    own: list[dict[str, Any]],
+    baseline: list[dict[str, Any]],
+    names: list[str],
+    above_clean: bool = False,
+    of: tuple[str, ...] = ("corruption_accuracy",),
+) -> float:
     """Mean corruption error in percent (Hendrycks and Dietterich, ICLR 2019, section 4), of finished runs.
 
     CE_c is the error summed over severities, divided by the baseline's; errors are means over the runs. NaN without
     runs on both sides, or where the baseline makes no error on a corruption, so that the ratio has no value.
+    above_clean: less the clean error, on both sides (relative mCE). of: where the accuracies of `own` stand.
     """
     if not own or not baseline or not names:
         return math.nan
 
-    def errors(records: list[dict[str, Any]]) -> np.ndarray:
-        accuracy = [[record["metrics"]["corruption_accuracy"][name] for name in names] for record in records]
-        return (1 - np.mean(accuracy, axis=0)).sum(axis=1)
+    def errors(records: list[dict[str, Any]], path: tuple[str, ...]) -> np.ndarray:
+        found = [functools.reduce(lambda place, key: place[key], path, record["metrics"]) for record in records]
+        error = 1 - np.mean([[accuracies[name] for name in names] for accuracies in found], axis=0)
+        if above_clean:
+            error = error - (1 - np.mean([record["metrics"]["clean_accuracy"] for record in records]))
+        return error.sum(axis=1)
 
-    reference = errors(baseline)
-    return 100 * float((errors(own) / reference).mean()) if (reference > 0).all() else math.nan
+    reference = errors(baseline, ("corruption_accuracy",))
+    return 100 * float((errors(own, of) / reference).mean()) if (reference > 0).all() else math.nan
+
+
+def robustness_table(runs: Runs, baseline: str | None, names: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Means over finished runs of what `evaluation` measured, one row per task and variant; and the columns.
+
+    relative_mce: as mCE, of the errors less the clean error. batch_mce: mCE with statistics of the test batches,
+    against the baseline without. warnings: runs whose attacks cannot be trusted.
+    """
+    main = [name for name in names if name in MAIN]
+    rows = []
+    for (task, variant), records in runs.items():
+        done = finished(records)
+        base = finished(runs[task, baseline]) if baseline else []
+        adapted = [record for record in done if "batch_statistics" in record["metrics"]]
+        row: dict[str, Any] = {"task": task, "variant": variant}
+        row |= {"relative_mce": mce(done, base, main, above_clean=True)}
+        row |= {
+            name: mean(found for record in done for found in dig(record["metrics"], path))
+            for name, path in ROBUSTNESS.items()
+        }
+        row |= {"batch_mce": mce(adapted, base, main, of=("batch_statistics", "corruption_accuracy"))}
+        row |= {"warnings": sum("warning" in record["metrics"].get("attacks", {}) for record in done)}
+        rows.append(row)
+    return rows, ["task", "variant", "relative_mce", *ROBUSTNESS, "batch_mce", "warnings"]
+
+
+def dig(metrics: Any, path: tuple[str, ...]) -> list[float]:
+    """The number at a place in a record, as a list of one, or of none where there is no such place.
+
+    `*` goes into every value of a mapping, and takes the mean over what is found there.
+    """
+    if not path:
+        return [float(np.mean(metrics))]
+    if path[0] == "*":
+        found = [value for item in metrics.values() for value in dig(item, path[1:])]
+        return [float(np.mean(found))] if found else []
+    return dig(metrics[path[0]], path[1:]) if path[0] in metrics else []
 
 
 def gan_table(runs: Runs) -> list[dict[str, Any]]:
@@ -304,6 +376,10 @@ def provenance(classified: Runs, generated: Runs) -> dict[str, Any]:
             origin = cells[0]["provenance"]
             spec = origin["task"]
             tasks[kind][task] = {key: spec[key] for key in ("dataset", "model", "model_options", "recipe")}
+            if spec.get("label_noise"):
+                tasks[kind][task]["label_noise"] = spec["label_noise"]
+            if spec.get("train_fraction", 1.0) < 1:
+                tasks[kind][task]["train_fraction"] = spec["train_fraction"]
             variants[variant] = {
                 "method": portable(origin["variant"]["method"]),
                 "options": origin["variant"]["options"],
