@@ -103,6 +103,20 @@ class Dataset(Strict):
     std: list[PositiveReal] | None = None
 
 
+class Adversary(Strict):
+    """Training against an adversary, lengths in 255ths (see normbench/training/adversary.py).
+
+    kind: `free` trains `repeats` times on each batch and moves the noise with each pass, `pgd` finds examples in
+    `steps` steps first. step: epsilon for `free` and a quarter of it for `pgd` where null.
+    """
+
+    kind: Literal["free", "pgd"]
+    epsilon: PositiveReal = 8.0
+    step: PositiveReal | None = None
+    repeats: Positive = 4
+    steps: Positive = 7
+
+
 class Recipe(Strict):
     """How a classifier is trained: SGD with momentum, learning rate per iteration.
 
@@ -129,6 +143,7 @@ class Recipe(Strict):
     drop_last: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_clip: PositiveReal | None = None
+    adversary: Adversary | None = None
 
 
 class LabelNoise(Strict):
@@ -325,6 +340,8 @@ def _model(keys: tuple[str | int, ...]) -> type[BaseModel] | None:
             return recipes[section]
         case ("tasks", _, "label_noise"):
             return LabelNoise
+        case ("tasks", _, "recipe", "adversary"):
+            return Adversary
     return None
 
 

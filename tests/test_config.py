@@ -135,6 +135,16 @@ MISTAKES = {
         "dataset: digits\n    label_noise: {kind: symetric, fraction: 0.2}\n    model: resnet8",
         r"tasks\.digits-resnet8\.label_noise\.kind = 'symetric': .*'symmetric'",
     ),
+    "adversary": (
+        "      epochs: 5",
+        "      adversary: {kind: free, epsilonn: 8.0}\n      epochs: 5",
+        r"tasks\.digits-resnet8\.recipe\.adversary\.epsilonn = 8.0: unknown key; did you mean 'epsilon'",
+    ),
+    "attacks": (
+        "attacks: {examples: 100",
+        "attacks: {example: 100",
+        r"evaluation\.attacks\.example = 100: unknown key; did you mean 'examples'",
+    ),
     "train fraction": (
         "dataset: digits\n    model: resnet8",
         "dataset: digits\n    train_fraction: 0\n    model: resnet8",

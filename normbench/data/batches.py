@@ -56,6 +56,11 @@ class Batches:
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalized images (B, C, H, W) and labels (B,), `steps` times."""
+        for pixels, labels in self.pixels(epoch):
+            yield self.images.normalized(pixels), labels
+
+    def pixels(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same before the normalization, uint8 (B, C, H, W)."""
         # Drawn on the CPU, so that every device sees the same order.
         generator = torch.Generator().manual_seed(derive(self.seed, "batches", epoch))
         count, device = len(self.images), self.images.pixels.device
@@ -67,4 +72,4 @@ class Batches:
             pixels = self.crops[chosen, :, top[chosen], left[chosen]]
             if self.flip:
                 pixels = torch.where(mirrored[chosen, None, None, None], pixels.flip(3), pixels)
-            yield self.images.normalized(pixels), self.images.labels[chosen]
+            yield pixels, self.images.labels[chosen]

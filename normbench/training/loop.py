@@ -18,6 +18,7 @@ from normbench.data.batches import Batches, Images
 from normbench.data.labels import corrupt_labels, part_of_each_class
 from normbench.methods.base import Method
 from normbench.seeds import derive
+from normbench.training.adversary import inputs
 
 REPORTS_AN_EPOCH = 10  # points at which losses are read from the device: for progress, and to see a divergence
 
@@ -129,13 +130,14 @@ def fit(
         losses: list[Tensor] = []
         hits: list[Tensor] = []
         finite: list[float] = []
-        for step, (x, y) in enumerate(batches.epoch(epoch)):
-            loss, right = step_loss(model, method, x, y, recipe, device)
-            optim.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe["gradient_clip"] is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe["gradient_clip"])
-            optim.step()
+        for step, (pixels, y) in enumerate(batches.pixels(epoch)):
+            for x in inputs(model, images, pixels, y, recipe["adversary"], derive(seed, "adversary", epoch, step)):
+                loss, right = step_loss(model, method, x, y, recipe, device)
+                optim.zero_grad(set_to_none=True)
+                loss.backward()
+                if recipe["gradient_clip"] is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), recipe["gradient_clip"])
+                optim.step()
             schedule.step()
             losses.append(loss.detach())
             hits.append(right)
