@@ -82,11 +82,22 @@ class Attacks(Strict):
     batch_size: Positive = 250
 
 
+class Smoothness(Strict):
+    """Lipschitz constants, certified accuracy at `radii` (2-norm, in 255ths), and feature maps by depth.
+
+    examples: test images for what is measured at images. Large layers take seconds each.
+    """
+
+    examples: Annotated[int, Field(ge=2)] = 100
+    radii: list[PositiveReal] = [8.0, 36.0]
+
+
 class Evaluation(Strict):
     """What is measured beside accuracy and calibration; null leaves it out."""
 
     batch_statistics: BatchStatistics | None = BatchStatistics()
     attacks: Attacks | None = None
+    smoothness: Smoothness | None = None
 
 
 class Dataset(Strict):
@@ -334,6 +345,8 @@ def _model(keys: tuple[str | int, ...]) -> type[BaseModel] | None:
             return BatchStatistics
         case ("evaluation", "attacks"):
             return Attacks
+        case ("evaluation", "smoothness"):
+            return Smoothness
         case (str(section), _) if section in sections:
             return sections[section]
         case (str(section), _, "recipe") if section in recipes:

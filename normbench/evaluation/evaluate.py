@@ -17,6 +17,7 @@ from normbench.data.batches import Images, on_device
 from normbench.evaluation.attacks import fgsm, pgd
 from normbench.evaluation.batch_statistics import batch_layers, with_batch_statistics
 from normbench.evaluation.calibration import accuracy, calibration, finite
+from normbench.evaluation.lipschitz import features, smoothness
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.progress import Progress
@@ -70,18 +71,40 @@ def score(
             seed = record["provenance"]["task"]["seed"]
             record["metrics"]["attacks"] = attacked(model, held_out(bound, device), settings["attacks"], seed)
             record["cost"]["seconds"]["attacks"] = time.perf_counter() - began
+        if settings["smoothness"] is not None:
+            began = time.perf_counter()
+            record["metrics"] |= measured(model, record, held_out(bound, device), bound, settings["smoothness"])
+            record["cost"]["seconds"]["smoothness"] = time.perf_counter() - began
         record["provenance"]["corrupted"], record["provenance"]["evaluation"] = corrupted, settings
         np.savez_compressed(out.with_suffix(".npz"), allow_pickle=False, **predicted)
     files.write_json(out.with_suffix(".json"), record)
 
 
-def network(record: dict[str, Any], weights: Path, bound: dict[str, Any], device: str) -> nn.Module:
-    """The trained network of a record, in evaluation mode."""
+def network(record: dict[str, Any], weights: Path | None, bound: dict[str, Any], device: str) -> nn.Module:
+    """The trained network of a record, in evaluation mode; without weights, the one that its training began with."""
     task, variant = record["provenance"]["task"], record["provenance"]["variant"]
     method = methods.build(variant["method"], variant["options"])
+    torch.manual_seed(derive(task["seed"], "init", record["seed"]))
     model = models.classifier(task["model"], task["model_options"], method, bound["channels"], bound["classes"])
-    model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+    if weights is not None:
+        model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     return model.to(device).to(memory_format=devices.memory_format(device)).eval()
+
+
+def measured(
+    model: nn.Module, record: dict[str, Any], images: Images, bound: dict[str, Any], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """`smoothness` and `features`: the latter of the network as it is, and of batches at initialization."""
+    seed, device = record["provenance"]["task"]["seed"], images.pixels.device
+    drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(seed, "smoothness")))
+    chosen = drawn[: settings["examples"]].to(device)
+    x = images.normalized(images.pixels[chosen])
+    # Before training there are no running statistics: the network is looked at in training mode.
+    initial = network(record, None, bound, device.type).train()
+    return {
+        "smoothness": smoothness(model, images, settings, chosen),
+        "features": {"initial": features(initial, x), "trained": features(model, x)},
+    }
 
 
 def held_out(bound: dict[str, Any], device: str, pixels: np.ndarray | None = None) -> Images:

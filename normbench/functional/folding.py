@@ -106,7 +106,7 @@ def convolution(layer: DeconvConv2d | ConvNorm2d, weight: Tensor, bias: Tensor) 
     conv = nn.Conv2d(
         share * layer.groups, out, layer.kernel_size, layer.stride, layer.padding, dilation, layer.groups, device="meta"
     )
-    conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+    conv.weight, conv.bias = nn.Parameter(weight.contiguous()), nn.Parameter(bias)
     return conv.eval()
 
 

@@ -53,6 +53,8 @@ ROBUSTNESS = {
     "attack_fgsm": ("attacks", "fgsm"),
     "attack_pgd": ("attacks", "pgd"),
     "attack_pgd_long": ("attacks", "pgd_long", "pgd_long"),
+    "lipschitz_bound": ("smoothness", "bound"),
+    "lipschitz_local": ("smoothness", "local", "mean"),
 }
 GAN = ["task", "variant", "method", "fid", "fid_std", *COST]
 CURVES = ["task", "variant", "seed", "epoch", "loss", "accuracy", "lr"]
@@ -240,7 +242,7 @@ def dig(metrics: Any, path: tuple[str, ...]) -> list[float]:
     `*` goes into every value of a mapping, and takes the mean over what is found there.
     """
     if not path:
-        return [float(np.mean(metrics))]
+        return [] if metrics is None else [float(np.mean(metrics))]
     if path[0] == "*":
         found = [value for item in metrics.values() for value in dig(item, path[1:])]
         return [float(np.mean(found))] if found else []

@@ -36,7 +36,7 @@ def zero_padded_norm(
 
     def unit(x: Tensor) -> Tensor:
         """Each group's channels with norm 1: the groups are operators of their own, and converge on their own."""
-        return functional.normalize(x.view(groups, -1), dim=1, eps=1e-300).view(shape)
+        return functional.normalize(x.reshape(groups, -1), dim=1, eps=1e-300).reshape(shape)
 
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
@@ -45,4 +45,4 @@ def zero_padded_norm(
             y = functional.conv2d(x, flat, stride=stride, padding=pad, groups=groups)
             x = unit(conv2d_input(shape, flat, y, stride=stride, padding=pad, groups=groups))
     y = functional.conv2d(x, flat, stride=stride, padding=pad, groups=groups)
-    return torch.linalg.vector_norm(y.view(groups, -1), dim=1).max(0).values.to(weight)
+    return torch.linalg.vector_norm(y.reshape(groups, -1), dim=1).max(0).values.to(weight)

@@ -1,0 +1,108 @@
+"""Bounds on networks against their Jacobians, and the measures of feature maps against what is known of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from normbench.data.batches import on_device
+from normbench.evaluation.lipschitz import bounds, features, smoothness
+from normbench.methods import registry
+from normbench.models import registry as models
+
+
+def trained(method: str, network: str, options: dict, size: int = 16, **method_options: object) -> nn.Module:
+    torch.manual_seed(0)
+    model = models.classifier(network, options, registry.build(method, method_options), 2, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for _ in range(4):
+        loss = nn.functional.cross_entropy(model(torch.randn(8, 2, size, size)), torch.randint(4, (8,)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("method", ["batch_norm", "no_norm", "network_deconvolution", "conv_norm", "spectral_norm"])
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [("resnet8", {"width": 2}), ("preact_resnet18", {"width": 2}), ("densenet100", {"growth": 1})],
+)
+def test_the_bound_is_above_every_jacobian(method: str, network: str, options: dict) -> None:
+    model = trained(method, network, options).double()
+    x = torch.randn(1, 2, 16, 16, dtype=torch.float64)
+    found = bounds(model, x)
+    assert found["product"] is not None, found["why"]
+    for scale in (0.1, 1, 10):
+        jacobian = torch.autograd.functional.jacobian(model, scale * torch.randn(1, 2, 16, 16, dtype=torch.float64))
+        assert torch.linalg.matrix_norm(jacobian.view(4, -1), 2).item() <= found["product"] * (1 + 1e-9)
+    assert all(
+        layer["estimate"] <= layer["bound"] * (1 + 1e-6) or math.isnan(layer["estimate"]) for layer in found["layers"]
+    )
+    if network == "resnet8":  # where every norm is folded
+        assert len(found["layers"]) == 9 + 1
+
+
+def test_a_chain_of_linear_layers_is_the_product_of_its_norms() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    found = bounds(model, torch.randn(1, 1, 3, 3, dtype=torch.float64))
+    norms = [torch.linalg.matrix_norm(layer.weight, 2).item() for layer in (model[1], model[3])]
+    assert found["product"] == pytest.approx(math.prod(norms))
+    assert [layer["bound"] for layer in found["layers"]] == pytest.approx(norms)
+
+
+@pytest.mark.parametrize(("method", "network"), [("group_norm", "resnet8"), ("batch_norm", "senet18")])
+def test_what_has_no_bound_says_why(method: str, network: str) -> None:
+    """Group norm divides by what can be arbitrarily small; a gate multiplies two functions of the image."""
+    model = trained(method, network, {"width": 4})
+    found = bounds(model, torch.randn(1, 2, 16, 16))
+    assert found["product"] is None
+    assert "no Lipschitz constant is known for" in found["why"]
+
+
+def test_smoothness_of_a_linear_classifier_is_exact() -> None:
+    """With two classes and a linear layer, bound, local constant and certified radius all follow by hand."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0, 1, 1, 1], [-1, -1, -1, -1]]))
+        model[1].bias.copy_(torch.tensor([0.0, 0.0]))
+    pixels = torch.full((4, 2, 2, 1), 255, dtype=torch.uint8)
+    pixels[3] = 128  # hardly brighter than the mean
+    images = on_device(pixels, torch.tensor([0, 0, 1, 0]), [0.5], [0.25], "cpu")
+    found = smoothness(model, images, {"radii": [100.0, 3.0, 0.5]}, torch.arange(4))
+    # The margin is 2 (sum of x), x = (p - 0.5) / 0.25, its gradient 8 in each of 4 pixels; the layer has norm sqrt(8).
+    assert found["local"]["mean"] == pytest.approx(16 / math.sqrt(2))
+    assert found["bound"] == pytest.approx(math.sqrt(8) / 0.25)
+    margins = [2 * 4 * 2, 2 * 4 * 2, -1, 2 * 4 * (128 / 255 - 0.5) * 4]
+    for radius, share in found["certified"].items():
+        expected = sum(m / (math.sqrt(2) * found["bound"]) > float(radius) / 255 for m in margins) / 4
+        assert share == expected
+    assert found["certified"] == {"100": 0.5, "3": 0.5, "0.5": 0.75}
+
+
+def test_features_of_known_images() -> None:
+    """A constant has all its energy in the mean, a checkerboard in the highest band."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x) - 1)
+
+    checker = (torch.arange(8)[:, None] + torch.arange(8)) % 2
+    x = torch.stack([torch.full((8, 8), 2.0), 1 + 2.0 * checker])[:, None]
+    first, second = features(Twice(), x)
+    assert first["max"] == 3
+    assert first["rms"] == pytest.approx(math.sqrt((4 + 5) / 2))
+    assert first["mean"] == pytest.approx((4 + 4) / 9)
+    assert first["high"] == pytest.approx(1 / 9)
+    assert first["low"] == first["middle"] == 0
+    assert second["rms"] == pytest.approx(math.sqrt((1 + 2) / 2))
+    model = models.classifier("resnet8", {"width": 4}, registry.build("batch_norm", {}), 1, 3)
+    assert len(features(model, torch.randn(4, 1, 8, 8))) == 3
