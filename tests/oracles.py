@@ -19,32 +19,50 @@ def relative_error(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item()
 
 
-def patches(x: Tensor, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
-    """x (N, C, H, W), zero padded -> (N, rows, columns, C * kernel**2), ordered by channel, kernel row and column."""
+def both(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of what a convolution is told, one number standing for two."""
+    return (value, value) if isinstance(value, int) else value
+
+
+def patches(
+    x: Tensor,
+    kernel: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+) -> Tensor:
+    """x (N, C, H, W), zero padded -> (N, rows, columns, C * kh * kw), ordered by channel, kernel row and column."""
     n, channels, height, width = x.shape
-    padded = x.new_zeros(n, channels, height + 2 * padding, width + 2 * padding)
-    padded[:, :, padding : padding + height, padding : padding + width] = x
-    reach = dilation * (kernel - 1) + 1
+    (above, beside), (down, across) = both(padding), both(dilation)
+    padded = x.new_zeros(n, channels, height + 2 * above, width + 2 * beside)
+    padded[:, :, above : above + height, beside : beside + width] = x
+    tall, wide = both(kernel)
     rows = []
-    for top in range(0, height + 2 * padding - reach + 1, stride):
+    for top in range(0, height + 2 * above - down * (tall - 1), both(stride)[0]):
         row = []
-        for left in range(0, width + 2 * padding - reach + 1, stride):
+        for left in range(0, width + 2 * beside - across * (wide - 1), both(stride)[1]):
             taps = []
             for c in range(channels):
-                for i in range(kernel):
-                    for j in range(kernel):
-                        taps.append(padded[:, c, top + dilation * i, left + dilation * j])
+                for i in range(tall):
+                    for j in range(wide):
+                        taps.append(padded[:, c, top + down * i, left + across * j])
             row.append(torch.stack(taps, 1))
         rows.append(torch.stack(row, 1))
     return torch.stack(rows, 1)
 
 
-def convolution(x: Tensor, weight: Tensor, stride: int, padding: int, groups: int = 1) -> Tensor:
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    groups: int = 1,
+) -> Tensor:
     """Cross-correlation without a bias, group by group."""
-    outputs, inputs, kernel, _ = weight.shape
+    outputs, inputs, *kernel = weight.shape
     share, result = outputs // groups, []
     for g in range(groups):
-        cut = patches(x[:, g * inputs : (g + 1) * inputs], kernel, stride, padding, 1)
+        cut = patches(x[:, g * inputs : (g + 1) * inputs], tuple(kernel), stride, padding, 1)
         own = weight[g * share : (g + 1) * share].reshape(share, -1)
         result.append(torch.einsum("nhwp,op->nohw", cut, own))
     return torch.cat(result, 1)
@@ -95,9 +113,9 @@ def deconv2d(
     bias: Tensor,
     *,
     features: int,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
     groups: int = 1,
     iterations: int = 5,
     eps: float = 1e-5,
@@ -109,20 +127,20 @@ def deconv2d(
     running: mean and matrix of each group, to be used instead of those of the batch. Returns the output and the
     statistics that were used.
     """
-    outputs, inputs, kernel, _ = weight.shape
+    outputs, inputs, *size = weight.shape
+    kernel, step = tuple(size), tuple(sampling_stride * along for along in both(stride))
     share, results, used = outputs // groups, [], []
     for g in range(groups):
         own = x[:, g * inputs : (g + 1) * inputs]
-        columns = deconv_columns(inputs * kernel * kernel, features)
+        columns = deconv_columns(inputs * math.prod(kernel), features)
         if running is not None:
             mean, matrix = running[g]
         else:
-            step = sampling_stride * stride
-            if kernel == 1:
+            if kernel == (1, 1):
                 flat = [own[n, :, h, w] for n in range(len(x)) for h in range(x.shape[2]) for w in range(x.shape[3])]
-                rows = torch.stack(flat[:: step * step])
+                rows = torch.stack(flat[:: math.prod(step)])
             else:
-                rows = patches(own, kernel, step, padding, dilation).reshape(-1, inputs * kernel * kernel)
+                rows = patches(own, kernel, step, padding, dilation).reshape(-1, inputs * math.prod(kernel))
             mean, matrix = whitening(torch.cat([rows[:, c] for c in columns]), iterations, eps)
         used.append((mean, matrix))
         cut = patches(own, kernel, stride, padding, dilation)
@@ -188,29 +206,33 @@ def channel_deconv(x: Tensor, block: int, iterations: int, eps: float, sampling_
 
 
 def circulant(kernel: Tensor, height: int, width: int) -> Tensor:
-    """The matrix of circular cross-correlation with a (k, k) kernel on a height x width torus."""
-    size = height * width
-    index = torch.zeros(len(kernel) ** 2, size, dtype=torch.long)
-    for i in range(len(kernel)):
-        for j in range(len(kernel)):
+    """The matrix of circular cross-correlation with a (kh, kw) kernel on a height x width torus."""
+    size, (tall, wide) = height * width, kernel.shape
+    index = torch.zeros(tall * wide, size, dtype=torch.long)
+    for i in range(tall):
+        for j in range(wide):
             for row in range(height):
                 for column in range(width):
                     target = (row + i) % height * width + (column + j) % width
-                    index[i * len(kernel) + j, row * width + column] = target
+                    index[i * wide + j, row * width + column] = target
     one_hot = torch.nn.functional.one_hot(index, size).to(kernel)
     return torch.einsum("t,tpq->pq", kernel.reshape(-1), one_hot)
 
 
-def normalized_channels(x: Tensor, weight: Tensor, stride: int, padding: int, groups: int) -> Tensor:
+def normalized_channels(
+    x: Tensor, weight: Tensor, stride: int | tuple[int, int], padding: int | tuple[int, int], groups: int
+) -> Tensor:
     """(A A^T)^(-1/2) A x for the circulant matrix A of each output channel, cropped and strided.
 
     The preconditioner (A A^T)^(-1/2) is a constant for the gradient.
     """
-    outputs, inputs, kernel, _ = weight.shape
+    outputs, inputs, *kernel = weight.shape
     n, _, height, width = x.shape
-    tall, wide, edge = height + kernel - 1, width + kernel - 1, kernel - 1
+    above, beside = kernel[0] - 1, kernel[1] - 1
+    tall, wide = height + above, width + beside
     torus = x.new_zeros(n, x.shape[1], tall, wide)
-    torus[:, :, edge : edge + height, edge : edge + width] = x
+    torus[:, :, above : above + height, beside : beside + width] = x
+    top, left = above - both(padding)[0], beside - both(padding)[1]
     result = []
     for o in range(outputs):
         first = o // (outputs // groups) * inputs
@@ -219,8 +241,8 @@ def normalized_channels(x: Tensor, weight: Tensor, stride: int, padding: int, gr
         preconditioner = (vectors * values.rsqrt()) @ vectors.T
         full = sum(torus[:, first + j].reshape(n, -1) @ blocks[j].T for j in range(inputs))
         y = (full @ preconditioner.T).reshape(n, tall, wide)
-        crop = edge - padding
-        result.append(y[:, crop : tall - crop, crop : wide - crop][:, ::stride, ::stride])
+        kept = y[:, top : tall - top, left : wide - left]
+        result.append(kept[:, :: both(stride)[0], :: both(stride)[1]])
     return torch.stack(result, 1)
 
 
@@ -230,8 +252,8 @@ def conv_norm(
     depthwise: tuple[Tensor, Tensor] | None,
     batch_norm: tuple[Tensor, Tensor] | None,
     *,
-    stride: int = 1,
-    padding: int = 0,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
     groups: int = 1,
     running: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
@@ -239,7 +261,7 @@ def conv_norm(
     y = normalized_channels(x, weight, stride, padding, groups)
     if depthwise is not None:
         kernel, offset = depthwise
-        half = kernel.shape[-1] // 2
+        half = (kernel.shape[2] // 2, kernel.shape[3] // 2)
         y = convolution(y, kernel, 1, half, groups=len(kernel)) + offset[:, None, None]
     if batch_norm is None:
         return y, None

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import oracles
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from normbench.methods.base import Role
 from normbench.methods.conv_norm import ConvNorm, ConvNorm2d
+from normbench.models import registry
+
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Case:
     inputs: int
     outputs: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
+    kernel: int | Pair
+    stride: int | Pair = 1
+    padding: int | Pair = 0
     groups: int = 1
     affine: bool = True
     batch_norm: bool = True
-    size: tuple[int, int] = (4, 5)
+    size: Pair = (4, 5)
+    count: int = 3
 
     def layer(self) -> ConvNorm2d:
         layer = ConvNorm2d(
@@ -82,6 +89,23 @@ CASES = {
     "1x1 strided": Case(4, 3, 1, stride=2),
     "1x1 strided, bare": Case(4, 3, 1, stride=2, affine=False, batch_norm=False, size=(5, 5)),
     "1x1 grouped": Case(4, 6, 1, groups=2),
+    "column kernel": Case(2, 3, (3, 1), padding=(1, 0)),
+    "column kernel, no padding, strided": Case(2, 3, (3, 1), stride=(2, 1), size=(6, 3)),
+    "row kernel": Case(2, 3, (1, 5), padding=(0, 2)),
+    "row kernel, full padding, strided": Case(2, 3, (1, 5), stride=(1, 3), padding=(0, 4)),
+    "3x5": Case(2, 2, (3, 5), padding=(2, 1), size=(3, 4)),
+    "stride along rows": Case(2, 3, 3, stride=(2, 1), padding=1, size=(5, 4)),
+    "stride along columns": Case(2, 3, 3, stride=(1, 2), padding=1, size=(4, 6)),
+    "padding along columns": Case(2, 3, 3, padding=(0, 2)),
+    "rectangular, grouped": Case(4, 6, (1, 3), stride=(2, 1), padding=(0, 1), groups=2),
+    "rectangular, bare": Case(2, 3, (3, 1), padding=(2, 0), affine=False, batch_norm=False),
+    "1x1, rectangular stride": Case(4, 3, 1, stride=(2, 1)),
+    "one image": Case(2, 3, 3, padding=1, count=1),
+    "one image, strided": Case(2, 3, 3, stride=2, padding=1, count=1, size=(5, 5)),
+    "two images": Case(2, 3, 3, padding=1, count=2),
+    "four images, strided": Case(2, 3, 3, stride=2, padding=1, count=4, size=(5, 4)),
+    "five images": Case(2, 3, 3, padding=1, count=5),
+    "five images, bare": Case(2, 3, 3, count=5, affine=False, batch_norm=False),
 }
 
 
@@ -96,7 +120,7 @@ def test_equals_explicit_circulants(case: Case) -> None:
     assert ("batch_norm.weight" in names) == (case.affine and case.batch_norm)
     mean, variance = torch.zeros(case.outputs).double(), torch.ones(case.outputs).double()
     for _ in range(2):
-        x = torch.randn(3, case.inputs, *case.size, generator=generator, dtype=torch.float64).requires_grad_()
+        x = torch.randn(case.count, case.inputs, *case.size, generator=generator, dtype=torch.float64).requires_grad_()
         y = layer(x)
         expected, used = case.oracle(x, layer)
         assert oracles.relative_error(y, expected) <= 1e-11
@@ -216,9 +240,19 @@ def test_evaluation_follows_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "padding", "said"), [(2, 0, "even"), (4, 1, "even"), (3, 3, "padding"), (1, 1, "padding")]
+    ("kernel", "padding", "said"),
+    [
+        (2, 0, "even"),
+        (4, 1, "even"),
+        ((3, 2), 0, "even"),
+        ((2, 3), 0, "even"),
+        (3, 3, "padding"),
+        (1, 1, "padding"),
+        ((3, 1), 1, "padding"),
+        ((1, 5), (1, 0), "padding"),
+    ],
 )
-def test_refuses_what_the_definition_does_not_cover(kernel: int, padding: int, said: str) -> None:
+def test_refuses_what_the_definition_does_not_cover(kernel: int | Pair, padding: int | Pair, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ConvNorm2d(2, 2, kernel, padding=padding)
 
@@ -236,6 +270,93 @@ def test_initial_parameters() -> None:
     assert {name.partition(".")[0] for name in layer.state_dict()} == {"weight", "affine", "batch_norm"}
 
 
+class Transforms(TorchDispatchMode):
+    """Keeps the types of the numbers that Fourier transforms are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "fft" in str(function):
+            self.types += [leaf.dtype for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("given", "autocast", "transformed"),
+    [
+        (torch.float64, False, torch.complex128),
+        (torch.float32, False, torch.complex64),
+        (torch.float32, True, torch.complex64),
+        (torch.bfloat16, True, torch.complex64),
+    ],
+)
+def test_precision_of_the_filter(given: torch.dtype, autocast: bool, transformed: torch.dtype) -> None:
+    """Both passes are transformed in float32 at least, whatever the convolution is rounded to."""
+    layer = ConvNorm2d(4, 5, 3, padding=1).to(torch.promote_types(given, torch.float32))
+    x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0)).to(given).requires_grad_()
+    with Transforms() as seen, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        layer(x).sum().backward()
+    assert seen.types == [transformed] * 4
+    assert x.grad.dtype == given
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_bfloat16_convolution_is_rounded_once_more_by_its_filter(count: int) -> None:
+    """What comes out is the exactly filtered convolution to half a unit in the last place, and so is the gradient."""
+    torch.manual_seed(0)
+    layer = ConvNorm2d(8, 6, 3, padding=1, affine=False, batch_norm=False)
+    x = torch.randn(count, 8, 9, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        full = nn.functional.conv2d(x, layer.weight, padding=2).detach().double()
+    spectrum = torch.fft.rfft2(layer.weight.detach().double(), s=full.shape[2:]).abs().square().sum(1)
+    expected = torch.fft.irfft2(torch.fft.rfft2(full) * spectrum.rsqrt(), s=full.shape[2:])[:, :, 1:-1, 1:-1]
+    assert y.dtype == torch.bfloat16
+    assert ((y.double() - expected).abs() <= 2**-8 * expected.abs() + 1e-5 * expected.abs().max()).all()
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (3, 0), ((1, 5), (0, 2)), (1, 0)])
+def test_channels_last_images(kernel: int | Pair, padding: int | Pair, dtype: torch.dtype, count: int) -> None:
+    """The same values, output and gradient in the format of the images."""
+    torch.manual_seed(0)
+    layer = ConvNorm2d(8, 6, kernel, padding=padding).to(dtype)
+    other = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    x = torch.randn(count, 8, 7, 6, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    a = x.clone().requires_grad_()
+    b = x.to(memory_format=torch.channels_last).requires_grad_()
+    expected, y = layer(a), other(b)
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    expected.backward(gradient)
+    y.backward(gradient.to(memory_format=torch.channels_last))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert b.grad.is_contiguous(memory_format=torch.channels_last)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    assert oracles.relative_error(y, expected) <= tolerance
+    assert oracles.relative_error(b.grad, a.grad) <= tolerance
+    assert oracles.relative_error(other.weight.grad, layer.weight.grad) <= tolerance
+    with torch.no_grad():
+        found = other.eval()(b)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert oracles.relative_error(found, layer.eval()(a)) <= tolerance
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_partners_in_a_transform_do_not_mix(count: int) -> None:
+    """Images travel in pairs, as real and imaginary part: each gives what it gives alone, up to rounding errors."""
+    torch.manual_seed(0)
+    layer = ConvNorm2d(3, 4, 3, padding=1, affine=False, batch_norm=False).double()
+    x = torch.randn(count, 3, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[-1] = 0
+    together = layer(x)
+    for i in range(count):
+        assert (layer(x[i : i + 1])[0] - together[i]).abs().max() <= 1e-14 * together.abs().max()
+    assert together[-1].abs().max() <= 1e-14 * together.abs().max()
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_filter_is_float32_under_autocast(kernel: int) -> None:
     """bfloat16 rounds the convolution; the filter multiplies by V in float32, so the error stays that of bfloat16."""
@@ -248,12 +369,34 @@ def test_filter_is_float32_under_autocast(kernel: int) -> None:
     assert oracles.relative_error(y.float(), exact) <= 0.02
 
 
-def test_float32_stays_close_to_float64() -> None:
+@pytest.mark.parametrize("count", [4, 5])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"),
+    [(3, 1, 1, 1), (3, 2, 1, 1), (5, 1, 2, 1), ((3, 1), 1, (1, 0), 1), (3, 1, 1, 4), (1, 2, 0, 1)],
+)
+def test_float32_stays_close_to_float64(
+    kernel: int | Pair, stride: int, padding: int | Pair, groups: int, count: int
+) -> None:
+    """Output, all gradients and the running statistics."""
     torch.manual_seed(0)
-    layer = ConvNorm2d(16, 8, 3, padding=1).double()
-    x = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = copy.deepcopy(layer)(x)
-    assert oracles.relative_error(layer.float()(x.float()).double(), expected) <= 1e-5
+    exact = ConvNorm2d(16, 8, kernel, stride, padding, groups).double()
+    single = copy.deepcopy(exact).float()
+    x = torch.randn(count, 16, 8, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    rounded = x.detach().float().requires_grad_()
+    expected, y = exact(x), single(rounded)
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected.backward(gradient)
+    y.backward(gradient.float())
+    assert y.dtype == torch.float32
+    assert oracles.relative_error(y.double(), expected) <= 1e-5
+    assert oracles.relative_error(rounded.grad.double(), x.grad) <= 1e-5
+    scale = exact.batch_norm.bias.grad.abs().max()
+    for (name, a), b in zip(single.named_parameters(), exact.parameters(), strict=True):
+        # What stands in front of a batch norm has a gradient that is a difference, or nothing but rounding errors.
+        error = (a.grad.double() - b.grad).abs().max()
+        assert error <= 1e-5 * (scale if name.startswith("affine") else b.grad.abs().max()), name
+    assert oracles.relative_error(single.batch_norm.running_mean.double(), exact.batch_norm.running_mean) <= 1e-5
+    assert oracles.relative_error(single.batch_norm.running_var.double(), exact.batch_norm.running_var) <= 1e-5
 
 
 def test_float32_stands_near_zeros_of_the_spectrum() -> None:
@@ -290,3 +433,15 @@ def test_options_reach_the_layers(affine: bool, batch_norm: bool) -> None:
     assert oracles.relative_error(layer(x), expected) <= 1e-11
     assert isinstance(method.norm(6, role=Role("body")), nn.Identity)
     assert type(method.linear(6, 2, role=Role("head"))) is nn.Linear
+
+
+def test_gates_are_plain_convolutions() -> None:
+    """Those of squeeze-and-excitation, on one pixel an image, have a bias and no norm."""
+    gate = ConvNorm().conv(8, 2, 1, role=Role("gate"))
+    assert type(gate) is nn.Conv2d
+    assert gate.bias is not None
+    model = registry.classifier("senet18", {"width": 16}, ConvNorm(), 3, 10)
+    plain = [name for name, layer in model.named_modules() if type(layer) is nn.Conv2d and not name.endswith("affine")]
+    assert len(plain) == 16
+    assert all("gate" in name and model.get_submodule(name).bias is not None for name in plain)
+    assert not any("gate" in name for name, layer in model.named_modules() if isinstance(layer, ConvNorm2d))

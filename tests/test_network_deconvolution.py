@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from normbench.functional import patch_moments
+from normbench.functional.patch_moments import gram
 from normbench.methods import network_deconvolution
 from normbench.methods.base import Role
 from normbench.methods.network_deconvolution import (
@@ -22,6 +24,9 @@ from normbench.methods.network_deconvolution import (
     NetworkDeconvolution,
     inverse_sqrt,
 )
+from normbench.models import registry
+
+Pair = tuple[int, int]
 
 
 def correlated(generator: torch.Generator, *shape: int) -> Tensor:
@@ -41,17 +46,23 @@ def statistics_of(layer: DeconvConv2d, groups: int) -> list[tuple[Tensor, Tensor
 class Case:
     inputs: int
     outputs: int
-    kernel: int
+    kernel: int | Pair
     pool: int  # channels in one set of statistics, worked out by hand
     block: int = 64
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
+    stride: int | Pair = 1
+    padding: int | Pair = 0
+    dilation: int | Pair = 1
     groups: int = 1
+    bias: bool = True
     sampling_stride: int = 3
     iterations: int = 5
     eps: float = 1e-5
-    size: tuple[int, int] = (7, 8)
+    size: Pair = (7, 8)
+    count: int = 10
+
+    @property
+    def features(self) -> int:
+        return self.pool * math.prod(oracles.both(self.kernel))
 
     def layer(self) -> DeconvConv2d:
         return DeconvConv2d(
@@ -62,6 +73,7 @@ class Case:
             self.padding,
             self.dilation,
             self.groups,
+            self.bias,
             block=self.block,
             iterations=self.iterations,
             eps=self.eps,
@@ -74,8 +86,8 @@ class Case:
         return oracles.deconv2d(
             x,
             layer.weight,
-            layer.bias,
-            features=self.pool * self.kernel**2,
+            layer.bias if self.bias else torch.zeros_like(layer.weight[:, 0, 0, 0]),
+            features=self.features,
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
@@ -112,6 +124,44 @@ CASES = {
     "grouped, block ignored": Case(4, 6, 3, pool=2, block=1, groups=2, padding=1, stride=2),
     "depthwise": Case(3, 3, 3, pool=1, groups=3, padding=1),
     "depthwise, two outputs each": Case(3, 6, 3, pool=1, groups=3, padding=1),
+    "column kernel": Case(4, 3, (3, 1), pool=2, block=2, padding=(1, 0)),
+    "row kernel": Case(4, 3, (1, 5), pool=2, block=2, padding=(0, 2), sampling_stride=2),
+    "stride along rows": Case(4, 3, 3, pool=2, block=2, stride=(2, 1), padding=1),
+    "padding along columns": Case(4, 3, 3, pool=2, block=2, padding=(0, 2)),
+    "rectangular in all": Case(2, 3, (2, 3), pool=2, stride=(1, 2), padding=(1, 0), dilation=(2, 1), sampling_stride=2),
+    "rectangular in all, grouped": Case(4, 6, (3, 2), pool=2, groups=2, stride=(2, 1), padding=(2, 1), dilation=(1, 2)),
+    "1x1, rectangular stride": Case(8, 3, 1, pool=4, block=4, stride=(1, 2)),
+    "no bias": Case(4, 3, 3, pool=2, block=2, padding=1, bias=False),
+    "no bias, grouped": Case(4, 6, 3, pool=2, groups=2, padding=1, bias=False),
+    "no bias, 1x1": Case(8, 3, 1, pool=4, block=4, bias=False),
+    "overlapping by one": Case(4, 3, 3, pool=2, block=2, padding=1, sampling_stride=2),
+    "overlapping, stride 2": Case(2, 3, 3, pool=2, stride=2, padding=1, sampling_stride=1),
+    "7x7, stride 2": Case(2, 3, 7, pool=1, block=1, stride=2, padding=3, size=(9, 10), count=6),
+    "7x7, stride 2, every patch": Case(2, 3, 7, pool=2, stride=2, padding=3, sampling_stride=1, size=(8, 9), count=4),
+    "one pixel": Case(2, 3, 3, pool=2, padding=1, size=(1, 1)),
+    "one pixel, 5x5": Case(2, 3, 5, pool=2, padding=2, sampling_stride=1, size=(1, 1)),
+    "one row": Case(2, 3, 3, pool=2, padding=1, size=(1, 7)),
+    "taps on padding alone": Case(2, 3, 3, pool=2, padding=3, dilation=3, sampling_stride=1, size=(2, 3)),
+    "patches on padding alone": Case(2, 3, 3, pool=2, padding=4, sampling_stride=1, size=(2, 2)),
+    "wide images": Case(2, 3, 3, pool=2, padding=1, size=(5, 20)),
+    "wide images, overlapping": Case(2, 3, 3, pool=1, block=1, padding=1, sampling_stride=2, size=(4, 18), count=4),
+    "wide images, grouped": Case(4, 4, 3, pool=2, groups=2, padding=2, stride=(1, 2), size=(4, 17), count=4),
+    "wide images, dilated": Case(2, 3, 3, pool=2, padding=2, dilation=2, size=(4, 19), count=4),
+    "wide images, rectangular in all": Case(
+        2, 3, (2, 3), pool=2, stride=(1, 2), padding=(1, 0), dilation=(2, 1), sampling_stride=2, size=(5, 20), count=4
+    ),
+    "wide images, tiles that do not cover them": Case(2, 3, 3, pool=2, padding=1, size=(6, 21), count=4),
+    "wide images, more padding than a tile": Case(2, 3, 3, pool=2, padding=4, size=(4, 19), count=4),
+    "wide images, gaps between patches": Case(2, 3, 2, pool=2, padding=1, size=(5, 18), count=4),
+    "wide images, tiles of unequal sides": Case(
+        2, 3, (2, 3), pool=2, stride=(2, 3), padding=(1, 0), sampling_stride=1, size=(6, 18), count=4
+    ),
+    "261 features": Case(29, 2, 3, pool=29, padding=1, size=(6, 5), count=8),
+    "two groups of 270 features": Case(60, 2, 3, pool=30, groups=2, padding=1, size=(4, 4), count=6),
+    "one image": Case(4, 3, 3, pool=2, block=2, padding=1, count=1),
+    "one image, 1x1": Case(8, 3, 1, pool=4, block=4, count=1),
+    "one image, grouped": Case(4, 6, 3, pool=2, groups=2, padding=1, size=(5, 18), count=1),
+    "one vector": Case(4, 3, 3, pool=4, padding=1, size=(2, 2), count=1),
 }
 
 
@@ -122,17 +172,17 @@ def test_equals_explicit_patch_whitening(case: Case) -> None:
     torch.manual_seed(1)
     layer = case.layer()
     # Running statistics start at zero and the identity, and move a tenth of the way at every step.
-    features = case.pool * case.kernel**2
-    mean = torch.zeros(case.groups, features, dtype=torch.float64)
-    matrix = torch.eye(features, dtype=torch.float64).repeat(case.groups, 1, 1)
+    mean = torch.zeros(case.groups, case.features, dtype=torch.float64)
+    matrix = torch.eye(case.features, dtype=torch.float64).repeat(case.groups, 1, 1)
     for _ in range(2):
-        x = correlated(generator, 10, case.inputs, *case.size).requires_grad_()
+        x = correlated(generator, case.count, case.inputs, *case.size).requires_grad_()
         y = layer(x)
         expected, used = case.oracle(x, layer)
         assert oracles.relative_error(y, expected) <= 1e-11
         gy = torch.randn(y.shape, generator=generator, dtype=torch.float64)
-        got = torch.autograd.grad((y * gy).sum(), (x, layer.weight, layer.bias))
-        want = torch.autograd.grad((expected * gy).sum(), (x, layer.weight, layer.bias))
+        inputs = (x, *layer.parameters())
+        got = torch.autograd.grad((y * gy).sum(), inputs)
+        want = torch.autograd.grad((expected * gy).sum(), inputs)
         for a, b in zip(got, want, strict=True):
             assert oracles.relative_error(a, b) <= 1e-10
         mean = 0.9 * mean + 0.1 * torch.stack([m for m, _ in used]).detach()
@@ -148,13 +198,112 @@ def test_equals_explicit_patch_whitening(case: Case) -> None:
     assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items() if "extra" not in key)
 
 
-def test_float32_stays_close_to_float64() -> None:
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("interleaved in two", 1e-5),
+        ("wide images", 1e-5),
+        ("1x1", 1e-5),
+        ("grouped", 1e-5),
+        ("7x7, stride 2", 1e-5),
+        ("15 iterations", 1e-3),
+    ],
+)
+def test_float32_stays_close_to_float64(name: str, tolerance: float) -> None:
+    """Output, all gradients and the running statistics; more iterations amplify rounding errors."""
     generator = torch.Generator().manual_seed(0)
-    case = CASES["interleaved in two"]
+    torch.manual_seed(1)
+    case = CASES[name]
+    exact = case.layer()
+    single = copy.deepcopy(exact).float()
+    x = correlated(generator, 16, case.inputs, *case.size).requires_grad_()
+    rounded = x.detach().float().requires_grad_()
+    expected, y = exact(x), single(rounded)
+    gradient = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    expected.backward(gradient)
+    y.backward(gradient.float())
+    assert y.dtype == torch.float32
+    assert oracles.relative_error(y.double(), expected) <= tolerance
+    assert oracles.relative_error(rounded.grad.double(), x.grad) <= tolerance
+    for a, b in zip(single.parameters(), exact.parameters(), strict=True):
+        assert oracles.relative_error(a.grad.double(), b.grad) <= tolerance
+    for a, b in zip(single.buffers(), exact.buffers(), strict=True):
+        assert oracles.relative_error(a.double(), b) <= tolerance
+
+
+# --- patches and their moments ---------------------------------------------------------------------------------------
+
+
+COPIED = ["one block", "overlapping by one", "7x7, stride 2", "dilated", "taps on padding alone", "rectangular in all"]
+COPIED += [
+    "rectangular in all, grouped",
+    "depthwise",
+    "261 features",
+    *[name for name in CASES if "wide images" in name],
+]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", COPIED)
+def test_both_orders_of_copying_give_the_same(name: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the batch as the innermost axis, as the outermost, and as the layer chooses by the width of the images."""
+    case, generator, found = CASES[name], torch.Generator().manual_seed(0), []
+    torch.manual_seed(1)
     layer = case.layer()
-    x = correlated(generator, 16, case.inputs, 8, 8)
-    expected = copy.deepcopy(layer)(x)
-    assert oracles.relative_error(layer.float()(x.float()).double(), expected) <= 1e-5
+    x = correlated(generator, case.count, case.inputs, *case.size)
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    for short_row in (0, 10**6, patch_moments.SHORT_ROW):
+        monkeypatch.setattr(patch_moments, "SHORT_ROW", short_row)
+        one, image = copy.deepcopy(layer), x.clone().requires_grad_()
+        y = one(image)
+        (y * torch.arange(y.numel()).view(y.shape).sin()).sum().backward()
+        found.append((y, image.grad, one.weight.grad, one.running_mean, one.running_deconv))
+        assert image.grad.is_contiguous(memory_format=torch.channels_last) or not channels_last
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            assert oracles.relative_error(a, b) <= 1e-12
+
+
+def test_short_and_long_rows_are_both_among_the_cases() -> None:
+    """Else the comparison with the oracle would leave one of the two orders out."""
+    widths = [case.size[1] for case in CASES.values() if case.kernel not in (1, (1, 1))]
+    assert min(widths) < patch_moments.SHORT_ROW < max(widths)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("features", [1, 127, 255, 256, 257, 300, 513, 600])
+def test_a_product_in_blocks_is_the_product(features: int, groups: int) -> None:
+    rows = torch.randn(groups, features, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = gram(rows)
+    assert oracles.relative_error(found, rows @ rows.mT) <= 1e-13
+    if features >= 2 * patch_moments.SMALL_BLOCK:  # only one of its halves is multiplied out
+        half = features // 2
+        assert torch.equal(found[:, :half, half:], found[:, half:, :half].mT)
+
+
+def test_whitening_of_many_features_does_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["261 features"]
+    split = case.layer()
+    whole = copy.deepcopy(split)
+    x = correlated(torch.Generator().manual_seed(0), 20, case.inputs, *case.size)
+    split(x)
+    monkeypatch.setattr(patch_moments, "SMALL_BLOCK", 10**6)
+    whole(x)
+    assert not torch.equal(split.running_deconv, whole.running_deconv)
+    assert oracles.relative_error(split.running_deconv, whole.running_deconv) <= 1e-11
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape"),
+    [(3, (4, 2, 7, 7)), (3, (4, 2, 7, 18)), (1, (4, 2, 5, 5)), ((1, 20), (1, 2, 1, 20)), ((2, 17), (1, 1, 2, 17))],
+)
+def test_images_are_left_as_they_are(kernel: int | Pair, shape: tuple[int, ...]) -> None:
+    """Centring is done in place, on a copy of the patches; also where the patches lie as the images do."""
+    x = correlated(torch.Generator().manual_seed(0), *shape)
+    for image in (x, x.to(memory_format=torch.channels_last), x.mT.contiguous().mT):
+        before = image.clone()
+        DeconvConv2d(shape[1], 3, kernel, sampling_stride=1).double()(image)
+        assert torch.equal(image, before)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +340,28 @@ def test_newton_schulz_of_a_batch_of_matrices(iterations: int) -> None:
         assert oracles.relative_error(white, expected) <= 1e-9
         if iterations == 30:
             assert (white @ matrix @ white - torch.eye(5, dtype=torch.float64)).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
+def test_newton_schulz_of_what_is_not_finite(value: float) -> None:
+    """NaN, also where only the norm of a matrix is not finite; the other matrices of a batch are not spoilt."""
+    matrices = torch.eye(4).repeat(3, 1, 1)
+    matrices[1, 0, 0] = value
+    found = inverse_sqrt(matrices.requires_grad_(), 5)
+    assert found[1].isnan().all()
+    assert found[[0, 2]].isfinite().all()
+    (gradient,) = torch.autograd.grad(found.sum(), matrices)
+    assert gradient[1].isnan().all()
+    assert gradient[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e15, 1e25])
+def test_a_covariance_that_overflows_gives_nan(scale: float) -> None:
+    """And not the output of a matrix of zeros, with which a diverging run would go on."""
+    x = scale * torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    for layer in (DeconvConv2d(4, 3, 3, padding=1), DeconvConv2d(4, 4, 3, groups=4), DeconvConv2d(4, 3, 1)):
+        assert layer(x).isnan().all()
+    assert DeconvLinear(36, 3, block=4)(x.view(32, 36)).isnan().all()
 
 
 def test_newton_schulz_gradient_by_finite_differences() -> None:
@@ -398,6 +569,34 @@ def test_linear_equals_explicit_block_whitening(inputs: int, block: int, pool: i
     assert oracles.relative_error(layer(x), expected) <= 1e-12
 
 
+def test_linear_without_a_bias() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = DeconvLinear(12, 5, bias=False, block=4).double()
+    assert set(layer.state_dict()) == {"weight", "running_mean", "running_deconv"}
+    x = correlated(generator, 20, 12).requires_grad_()
+    y = layer(x)
+    zero = torch.zeros(5, dtype=torch.float64)
+    expected, used = oracles.deconv_linear(x, layer.weight, zero, 4, 5, 1e-5)
+    assert oracles.relative_error(y, expected) <= 1e-11
+    gy = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    got = torch.autograd.grad((y * gy).sum(), (x, layer.weight))
+    want = torch.autograd.grad((expected * gy).sum(), (x, layer.weight))
+    for a, b in zip(got, want, strict=True):
+        assert oracles.relative_error(a, b) <= 1e-10
+    layer.eval()
+    expected, _ = oracles.deconv_linear(x, layer.weight, zero, 4, 5, 1e-5, (layer.running_mean, layer.running_deconv))
+    assert oracles.relative_error(layer(x), expected) <= 1e-12
+    assert oracles.relative_error(layer.running_mean, 0.1 * used[0]) <= 1e-12
+
+
+def test_blocks_of_a_linear_layer_may_hold_more_features_than_are_multiplied_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = DeconvLinear(600, 3, block=300).double()
+    x = correlated(generator, 6, 600)
+    expected, _ = oracles.deconv_linear(x, layer.weight, layer.bias, 300, 5, 1e-5)
+    assert oracles.relative_error(layer(x), expected) <= 1e-10
+
+
 @pytest.mark.parametrize(("channels", "size"), [(8, (5, 6)), (11, (5, 6)), (11, (2, 6)), (4, (1, 1)), (6, (3, 3))])
 def test_channel_deconv_equals_explicit_whitening(channels: int, size: tuple[int, int]) -> None:
     """Pooled channels by their un-centred second moment; a remainder of channels by one mean and one variance."""
@@ -476,6 +675,45 @@ def test_running_buffers_keep_no_graph() -> None:
     assert not layer.running_deconv.requires_grad
 
 
+def test_covariance_of_rounded_patches() -> None:
+    """An approximation on demand: centred patches are rounded to bfloat16 and their products added up in float32."""
+    torch.manual_seed(0)
+    exact = DeconvConv2d(4, 3, 1, sampling_stride=1, momentum=1.0)
+    rounded = DeconvConv2d(4, 3, 1, sampling_stride=1, momentum=1.0, covariance="bfloat16")
+    rounded.load_state_dict(exact.state_dict())
+    x = correlated(torch.Generator().manual_seed(0), 6, 4, 5, 5).float()
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected, y = exact(a), rounded(b)
+    assert torch.equal(rounded.running_mean, exact.running_mean)
+    samples = x.permute(0, 2, 3, 1).reshape(-1, 4)
+    centred = (samples - samples.mean(0)).bfloat16().double()
+    white = oracles.newton_schulz(centred.T @ centred / 150 + 1e-5 * torch.eye(4, dtype=torch.float64), 5)
+    assert oracles.relative_error(rounded.running_deconv.double(), white) <= 1e-5
+    assert 1e-4 <= oracles.relative_error(rounded.running_deconv, exact.running_deconv) <= 2e-2
+    assert oracles.relative_error(y, expected) <= 2e-2
+    (expected * x[:, :3]).sum().backward()
+    (y * x[:, :3]).sum().backward()
+    assert oracles.relative_error(b.grad, a.grad) <= 5e-2
+    assert rounded.state_dict().keys() == exact.state_dict().keys()
+
+
+@pytest.mark.parametrize("case", ["one block", "wide images", "grouped", "261 features"])
+def test_covariance_of_rounded_patches_is_close(case: str) -> None:
+    torch.manual_seed(0)
+    exact = CASES[case].layer().float()
+    rounded = copy.deepcopy(exact)
+    rounded.low_precision = True
+    x = correlated(torch.Generator().manual_seed(0), 20, CASES[case].inputs, *CASES[case].size).float()
+    found = []
+    for layer in (exact, rounded):
+        image = x.clone().requires_grad_()
+        y = layer(image)
+        (y * torch.arange(y.numel()).view(y.shape).sin()).sum().backward()
+        found.append((y, image.grad, layer.weight.grad, layer.running_deconv))
+    for a, b in zip(*found, strict=True):
+        assert oracles.relative_error(b, a) <= 3e-2
+
+
 def test_options_reach_the_layers() -> None:
     method = NetworkDeconvolution(block=2, linear_block=4, iterations=3, eps=0.1, momentum=0.5, sampling_stride=2)
     conv = method.conv(8, 4, 3, role=Role("body"), stride=2, padding=1, groups=1)
@@ -494,5 +732,87 @@ def test_options_reach_the_layers() -> None:
     expected, linear_used = oracles.deconv_linear(x, linear.weight, linear.bias, 4, 3, 0.1)
     assert oracles.relative_error(linear(x), expected) <= 1e-11
     assert oracles.relative_error(linear.running_mean, 0.5 * linear_used[0]) <= 1e-12
+    assert not conv.low_precision
+    assert NetworkDeconvolution(covariance="bfloat16").conv(8, 4, 3, role=Role("body")).low_precision
     assert type(NetworkDeconvolution(linear_block=0).linear(12, 5, role=Role("head"))) is nn.Linear
     assert isinstance(method.norm(8, role=Role("body")), nn.Identity)
+
+
+# --- the settings of the authors' code -------------------------------------------------------------------------------
+
+# name -> width, and iterations of the first convolution, which is frozen, or None where nothing is special about it
+STEMS = {
+    "vgg11": (8, 15),
+    "senet18": (32, 15),
+    "preact_resnet18": (8, 10),
+    "resnext29_2x64d": (8, 10),
+    "mobilenet_v2": (32, 10),  # at this width alone the classifier has two blocks of 640 features
+    "resnet8": (8, None),
+}
+
+
+def shared(channels: int, block: int) -> int:
+    return channels if channels < block else math.gcd(channels, block)
+
+
+def deconvolved(name: str, method: NetworkDeconvolution) -> dict[str, DeconvConv2d | DeconvLinear]:
+    model = registry.classifier(name, {"width": STEMS[name][0]}, method, 3, 10)
+    layers = {key: layer for key, layer in model.named_modules() if isinstance(layer, DeconvConv2d | DeconvLinear)}
+    assert not any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in model.modules())
+    return layers
+
+
+def found_in(layer: DeconvConv2d | DeconvLinear) -> tuple[int, bool, int]:
+    """Iterations, whether it is frozen, and channels or features in one set of statistics."""
+    if isinstance(layer, DeconvLinear):
+        return layer.iterations, False, layer.features
+    return layer.iterations, layer.freeze, layer.features // math.prod(layer.kernel_size)
+
+
+@pytest.mark.parametrize("iterations", [5, 7])
+@pytest.mark.parametrize("name", STEMS)
+def test_layers_have_the_settings_of_the_authors(name: str, iterations: int) -> None:
+    """The table of exceptions; every other layer has the options of the method."""
+    layers = deconvolved(name, NetworkDeconvolution(iterations=iterations))
+    stem, of_stem = next(iter(layers)), STEMS[name][1]
+    kinds = set()
+    for key, layer in layers.items():
+        inputs = layer.weight.shape[1]
+        expected = (iterations, False, shared(inputs, 512 if isinstance(layer, DeconvLinear) else 64))
+        if key == stem and of_stem is not None:
+            kinds.add("stem")
+            expected = (of_stem, True, 3)
+        elif isinstance(layer, DeconvConv2d) and layer.groups > 1:
+            kinds.add("groups")
+            expected = (3 if name == "resnext29_2x64d" else 1, False, inputs)
+        elif name == "mobilenet_v2" and key.endswith("conv3"):
+            kinds.add("projection")
+            planes = layers[key.replace("conv3", "conv1")].weight.shape[1]
+            expected = (1, False, planes)
+        elif name == "mobilenet_v2" and key == "head":
+            kinds.add("head")
+            expected = (iterations, False, 640)
+        assert found_in(layer) == expected, key
+    assert kinds == {
+        "resnext29_2x64d": {"stem", "groups"},
+        "mobilenet_v2": {"stem", "groups", "projection", "head"},
+        "resnet8": set(),
+    }.get(name, {"stem"})
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_settings_of_the_authors_can_be_switched_off(name: str) -> None:
+    method = NetworkDeconvolution(block=32, linear_block=128, iterations=4, authors_settings=False)
+    for key, layer in deconvolved(name, method).items():
+        inputs = layer.weight.shape[1]
+        pool = shared(inputs, 128 if isinstance(layer, DeconvLinear) else 32)
+        if isinstance(layer, DeconvConv2d) and layer.groups > 1:
+            pool = inputs
+        assert found_in(layer) == (4, False, pool), key
+
+
+def test_an_ordinary_classifier_stays_one_in_every_network() -> None:
+    for name in STEMS:
+        method = NetworkDeconvolution(linear_block=0)
+        model = registry.classifier(name, {"width": 8}, method, 3, 10)
+        assert type(model.get_submodule("head")) is nn.Linear

@@ -17,7 +17,8 @@ from normbench.models import registry
 CONVENTIONS = ["ortho", "backward", "forward", "full"]
 STATISTICS = ["half", "full", "frequency"]
 SIZES = [(16, 16), (7, 7), (8, 5), (1, 1), (6, 12)]
-MORE_SIZES = [(1, 4), (5, 1), (14, 28), (2, 2)]
+# Up to and above 64 pixels sums of rows are computed in two ways, each for odd and for even widths.
+MORE_SIZES = [(1, 4), (5, 1), (14, 28), (2, 2), (5, 2), (9, 9), (5, 15), (70, 1), (33, 2)]
 
 
 def layer_of(channels: int, seed: int = 0, **options: object) -> SpectralBatchNorm2d:
@@ -90,6 +91,28 @@ def test_equals_the_transform(fft_norm: str, statistics: str, size: tuple[int, i
     want = torch.autograd.grad((expected * gy).sum(), (x, layer.weight, layer.bias))
     for a, b in zip(got, want, strict=True):
         assert oracles.relative_error(a, b) <= 1e-11
+
+
+@pytest.mark.parametrize("size", [(7, 8), (9, 9), (5, 1), (5, 2), (1, 1)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("statistics", STATISTICS)
+@pytest.mark.parametrize("fft_norm", CONVENTIONS)
+def test_one_image(fft_norm: str, statistics: str, size: tuple[int, int]) -> None:
+    """Its frequencies are the only values that there are; a variance over one image alone is zero."""
+    layer = layer_of(3, fft_norm=fft_norm, statistics=statistics, momentum=1.0)
+    x = images(1, 3, *size).requires_grad_()
+    y = layer(x)
+    expected, used = oracles.spectral_batch_norm(x, layer.weight, layer.bias, fft_norm=fft_norm, statistics=statistics)
+    assert oracles.relative_error(y, expected) <= 1e-12
+    gy = images(*x.shape, seed=10)
+    got = torch.autograd.grad((y * gy).sum(), (x, layer.weight, layer.bias))
+    want = torch.autograd.grad((expected * gy).sum(), (x, layer.weight, layer.bias))
+    scale = max(gradient.abs().max() for gradient in want)
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).abs().max() <= 1e-11 * scale
+    assert oracles.relative_error(torch.complex(*layer.running_mean), used[0]) <= 1e-12
+    count = 1 if statistics == "frequency" else size[0] * size[1]
+    unbiased = used[1] * count / max(count - 1, 1)
+    assert (layer.running_var - unbiased).abs().max() <= 1e-12 * used[0].abs().square().max()
 
 
 @pytest.mark.parametrize("statistics", ["half", "full"])
@@ -302,7 +325,7 @@ def test_bright_corner_in_every_image_stays_finite(statistics: str, fft_norm: st
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("size", [(16, 16), (7, 7), (8, 5), (1, 1), (6, 12)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("size", SIZES + MORE_SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("statistics", STATISTICS)
 @pytest.mark.parametrize("fft_norm", CONVENTIONS)
 def test_after_a_batch_norm_equals_the_two_layers(
@@ -335,6 +358,64 @@ def test_after_a_batch_norm_equals_the_two_layers(
         for (name, p), q in zip(both.named_buffers(), apart.buffers(), strict=True):
             assert torch.allclose(p, q, rtol=1e-12, atol=1e-14), name
     assert both.state_dict().keys() == apart.state_dict().keys()
+
+
+BATCH_NORMS = {
+    "without parameters": {"affine": False},
+    "without running statistics": {"track_running_stats": False},
+    "cumulative average": {"momentum": None},
+}
+
+
+@pytest.mark.parametrize("training", [(True, True), (False, True), (True, False), (False, False)])
+@pytest.mark.parametrize("kind", [None, *BATCH_NORMS])
+def test_after_a_batch_norm_of_any_kind(kind: str | None, training: tuple[bool, bool]) -> None:
+    """Any BatchNorm2d, and either of the two in evaluation mode within a network in training (fine-tuning does that)."""
+    both = AfterBatchNorm(nn.BatchNorm2d(3, **BATCH_NORMS.get(kind, {})), layer_of(3)).double()
+    apart = nn.Sequential(*copy.deepcopy(both))
+    for step in range(2):
+        for module in (both, apart):
+            for layer, mode in zip(module, training, strict=True):
+                layer.train(mode)
+        a, b = (images(4, 3, 6, 5, seed=step).requires_grad_() for _ in range(2))
+        found, expected = both(a), apart(b)
+        assert oracles.relative_error(found, expected) <= 1e-12
+        (found * images(4, 3, 6, 5, seed=9)).sum().backward()
+        (expected * images(4, 3, 6, 5, seed=9)).sum().backward()
+        assert oracles.relative_error(a.grad, b.grad) <= 1e-11
+        for (name, p), q in zip(both.named_buffers(), apart.buffers(), strict=True):
+            assert torch.allclose(p, q, rtol=1e-12, atol=1e-14), name
+
+
+def test_after_a_batch_norm_one_value_of_a_channel_is_refused() -> None:
+    """As by the batch norm itself: the unbiased variance of one value would make the running one NaN."""
+    both = AfterBatchNorm(nn.BatchNorm2d(3), SpectralBatchNorm2d(3))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        both(torch.randn(1, 3, 1, 1, generator=torch.Generator().manual_seed(0)))
+    assert both[0].running_var.isfinite().all()
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0, 1000.0])
+def test_after_a_batch_norm_rounding_errors_are_those_of_the_two_layers(mean: float) -> None:
+    """Statistics that follow from others must not lose digits where a channel's mean is far from zero."""
+    torch.manual_seed(0)
+    single = AfterBatchNorm(nn.BatchNorm2d(8), SpectralBatchNorm2d(8))
+    with torch.no_grad():
+        for parameter in single.parameters():
+            parameter.uniform_(0.5, 1.5)
+    apart, exact = nn.Sequential(*copy.deepcopy(single)), nn.Sequential(*copy.deepcopy(single)).double()
+    for size in ((6, 7), (16, 16)):
+        x = (images(16, 8, *size) + mean).float()
+        gradient = images(16, 8, *size, seed=1)
+        found = []
+        for layer in (exact, single, apart):
+            image = x.to(layer[0].weight.dtype).requires_grad_()
+            y = layer(image)
+            y.backward(gradient.to(y.dtype))
+            found.append((y.detach().double(), image.grad.double()))
+        for expected, ours, theirs in zip(*found, strict=True):
+            limit = max(4 * oracles.relative_error(theirs, expected), 1e-6)
+            assert oracles.relative_error(ours, expected) <= limit
 
 
 def test_after_a_batch_norm_bfloat16_is_computed_in_float32() -> None:

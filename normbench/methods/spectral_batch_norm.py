@@ -119,7 +119,8 @@ class SpectralBatchNorm2d(nn.Module):
             variance = (spectrum - mean).abs().square().mean(0)
             self.track(torch.stack([mean.real, mean.imag]), variance, x.shape[0])
         else:
-            mean, variance = torch.complex(self.running_mean[0], self.running_mean[1]), self.running_var
+            real, imaginary = self.running_mean.to(x)
+            mean, variance = torch.complex(real, imaginary), self.running_var.to(x)
         gain = self.weight[:, None, None] * (variance + self.eps).rsqrt()
         normalized = (spectrum - mean) * gain + self.bias[:, None, None]
         return torch.fft.irfft2(normalized, s=(height, width)) * (inverse * height * width)
@@ -146,6 +147,20 @@ class SpectralBatchNorm2d(nn.Module):
             self.size = (height, width) if height else None
 
 
+def moments(x: Tensor, batch_norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, (channels,); moves the running statistics of the batch norm."""
+    running_mean, running_var = batch_norm.get_buffer("running_mean"), batch_norm.get_buffer("running_var")
+    momentum = batch_norm.momentum or 0.0
+    batch_norm.get_buffer("num_batches_tracked").add_(1)
+    if not torch.compiler.is_compiling():
+        return torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
+    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)  # the compiler does not know the fast one
+    count = x.numel() // x.shape[1]
+    running_mean.lerp_(mean, momentum)
+    running_var.lerp_(variance * (count / (count - 1)), momentum)
+    return mean, variance
+
+
 class AfterBatchNorm(nn.Sequential):
     """BatchNorm2d, then SpectralBatchNorm2d: (N, channels, H, W) to the same shape.
 
@@ -160,20 +175,34 @@ class AfterBatchNorm(nn.Sequential):
         batch_norm, spectral = self
         assert isinstance(batch_norm, nn.BatchNorm2d)
         assert isinstance(spectral, SpectralBatchNorm2d)
-        apart = not self.training or spectral.mode == "frequency" or x.device.type == "mps"
-        if apart or batch_norm.momentum is None:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        if not self.computed_at_once(batch_norm, spectral, x, wide):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            given = x.to(wide)
             with torch.no_grad():
-                batch_norm.get_buffer("num_batches_tracked").add_(1)
-                mean, variance = torch.batch_norm_update_stats(
-                    wide, batch_norm.running_mean, batch_norm.running_var, batch_norm.momentum
-                )
+                mean, variance = moments(given, batch_norm)
                 scale = (variance + batch_norm.eps).rsqrt()
-                square = variance * scale.square() * (wide.numel() // wide.shape[1])
-            y = spectral.normalized(wide, mean, scale, square, batch_norm.weight, batch_norm.bias, True)
+                square = variance * scale.square() * (given.numel() // given.shape[1])
+            y = spectral.normalized(given, mean, scale, square, batch_norm.weight, batch_norm.bias, True)
         return y.to(x.dtype)
+
+    @staticmethod
+    def computed_at_once(
+        batch_norm: nn.BatchNorm2d, spectral: SpectralBatchNorm2d, x: Tensor, wide: torch.dtype
+    ) -> bool:
+        """Whether both train and are of the usual kind: statistics by channel, a norm with all parts and a momentum."""
+        return (
+            spectral.mode != "frequency"
+            and x.device.type != "mps"
+            and spectral.training
+            and batch_norm.training
+            and batch_norm.weight is not None
+            and batch_norm.running_mean is not None
+            and batch_norm.momentum is not None
+            and batch_norm.running_mean.dtype == wide
+            and x.numel() > x.shape[1]
+        )
 
 
 @dataclass(frozen=True)
