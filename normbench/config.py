@@ -52,10 +52,16 @@ def _all_or_list(value: Any) -> Any:
 
 
 class Corruptions(Strict):
-    """names: `all`, or some of them. severities: some of 1 to 5."""
+    """names: `all`, or some of them. severities: some of 1 to 5. engine: who computes them, this program or the package
+    of that name, which needs 32 pixels a side. constants: the benchmark whose severities these are; `auto` goes by the
+    size of the images. source: null, or the folder of a published benchmark (`<name>.npy` and `labels.npy`, as of
+    CIFAR-10-C) to take the images from; `{dataset}` in it stands for the dataset's name."""
 
     names: Annotated[Literal["all"] | Annotated[list[str], Field(min_length=1)], BeforeValidator(_all_or_list)] = "all"
     severities: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = [1, 2, 3, 4, 5]
+    engine: Literal["normbench", "imagecorruptions"] = "normbench"
+    constants: Literal["auto", "cifar", "tiny_imagenet", "imagenet"] = "auto"
+    source: str | None = None
 
 
 class BatchStatistics(Strict):

@@ -12,6 +12,7 @@ from typing import Any
 from normbench import files, fingerprint, layout
 from normbench.config import NAME, SOURCES, Dataset, ParamsFile, check_options
 from normbench.corruptions import NAMES as CORRUPTIONS
+from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_side
 from normbench.errors import UserError, hint
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -134,15 +135,18 @@ class Resolver:
                 self.problem(keys, f"unknown option of {task.model}; {hint(option, defaults)}")
             elif type(value) is not type(defaults[option]) or value <= 0:
                 self.problem(keys, f"must be a positive {type(defaults[option]).__name__}")
-        declared = self.params.datasets.get(task.dataset)
-        source = declared.source if declared else task.dataset
-        size = (declared.image_size if declared else None) or NATIVE_SIZES.get(source)
+        size = self.image_size(task.dataset)
         unfit = models.image_size_problem(task.model, size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)
         resolved["model_options"] = defaults | task.model_options
         resolved["model_code"] = fingerprint.code([models.source_file(task.model)])
         return resolved
+
+    def image_size(self, dataset: str) -> int | None:
+        """Pixels a side, or None where only the data tell."""
+        declared = self.params.datasets.get(dataset)
+        return (declared and declared.image_size) or NATIVE_SIZES.get(declared.source if declared else dataset)
 
     def variant(self, name: str) -> None:
         variant = self.params.variants[name]
@@ -175,6 +179,16 @@ class Resolver:
                 if name not in CORRUPTIONS:
                     self.problem(("corruptions", "names", index), f"unknown corruption; {hint(name, CORRUPTIONS)}")
         self.corruption_names = list(CORRUPTIONS) if chosen.names == "all" else chosen.names
+        made_here = chosen.engine == "normbench"
+        if chosen.source is not None and (not made_here or chosen.constants != "auto"):
+            self.problem(("corruptions", "source"), "with published images, leave out engine and constants")
+        elif not made_here and chosen.constants not in ("auto", "imagenet"):
+            self.problem(("corruptions", "constants"), f"engine {chosen.engine} has those of imagenet only")
+        for name in () if made_here else self.params.suite.datasets:
+            try:
+                check_side(self.image_size(name) or SMALLEST_SIDE)
+            except UserError as error:
+                self.problem(("corruptions", "engine"), f"dataset {name}: {error}")
 
     def outputs(self) -> dict[str, Any]:
         """File name below build/resolved -> JSON value, for what the suite uses."""
@@ -186,6 +200,7 @@ class Resolver:
                 "names": self.corruption_names,
                 "severities": sorted(set(self.params.corruptions.severities)),
                 "seed": suite.seed,
+                **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
             },
         }
         out |= {f"datasets/{name}": self.datasets[name] for name in suite.datasets}

@@ -1,16 +1,23 @@
 """Corrupts the test images of one dataset: `python -m stages.corrupt --dataset NAME`."""
 
+from pathlib import Path
+
 from normbench import layout
-from normbench.corruptions.files import write_corrupted
+from normbench.corruptions.files import copy_published, write_corrupted
 from normbench.files import read_json
 from normbench.stage import run
 
 
 def corrupt(dataset: str) -> None:
-    """Writes the corrupted copies of a dataset's test images."""
+    """Writes the corrupted copies of a dataset's test images, or takes published ones."""
     wanted = read_json(layout.RESOLVED / "corruptions.json")
     source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
-    write_corrupted(source, target, wanted["names"], wanted["severities"], wanted["seed"])
+    published = wanted.pop("source")
+    if published is None:
+        write_corrupted(source, target, **wanted)
+    else:
+        folder = Path(published.replace("{dataset}", dataset)).expanduser()
+        copy_published(source, target, wanted["names"], wanted["severities"], folder)
 
 
 if __name__ == "__main__":

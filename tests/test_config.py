@@ -110,6 +110,31 @@ MISTAKES = {
         "severities: [6]",
         r"corruptions\.severities\.0 = 6: .*less than or equal to 5",
     ),
+    "corruption engine": (
+        "severities: [1, 3, 5]",
+        "severities: [1, 3, 5]\n  engine: imagecorruption",
+        r"corruptions\.engine = 'imagecorruption': not valid; did you mean 'imagecorruptions'",
+    ),
+    "corruption constants": (
+        "severities: [1, 3, 5]",
+        "severities: [1, 3, 5]\n  constants: cifar10",
+        r"corruptions\.constants = 'cifar10': not valid; did you mean 'cifar'",
+    ),
+    "image too small for the engine": (
+        "severities: [1, 3, 5]",
+        "severities: [1, 3, 5]\n  engine: imagecorruptions",
+        r"corruptions\.engine = 'imagecorruptions': dataset digits: images of 12 x 12: imagecorruptions needs .* 32 ",
+    ),
+    "constants that the engine does not have": (
+        "severities: [1, 3, 5]\n\n",
+        "severities: [1, 3, 5]\n  engine: imagecorruptions\n  constants: cifar\n\n",
+        r"corruptions\.constants = 'cifar': engine imagecorruptions has those of imagenet only",
+    ),
+    "published images and constants": (
+        "severities: [1, 3, 5]",
+        "severities: [1, 3, 5]\n  source: CIFAR-10-C\n  constants: cifar",
+        r"corruptions\.source = 'CIFAR-10-C': with published images, leave out engine and constants",
+    ),
     "no seeds": ("seeds: [0, 1, 2]", "seeds: []", r"suite\.seeds = \[\]: .*at least 1 item"),
     "seed twice": ("seeds: [0, 1, 2]", "seeds: [0, 0]", r"suite\.seeds = \[0, 0\]: a seed stands here twice"),
     "negative seed": ("  seed: 0", "  seed: -1", r"suite\.seed = -1: .*greater than or equal to 0"),
@@ -179,7 +204,15 @@ def test_one_line_for_a_mistake(mistake: str, tmp_path: Path, monkeypatch: pytes
 SINGLE = [
     name
     for name in MISTAKES
-    if name not in {"misspelt section", "dataset not listed", "npz without path", "name", "misspelt key"}
+    if name
+    not in {
+        "misspelt section",
+        "dataset not listed",
+        "npz without path",
+        "name",
+        "misspelt key",
+        "constants that the engine does not have",
+    }
 ]
 
 
@@ -246,6 +279,24 @@ def test_a_new_variant_changes_no_other_file(tmp_path: Path, monkeypatch: pytest
     after = resolve.resolve(write(tmp_path, "    - conv_norm", "    - conv_norm\n    - spectral_norm_alone"))
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert changed == {"suite"}  # spectral_norm_alone was there for the GAN
+
+
+def test_corruption_settings_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    defaults = {"engine": "normbench", "constants": "auto", "source": None}
+    resolved = resolve.resolve(write(tmp_path, "suite:", "suite:"))["corruptions"]
+    assert {key: resolved[key] for key in defaults} == defaults
+    path = write(
+        tmp_path, "severities: [1, 3, 5]", "severities: [1]\n  engine: imagecorruptions\n  constants: imagenet"
+    )
+    path.write_text(path.read_text().replace("image_size: 12", "image_size: 32"))
+    resolved = resolve.resolve(path)["corruptions"]
+    assert {key: resolved[key] for key in defaults} == defaults | {
+        "engine": "imagecorruptions",
+        "constants": "imagenet",
+    }
+    path = write(tmp_path, "severities: [1, 3, 5]", "severities: [1]\n  source: ~/{dataset}-C")
+    assert resolve.resolve(path)["corruptions"]["source"] == "~/{dataset}-C"
 
 
 def test_options_are_checked_by_type_and_range():

@@ -6,28 +6,32 @@ Bytes are compared exactly: quantisation truncates, so that a change of the orde
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import importlib.util
 import io
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.ndimage
+import torch
 from PIL import Image
 
 from normbench import files, layout
 from normbench.corruptions import MAIN, NAMES, corrupt
-from normbench.corruptions.constants import CIFAR, EXTRA, SEVERITIES
+from normbench.corruptions.constants import CIFAR, EXTRA, SETS, SEVERITIES, TINY_IMAGENET, Constants, set_for
 from normbench.corruptions.draws import DRAWS, draw, generator
-from normbench.corruptions.files import write_corrupted
+from normbench.corruptions.files import copy_published, write_corrupted
+from normbench.corruptions.frost import _originals, textures
 from normbench.corruptions.operators import luma, motion
 from normbench.corruptions.spatter import _distance as distances
 from normbench.errors import UserError
@@ -98,7 +102,9 @@ def enlarge(values: np.ndarray, factor: float) -> np.ndarray:
     size = len(values)
     crop = math.ceil(size / factor)
     top = (size - crop) // 2
-    large = scipy.ndimage.zoom(values[top : top + crop, top : top + crop], (factor, factor, 1), order=1)
+    middle = values[top : top + crop, top : top + crop]
+    # With scipy's default mode, which the reference has, a last pixel whose position rounds up is black.
+    large = scipy.ndimage.zoom(middle, (factor, factor, 1), order=1, mode="nearest")
     trim = (len(large) - size) // 2
     return large[trim : trim + size, trim : trim + size]
 
@@ -144,20 +150,22 @@ def gaussian_blur(image, sigma):
 
 def defocus_blur(image, c):
     radius, sigma = c
-    disk = np.zeros((17, 17), np.float32)
-    for y, x in itertools.product(range(-8, 9), repeat=2):
-        disk[y + 8, x + 8] = x * x + y * y <= radius * radius
+    reach, taps = (8, 1) if radius <= 8 else (radius, 2)
+    side, turn = 2 * reach + 1, there_and_back(2 * reach + 1)
+    disk = np.zeros((side, side), np.float32)
+    for y, x in itertools.product(range(side), repeat=2):
+        disk[y, x] = (x - reach) ** 2 + (y - reach) ** 2 <= radius * radius
     disk /= disk.sum()
-    weights = np.array([math.exp(-i * i / (2 * sigma**2)) for i in (-1, 0, 1)])
+    weights = np.array([math.exp(-i * i / (2 * sigma**2)) for i in range(-taps, taps + 1)])
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
         # OpenCV works in single precision, scipy in double.
-        before, after = np.roll(disk, 1, axis), np.roll(disk, -1, axis)
-        disk = weights[0] * before + weights[1] * disk + weights[2] * after
+        shifts = [[turn[(i + shift - taps) % len(turn)] for i in range(side)] for shift in range(2 * taps + 1)]
+        disk = sum(weight * np.take(disk, shift, axis) for weight, shift in zip(weights, shifts, strict=True))
     result, turn = np.zeros(image.shape), there_and_back(len(image))
-    for y, x in itertools.product(range(17), repeat=2):
+    for y, x in itertools.product(range(side), repeat=2):
         if disk[y, x]:
-            rows, columns = ([turn[(i + shift - 8) % len(turn)] for i in range(len(image))] for shift in (y, x))
+            rows, columns = ([turn[(i + shift - reach) % len(turn)] for i in range(len(image))] for shift in (y, x))
             place = np.ix_(rows, columns)
             result += float(disk[y, x]) * (image / 255)[place]
     return to_bytes(result)
@@ -274,6 +282,28 @@ def pixelate(image, c):
     return np.asarray(done).reshape(image.shape)
 
 
+def texture(number: int, scale: float, size: int) -> np.ndarray:
+    """As OpenCV reads and scales it; enlarged where it would not be larger than an image of side `size`."""
+    import cv2
+
+    spec = importlib.util.find_spec("imagecorruptions")
+    name = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")[number]
+    whole = cv2.imread(str(Path(spec.submodule_search_locations[0]) / "frost" / name))[..., ::-1]
+    small = cv2.resize(whole, (0, 0), fx=scale, fy=scale)
+    if min(small.shape[:2]) <= size:
+        scale = 1.1 * size / min(whole.shape[:2])
+        small = cv2.resize(whole, (0, 0), fx=scale, fy=scale)
+    return small
+
+
+def frost(image, c, crop):
+    share, strength, scale = c
+    number, top, left = crop.tolist()
+    layer = texture(number, scale, len(image))[top : top + len(image), left : left + len(image)]
+    assert layer.shape == image.shape
+    return np.trunc(np.clip(share * image.astype(float) + strength * layer, 0, 255)).astype(np.uint8)
+
+
 def snow(image, c, normals, angle):
     mean, deviation, factor, threshold, radius, sigma, share = c
     flakes = enlarge((mean + deviation * normals)[..., None], factor)
@@ -351,7 +381,7 @@ def spatter(image, c, normals):
 
 def elastic_transform(image, c, moves, across, down):
     size = len(image)
-    alpha, sigma = c[0] * size / 32, c[1] * size / 32
+    alpha, sigma = c[0] * size, c[1] * size
     middle, reach = size // 2, size // 3
     old = np.array([(reach, reach), (reach, -reach), (-reach, -reach)], np.float32) + middle
     new = old + moves
@@ -401,6 +431,7 @@ ORACLES: dict[str, Callable[..., np.ndarray]] = {
         jpeg_compression,
         pixelate,
         snow,
+        frost,
         spatter,
         elastic_transform,
     )
@@ -420,15 +451,15 @@ def assert_alike(name: str, found: np.ndarray, wanted: np.ndarray) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-def expected(images: np.ndarray, name: str, severity: int, seed: int) -> np.ndarray:
+def expected(images: np.ndarray, name: str, severity: int, seed: int, constants: str = "cifar") -> np.ndarray:
     """The oracle's images, from the package's draws."""
-    constants = CIFAR[name][severity - 1]
-    draws = draw(name, images, constants, seed, severity, np.arange(len(images)))
-    grey = images.shape[3] == 1 and name in ("brightness", "saturate", "snow", "spatter")
+    values = SETS[constants][name][severity - 1]
+    draws = draw(name, images, values, seed, severity, np.arange(len(images)))
+    grey = images.shape[3] == 1 and name in ("brightness", "saturate", "snow", "frost", "spatter")
     results = []
     for number, image in enumerate(images):
         source = image.repeat(3, axis=2) if grey else image
-        result = ORACLES[name](source, constants, *(values[number] for values in draws))
+        result = ORACLES[name](source, values, *(drawn[number] for drawn in draws))
         results.append(np.asarray(Image.fromarray(result).convert("L"))[..., None] if grey else result)
     return np.stack(results)
 
@@ -449,12 +480,37 @@ def test_other_sizes_and_grey(name: str, size: int, channels: int, scene: np.nda
         assert_alike(name, corrupt(images, name, severity), expected(images, name, severity, seed=0))
 
 
+@pytest.mark.parametrize("constants", ["tiny_imagenet", "imagenet"])
+@pytest.mark.parametrize("name", NAMES)
+def test_other_constants(name: str, constants: str, scene: np.ndarray) -> None:
+    images = crops(scene, 26, 1)
+    for severity in SEVERITIES:
+        found = corrupt(images, name, severity, constants=constants)
+        assert_alike(name, found, expected(images, name, severity, 0, constants))
+    for size, channels in ((8, 1), (9, 3)):
+        images = crops(scene, size, 1)[..., :channels]
+        found = corrupt(images, name, 5, constants=constants)
+        assert_alike(name, found, expected(images, name, 5, 0, constants))
+
+
+@pytest.mark.parametrize(
+    ("size", "constants"), [(47, "cifar"), (48, "tiny_imagenet"), (127, "tiny_imagenet"), (128, "imagenet")]
+)
+def test_constants_go_by_the_size(size: int, constants: str, scene: np.ndarray) -> None:
+    assert set_for(size) == constants
+    image = crops(scene, size, 1)[:1]
+    for name in ("contrast", "frost"):
+        np.testing.assert_array_equal(corrupt(image, name, 3), corrupt(image, name, 3, constants=constants))
+
+
+@pytest.mark.parametrize("constants", SETS)
 @pytest.mark.parametrize(("name", "step"), [("pixelate", 1), ("zoom_blur", 5)])
-def test_sizes_round_as_the_library_does(name: str, step: int, scene: np.ndarray) -> None:
+def test_sizes_round_as_the_library_does(name: str, step: int, constants: str, scene: np.ndarray) -> None:
     for size in range(8, 65, step):
         images = crops(scene, size, 1)
         severity = size // step % 5 + 1
-        np.testing.assert_array_equal(corrupt(images, name, severity), expected(images, name, severity, seed=0))
+        found = corrupt(images, name, severity, constants=constants)
+        np.testing.assert_array_equal(found, expected(images, name, severity, 0, constants))
 
 
 def test_luma_is_pillow_s() -> None:
@@ -490,6 +546,83 @@ def test_motion_of_one_pixel() -> None:
         for place, level in zip(places, levels, strict=True):
             wanted[place] = level
         np.testing.assert_array_equal(motion(image, 6, 2, np.array([float(angle)]))[0, ..., 0], wanted)
+
+
+# -------------------------------------------------------------------------------------------------------- tensors
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_tensor_is_corrupted_as_the_array(device: str, channels: int, images: np.ndarray) -> None:
+    arrays = images[..., :channels]
+    tensor = torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous().to(device)
+    before = tensor.clone()
+    for given in (tensor, tensor.to(memory_format=torch.channels_last)):
+        for name in ("impulse_noise", "jpeg_compression", "frost"):
+            found = corrupt(given, name, 4, 2, list(range(5, 5 + len(images))), "tiny_imagenet")
+            assert (found.dtype, found.device, found.stride()) == (torch.uint8, given.device, given.stride())
+            wanted = corrupt(arrays, name, 4, 2, np.arange(5, 5 + len(images)), "tiny_imagenet")
+            np.testing.assert_array_equal(found.permute(0, 2, 3, 1).cpu().numpy(), wanted)
+    assert torch.equal(tensor, before)
+
+
+# ---------------------------------------------------------------------------------------------------------- frost
+
+
+def test_textures_are_opencv_s() -> None:
+    """At the scales of CIFAR-10-C, Tiny ImageNet-C and ImageNet-C."""
+    for scale, size in ((0.2, 32), (0.3, 64), (1, 224)):
+        for number, found in enumerate(textures(scale, size)):
+            np.testing.assert_array_equal(found, texture(number, scale, size))
+
+
+@pytest.mark.parametrize(("scale", "size"), [(0.2, 62), (0.2, 63), (0.2, 200), (1, 700)])
+def test_textures_are_larger_than_the_images(scale: float, size: int) -> None:
+    for number, found in enumerate(textures(scale, size)):
+        assert min(found.shape[:2]) > size
+        wanted = texture(number, scale, size)
+        assert found.shape == wanted.shape
+        difference = np.abs(found.astype(int) - wanted)
+        assert difference.max() <= 1
+        assert difference.mean() < 1e-3
+
+
+@pytest.fixture
+def fresh_textures() -> Iterator[None]:
+    for cached in (textures, _originals):
+        cached.cache_clear()
+    yield
+    for cached in (textures, _originals):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_textures")
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("package", "package imagecorruptions is not installed"),
+        ("file", "frost: {}: no such file; imagecorruptions 1.1.2 has it"),
+        ("content", "frost: {}: sha256 5feceb66..., but that of imagecorruptions 1.1.2 is 2d0d50b4..."),
+    ],
+)
+def test_textures_that_are_not_there(
+    fault: str, line: str, tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.find_spec("imagecorruptions")
+    folder = tmp_path / "imagecorruptions" / "frost"
+    shutil.copytree(Path(spec.submodule_search_locations[0]) / "frost", folder)
+    spec.submodule_search_locations[:] = [str(folder.parent)]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if fault == "package" else spec)
+    if fault == "file":
+        (folder / "frost3.png").unlink()
+    if fault == "content":
+        (folder / "frost3.png").write_text("0")
+    with pytest.raises(UserError) as caught:
+        corrupt(images, "frost", 1)
+    assert str(caught.value) == line.format(folder / "frost3.png")
 
 
 # ---------------------------------------------------------------------------------------------------------- draws
@@ -575,6 +708,14 @@ def test_draws_have_their_distributions() -> None:
         assert normals.shape == (64, 32, 32)
         assert abs(normals.mean()) < 5 / normals.size**0.5
         assert abs(normals.var() - 1) < 5 * (2 / normals.size) ** 0.5
+    (crops,) = made("frost", 1)
+    known = textures(0.2, 32)
+    assert [texture.shape[:2] for texture in known] == [(120, 180), (63, 112), (63, 112), (70, 105), (99, 132)]
+    assert set(crops[:, 0]) == set(range(5))
+    room = np.array([known[number].shape[:2] for number in crops[:, 0]]) - 32
+    assert (crops[:, 1:] >= 0).all()
+    assert (crops[:, 1:] < room).all()
+    assert abs(((crops[:, 1:] + 0.5) / room).mean() - 0.5) < 5 * (1 / 12 / 128) ** 0.5
     (offsets,) = made("glass_blur", 4)
     assert offsets.shape == (64, 2, 30, 30, 2)
     assert set(np.unique(offsets)) == {-1, 0}
@@ -587,25 +728,35 @@ def test_draws_have_their_distributions() -> None:
 def test_names() -> None:
     assert len(MAIN) == 15
     assert len(EXTRA) == 4
-    assert set(CIFAR) == set(MAIN + EXTRA)
     assert len(set(NAMES)) == len(NAMES)
-    assert set(NAMES) <= set(MAIN + EXTRA)
+    assert set(NAMES) == set(MAIN + EXTRA)
     assert set(NAMES) == set(ORACLES)
-    assert all(len(values) == 5 for values in CIFAR.values())
+    for constants in SETS.values():
+        assert set(constants) == set(NAMES)
+        assert all(len(values) == 5 for values in constants.values())
 
 
 def test_constants_are_pinned() -> None:
-    """As they were when they were compared with the reference's (below)."""
-    assert files.hash_of(CIFAR) == "cc9af313e44258c4ee48d84a657bbb21d96fa87944d606a7bf00551e36503a93"
+    """As they were when they were compared with the reference's (below), and with its scripts."""
+    assert files.hash_of(SETS) == "ea63f6624ef489491d9890d76395dc136754bd7232bd46a2f8af812d40bf548f"
 
 
 @pytest.mark.skipif(not CONSTANTS.exists(), reason="needs ../shared, the reference's constants")
-def test_constants_are_the_reference_s() -> None:
-    reference = json.loads(CONSTANTS.read_text())["cifar10_c"]
-    for name, values in CIFAR.items():
-        found = [list(value) if isinstance(value, tuple) else value for value in values]
+@pytest.mark.parametrize(
+    ("constants", "key", "side", "scale"), [(CIFAR, "cifar10_c", 32, 0.2), (TINY_IMAGENET, "tiny_imagenet_c", 64, 0.3)]
+)
+def test_constants_are_the_reference_s(constants: Constants, key: str, side: int, scale: float) -> None:
+    reference = json.loads(CONSTANTS.read_text())[key]
+    assert set(reference) == set(constants)
+    for name, values in constants.items():
+        found: Any = [list(value) if isinstance(value, tuple) else value for value in values]
         if name == "zoom_blur":
             found = [f"arange(1, {stop}, {step})" for stop, step in values]
+        if name == "frost":
+            found = [[share, strength] for share, strength, _ in values]
+            assert {value[2] for value in values} == {scale}
+        if name == "elastic_transform":
+            found = [[pytest.approx(part * side) for part in value] for value in values]
         assert found == reference[name], name
 
 
@@ -637,6 +788,7 @@ TOLERANCES = {
     "motion_blur": (5, 4, 0.5, 0.3),
     "fog": (4, 4, 3.5, 2.5),
     "snow": (2.5, 3, 1, 1.3),
+    "frost": (8, 6, 3, 4),
     "spatter": (5, 3.5, 0.3, 0.3),
     "elastic_transform": (4.5, 5, 0.6, 0.7),
 }
@@ -684,6 +836,7 @@ def test_has_the_reference_s_statistics(name: str, cifar: np.ndarray) -> None:
             {"images": np.zeros((2, 7, 7, 1), np.uint8)},
             "images of shape (2, 7, 7, 1): corruptions need a side of 8 pixels or more",
         ),
+        ({"constants": "cifar10"}, "unknown constants 'cifar10': did you mean 'cifar'?"),
         ({"index": [1, 2, 3]}, "index: int64 of shape (3,) for 2 images: needs one integer each"),
         ({"index": [0.0, 1.0]}, "index: float64 of shape (2,) for 2 images: needs one integer each"),
     ],
@@ -692,6 +845,30 @@ def test_refuses_in_one_line(change: dict[str, Any], line: str) -> None:
     arguments = {"images": np.zeros((2, 32, 32, 3), np.uint8), "name": "fog", "severity": 1, **change}
     with pytest.raises(UserError) as caught:
         corrupt(**arguments)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("tensor", "line"),
+    [
+        (torch.zeros(2, 3, 32, 32), "images of type float32: corruptions need uint8, 0 to 255"),
+        (
+            torch.zeros(2, 32, 32, 3, dtype=torch.uint8),
+            "images of shape (2, 32, 32, 3): corruptions need (N, C, H, H), square, C = 1 or 3",
+        ),
+        (
+            torch.zeros(3, 32, 32, dtype=torch.uint8),
+            "images of shape (3, 32, 32): corruptions need (N, C, H, H), square, C = 1 or 3",
+        ),
+        (
+            torch.zeros(2, 1, 7, 7, dtype=torch.uint8),
+            "images of shape (2, 1, 7, 7): corruptions need a side of 8 pixels or more",
+        ),
+    ],
+)
+def test_refuses_a_tensor_in_one_line(tensor: torch.Tensor, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        corrupt(tensor, "fog", 1)
     assert str(caught.value) == line
 
 
@@ -725,8 +902,8 @@ def test_files_have_the_layout_of_the_benchmark(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("normbench.corruptions.files.IMAGES", 4)
     labels = prepared(layout.DATA / "scenes", images)
-    wanted = {"names": ["impulse_noise", "contrast"], "severities": [2, 5], "seed": 11}
-    files.write_json(layout.RESOLVED / "corruptions.json", wanted)
+    wanted = {"names": ["impulse_noise", "contrast"], "severities": [2, 5], "seed": 11, "engine": "normbench"}
+    files.write_json(layout.RESOLVED / "corruptions.json", {**wanted, "constants": "auto", "source": None})
     stage.corrupt("scenes")
     folder = layout.CORRUPTED / "scenes"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -746,9 +923,30 @@ def test_files_have_the_layout_of_the_benchmark(
     versions, hashes = meta.pop("versions"), meta.pop("sha256")
     for name in wanted["names"]:
         assert hashes[name] == hashlib.sha256((folder / f"{name}.npy").read_bytes()).hexdigest()
-    assert meta == {**wanted, "source_fingerprint": "f" * 64}
+    assert meta == {**wanted, "constants": "cifar", "published": None, "source_fingerprint": "f" * 64}
     assert versions["numpy"] == np.__version__
     assert versions["pillow"] == Image.__version__
+
+
+@pytest.mark.parametrize(
+    ("engine", "constants", "used"),
+    [("normbench", "auto", "cifar"), ("normbench", "imagenet", "imagenet"), ("imagecorruptions", "auto", "imagenet")],
+)
+def test_files_of_an_engine(engine: str, constants: str, used: str, tmp_path: Path, images: np.ndarray) -> None:
+    prepared(tmp_path / "scenes", images)
+    write_corrupted(tmp_path / "scenes", tmp_path / "out", ["impulse_noise"], [3], 4, engine, constants)
+    meta = files.read_json(tmp_path / "out/meta.json")
+    assert (meta["engine"], meta["constants"], meta["seed"]) == (engine, used, 4)
+    assert ("opencv-python" in meta["versions"]) == (engine == "imagecorruptions")
+    # From the same key, skimage draws what `corrupt` does.
+    wanted = corrupt(images, "impulse_noise", 3, 4, constants=used)
+    np.testing.assert_array_equal(np.load(tmp_path / "out/impulse_noise.npy"), wanted)
+
+
+def test_an_engine_refuses_small_images(tmp_path: Path, scene: np.ndarray) -> None:
+    prepared(tmp_path / "scenes", crops(scene, 28, 1))
+    with pytest.raises(UserError, match=r"^images of 28 x 28: imagecorruptions needs a side of 32 pixels or more$"):
+        write_corrupted(tmp_path / "scenes", tmp_path / "out", ["fog"], [1], 0, "imagecorruptions")
 
 
 @pytest.mark.parametrize(("classes", "kind"), [(255, np.uint8), (256, np.int64)])
@@ -796,6 +994,96 @@ def test_files_are_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+# ------------------------------------------------------------------------------------------------ published files
+
+
+@pytest.fixture
+def published(tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the layout of CIFAR-10-C, for the dataset `scenes`."""
+    monkeypatch.chdir(tmp_path)
+    labels = prepared(layout.DATA / "scenes", images)
+    folder = tmp_path / "scenes-C"
+    folder.mkdir()
+    for name in ("fog", "frost"):
+        np.save(folder / f"{name}.npy", np.concatenate([corrupt(images, name, level) for level in SEVERITIES]))
+    np.save(folder / "labels.npy", np.tile(labels, 5).astype(np.uint8))
+    return folder
+
+
+def test_published_files_are_taken(published: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normbench.corruptions.files.IMAGES", 4)
+    wanted = {"names": ["frost"], "severities": [2, 5], "seed": 0, "engine": "normbench", "constants": "auto"}
+    wanted["source"] = f"{published.parent}/{{dataset}}-C"
+    files.write_json(layout.RESOLVED / "corruptions.json", wanted)
+    stage.corrupt("scenes")
+    folder = layout.CORRUPTED / "scenes"
+    assert sorted(path.name for path in folder.iterdir()) == ["frost.npy", "labels.npy", "meta.json"]
+    blocks = np.load(published / "frost.npy").reshape(5, *images.shape)
+    np.testing.assert_array_equal(np.load(folder / "frost.npy"), np.concatenate([blocks[1], blocks[4]]))
+    np.testing.assert_array_equal(np.load(folder / "labels.npy"), np.load(published / "labels.npy")[: 2 * len(images)])
+    meta = files.read_json(folder / "meta.json")
+    assert meta.pop("sha256") == {"frost": hashlib.sha256((folder / "frost.npy").read_bytes()).hexdigest()}
+    unknown = {"engine": None, "constants": None, "seed": None, "versions": {}}
+    chosen = {"names": ["frost"], "severities": [2, 5], "published": str(published), "source_fingerprint": "f" * 64}
+    assert meta == unknown | chosen
+
+
+class Trap:
+    """Leaves a file where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, ("unpickled", "w"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("no folder", "{}/labels.npy: no such file"),
+        ("no array", "{}/fog.npy: no such file"),
+        ("other labels", "{}/labels.npy: 2 of 30 labels are not those of the test images of scenes"),
+        ("fewer labels", "{}/labels.npy: uint8 of shape (6,), but needs integers of shape (30,)"),
+        ("real labels", "{}/labels.npy: float64 of shape (30,), but needs integers of shape (30,)"),
+        ("one severity", "{}/fog.npy: uint8 of shape (6, 32, 32, 3), but scenes needs uint8 of shape (30, 32, 32, 3)"),
+        ("type", "{}/fog.npy: float32 of shape (30, 32, 32, 3), but scenes needs uint8 of shape (30, 32, 32, 3)"),
+        ("cut off", "{}/fog.npy: not an array that can be mapped: mmap length is greater than file size"),
+        ("text", "{}/fog.npy: not an array that can be mapped: the magic string is not correct; *"),
+        ("empty", "{}/fog.npy: not an array that can be mapped: EOF: reading magic string, *"),
+        ("objects", "{}/fog.npy: not an array that can be mapped: Array can't be memory-mapped: Python objects *"),
+    ],
+)
+def test_published_files_that_do_not_fit(published: Path, fault: str, line: str) -> None:
+    fog, labels = published / "fog.npy", published / "labels.npy"
+    known, content = np.load(labels), fog.read_bytes()
+    if fault == "no folder":
+        shutil.rmtree(published)
+    elif fault == "no array":
+        fog.unlink()
+    elif fault in ("other labels", "fewer labels", "real labels"):
+        changed = np.where(np.arange(30) < 2, 7, known)
+        np.save(labels, {"o": changed, "f": known[:6], "r": known.astype(float)}[fault[0]])
+    elif fault == "one severity":
+        np.save(fog, np.load(fog)[:6])
+    elif fault == "type":
+        np.save(fog, np.load(fog).astype(np.float32))
+    elif fault == "objects":
+        np.save(fog, np.array([Trap()] * 30, object), allow_pickle=True)
+    else:
+        fog.write_bytes({"cut off": content[:-1], "text": b"a note, " * 20, "empty": b""}[fault])
+    with pytest.raises(UserError) as caught:
+        copy_published(layout.DATA / "scenes", layout.CORRUPTED / "scenes", ["fog"], [1], published)
+    found = str(caught.value)
+    assert fnmatch.fnmatchcase(found, line.format(published).replace("[", "[[]"))
+    assert "\n" not in found
+    assert not layout.CORRUPTED.exists()
+    assert not Path("unpickled").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- the stage
+
+
 def test_the_stage_starts_without_torch() -> None:
-    code = "import stages.corrupt, sys; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    code = (
+        "import stages.corrupt, sys; print({'torch', 'scipy', 'cv2', 'skimage', 'imagecorruptions'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"

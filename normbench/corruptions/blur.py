@@ -42,18 +42,23 @@ def defocus_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
 
 
 def _disk(radius: float, sigma: float) -> Singles:
-    """A disk of sum 1 after a 3 x 3 gaussian of `sigma`, in single precision as in the reference."""
-    reach = math.floor(radius) + 1
+    """A disk of sum 1 after a gaussian of `sigma`, in single precision as in the reference.
+
+    As there, the grid that it is smoothed on ends 8 pixels from the centre, or at a larger radius, and is mirrored.
+    """
+    reach, taps = (8, 1) if radius <= 8 else (math.floor(radius), 2)
     grid = np.arange(-reach, reach + 1)
     disk = (grid[:, None] ** 2 + grid**2 <= radius**2).astype(np.float32)
     disk /= disk.sum()
-    weights = np.exp(-(np.arange(-1, 2) ** 2) / (2 * sigma * sigma))
+    weights = np.exp(-(np.arange(-taps, taps + 1) ** 2) / (2 * sigma * sigma))
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
-        padded = np.pad(disk, [(1, 1) if i == axis else (0, 0) for i in (0, 1)])
-        before, here, after = (np.take(padded, np.arange(len(grid)) + i, axis) for i in range(3))
-        disk = before * weights[0] + here * weights[1] + after * weights[2]
-    return disk
+        padded = np.pad(disk, [(taps, taps) if i == axis else (0, 0) for i in (0, 1)], mode="reflect")
+        disk = np.zeros_like(disk)
+        for i, weight in enumerate(weights):
+            disk += np.take(padded, np.arange(len(grid)) + i, axis) * weight
+    used = disk.any(axis=0)
+    return disk[used][:, used]
 
 
 def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArray[np.int64]) -> Bytes:
@@ -61,19 +66,34 @@ def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArra
 
     `offsets`: (N, passes, H - 2 d, H - 2 d, 2), in -d..d-1, last axis (x, y), in the order of the reference's scan,
     which goes from the last row and column backwards. The reference means to swap two pixels but, as its two views
-    share memory, copies one; so does this. With distance d = 1 no pixel is read after it was replaced, so that a pass
-    is one gather.
+    share memory, copies one; so does this.
     """
     sigma, distance, passes = constants
-    if distance != 1:
-        raise ValueError(f"glass_blur: distance {distance}: only 1 can be done in one gather")
-    pixels = (gaussian(unit(images), sigma) * 255).astype(np.uint8)
-    number = np.arange(len(images))[:, None, None]
-    rows, columns = np.arange(2, images.shape[1])[:, None], np.arange(2, images.shape[2])
+    count, size, _, channels = images.shape
+    pixels = (gaussian(unit(images), sigma) * 255).astype(np.uint8).reshape(count, -1, channels)
+    moved = slice(distance + 1, size - distance + 1)
     for i in range(passes):
-        forward = offsets[:, i, ::-1, ::-1]
-        pixels[:, 2:, 2:] = pixels[number, rows + forward[..., 1], columns + forward[..., 0]]
-    return quantise(gaussian(unit(pixels), sigma))
+        steps = offsets[:, i, ::-1, ::-1]
+        place = np.arange(size * size)
+        source = np.tile(place.reshape(size, size), (count, 1, 1))
+        source[:, moved, moved] += steps[..., 1] * size + steps[..., 0]
+        pixels = np.take_along_axis(pixels, _followed(source.reshape(count, -1), place)[..., None], axis=1)
+    return quantise(gaussian(unit(pixels.reshape(images.shape)), sigma))
+
+
+def _followed(source: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each value comes from after one pass, (N, H * H), from the place that each pixel looks at.
+
+    A place further on was scanned before, so that what is found there is already that from its own source: such chains
+    are followed, twice as far each time. With distance 1 there are none.
+    """
+    chained = source > place
+    while chained.any():
+        source, chained = (
+            np.where(chained, np.take_along_axis(source, source, axis=1), source),
+            chained & np.take_along_axis(chained, source, axis=1),
+        )
+    return source
 
 
 def motion_blur(images: Bytes, constants: tuple[float, float], angles: Floats) -> Bytes:

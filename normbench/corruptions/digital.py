@@ -75,35 +75,33 @@ def jpeg_compression(images: Bytes, quality: int) -> Bytes:
 
 
 def pixelate(images: Bytes, side: float) -> Bytes:
-    """Pillow's BOX resize to int(H * side) pixels, `side` above 1/2, and back."""
+    """Pillow's BOX resize to int(H * side) pixels and back."""
     size = images.shape[1]
     return _box(_box(images, int(size * side)), size)
 
 
 def _box(images: Bytes, size: int) -> Bytes:
-    """Pillow's BOX resize to `size`, where a pixel is the rounded mean of one or two: columns, then rows, in bytes."""
-    first, last = _block(images.shape[1], size)
+    """Pillow's BOX resize to `size`, where a pixel is the mean of a block: columns, then rows, in bytes."""
+    first, last = _blocks(images.shape[1], size)
+    factors = ((1 << 22) / (last - first) + 0.5).astype(np.uint32)  # Pillow's weights have 22 bits
     for axis in (2, 1):
-        pair = np.take(images, first, axis).astype(np.uint16) + np.take(images, last, axis)
-        images = ((pair + 1) >> 1).astype(np.uint8)
+        shape = [1, 1, 1, 1]
+        shape[axis] = size
+        sums = np.insert(images.cumsum(axis, dtype=np.uint32), 0, 0, axis)
+        totals = np.take(sums, last, axis) - np.take(sums, first, axis)
+        images = ((totals * factors.reshape(shape) + (1 << 21)) >> 22).astype(np.uint8)
     return images
 
 
 @functools.cache
-def _block(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last pixel of `size` in each of `wanted`, each (wanted,).
+def _blocks(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first pixel of `size` in each of `wanted`, and the first one after it, each (wanted,).
 
     Pillow is asked, with unit vectors: where an edge falls on a pixel's centre, its rounding decides.
     """
     units = Image.fromarray(np.eye(size, dtype=np.float32))
     inside = np.asarray(units.resize((wanted, size), Image.Resampling.BOX)) > 0
-    first, last = inside.argmax(axis=0), size - 1 - inside[::-1].argmax(axis=0)
-    if (last - first).max() > 1:
-        raise ValueError(f"pixelate: from {size} to {wanted} pixels: a block has more than two")
-    return first, last
-
-
-ELASTIC_SIDE = 32  # the size of image that the constants of elastic_transform are for
+    return inside.argmax(axis=0), size - inside[::-1].argmax(axis=0)
 
 
 def elastic_transform(
@@ -114,7 +112,7 @@ def elastic_transform(
     `moves`: (N, 3, 2), the moves of the points in pixels, last axis (x, y). `across`, `down`: (N, H, H) in -1..1.
     """
     size = images.shape[1]
-    length, sigma = (constant * size / ELASTIC_SIDE for constant in constants[:2])
+    length, sigma = (constant * size for constant in constants[:2])
     right, below = ((length * gaussian(u, sigma, "symmetric", 3)).astype(np.float32) for u in (across, down))
     rows, columns = np.mgrid[:size, :size]
     values = _affine(unit(images).astype(np.float32), moves)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from normbench.corruptions.digital import ELASTIC_SIDE
+from normbench.corruptions.frost import textures
 from normbench.corruptions.operators import Bytes
 from normbench.corruptions.weather import fog_side
 
@@ -33,9 +33,13 @@ def draw(name: str, images: Bytes, constants: Any, seed: int, severity: int, ind
     return tuple(np.stack(arrays) for arrays in zip(*each, strict=True))
 
 
-def generator(seed: int, name: str, severity: int, index: int) -> np.random.RandomState:
+def bits(seed: int, name: str, severity: int, index: int) -> np.random.Philox:
     key = hashlib.blake2b(f"{seed}/{name}/{severity}/{index}".encode(), digest_size=16).digest()
-    return np.random.RandomState(np.random.Philox(key=int.from_bytes(key, "little")))
+    return np.random.Philox(key=int.from_bytes(key, "little"))
+
+
+def generator(seed: int, name: str, severity: int, index: int) -> np.random.RandomState:
+    return np.random.RandomState(bits(seed, name, severity, index))
 
 
 # One image's draws, in the order in which the corruption uses them. `image` is (H, W, C).
@@ -71,14 +75,23 @@ def _snow(random: np.random.RandomState, image: Bytes, constants: Any) -> Draws:
     return random.standard_normal(image.shape[:2]), np.array(random.uniform(-135, -45))
 
 
+def _frost(random: np.random.RandomState, image: Bytes, constants: tuple[float, float, float]) -> Draws:
+    size = len(image)
+    known = textures(constants[2], size)
+    number = random.randint(len(known), dtype=np.int64)
+    height, width = known[number].shape[:2]
+    crop = [number, *(random.randint(side - size, dtype=np.int64) for side in (height, width))]
+    return (np.array(crop, np.int64),)
+
+
 def _spatter(random: np.random.RandomState, image: Bytes, constants: Any) -> Draws:
     return (random.standard_normal(image.shape[:2]),)
 
 
 def _elastic_transform(random: np.random.RandomState, image: Bytes, constants: tuple[float, float, float]) -> Draws:
-    reach = constants[2] * len(image) / ELASTIC_SIDE
-    moves = random.uniform(-reach, reach, (3, 2)).astype(np.float32)
-    return moves, random.uniform(-1, 1, image.shape[:2]), random.uniform(-1, 1, image.shape[:2])
+    reach = constants[2] * len(image)
+    moves = random.uniform(-reach, reach, (3, 2)) if reach else np.zeros((3, 2))
+    return moves.astype(np.float32), random.uniform(-1, 1, image.shape[:2]), random.uniform(-1, 1, image.shape[:2])
 
 
 DRAWS: dict[str, Callable[[np.random.RandomState, Bytes, Any], Draws]] = {
@@ -90,6 +103,7 @@ DRAWS: dict[str, Callable[[np.random.RandomState, Bytes, Any], Draws]] = {
     "motion_blur": _motion_blur,
     "fog": _fog,
     "snow": _snow,
+    "frost": _frost,
     "spatter": _spatter,
     "elastic_transform": _elastic_transform,
 }

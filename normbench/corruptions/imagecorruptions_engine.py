@@ -1,0 +1,128 @@
+"""The functions of the package imagecorruptions 1.1.2 (Michaelis et al., arXiv 1907.07484), image by image.
+
+Its constants are those of ImageNet-C at every size. With current libraries its import fails, and so do some of its
+functions; they are repaired in a copy of the package that nothing else sees, so that nothing is left to be undone:
+
+- pkg_resources, which setuptools no longer has, is asked for the folder of the frost textures: a stand-in answers;
+- skimage's `gaussian` takes `channel_axis` where the package gives `multichannel` (gaussian_blur, glass_blur);
+- `np.float_` is `np.float64` (fog);
+- `np.random` and the generator of skimage's `random_noise` (impulse_noise) are seeded for each image;
+- spatter divides by the largest drop, and where there is none, the image stays as it is (else it would be black).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import sys
+import warnings
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from normbench.corruptions import check
+from normbench.corruptions.draws import bits, generator
+from normbench.corruptions.frost import PACKAGE, package_folder
+from normbench.corruptions.operators import Bytes, colour, luma
+from normbench.errors import UserError
+
+VERSION = "1.1.2"
+SMALLEST_SIDE = 32
+
+
+def corrupt_with_imagecorruptions(
+    images: Bytes, name: str, severity: int, seed: int = 0, index: np.ndarray | list[int] | None = None
+) -> Bytes:
+    """Corrupted copies of `images`, uint8 (N, H, H, C), C = 1 or 3, H >= 32; same shape and type.
+
+    Arguments as of `corrupt`, whose draws these are where both draw alike. Grey images are corrupted as RGB, and their
+    luma is kept. Not for several threads at a time. UserError on anything else.
+    """
+    numbers = check(images, name, severity, index)
+    check_side(images.shape[1])
+    package = _package()
+    result = np.empty_like(images)
+    for image, number, target in zip(images, numbers.tolist(), result, strict=True):
+        key = (seed, name, severity, number)
+        package.corruptions.np.random = generator(*key)
+        package.corruptions.sk.random = np.random.Generator(bits(*key))
+        grey = image.shape[2] == 1
+        source = colour(image[None])[0] if grey else image
+        with np.errstate(invalid="ignore"):
+            values = np.asarray(package.corruption_dict[name](Image.fromarray(source), severity))
+        changed = np.where(np.isnan(values), source, values).astype(np.uint8)
+        target[:] = luma(changed[None])[0] if grey else changed
+    return result
+
+
+def check_side(side: int) -> None:
+    """UserError where images of this side are too small for the package."""
+    if side < SMALLEST_SIDE:
+        raise UserError(f"images of {side} x {side}: {PACKAGE} needs a side of {SMALLEST_SIDE} pixels or more")
+
+
+@functools.cache
+def _package() -> Any:
+    """The repaired package: a copy that `import imagecorruptions` does not find."""
+    folder = package_folder()
+    if importlib.metadata.version(PACKAGE) != VERSION:
+        raise UserError(f"{PACKAGE} {importlib.metadata.version(PACKAGE)}: the engine is made for {VERSION}")
+    resources: Any = ModuleType("pkg_resources")
+    resources.resource_filename = lambda package, path: str(folder / path)
+    # scipy.ndimage.interpolation, which the package imports from, is deprecated.
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning), _standing_in(resources):
+        package = importlib.import_module(PACKAGE)
+    functions: Any = package.corruptions
+    functions.np = _Numpy()
+    functions.sk = _Skimage(functions.sk)
+    functions.gaussian = functools.partial(_gaussian, functions.gaussian)
+    return package
+
+
+@contextlib.contextmanager
+def _standing_in(module: ModuleType) -> Iterator[None]:
+    """While this lasts, an import finds this module, and no copy of the package; afterwards what it found before."""
+
+    def taken() -> dict[str, ModuleType]:
+        parts = (module.__name__, PACKAGE)
+        return {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in parts}
+
+    before = taken()
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    finally:
+        taken()
+        sys.modules.update(before)
+
+
+def _gaussian(
+    original: Any, image: np.ndarray, *arguments: Any, multichannel: bool = False, **options: Any
+) -> np.ndarray:
+    return original(image, *arguments, channel_axis=-1 if multichannel else None, **options)
+
+
+class _Numpy:
+    """numpy, with the name that is gone, and a random state in place of the global one."""
+
+    float_ = np.float64
+    random: np.random.RandomState
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+class _Skimage:
+    """What the package uses of skimage, with a generator for its noise."""
+
+    random: np.random.Generator
+
+    def __init__(self, skimage: Any):
+        self.color = skimage.color
+        self.noise = skimage.util.random_noise
+        self.util = SimpleNamespace(random_noise=lambda *image, **kind: self.noise(*image, rng=self.random, **kind))
