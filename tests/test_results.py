@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -593,3 +594,21 @@ def test_without_measurements_the_report_shows_what_follows_from_accuracies(suit
     page = report.render(Path("build/tables"))
     assert page.count("Calibration and robustness") == 1  # relative mCE alone needs no more than the accuracies
     assert "<small>clean, %</small>" not in page
+
+
+def test_a_picture_of_the_corruptions(suite: dict[str, Any]) -> None:
+    """A row for each corruption, clean image first; none for a dataset whose corrupted images are not there."""
+    tables.aggregate()
+    assert "The corruptions of" not in report.render(Path("build/tables"))
+    data, corrupted = Path("build/data/digits"), Path("build/corrupted/digits")
+    data.mkdir(parents=True)
+    corrupted.mkdir(parents=True)
+    np.save(data / "test_images.npy", np.zeros((4, 8, 8, 1), np.uint8))
+    for number, name in enumerate(("contrast", "fog")):
+        np.save(corrupted / f"{name}.npy", np.full((2 * 4, 8, 8, 1), 100 + 50 * number, np.uint8))
+    files.write_json(corrupted / "meta.json", {"names": ["contrast", "fog"], "severities": [1, 5]})
+    tables.aggregate()
+    with Image.open("build/tables/corrupted/digits.png") as picture:
+        colours = {colour[:3] for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    assert {(0, 0, 0), (100, 100, 100), (150, 150, 150)} <= colours
+    assert "The corruptions of digits" in report.render(Path("build/tables"))

@@ -123,6 +123,7 @@ def render(folder: Path) -> str:
         overview=overview(suite),
         glyphs={name: look.glyph() for name, look in looks.items()},
         tasks=tasks,
+        corrupted=[(path.stem, data_address(path)) for path in sorted((folder / "corrupted").glob("*.png"))],
         gan_tasks=[gan_section(name, facts, gan, folder) for name in suite["gan_tasks"]],
         outcome=outcome,
         main_run=sum(name in MAIN for name in facts["corruptions"]["names"]),
@@ -224,12 +225,17 @@ def gan_section(name: str, facts: dict[str, Any], gan: pd.DataFrame, folder: Pat
     """What the page shows of a GAN task: its rows and the sample grids as (variant, seed, data address)."""
     rows = rows_of(gan, name)
     samples = [
-        (row["variant"], path.stem, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}")
+        (row["variant"], path.stem, data_address(path))
         for row in rows
         for path in sorted((folder / "samples" / name / row["variant"]).glob("*.png"))
     ]
     spec = facts["tasks"]["gan"][name]
     return {"name": name, "spec": spec, "rows": rows, "best": clear_best(rows, "fid", False), "samples": samples}
+
+
+def data_address(path: Path) -> str:
+    """A PNG as part of the page."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 # Text

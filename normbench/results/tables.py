@@ -19,6 +19,7 @@ import pandas as pd
 from normbench import files, layout, methods
 from normbench.corruptions import MAIN
 from normbench.errors import UserError
+from normbench.results.contact_sheet import contact_sheet
 
 TABLES = Path("build/tables")
 MIB = 2**20
@@ -110,6 +111,7 @@ def aggregate() -> None:
             files.write_text(folder / f"{name}.csv", text)
         files.write_json(folder / "provenance.json", facts)
         copy_samples(generated, folder)
+        draw_contact_sheets(suite["datasets"], folder / "corrupted")
 
 
 def read(kind: str, tasks: list[str], variants: list[str], seeds: list[int]) -> Runs:
@@ -427,6 +429,14 @@ def about(method: str) -> str | None:
         return None
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     return " ".join(text.split("\n\n")[0].split()) if text else None
+
+
+def draw_contact_sheets(datasets: list[str], folder: Path) -> None:
+    """A picture of the corruptions of each dataset, where they were made."""
+    folder.mkdir()
+    for name in datasets:
+        if (layout.CORRUPTED / name / "meta.json").is_file():
+            contact_sheet(layout.DATA / name, layout.CORRUPTED / name, folder / f"{name}.png")
 
 
 def copy_samples(runs: Runs, folder: Path) -> None:

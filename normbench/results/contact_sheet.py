@@ -1,0 +1,40 @@
+"""One image under every corruption and severity, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from normbench import files
+
+CELL = 0.52  # inches a side of an image in the picture
+GAP = 0.06  # of a side, between images
+
+
+def contact_sheet(data: Path, corrupted: Path, out: Path, index: int = 0) -> None:
+    """Draws a test image of a prepared dataset, clean and corrupted: a row a corruption, a column a severity.
+
+    data: its folder; corrupted: that of its corrupted images; out: the PNG. index: of the image.
+    """
+    meta = files.read_json(corrupted / "meta.json")
+    clean = np.load(data / "test_images.npy", mmap_mode="r")
+    names, severities = meta["names"], meta["severities"]
+    size = clean.shape[1]
+    step = size + max(1, round(GAP * size))
+    sheet = np.full((len(names) * step, (1 + len(severities)) * step, 3), 255, np.uint8)
+    for row, name in enumerate(names):
+        stored = np.load(corrupted / f"{name}.npy", mmap_mode="r")
+        shown = [clean[index], *(stored[level * len(clean) + index] for level in range(len(severities)))]
+        for column, image in enumerate(shown):
+            sheet[row * step : row * step + size, column * step : column * step + size] = image
+    figure = Figure(figsize=(CELL * (1 + len(severities)) + 1.6, CELL * len(names) + 0.4), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_xticks([step * i + size / 2 for i in range(1 + len(severities))], ["clean", *map(str, severities)])
+    axes.set_yticks([step * i + size / 2 for i in range(len(names))], [name.replace("_", " ") for name in names])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_frame_on(False)
+    figure.savefig(out, dpi=110, metadata={"Software": None})
