@@ -346,7 +346,9 @@ def mobilenet_v2_roles(role: Callable[..., Role]) -> Roles:
     layers = [role("stem"), role("body", 3)]
     for stage, (blocks, downsamples) in enumerate([(3, 2), (3, 0), (7, 1), (4, 1)]):
         layers += [role("body", stage), role("depthwise", stage)] * blocks
-        layers += [role("projection", stage, last_in_block=stage == 0 or index > 0) for index in range(blocks)]
+        for index in range(blocks):
+            expansion = 1 if stage == index == 0 else 6
+            layers += [role("projection", stage, last_in_block=stage == 0 or index > 0, expansion=expansion)]
         layers += [role("downsample", stage)] * downsamples
     return layers, layers, 3
 

@@ -44,18 +44,16 @@ class SpectralInverseSqrt(torch.autograd.Function):
         for _ in range(iterations):
             t = 1.5 - 0.5 * z * y
             y, z = y * t, t * z
-        result = (vectors * z[..., None, :]) @ vectors.mT / scale.sqrt()[..., None, None]
-        ctx.save_for_backward(matrix, values, vectors, result)
+        ctx.save_for_backward(values, vectors, scale)
         ctx.iterations = iterations
-        return result
+        return (vectors * z[..., None, :]) @ vectors.mT / scale.sqrt()[..., None, None]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        matrix, values, vectors, result = ctx.saved_tensors
-        scale = matrix.flatten(-2).norm(dim=-1)[..., None, None]
-        y, z = values / scale[..., 0], torch.ones_like(values)
-        y_difference, z_difference = torch.ones_like(matrix), torch.zeros_like(matrix)
+        values, vectors, scale = ctx.saved_tensors
+        y, z = values / scale[..., None], torch.ones_like(values)
+        y_difference, z_difference = torch.ones_like(vectors), torch.zeros_like(vectors)
         for _ in range(ctx.iterations):
             t = 1.5 - 0.5 * z * y
             t_difference = -0.5 * (z[..., None] * y_difference + z_difference * y[..., None, :])
@@ -63,7 +61,9 @@ class SpectralInverseSqrt(torch.autograd.Function):
             z_difference = t[..., None] * z_difference + t_difference * z[..., None, :]
             y, z = y * t, t * z
         inner = vectors.mT @ gradient @ vectors
-        scaled = vectors @ (z_difference * inner) @ vectors.mT / scale.sqrt()  # for the matrix over its norm
-        along = (gradient * result).sum((-2, -1), keepdim=True) / (2 * scale)
-        along = along + (scaled * matrix).sum((-2, -1), keepdim=True) / scale.square()
-        return (scaled - along * matrix) / scale, None
+        # What the gradient has along the matrix itself, through its norm, is read off in the eigenbasis.
+        along = (inner.diagonal(dim1=-2, dim2=-1) * z).sum(-1) / (2 * scale**1.5)
+        inner = z_difference * inner / scale.sqrt()[..., None, None]
+        along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale.square()
+        inner.diagonal(dim1=-2, dim2=-1).sub_(along[..., None] * values)
+        return vectors @ inner @ vectors.mT / scale[..., None, None], None

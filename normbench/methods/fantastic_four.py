@@ -65,7 +65,7 @@ class TrackedNorms(nn.Module):
             weight = weight * gain.view(-1, *[1] * (weight.dim() - 1))
         if not isinstance(layer, nn.Conv2d):
             return weight[None, :, :, None, None]
-        if self.by_phase and layer.stride[0] > 1:
+        if self.by_phase and layer.stride[0] == layer.stride[1] > 1:
             weight = polyphase(weight, layer.stride[0])
         return weight.view(layer.groups, -1, *weight.shape[1:])
 
