@@ -70,6 +70,8 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
                     found.append({"name": name, **norms})
                 constants[node] = of_inputs[0] * (1.0 if norms is None else norms["bound"])
             elif node.op == "output":
+                if not math.isfinite(of_inputs[0]):
+                    raise Unbounded("the norms of the layers are not finite")
                 return {"layers": found, "product": of_inputs[0]}
             else:
                 constants[node] = of_operation(node, of_inputs, sizes)
@@ -78,8 +80,11 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
     raise AssertionError("a graph ends in its output")
 
 
-def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, float] | None:
-    """`bound` and `estimate` of a linear layer, None for one of slope at most 1. Unbounded for any other."""
+def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | None:
+    """`bound` and `estimate` (None for a ConvNorm2d) of a linear layer, None for one of slope at most 1.
+
+    Raises Unbounded for any other.
+    """
     match layer:
         case nn.Conv2d():
             bound = conv_bound(layer.weight, layer.stride[0], groups=layer.groups)
@@ -96,7 +101,7 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, float] | 
                 bound = bound * conv_bound(layer.affine.weight, groups=layer.affine.groups)
             if layer.batch_norm is not None:
                 bound = bound * largest_gain(layer.batch_norm)
-            return {"bound": float(bound), "estimate": math.nan}
+            return {"bound": float(bound), "estimate": None}
         case nn.BatchNorm2d():
             gain = float(largest_gain(layer))
             return {"bound": gain, "estimate": gain}
