@@ -29,6 +29,7 @@ class Unbounded(Exception):
     """No bound is known for a layer."""
 
 
+@torch.no_grad()
 def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
     """Norms of the layers of a folded network, and the bound on the whole that follows from them.
 
@@ -52,8 +53,7 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
         return hook
 
     handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items() if name]
-    with torch.no_grad():
-        folded(x)
+    folded(x)
     for handle in handles:
         handle.remove()
     found: list[dict[str, Any]] = []
