@@ -30,6 +30,16 @@ def test_calibration_by_hand() -> None:
     assert accuracy(logits, labels) == pytest.approx(7 / 9)
 
 
+def test_calibration_error_is_that_of_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    torch.manual_seed(0)
+    for scale in (0.1, 1.0, 5.0):
+        logits, labels = scale * torch.randn(500, 7, dtype=torch.float64), torch.randint(7, (500,))
+        expected = multiclass_calibration_error(logits.softmax(1), labels, num_classes=7, n_bins=15, norm="l1")
+        assert calibration(logits, labels)["ece"] == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_logits_that_are_not_numbers_are_scored_as_wrong() -> None:
     logits = finite(torch.tensor([[float("nan"), 1.0], [float("inf"), 0.0]]))
     assert logits.argmax(1).tolist() == [1, 0]

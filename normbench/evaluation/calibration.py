@@ -11,17 +11,27 @@ BINS = 15  # Guo et al., arXiv 1706.04599
 
 def calibration(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Of logits (N, classes) and labels (N,): `nll` in nats, `brier` (sum over classes, 0 to 2), `ece` (0 to 1)."""
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
     logits = logits.double()
     probabilities = logits.softmax(1)
     truth = functional.one_hot(labels, logits.shape[1])
-    ece = multiclass_calibration_error(probabilities, labels, num_classes=logits.shape[1], n_bins=BINS, norm="l1")
     return {
         "nll": float(functional.cross_entropy(logits, labels)),
         "brier": float((probabilities - truth).square().sum(1).mean()),
-        "ece": float(ece),
+        "ece": float(expected_calibration_error(probabilities, labels)),
     }
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Mean over images of |accuracy - confidence| of their bin of confidence, () in 0 to 1.
+
+    As torchmetrics' `multiclass_calibration_error` with the 1-norm, whose import takes longer than all scores of a run.
+    """
+    confidence, predicted = probabilities.max(1)
+    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    gaps = torch.zeros(BINS, dtype=confidence.dtype).index_add_(
+        0, bins, (predicted == labels).to(confidence) - confidence
+    )
+    return gaps.abs().sum() / len(labels)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
