@@ -36,7 +36,8 @@ def evaluate(task: str, variant: str) -> None:
     bound = files.read_json(layout.BOUND / f"{task}.json")
     corrupted = files.read_json(layout.BOUND / f"{task}.corrupted.json")
     device = devices.choose()
-    devices.prepare(device)
+    if device == "cpu":
+        devices.keep_freed_memory()
     with files.atomic_folder(layout.SCORES / "classification" / task / variant) as out:
         scorings = []
         for seed in task_spec["seeds"]:
