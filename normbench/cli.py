@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -72,6 +73,31 @@ def list_() -> None:
     print("GAN models", *models.GANS, sep="\n  ")
     print("dataset sources", *SOURCES, sep="\n  ")
     print("corruptions", *NAMES, sep="\n  ")
+
+
+@app.command()
+def corrupt(
+    dataset: Annotated[
+        str, typer.Argument(help="A dataset in build/data, an .npz with test_images and test_labels, or a folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for <corruption>.npy, labels.npy and meta.json.")],
+    names: Annotated[str, typer.Option(help="Corruptions with commas between, `main` (15) or `all` (19).")] = "all",
+    severities: Annotated[str, typer.Option(help="Some of 1 to 5, with commas between.")] = "1,2,3,4,5",
+    seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
+    constants: Annotated[
+        str, typer.Option(help="What a severity means: cifar, tiny_imagenet, imagenet; auto goes by the image size.")
+    ] = "auto",
+    engine: Annotated[str, typer.Option(help="normbench or imagecorruptions (constants of imagenet).")] = "normbench",
+    workers: Annotated[int | None, typer.Option(help="Processes (default: one for each core).")] = None,
+) -> None:
+    """Write corrupted test images in the layout of CIFAR-10-C. Repeated, it keeps what is finished."""
+    from normbench.corruptions import MAIN, NAMES
+    from normbench.corruptions.export import export
+    from normbench.stage import guarded
+
+    chosen = {"all": [*NAMES], "main": [*MAIN]}.get(names, [name.strip() for name in names.split(",")])
+    levels = [int(level) if level.strip().isdecimal() else level for level in severities.split(",")]
+    guarded(lambda: export(dataset, out, chosen, levels, seed, engine, constants, workers))  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -286,9 +286,7 @@ def test_corruption_settings_are_resolved(tmp_path: Path, monkeypatch: pytest.Mo
     defaults = {"engine": "normbench", "constants": "auto", "source": None}
     resolved = resolve.resolve(write(tmp_path, "suite:", "suite:"))["corruptions"]
     assert {key: resolved[key] for key in defaults} == defaults
-    path = write(
-        tmp_path, "severities: [1, 5]", "severities: [1]\n  engine: imagecorruptions\n  constants: imagenet"
-    )
+    path = write(tmp_path, "severities: [1, 5]", "severities: [1]\n  engine: imagecorruptions\n  constants: imagenet")
     path.write_text(path.read_text().replace("image_size: 12", "image_size: 32"))
     resolved = resolve.resolve(path)["corruptions"]
     assert {key: resolved[key] for key in defaults} == defaults | {

@@ -10,14 +10,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
-from normbench.corruptions import NAMES, corrupt
+from normbench.corruptions import FUNCTIONS, NAMES, corrupt
 from normbench.corruptions import imagecorruptions_engine as engine
-from normbench.corruptions.constants import SEVERITIES
-from normbench.corruptions.draws import DRAWS
+from normbench.corruptions.constants import SETS, SEVERITIES
+from normbench.corruptions.draws import DRAWS, generator
 from normbench.corruptions.imagecorruptions_engine import corrupt_with_imagecorruptions
 from normbench.errors import UserError
 
@@ -82,13 +85,46 @@ def test_is_a_function_of_seed_severity_and_index(name: str, images: np.ndarray)
     assert not any(np.array_equal(made[0], other) for other in made[1:])
 
 
+def bits(uniforms: np.ndarray) -> np.ndarray:
+    return (uniforms * 2**32).clip(0, 2**32 - 1).astype(np.uint32)
+
+
+def draws_of_the_package(name: str, image: np.ndarray, constants: Any, random: np.random.RandomState) -> tuple:
+    """What the package draws for an image, as our function takes it: for noise, where in its distribution each is."""
+    shape, size = image.shape, len(image)
+    if name in ("gaussian_noise", "speckle_noise"):
+        return (bits(scipy.special.ndtr(random.standard_normal(shape))),)
+    if name == "shot_noise":
+        mean = image / 255 * constants
+        counts = random.poisson(mean)
+        return (bits((scipy.stats.poisson.cdf(counts - 1, mean) + scipy.stats.poisson.cdf(counts, mean)) / 2),)
+    if name == "impulse_noise":
+        hits, signs = random.random_sample(shape), random.random_sample(shape)
+        return (bits(np.where(hits <= constants, (hits + (signs > 0.5) * constants) / 2, hits)),)
+    if name == "glass_blur":
+        _, distance, passes = constants
+        side = size - 2 * distance
+        return (random.randint(-distance, distance, (passes, side, side, 2), dtype=np.int64),)
+    if name == "fog":
+        return (random.uniform(-1, 1, size * size - 1),)
+    if name == "elastic_transform":
+        return np.zeros((3, 2), np.float32), random.uniform(-1, 1, shape[:2]), random.uniform(-1, 1, shape[:2])
+    return (random.standard_normal(shape[:2]),) if name == "spatter" else ()
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHERWISE])
 def test_is_the_other_engine_with_the_constants_of_imagenet(name: str, images: np.ndarray) -> None:
     """From the same draws: this checks both, formulas and constants."""
     for size in (32, 64):
         for severity in SEVERITIES:
             found = corrupt_with_imagecorruptions(images[:, :size, :size], name, severity, 5)
-            ours = corrupt(images[:, :size, :size], name, severity, 5, constants="imagenet")
+            constants = SETS["imagenet"][name][severity - 1]
+            each = [
+                draws_of_the_package(name, image[:size, :size], constants, state)
+                for image, state in zip(images, (generator(5, name, severity, i) for i in (0, 1)), strict=True)
+            ]
+            draws = [np.stack(arrays) for arrays in zip(*each, strict=True)]
+            ours = FUNCTIONS[name](images[:, :size, :size], constants, *draws)
             difference = np.abs(found.astype(int) - ours)
             assert difference.max() <= 1
             assert difference.mean() < 1e-3
@@ -96,6 +132,7 @@ def test_is_the_other_engine_with_the_constants_of_imagenet(name: str, images: n
 
 @pytest.mark.parametrize("name", OTHERWISE)
 def test_is_like_the_other_engine(name: str, images: np.ndarray) -> None:
+    images = np.repeat(images, 10, axis=0)
     for severity in SEVERITIES:
         found = corrupt_with_imagecorruptions(images, name, severity).astype(int)
         ours = corrupt(images, name, severity, constants="imagenet").astype(int)
@@ -114,7 +151,7 @@ def test_without_a_drop_nothing_is_black(images: np.ndarray) -> None:
 
 def test_grey(images: np.ndarray) -> None:
     grey = images[..., :1]
-    for name in ("fog", "jpeg_compression", "saturate"):
+    for name in ("contrast", "jpeg_compression", "saturate"):
         found = corrupt_with_imagecorruptions(grey, name, 2)
         assert found.shape == grey.shape
         assert np.abs(found.astype(int) - corrupt(grey, name, 2, constants="imagenet")).max() <= 1

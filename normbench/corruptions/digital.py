@@ -13,49 +13,91 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
-from normbench.corruptions.operators import Bytes, Floats, Singles, gaussian, quantise, unit
+from normbench.corruptions.operators import (
+    UNIT,
+    Bytes,
+    Floats,
+    Real,
+    Singles,
+    gaussian,
+    near_a_level,
+    quantise,
+    single_unit,
+    unit,
+)
+
+Places = NDArray[np.intp]
 
 
 def brightness(images: Bytes, amount: float) -> Bytes:
-    hue, saturation, value = _hsv(unit(images))
-    return quantise(_rgb(hue, saturation, np.clip(value + amount, 0, 1)))
+    return _by_hsv(images, UNIT, np.clip(UNIT + amount, 0, 1), lambda saturation: saturation)
 
 
 def saturate(images: Bytes, constants: tuple[float, float]) -> Bytes:
     factor, summand = constants
-    hue, saturation, value = _hsv(unit(images))
-    return quantise(_rgb(hue, np.clip(saturation * factor + summand, 0, 1), value))
+    return _by_hsv(images, UNIT, UNIT, lambda saturation: np.clip(saturation * factor + summand, 0, 1))
 
 
-def _hsv(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """RGB (..., 3) as hue, saturation and value, each in 0..1. Of two largest channels the later decides."""
-    red, green, blue = values[..., 0], values[..., 1], values[..., 2]
-    value = np.maximum(np.maximum(red, green), blue)
-    delta = value - np.minimum(np.minimum(red, green), blue)
-    grey = delta == 0
-    safe = np.where(grey, 1, delta)
-    sixth = np.where(
-        blue == value,
-        4 + (red - green) / safe,
-        np.where(green == value, 2 + (blue - red) / safe, (green - blue) / safe),
-    )
-    hue = np.where(grey, 0, sixth / 6 % 1)
-    saturation = np.where(grey, 0, delta / np.where(grey, 1, value))
-    return hue, saturation, value
+def _by_hsv(images: Bytes, values: Floats, new_values: Floats, change: Callable[[Floats], Floats]) -> Bytes:
+    """RGB images by way of hue, saturation and value: `values` of the grey levels become `new_values`.
+
+    `change` is that of the saturation. Of two largest channels the later decides the hue. The largest and the smallest
+    channel depend on nothing else than the two: they are tabulated, and only the middle one is computed for each pixel.
+    """
+    red, green, blue = (np.ascontiguousarray(images[..., i]) for i in range(3))
+    largest = np.maximum(np.maximum(red, green), blue)
+    smallest = np.minimum(np.minimum(red, green), blue)
+    delta_table, saturation_table, low_table = _hsv_tables(values, new_values, change)
+    pair = largest.astype(np.intp)
+    pair <<= 8
+    pair |= smallest
+    delta = delta_table.take(pair)  # 1 for a grey
+    saturation = saturation_table.take(pair)
+    # The hue in sixths: an even number and the difference of the two channels after the largest one.
+    blue_first, green_first = blue == largest, green == largest
+    first = np.where(blue_first, red, np.where(green_first, blue, green))
+    second = np.where(blue_first, green, np.where(green_first, red, blue))
+    sixth = values.take(first)
+    sixth -= values.take(second)
+    sixth /= delta
+    sixth += np.where(blue_first, 4.0, np.where(green_first, 2.0, 0.0))
+    hue = sixth
+    hue /= 6
+    hue += hue < 0
+    hue[largest == smallest] = 0
+    hue *= 6
+    sector = hue.astype(np.uint8)
+    rest = hue
+    rest -= sector
+    rising = (sector & 1) == 0
+    np.subtract(1, rest, out=rest, where=rising)
+    rest *= saturation
+    np.subtract(1, rest, out=rest)
+    rest *= new_values.take(largest)
+    middle = quantise(rest)
+    high, low = quantise(new_values).take(largest), low_table.take(pair)
+    result = np.empty_like(images)
+    for channel, (high_in, low_in) in enumerate(_SECTORS):
+        result[..., channel] = np.where(high_in.take(sector), high, np.where(low_in.take(sector), low, middle))
+    return result
 
 
-def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
-    sector = np.floor(hue * 6)
-    rest = hue * 6 - sector
-    low = value * (1 - saturation)
-    falling = value * (1 - rest * saturation)
-    rising = value * (1 - (1 - rest) * saturation)
-    sector = sector.astype(np.intp) % 6
-    red = np.choose(sector, (value, falling, low, low, rising, value))
-    green = np.choose(sector, (rising, value, value, falling, low, low))
-    blue = np.choose(sector, (low, low, rising, value, value, falling))
-    return np.stack((red, green, blue), axis=-1)
+# For red, green and blue: whether each sixth of the hues has the largest value there, and whether the smallest.
+_SECTORS = [
+    (np.array([sixth in high for sixth in range(6)]), np.array([sixth in low for sixth in range(6)]))
+    for high, low in (((0, 5), (2, 3)), ((1, 2), (4, 5)), ((3, 4), (0, 1)))
+]
+
+
+def _hsv_tables(values: Floats, new_values: Floats, change: Callable[[Floats], Floats]) -> tuple[Floats, Floats, Bytes]:
+    """Of the largest channel * 256 + the smallest: their difference, the new saturation, the new smallest channel."""
+    delta = values[:, None] - values
+    grey = delta <= 0
+    saturation = change(np.where(grey, 0, delta / np.where(values == 0, 1, values)[:, None]))
+    low = quantise(new_values[:, None] * (1 - saturation))
+    return np.where(grey, 1, delta).ravel(), saturation.ravel(), low.ravel()
 
 
 def contrast(images: Bytes, factor: float) -> Bytes:
@@ -70,7 +112,9 @@ def jpeg_compression(images: Bytes, quality: int) -> Bytes:
     for image, target in zip(images, result, strict=True):
         file = io.BytesIO()
         Image.fromarray(image.squeeze()).save(file, "JPEG", quality=quality)
-        target[:] = np.asarray(Image.open(file)).reshape(target.shape)
+        file.seek(0)
+        decoded = JpegImageFile(file)  # `Image.open` would find out
+        target[:] = np.frombuffer(decoded.tobytes(), np.uint8).reshape(target.shape)
     return result
 
 
@@ -83,13 +127,22 @@ def pixelate(images: Bytes, side: float) -> Bytes:
 def _box(images: Bytes, size: int) -> Bytes:
     """Pillow's BOX resize to `size`, where a pixel is the mean of a block: columns, then rows, in bytes."""
     first, last = _blocks(images.shape[1], size)
+    most = (last - first).max()
     factors = ((1 << 22) / (last - first) + 0.5).astype(np.uint32)  # Pillow's weights have 22 bits
     for axis in (2, 1):
-        shape = [1, 1, 1, 1]
-        shape[axis] = size
-        sums = np.insert(images.cumsum(axis, dtype=np.uint32), 0, 0, axis)
-        totals = np.take(sums, last, axis) - np.take(sums, first, axis)
-        images = ((totals * factors.reshape(shape) + (1 << 21)) >> 22).astype(np.uint8)
+        if most == 1:
+            images = np.take(images, first, axis)
+        elif most == 2:
+            total = np.take(images, first, axis).astype(np.uint16)
+            total += np.take(images, last - 1, axis)
+            total += 1
+            images = (total >> 1).astype(np.uint8)
+        else:
+            shape = [1, 1, 1, 1]
+            shape[axis] = size
+            sums = np.insert(images.cumsum(axis, dtype=np.uint32), 0, 0, axis)
+            totals = np.take(sums, last, axis) - np.take(sums, first, axis)
+            images = ((totals * factors.reshape(shape) + (1 << 21)) >> 22).astype(np.uint8)
     return images
 
 
@@ -113,15 +166,42 @@ def elastic_transform(
     """
     size = images.shape[1]
     length, sigma = (constant * size for constant in constants[:2])
-    right, below = ((length * gaussian(u, sigma, "symmetric", 3)).astype(np.float32) for u in (across, down))
-    rows, columns = np.mgrid[:size, :size]
-    values = _affine(unit(images).astype(np.float32), moves)
-    return quantise(_bilinear(values, rows + below, columns + right, _half_sample).astype(np.float32))
+    right, below = ((length * smoothed).astype(np.float32) for smoothed in (_smooth(u, sigma) for u in (across, down)))
+    values = _affine(single_unit(np.ascontiguousarray(images.transpose(3, 0, 1, 2))), moves)
+    grid = np.arange(size, dtype=np.float64)
+    taps = _taps(size, grid[:, None] + below, grid + right, _half_sample)
+    result = _bilinear(values, taps)
+    # The reference's second map is in double precision: where that decides the byte, here too.
+    open_ = near_a_level(result * 255, 12)
+    open_ = open_[result.reshape(-1)[open_] > 0]  # zero is exact
+    if len(open_):
+        flat, total = values.reshape(len(values), -1), np.zeros(len(open_))
+        channel, pixel = np.divmod(open_, flat.shape[1])
+        for place, weight in taps:
+            total += flat[channel, place.reshape(-1)[pixel]] * weight.reshape(-1)[pixel]
+        result.reshape(-1)[open_] = total
+    return quantise(result).transpose(1, 2, 3, 0)
+
+
+def _smooth(fields: Floats, sigma: float) -> Floats:
+    """`gaussian` of (N, H, H), three sigma far; for small sides as products of matrices, image by image."""
+    size = fields.shape[1]
+    if size > 64:
+        return gaussian(fields, sigma, "symmetric", 3)
+    matrix = _smoothing(size, sigma)
+    return matrix @ fields @ matrix.T
+
+
+@functools.lru_cache(maxsize=8)
+def _smoothing(size: int, sigma: float) -> Floats:
+    """What `gaussian` multiplies a column of pixels with."""
+    columns = np.eye(size)[:, :, None].repeat(size, axis=2)  # each constant along its rows
+    return np.ascontiguousarray(gaussian(columns, sigma, "symmetric", 3)[:, :, 0].T)
 
 
 def _affine(values: Singles, moves: Singles) -> Singles:
     """The affine map that moves three corners of a square, bilinear, as OpenCV 4.11: positions in 1/32 pixel."""
-    size = values.shape[1]
+    size = values.shape[2]
     far, near = size // 2 + size // 3, size // 2 - size // 3
     points = np.array([(far, far), (far, near), (near, near)], np.float32) + moves
     corner, above, left = points.astype(np.float64).transpose(1, 2, 0)  # each (2, N): x, y
@@ -132,39 +212,68 @@ def _affine(values: Singles, moves: Singles) -> Singles:
     scale = 1 / (a * e - b * d)
     columns = _positions(size, e * scale, -b * scale, (b * f - e * c) * scale)
     rows = _positions(size, -d * scale, a * scale, (d * c - a * f) * scale)
-    return _bilinear(values, rows, columns, _whole_sample)
+    return _bilinear(values, _taps(size, rows, columns, _whole_sample))
 
 
 def _positions(size: int, by_column: Floats, by_row: Floats, offset: Floats) -> Singles:
     """by_column * x + by_row * y + offset, each (N,), for all pixels: (N, size, size), as OpenCV rounds it."""
     step = np.arange(size)
-    along = np.rint(1024 * by_column[:, None] * step)
-    down = np.rint(1024 * (by_row[:, None] * step + offset[:, None]))
-    return (np.floor((down[:, :, None] + along[:, None, :] + 16) / 32) / 32).astype(np.float32)
+    along = np.rint(1024 * by_column[:, None] * step).astype(np.float32)
+    down = np.rint(1024 * (by_row[:, None] * step + offset[:, None])).astype(np.float32)
+    positions = (down + 16)[:, :, None] + along[:, None, :]  # whole numbers, exact in single precision
+    positions /= 32
+    np.floor(positions, out=positions)
+    positions /= 32
+    return positions
 
 
-def _whole_sample(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+def _whole_sample(index: Places, size: int) -> Places:
     """c b | a b c: mirrored at the outer pixels."""
     index = index % (2 * size - 2)
     return np.minimum(index, 2 * size - 2 - index)
 
 
-def _half_sample(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+def _half_sample(index: Places, size: int) -> Places:
     """b a | a b c: mirrored at the edge."""
     index = index % (2 * size)
     return np.minimum(index, 2 * size - 1 - index)
 
 
-def _bilinear(values: Singles, rows: NDArray, columns: NDArray, border: Callable[..., NDArray[np.intp]]) -> NDArray:
-    """`values` (N, H, H, C) at `rows`, `columns` (N, H, H), in the precision of these; `border` maps outer indices."""
-    size = values.shape[1]
-    number = np.arange(len(values))[:, None, None]
-    top, left = np.floor(rows), np.floor(columns)
-    below, right = rows - top, columns - left
-    beside = [(border(left.astype(np.intp) + i, size), weight) for i, weight in enumerate((1 - right, right))]
-    result = np.zeros(values.shape, rows.dtype)
-    for i, row_weight in enumerate((1 - below, below)):
-        y = border(top.astype(np.intp) + i, size)
-        for x, column_weight in beside:
-            result += values[number, y, x] * (row_weight * column_weight)[..., None]
+def _bilinear(values: Singles, taps: list[tuple[Places, NDArray]]) -> Singles:
+    """`values` (C, N, H, H) at other places: the sum of its taps (see `_taps`)."""
+    flat = values.reshape(len(values), -1)
+    result = np.zeros(values.shape, np.float32)
+    for place, weight in taps:
+        tap = flat.take(place, axis=1)
+        tap *= weight.astype(np.float32, copy=False)
+        result += tap
     return result
+
+
+def _taps(
+    size: int, rows: NDArray[Real], columns: NDArray[Real], border: Callable[[Places, int], Places]
+) -> list[tuple[Places, NDArray[Real]]]:
+    """The four pixels around each place, as flat indices into (N, H, H), and their weights.
+
+    `rows`, `columns`: (N, H, H). `border` maps outer indices.
+    """
+    (y, below), (x, right) = (_parts(places, size, border) for places in (rows, columns))
+    first = (np.arange(len(rows)) * (size * size))[:, None, None]
+    y = [first + place * size for place in y]
+    return [
+        (row + column, row_weight * weight)
+        for row, row_weight in zip(y, (1 - below, below), strict=True)
+        for column, weight in zip(x, (1 - right, right), strict=True)
+    ]
+
+
+def _parts(
+    places: NDArray[Real], size: int, border: Callable[[Places, int], Places]
+) -> tuple[list[Places], NDArray[Real]]:
+    """The pixels before and after each place, as the border maps them, and how far it is beyond the first."""
+    before = np.floor(places)
+    number = before.astype(np.intp)
+    lowest = int(number.min(initial=0))
+    table = border(np.arange(lowest, int(number.max(initial=0)) + 2), size)
+    number -= lowest
+    return [table.take(number), table[1:].take(number)], places - before

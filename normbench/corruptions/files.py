@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+import math
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -19,7 +27,8 @@ from normbench.errors import UserError
 from normbench.files import atomic_folder, read_json, sha256, write_json
 from normbench.progress import Progress
 
-IMAGES = 1000  # images in memory at a time
+IMAGES = 250  # images in memory at a time
+PARALLEL = 1 << 28  # values from which on several processes are worth their start: a second or so of work
 
 Maker = Callable[[str, int, np.ndarray], Bytes]  # name, severity, numbers of the images: their corrupted copies
 
@@ -32,6 +41,7 @@ def write_corrupted(
     seed: int,
     engine: str = "normbench",
     constants: str = "auto",
+    workers: int | None = None,
 ) -> None:
     """Corrupts the test images of the prepared dataset `source` into the folder `target`, all of it or nothing.
 
@@ -40,23 +50,34 @@ def write_corrupted(
     order for each of the S ascending severities; `labels.npy`, the labels as often (uint8; int64 above 255 classes);
     `meta.json`: names, severities, engine, constants, seed, published (null), source_fingerprint, the sha256 of each
     file and the versions that its bytes depend on. UserError where an argument is not valid.
+
+    `workers` processes (default: one for each core) share the work where it is more than a few seconds; the bytes are
+    the same for any number of them.
     """
-    _check(names, severities)
+    check_choice(names, severities)
     images = np.load(source / "test_images.npy", mmap_mode="r")
-    side = images.shape[1]
+    used = constants_for(engine, constants, images.shape[1])
+    origin = {"engine": engine, "constants": used, "seed": seed, "published": None, "versions": versions(engine)}
+    _write(source, target, names, severities, maker(images, seed, engine, used), origin, workers)
+
+
+def constants_for(engine: str, constants: str, side: int) -> str:
+    """The set that images of this side are corrupted with. UserError where the engine cannot."""
     if engine == "imagecorruptions":
         check_side(side)
-        used = "imagenet"
-    else:
-        used = set_for(side) if constants == "auto" else constants
+        return "imagenet"
+    return set_for(side) if constants == "auto" else constants
+
+
+def maker(images: Bytes, seed: int, engine: str, constants: str) -> Maker:
+    """Corrupts `images`, which may be mapped from a file."""
 
     def make(name: str, severity: int, index: np.ndarray) -> Bytes:
         if engine == "imagecorruptions":
             return corrupt_with_imagecorruptions(images[index], name, severity, seed, index)
-        return corrupt(images[index], name, severity, seed, index, used)
+        return corrupt(images[index], name, severity, seed, index, constants)
 
-    origin = {"engine": engine, "constants": used, "seed": seed, "published": None, "versions": versions(engine)}
-    _write(source, target, names, severities, make, origin)
+    return make
 
 
 def copy_published(source: Path, target: Path, names: list[str], severities: list[int], published: Path) -> None:
@@ -65,7 +86,7 @@ def copy_published(source: Path, target: Path, names: list[str], severities: lis
     `published` has `<name>.npy`, uint8 (5 N, H, W, C), severity 1 first, and `labels.npy`, (5 N,). Writes what
     `write_corrupted` writes, with null for what is not known. UserError where a file does not fit the dataset.
     """
-    _check(names, severities)
+    check_choice(names, severities)
     shape = np.load(source / "test_images.npy", mmap_mode="r").shape
     labels = np.load(source / "test_labels.npy")
     count = len(labels)
@@ -97,7 +118,8 @@ def copy_published(source: Path, target: Path, names: list[str], severities: lis
     _write(source, target, names, severities, make, origin)
 
 
-def _check(names: list[str], severities: list[int]) -> None:
+def check_choice(names: list[str], severities: list[int]) -> None:
+    """UserError where a name is no corruption, or the severities are not some of 1 to 5, ascending."""
     check_names(names)
     if not severities or list(severities) != [level for level in SEVERITIES if level in severities]:
         raise UserError(f"severities {severities}: valid: some of 1, 2, 3, 4, 5, ascending")
@@ -114,7 +136,13 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _write(
-    source: Path, target: Path, names: list[str], severities: list[int], make: Maker, origin: dict[str, Any]
+    source: Path,
+    target: Path,
+    names: list[str],
+    severities: list[int],
+    make: Maker,
+    origin: dict[str, Any],
+    workers: int | None = 1,
 ) -> None:
     shape = np.load(source / "test_images.npy", mmap_mode="r").shape
     labels = np.load(source / "test_labels.npy")
@@ -123,15 +151,9 @@ def _write(
     rows = len(severities) * count
     hashes: dict[str, str] = {}
     with atomic_folder(target) as folder, Progress(f"corrupt {source.name}", total=len(names) * rows) as progress:
-        for position, name in enumerate(names):
-            out = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (rows, *shape[1:]))
-            for block, severity in enumerate(severities):
-                for start in range(0, count, IMAGES):
-                    index = np.arange(start, min(start + IMAGES, count))
-                    out[block * count + index] = make(name, severity, index)
-                    progress.update(position * rows + block * count + int(index[-1]) + 1, f"{name} {severity}")
-            out.flush()
-            hashes[name] = sha256(folder / f"{name}.npy")
+        paths = {name: folder / f"{name}.npy" for name in names}
+        for name in write_arrays(paths, severities, count, shape[1:], make, progress, workers):
+            hashes[name] = sha256(paths[name])
         label_type = np.int64 if dataset["classes"] > 255 else np.uint8
         np.save(folder / "labels.npy", np.tile(labels.astype(label_type), len(severities)))
         meta = {
@@ -143,6 +165,103 @@ def _write(
         }
         write_json(folder / "meta.json", meta)
         progress.close(f"{len(names)} corruptions, {len(severities)} severities, {count} images")
+
+
+def write_arrays(
+    paths: dict[str, Path],
+    severities: list[int],
+    count: int,
+    shape: tuple[int, ...],
+    make: Maker,
+    progress: Progress,
+    workers: int | None = None,
+) -> Iterator[str]:
+    """Writes the array of each name, (S * count, *shape); gives the names, each as soon as its file is whole.
+
+    `workers`: processes (default: one for each core), where the work is large. They are forked, and each writes its own
+    part of the file: nothing is copied between them.
+    """
+    total = len(paths) * len(severities) * count
+    blocks = [
+        Block(name, severity, position * count, start, min(start + IMAGES, count))
+        for name in paths
+        for position, severity in enumerate(severities)
+        for start in range(0, count, IMAGES)
+    ]
+    starts = {
+        name: np.lib.format.open_memmap(path, "w+", np.uint8, (len(severities) * count, *shape)).offset
+        for name, path in paths.items()
+    }
+
+    def fill(block: Block) -> Block:
+        index = np.arange(block.start, block.end)
+        made = make(block.name, block.severity, index)
+        # Not through the map: the first touch of each of its pages costs more than to write it.
+        with paths[block.name].open("rb+") as file:
+            file.seek(starts[block.name] + (block.offset + block.start) * math.prod(shape))
+            file.write(np.ascontiguousarray(made).data)
+        return block
+
+    done, left = 0, dict.fromkeys(paths, len(severities) * count)
+    with _pool(fill, workers, total * math.prod(shape)) as mapped:
+        for block in mapped(blocks):
+            done += block.end - block.start
+            left[block.name] -= block.end - block.start
+            progress.update(done, f"{block.name} {block.severity}")
+            if not left[block.name]:
+                yield block.name
+
+
+class Block(NamedTuple):
+    """Some images of one corruption at one severity: numbers start..end-1, from row `offset` + `start` on."""
+
+    name: str
+    severity: int
+    offset: int
+    start: int
+    end: int
+
+
+Mapped = Callable[[list[Block]], Iterable[Block]]
+
+
+@contextmanager
+def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> Iterator[Mapped]:
+    """Calls `fill` for blocks, in this process or in some forked from it, and gives each block that is done."""
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" and values >= PARALLEL else 1
+    if workers <= 1 or sys.platform != "linux":
+        yield lambda blocks: map(fill, blocks)
+        return
+    global _fill
+    _fill = fill  # the forked processes inherit it
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _quiet)
+
+    def mapped(blocks: list[Block]) -> Iterator[Block]:
+        for finished in as_completed([pool.submit(_call, block) for block in blocks]):
+            yield finished.result()
+
+    try:
+        yield mapped
+    except BrokenProcessPool:
+        raise UserError("a process was killed: too little memory? `workers` = 1 needs less") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+        _fill = None
+
+
+_fill: Callable[[Block], Block] | None = None
+
+
+def _quiet() -> None:
+    """In a worker: an interrupt is for the parent, which then ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _call(block: Block) -> Block:
+    assert _fill is not None
+    return _fill(block)
 
 
 def versions(engine: str) -> dict[str, str | None]:

@@ -2,11 +2,14 @@
 
 Arrays are (images, height, width, channels), height = width. Values are in 0..1 and float64 where nothing else is said.
 Quantisation truncates, so the order of the floating-point operations decides bytes: it is that of the reference
-(see constants.py and the libraries that it calls) and must not be rearranged.
+(see constants.py and the libraries that it calls) and must not be rearranged. Where it is, for speed, the values whose
+byte could be another one, as they are nearer to a whole level than all rounding errors, are computed as the reference
+does (`near_a_level`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal, TypeVar
 
@@ -17,16 +20,34 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Real = TypeVar("Real", np.float32, np.float64)
+Number = TypeVar("Number", np.uint8, np.float32, np.float64)
+
+
+UNIT = np.arange(256) / np.float64(255)
+SINGLE_UNIT = UNIT.astype(np.float32)
 
 
 def unit(images: Bytes) -> Floats:
     """Grey levels 0..255 as numbers 0..1."""
-    return images / np.float64(255)
+    return UNIT.take(images)
+
+
+def single_unit(images: Bytes) -> Singles:
+    """Grey levels 0..255 as numbers 0..1 in single precision."""
+    return SINGLE_UNIT.take(images)
 
 
 def quantise(values: NDArray[Real]) -> Bytes:
     """Numbers as grey levels, clipped to 0..1, truncated."""
-    return (np.clip(values, 0, 1) * 255).astype(np.uint8)
+    levels = np.clip(values, 0, 1)
+    levels *= 255
+    return levels.astype(np.uint8)
+
+
+def near_a_level(levels: NDArray[Real], roundings: float) -> NDArray[np.intp]:
+    """Flat indices of what `roundings` errors of single precision, of numbers up to 256, could carry over a level."""
+    distance = levels - np.rint(levels)
+    return np.flatnonzero(np.abs(distance, out=distance) < roundings * 256 * 2**-24)
 
 
 def colour(images: Bytes) -> Bytes:
@@ -67,57 +88,104 @@ def gaussian(
     return values
 
 
-def images_last(values: NDArray[Real]) -> NDArray[Real]:
+def images_last(values: NDArray[Number]) -> NDArray[Number]:
     """(N, H, W, C) as (H, W, N * C), where taking rows and columns copies long runs of memory."""
     return np.ascontiguousarray(values.transpose(1, 2, 0, 3)).reshape(*values.shape[1:3], -1)
 
 
-def images_first(values: NDArray[Real], channels: int) -> NDArray[Real]:
+def images_first(values: NDArray[Number], channels: int) -> NDArray[Number]:
     """The inverse of `images_last`."""
     return values.reshape(*values.shape[:2], -1, channels).transpose(2, 0, 1, 3)
 
 
-def zoom(values: NDArray[Real], factor: float) -> Floats:
-    """Enlarges the middle of (H, H, M), M images or channels, `factor` times (>= 1); the size stays.
+class Zoom:
+    """Enlarges the middle of a square of `size` pixels `factor` times (>= 1); the size stays. Bilinear.
 
-    Bilinear with corners aligned; the enlarged size is rounded to whole pixels. The reference's last row and column are
-    black where scipy's position of the last pixel rounds up; not here, and not at sides of 16, 28, 32, 64, 96 or 224.
+    Corners are aligned; the enlarged size is rounded to whole pixels. The reference's last row and column are black
+    where scipy's position of the last pixel rounds up; not here, and not at sides of 16, 28, 32, 64, 96 or 224.
+    `low` and `high` are the pixels that each pixel lies between, with their weights, each (size,).
     """
-    size = len(values)
-    crop = math.ceil(size / factor)
-    start = (size - crop) // 2
-    values = values[start : start + crop, start : start + crop]
-    enlarged = round(crop * factor)
-    position = (np.arange(size) + (enlarged - size) // 2) * ((crop - 1) / (enlarged - 1))
-    low = position.astype(np.intp)
-    high = np.minimum(low + 1, crop - 1)
-    high_weight = position - low
-    low_weight = 1 - high_weight
-    result = np.zeros((size, size, values.shape[2]))
-    for rows, weight in ((low, low_weight), (high, high_weight)):
-        strip = values[rows] * weight[:, None, None]
-        result += strip[:, low] * low_weight[:, None]
-        result += strip[:, high] * high_weight[:, None]
+
+    def __init__(self, size: int, factor: float):
+        crop = math.ceil(size / factor)
+        start = (size - crop) // 2
+        enlarged = round(crop * factor)
+        position = (np.arange(size) + (enlarged - size) // 2) * ((crop - 1) / (enlarged - 1))
+        low = position.astype(np.intp)
+        self.low: NDArray[np.intp] = low + start
+        self.high: NDArray[np.intp] = np.minimum(low + 1, crop - 1) + start
+        self.high_weight: Floats = (position - low).astype(np.float64)
+        self.low_weight: Floats = 1 - self.high_weight
+
+    @property
+    def taps(self) -> tuple[tuple[NDArray[np.intp], Floats], tuple[NDArray[np.intp], Floats]]:
+        return (self.low, self.low_weight), (self.high, self.high_weight)
+
+    def matrix(self) -> Floats:
+        """What a column of pixels is multiplied with, (size, size)."""
+        result = np.zeros((len(self.low), len(self.low)))
+        for source, weight in self.taps:
+            np.add.at(result, (np.arange(len(source)), source), weight)
+        return result
+
+    def at(self, values: NDArray[Real], rows: NDArray, columns: NDArray, images: NDArray) -> Floats:
+        """The enlarged (H, H, M) `values`, M images or channels, at some places."""
+        result = np.zeros(len(rows))
+        for row, row_weight in self.taps:
+            for column, weight in self.taps:
+                result += values[row[rows], column[columns], images] * row_weight[rows] * weight[columns]
+        return result
+
+
+def zoom(values: NDArray[Real], factor: float) -> Floats:
+    """`Zoom` of (H, H, M), M images or channels."""
+    known = Zoom(len(values), factor)
+    result = np.zeros(values.shape)
+    for rows, row_weight in known.taps:
+        strip = values[rows] * row_weight[:, None, None]
+        for columns, weight in known.taps:
+            result += strip[:, columns] * weight[:, None]
     return result
 
 
+@functools.lru_cache(maxsize=64)
+def _motion_weights(radius: float, sigma: float) -> Floats:
+    weights = np.exp(-(np.arange(2 * math.ceil(radius) + 1) ** 2) / (2 * sigma * sigma))
+    return weights / weights.sum()
+
+
 def motion(images: Bytes, radius: float, sigma: float, angles: Floats) -> Bytes:
-    """Motion blur of (N, H, W, C) as ImageMagick's MotionBlur: one-sided, towards `angles` (N,) in degrees."""
-    taps = 2 * math.ceil(radius) + 1
+    """Motion blur of (N, H, W, C) as ImageMagick's MotionBlur: one-sided, towards `angles` (N,) in degrees.
+
+    Sums are in single precision, and in double precision where that decides the byte.
+    """
+    weights = _motion_weights(radius, sigma)
+    taps = len(weights)
     distance = np.arange(taps)
-    weights = np.exp(-(distance**2) / (2 * sigma * sigma))
-    weights /= weights.sum()
     along, across = taps * np.cos(np.radians(angles)), taps * np.sin(np.radians(angles))
     length = np.hypot(across, along)
     columns = np.ceil(distance[:, None] * along / length - 0.5).astype(np.intp)  # (taps, N)
     rows = np.ceil(distance[:, None] * across / length - 0.5).astype(np.intp)
 
     count, height, width, channels = images.shape
-    margins = [(0, 0), (0, 0), (taps, taps), (taps, taps)]
-    padded = np.pad(images.transpose(0, 3, 1, 2), margins, mode="edge").astype(np.float64)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
-    result = np.zeros((count, channels, height, width))
-    for row, column, weight in zip(rows, columns, weights, strict=True):
-        result += windows[np.arange(count), taps + row, taps + column] * weight
+    edge = np.pad(images, [(0, 0), (taps, taps), (taps, taps), (0, 0)], mode="edge")
+    padded = edge.astype(np.float32).reshape(*edge.shape[:2], -1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width * channels), axis=(1, 2))
+    result = np.zeros((count, height, width * channels), np.float32)
     # ImageMagick rounds to 16 bits and the reference then keeps the upper 8: an offset of half a 16-bit step.
-    return np.floor(result + 1 / 514).astype(np.uint8).transpose(0, 2, 3, 1)
+    result += np.float32(1 / 514)
+    number = np.arange(count)
+    used = int(np.flatnonzero(weights * 255 >= 1e-9)[-1]) + 1  # the others cannot be seen in single precision
+    for row, column, weight in zip(rows[:used], columns[:used], weights.astype(np.float32)[:used], strict=True):
+        moved = windows[number, taps + row, (taps + column) * channels]
+        moved *= weight
+        result += moved
+    levels = result.astype(np.uint8).reshape(images.shape)
+    open_ = near_a_level(result, taps + 4)
+    if len(open_):
+        image, y, x, channel = np.unravel_index(open_, images.shape)
+        total = np.zeros(len(open_))
+        for row, column, exact in zip(rows, columns, weights.tolist(), strict=True):
+            total += edge[image, taps + y + row[image], taps + x + column[image], channel] * exact
+        levels.reshape(-1)[open_] = np.floor(total + 1 / 514).astype(np.uint8)
+    return levels

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from normbench.corruptions.operators import Bytes, Floats, Singles, gaussian, quantise, unit
+from normbench.corruptions.operators import Bytes, Floats, Singles, gaussian, quantise, single_unit
 
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
@@ -18,7 +18,6 @@ Bools = NDArray[np.bool_]
 WATER = (175, 238, 238)  # RGB
 MUD = (63, 42, 20)
 RELIEF = np.array([(-2, -1, 0), (-1, 1, 1), (0, 1, 2)], np.int32)  # light from one corner
-SQUARE = np.ones((3, 3), np.int32)
 FARTHEST = 20  # pixels, to an edge of a drop
 
 # OpenCV's 5 x 5 distance mask: rows up, columns aside, length in 1/65536 pixel (1, 1.4 and 2.1969 pixels).
@@ -31,7 +30,7 @@ def spatter(images: Bytes, constants: tuple[float, float, float, float, float, i
     mean, deviation, sigma, threshold, strength, mud = constants
     liquid = gaussian(mean + deviation * normals, sigma)
     liquid[liquid < threshold] = 0
-    values = unit(images).astype(np.float32)
+    values = single_unit(images)
     if mud:
         share = gaussian((liquid > threshold).astype(np.float32), strength)[..., None]
         share[share < 0.8] = 0
@@ -51,15 +50,22 @@ def _colour(levels: tuple[int, int, int]) -> Singles:
 def _relief(drops: Bytes) -> Bytes:
     """How much light each pixel of the drops (N, H, H) throws back: their distance from an edge, seen from a side."""
     distance = np.minimum(_distance(_edges(drops)), FARTHEST * ONE)
-    around = _filter(distance, SQUARE).astype(np.float64) / ONE * (1 / 9)
+    around = _around(distance).astype(np.float64) / ONE * (1 / 9)
     depth = _equalise(around.astype(np.float32).astype(np.uint8))
     bright = np.clip(_filter(depth, RELIEF), 0, 255)
-    return ((2 * _filter(bright, SQUARE) + 9) // 18).astype(np.uint8)
+    return ((2 * _around(bright) + 9) // 18).astype(np.uint8)
 
 
 def _shifted(padded: NDArray, row: int, column: int, size: int, margin: int) -> NDArray:
     """What lies `row` below and `column` to the right of each pixel, in arrays padded by `margin`."""
     return padded[:, margin + row : margin + row + size, margin + column : margin + column + size]
+
+
+def _around(layers: NDArray) -> Ints:
+    """The sum of 3 x 3 pixels; the border is mirrored at the outer pixels."""
+    padded = np.pad(layers.astype(np.int32), [(0, 0), (1, 1), (1, 1)], mode="reflect")
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
 
 
 def _filter(layers: NDArray, kernel: Ints) -> Ints:
@@ -91,9 +97,9 @@ def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
         return strength >= _shifted(neighbours, row, column, size, 1)
 
     # The tangents of 22.5 and 67.5 degrees, in 1/32768 as OpenCV has them.
-    flat = np.abs(across).astype(np.int64) * 13573
-    steep = flat + (np.abs(across).astype(np.int64) << 16)
-    height = np.abs(down).astype(np.int64) << 15
+    flat = np.abs(across) * 13573  # at most 1020 of them: 32 bits do
+    steep = flat + (np.abs(across) << 16)
+    height = np.abs(down) << 15
     opposed = (across ^ down) < 0
     diagonal = np.where(opposed, beats(-1, 1) & beats(1, -1), beats(-1, -1) & beats(1, 1))
     upright = np.where(height > steep, beats(-1, 0) & holds(1, 0), diagonal)

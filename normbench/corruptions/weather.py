@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normbench.corruptions.operators import Bytes, Floats, motion, quantise, unit, zoom
+from normbench.corruptions.operators import Bytes, Floats, motion, quantise, single_unit, unit, zoom
 
 
 def fog_side(size: int) -> int:
@@ -21,9 +21,12 @@ def fog(images: Bytes, constants: tuple[float, float], uniforms: Floats) -> Byte
     amount, decay = constants
     size = images.shape[1]
     heights = _plasma(uniforms, fog_side(size), decay)[:, :size, :size, None]
+    brightest = unit(images.max(axis=(1, 2, 3), keepdims=True))
     values = unit(images)
-    brightest = values.max(axis=(1, 2, 3), keepdims=True)
-    return quantise((values + amount * heights) * brightest / (brightest + amount))
+    values += amount * heights
+    values *= brightest
+    values /= brightest + amount
+    return quantise(values)
 
 
 def _plasma(uniforms: Floats, side: int, decay: float) -> Floats:
@@ -62,7 +65,7 @@ def snow(
     flakes = zoom((mean + deviation * normals).transpose(1, 2, 0), factor)
     flakes[flakes < threshold] = 0
     layer = unit(motion(quantise(flakes).transpose(2, 0, 1)[..., None], radius, sigma, angles))
-    values = unit(images).astype(np.float32)
+    values = single_unit(images)
     grey = sum(np.float32(weight) * values[..., i : i + 1] for i, weight in enumerate((0.299, 0.587, 0.114)))
     whiter = share * values + (1 - share) * np.maximum(values, 1.5 * grey + 0.5)
     return quantise(whiter + layer + layer[:, ::-1, ::-1])

@@ -1,0 +1,142 @@
+"""Corrupted test images in the official layout of CIFAR-10-C, for use outside the pipeline: `normbench corrupt`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normbench import layout
+from normbench.corruptions import check
+from normbench.corruptions.constants import SETS
+from normbench.corruptions.files import check_choice, constants_for, maker, versions, write_arrays
+from normbench.corruptions.operators import Bytes
+from normbench.errors import UserError, hint
+from normbench.files import atomic, read_json, sha256, write_json
+from normbench.progress import Progress
+
+ENGINES = ("normbench", "imagecorruptions")
+
+
+def export(
+    dataset: str,
+    out: Path,
+    names: list[str],
+    severities: list[int],
+    seed: int = 0,
+    engine: str = "normbench",
+    constants: str = "auto",
+    workers: int | None = None,
+) -> None:
+    """Writes `<name>.npy`, uint8 (S * N, H, W, C), lowest severity first, and `labels.npy` into the folder `out`.
+
+    `dataset`: a name in build/data, an .npz with test_images and test_labels, or a folder with these as .npy. A file
+    appears when it is whole, and `meta.json` has its sha256; what `out` has of the same settings is kept. Other
+    arguments as of `write_corrupted`. UserError on anything that is not valid.
+    """
+    check_choice(names, severities)
+    if engine not in ENGINES:
+        raise UserError(f"unknown engine '{engine}': {hint(engine, ENGINES)}")
+    if constants not in ("auto", *SETS):
+        raise UserError(f"unknown constants '{constants}': {hint(constants, ['auto', *SETS])}")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers: {workers}: needs 1 or more")
+    images, labels = _read(dataset)
+    settings: dict[str, Any] = {
+        "engine": engine,
+        "constants": constants_for(engine, constants, images.shape[1]),
+        "seed": seed,
+        "severities": list(severities),
+        "images": _fingerprint(images, labels),
+        "versions": versions(engine),
+    }
+    hashes = _finished(out, settings)
+    missing = [name for name in names if name not in hashes]
+    title, rows = f"corrupt {Path(dataset).stem}", len(severities) * len(images)
+    out.mkdir(parents=True, exist_ok=True)
+    if not hashes:
+        write_json(out / "meta.json", {**settings, "sha256": {}})
+    with atomic(out / "labels.npy") as path, path.open("wb") as file:
+        kind = np.uint8 if labels.max(initial=0) <= 255 and labels.min(initial=0) >= 0 else np.int64
+        np.save(file, np.tile(labels.astype(kind), len(severities)))
+    for left in out.glob(".*.npy.partial"):  # of a run that was killed
+        left.unlink()
+    partial = {name: out / f".{name}.npy.partial" for name in missing}
+    try:
+        with Progress(title, total=max(1, len(missing) * rows)) as progress:
+            make = maker(images, seed, engine, settings["constants"])
+            for name in write_arrays(partial, severities, len(images), images.shape[1:], make, progress, workers):
+                hashes[name] = sha256(partial[name])
+                partial[name].replace(out / f"{name}.npy")
+                write_json(out / "meta.json", {**settings, "sha256": hashes})
+            kept = f", {len(names) - len(missing)} were there" if len(missing) < len(names) else ""
+            progress.close(f"{len(missing)} corruptions{kept}, {len(severities)} severities, {len(images)} images")
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+def _read(dataset: str) -> tuple[Bytes, np.ndarray]:
+    """The test images and labels of a dataset, checked."""
+    path = Path(dataset)
+    places = [folder for folder in (layout.DATA / dataset, path) if (folder / "test_images.npy").is_file()]
+    try:
+        if path.suffix == ".npz" and path.is_file():
+            with np.load(path, allow_pickle=False) as arrays:
+                images, labels = arrays["test_images"], arrays["test_labels"]
+        elif places:
+            images = np.load(places[0] / "test_images.npy", mmap_mode="r", allow_pickle=False)
+            labels = np.load(places[0] / "test_labels.npy", allow_pickle=False)
+        else:
+            folders = layout.DATA.iterdir() if layout.DATA.is_dir() else ()
+            known = ", ".join(sorted(folder.name for folder in folders if (folder / "test_images.npy").is_file()))
+            raise UserError(
+                f"{dataset}: no prepared dataset ({layout.DATA} has {known or 'none'}), "
+                "no .npz and no folder with test_images.npy"
+            )
+    except KeyError as error:
+        raise UserError(f"{dataset}: {error.args[0]}: needs test_images and test_labels") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{dataset}: cannot be read: {error}") from None
+    if len(images.shape) != 4 or not len(images):
+        raise UserError(f"{dataset}: test_images of shape {images.shape}: needs (N, H, H, C), N >= 1")
+    try:
+        check(images[:1], "contrast", 1, None)
+    except UserError as error:
+        raise UserError(f"{dataset}: test_images: {error}") from None
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        raise UserError(
+            f"{dataset}: test_labels: {labels.dtype} of shape {labels.shape}, needs integers of shape {(len(images),)}"
+        )
+    return images, labels
+
+
+def _fingerprint(images: Bytes, labels: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{images.shape}".encode())
+    for array in (images, labels.astype("<i8")):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _finished(out: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """The sha256 of the files that `out` has of these settings. UserError where it has something else."""
+    path = out / "meta.json"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: not a folder")
+    if not path.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(f"{out}: not empty, and without meta.json: choose another folder")
+        return {}
+    try:
+        meta = read_json(path)
+        hashes: dict[str, str] = dict(meta["sha256"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not of `normbench corrupt`: choose another folder") from None
+    for key, value in settings.items():
+        if meta.get(key) != value:
+            raise UserError(f"{out}: made with other {key}: {meta.get(key)}, now {value}: choose another folder")
+    return {name: value for name, value in hashes.items() if (out / f"{name}.npy").is_file()}
