@@ -96,8 +96,11 @@ def corrupt(
     from normbench.stage import guarded
 
     chosen = {"all": [*NAMES], "main": [*MAIN]}.get(names, [name.strip() for name in names.split(",")])
-    levels = [int(level) if level.strip().isdecimal() else level for level in severities.split(",")]
-    guarded(lambda: export(dataset, out, chosen, levels, seed, engine, constants, workers))  # type: ignore[arg-type]
+    levels = severities.split(",")
+    if not all(level.strip().isdecimal() for level in levels):
+        raise UserError(f"--severities {severities}: valid: some of 1, 2, 3, 4, 5, with commas between")
+    numbers = [int(level) for level in levels]
+    guarded(lambda: export(dataset, out, chosen, numbers, seed, engine, constants, workers))
 
 
 def main() -> None:
