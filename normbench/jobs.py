@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from normbench import progress
+from normbench import preemption, progress
 
 beside = 1  # processes that share the machine with this one, itself included; it stands in each record
 
@@ -20,7 +20,8 @@ def side_by_side(tasks: Sequence[Callable[[], None]], kind: str, seeds: int) -> 
 
     The threads are divided among as many processes as there are seeds, however many tasks are left of them: bits
     depend on the number of threads, and a run that is made up for later must equal one that was not. A task that fails
-    leaves the others alone; then the process ends with 1, as the failing one has said why.
+    leaves the others alone; then the process ends with 1, as the failing one has said why. Where this process is to end
+    (`preemption`), the others are told so, and it ends when they have saved their state.
     """
     threads = torch.get_num_threads()
     processes = min(threads, seeds) if kind == "cpu" and sys.platform == "linux" else 1
@@ -33,7 +34,7 @@ def side_by_side(tasks: Sequence[Callable[[], None]], kind: str, seeds: int) -> 
     context = multiprocessing.get_context("fork")
     waiting = list(tasks)
     running: list[multiprocessing.process.BaseProcess] = []
-    failed = 0
+    codes: set[int | None] = set()
     try:
         while waiting or running:
             while waiting and len(running) < processes:
@@ -41,14 +42,16 @@ def side_by_side(tasks: Sequence[Callable[[], None]], kind: str, seeds: int) -> 
                 running[-1].start()
             multiprocessing.connection.wait([child.sentinel for child in running])
             ended = [child for child in running if child.exitcode is not None]
-            failed += sum(child.exitcode != 0 for child in ended)
+            codes |= {child.exitcode for child in ended}
             running = [child for child in running if child not in ended]
     finally:
         for child in running:
             child.terminate()
+        for child in running:
+            child.join()
         torch.set_num_threads(threads)
-    if failed:
-        raise SystemExit(1)
+    if codes - {0}:
+        raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
 
 
 def _call(task: Callable[[], None], processes: int, threads: int) -> None:

@@ -59,11 +59,20 @@ def complete(
             print(f"{title}: finished before, taken from {store.folder(ids[seed])}", flush=True)
         else:
             run = Run(ids[seed], task_spec, variant_spec, seed, bound, code, title)
-            missing.append(lambda run=run: train(run, data()))
+            missing.append(functools.partial(claim_and_train, run, train, data))
     jobs.side_by_side(missing, device, len(ids))
     with files.atomic_folder(out) as folder:
         for seed, run_id in ids.items():
             store.fetch(run_id, folder / str(seed))
+
+
+def claim_and_train(
+    run: Run, train: Callable[[Run, dict[str, Images]], None], data: Callable[[], dict[str, Images]]
+) -> None:
+    """Trains a run into the store, unless another process has it done meanwhile."""
+    with store.claimed(run.id):
+        if not store.finished(run.id):
+            train(run, data())
 
 
 def place(task: str, variant: str, seed: int) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from normbench import preemption
 from normbench.errors import UserError
 
 
@@ -17,6 +18,7 @@ def run(function: Callable[..., Any], *options: str) -> None:
     for option in options:
         parser.add_argument(f"--{option}", required=True)
     arguments = vars(parser.parse_args())
+    preemption.watch()
     guarded(lambda: function(**arguments))
 
 

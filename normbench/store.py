@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from normbench import files, layout
 
@@ -38,6 +43,36 @@ def folder(run: str) -> Path:
 def finished(run: str) -> bool:
     """Whether a run is in the store. A folder is moved there whole, so that its record says that it is complete."""
     return (folder(run) / RECORD).is_file()
+
+
+def unfinished(run: str) -> Path:
+    """Where a run keeps its checkpoints until it is finished."""
+    return layout.store() / f"{run}.unfinished"
+
+
+def forget(run: str) -> None:
+    """Removes the checkpoints of a run."""
+    shutil.rmtree(unfinished(run), ignore_errors=True)
+
+
+@contextmanager
+def claimed(run: str) -> Iterator[None]:
+    """Inside it no other process of this store trains the run; where one does, it is waited for first.
+
+    The lock is one of the operating system, which releases it when its owner ends, in whatever way.
+    """
+    path = layout.store() / "locks" / f"{run}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"run {run}: another process is training it; waiting for that", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fetch(run: str, to: Path) -> None:

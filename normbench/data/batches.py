@@ -54,20 +54,20 @@ class Batches:
         # (N, C, offsets, offsets, H, W): a view of every crop, of which a batch gathers one an image.
         self.crops = functional.pad(images.pixels, [crop_padding] * 4).unfold(2, size, 1).unfold(3, size, 1)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalized images (B, C, H, W) and labels (B,), `steps` times."""
-        for pixels, labels in self.pixels(epoch):
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalized images (B, C, H, W) and labels (B,), from batch `first` to the last of `steps`."""
+        for pixels, labels in self.pixels(epoch, first):
             yield self.images.normalized(pixels), labels
 
-    def pixels(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same before the normalization, uint8 (B, C, H, W)."""
+    def pixels(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same before the normalization, uint8 (B, C, H, W), from batch `first` on."""
         # Drawn on the CPU, so that every device sees the same order.
         generator = torch.Generator().manual_seed(derive(self.seed, "batches", epoch))
         count, device = len(self.images), self.images.pixels.device
         order = torch.randperm(count, generator=generator).to(device)
         top, left = torch.randint(self.offsets, (2, count), generator=generator).to(device)
         mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
-        for start in range(0, self.steps * self.batch_size, self.batch_size):
+        for start in range(first * self.batch_size, self.steps * self.batch_size, self.batch_size):
             chosen = order[start : start + self.batch_size]
             pixels = self.crops[chosen, :, top[chosen], left[chosen]]
             if self.flip:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from normbench import device as devices
-from normbench import files, layout, provenance, runs, store
+from normbench import files, layout, preemption, provenance, runs, store
+from normbench.checkpoint import Checkpoints
 from normbench.data.batches import Images
 from normbench.gan import loop
 from normbench.methods import registry as methods
@@ -57,15 +58,19 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
     clock.append(time.perf_counter())
 
     with Progress(run.title, iterations) as progress:
-        began = time.perf_counter()
+        first: list[float] = []  # iteration and time of the first report: a resumed run has some that it did not make
 
         def report(done: int, discriminator_loss: float, generator_loss: float) -> None:
-            speed = done * per_iteration / (time.perf_counter() - began)
+            now = [done, time.perf_counter()]
+            first[:] = first or now
+            speed = (now[0] - first[0]) * per_iteration / max(now[1] - first[1], 1e-9)
             losses = f"losses {discriminator_loss:.3f} and {generator_loss:.3f}"
             progress.update(done, f"iteration {done}/{iterations}, {losses}, {speed:,.0f} images/s")
 
         seed_of_order = derive(task["seed"], "order", run.seed)
-        outcome = loop.fit(generator, discriminator, method, images, recipe, seed_of_order, report)
+        checkpoints = Checkpoints(store.unfinished(run.id))
+        with preemption.saved():
+            outcome = loop.fit(generator, discriminator, method, images, recipe, seed_of_order, report, checkpoints)
         clock.append(time.perf_counter())
         samples = None
         if outcome.diverged is None:
@@ -97,11 +102,14 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
                 "images_per_second": float(np.median(rates)) * per_iteration if rates else None,
                 "peak_memory_bytes": memory,
                 "parameters": parameters,
-                "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)},
+                "resumed": outcome.resumed,
+                "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)}
+                | {"train": outcome.seconds, "checkpoints": checkpoints.spent},
             },
             "provenance": provenance.collect(task, variant, run.bound, run.code, device, started),
         }
         files.write_json(folder / store.RECORD, record)
+    store.forget(run.id)
 
 
 @torch.inference_mode()

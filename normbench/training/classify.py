@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from normbench import device as devices
-from normbench import files, layout, provenance, runs, store
+from normbench import files, layout, preemption, provenance, runs, store
+from normbench.checkpoint import Checkpoints
 from normbench.data.batches import Batches, Images
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -43,15 +44,19 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
     clock.append(time.perf_counter())
 
     with Progress(run.title, recipe["epochs"]) as progress:
-        began = time.perf_counter()
+        first: list[float] = []  # step and time of the first report: a resumed run has steps that it did not make
 
         def report(epoch: int, step: int, steps: int, loss: float) -> None:
-            seen = (epoch * steps + step) * recipe["batch_size"]
-            speed = seen / (time.perf_counter() - began)
+            now = [epoch * steps + step, time.perf_counter()]
+            first[:] = first or now
+            speed = (now[0] - first[0]) * recipe["batch_size"] / max(now[1] - first[1], 1e-9)
             fields = f"epoch {epoch + 1}/{recipe['epochs']}, loss {loss:.3f}, {speed:,.0f} images/s"
             progress.update(epoch + step / steps, fields)
 
-        outcome = loop.fit(model, method, images, recipe, derive(task["seed"], "order", run.seed), report)
+        checkpoints = Checkpoints(store.unfinished(run.id))
+        with preemption.saved():
+            seed = derive(task["seed"], "order", run.seed)
+            outcome = loop.fit(model, method, images, recipe, seed, report, checkpoints)
         clock.append(time.perf_counter())
         metrics: dict[str, Any] = {"history": outcome.history, "training_set": training_set}
         predicted = None
@@ -85,11 +90,14 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
                 "peak_memory_bytes": memory,
                 "parameters": parameters,
                 "epoch_seconds": outcome.epoch_seconds,
-                "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)},
+                "resumed": outcome.resumed,
+                "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)}
+                | {"train": outcome.seconds, "checkpoints": checkpoints.spent},
             },
             "provenance": provenance.collect(task, variant, run.bound, run.code, device, started),
         }
         files.write_json(folder / store.RECORD, record)
+    store.forget(run.id)
 
 
 def images_per_second(outcome: loop.Outcome, images: int) -> float | None:

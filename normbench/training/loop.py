@@ -17,8 +17,10 @@ from torch.nn import functional
 from normbench.data.batches import Batches, Images
 from normbench.data.labels import corrupt_labels, part_of_each_class
 from normbench.methods.base import Method
+from normbench.resumable import Keeper, Nobody
 from normbench.seeds import derive
 from normbench.training.adversary import inputs
+from normbench.training.meter import Meter
 
 REPORTS_AN_EPOCH = 10  # points at which losses are read from the device: for progress, and to see a divergence
 
@@ -26,11 +28,16 @@ REPORTS_AN_EPOCH = 10  # points at which losses are read from the device: for pr
 @dataclass
 class Outcome:
     """history: one entry an epoch. diverged: epoch and step (from 0) of the first loss that was not finite, or None.
-    epoch_seconds: wall time of each epoch that was run whole."""
+    epoch_seconds: wall time of each epoch that one process ran from its start. lr: learning rate at the start of the
+    last epoch. seconds: of training, without the saving of its state, those of processes that were stopped included.
+    resumed: the epoch and step (from 0) that this process began with, where another had begun the training."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     diverged: dict[str, int] | None = None
     epoch_seconds: list[float] = field(default_factory=list)
+    lr: float = 0.0
+    seconds: float = 0.0
+    resumed: dict[str, int] | None = None
 
 
 def training_set(images: Images, task: dict[str, Any], classes: int) -> tuple[Images, dict[str, Any]]:
@@ -84,6 +91,7 @@ def optimizer(model: nn.Module, method: Method, recipe: dict[str, Any]) -> torch
         momentum=recipe["momentum"],
         nesterov=recipe["nesterov"],
         weight_decay=recipe["weight_decay"],
+        fused=True,
     )
 
 
@@ -112,52 +120,71 @@ def fit(
     recipe: dict[str, Any],
     seed: int,
     report: Callable[[int, int, int, float], None],
+    keeper: Keeper | None = None,
 ) -> Outcome:
     """Trains `model` in place on its device; `report(epoch, step, steps, loss)` is called about ten times an epoch.
 
-    A loss that is not finite ends the training, within a tenth of an epoch.
+    It goes on from the state that `keeper` has, where it has one, and ends as if it had never stopped. A loss that is
+    not finite ends the training, within two tenths of an epoch. Within an epoch the host does not wait for a GPU.
     """
-    device = images.pixels.device.type
+    device = images.pixels.device
     batches = Batches(images, recipe["batch_size"], recipe["crop_padding"], recipe["flip"], recipe["drop_last"], seed)
+    steps, every = batches.steps, max(1, batches.steps // REPORTS_AN_EPOCH)
     optim = optimizer(model, method, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optim, lr_factor(recipe, batches.steps))
-    every = max(1, batches.steps // REPORTS_AN_EPOCH)
-    outcome = Outcome()
+    schedule = torch.optim.lr_scheduler.LambdaLR(optim, lr_factor(recipe, steps))
+    meter, outcome, keeper = Meter(steps, device), Outcome(), keeper or Nobody()
+    first_epoch = first_step = 0
+    if (saved := keeper.resume()) is not None:
+        first_epoch, first_step = saved["epoch"], saved["step"]
+        model.load_state_dict(saved["model"])
+        optim.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        meter.load(saved["losses"])
+        outcome = Outcome(**saved["outcome"], resumed={"epoch": first_epoch, "step": first_step})
+    earlier, began = outcome.seconds, time.perf_counter()
+
+    def save(epoch: int, step: int) -> None:
+        """What is to be known to go on before a step of an epoch."""
+        outcome.seconds = earlier + time.perf_counter() - began - keeper.spent
+        state = {"epoch": epoch, "step": step, "losses": meter.state()}
+        state |= {"model": model.state_dict(), "optimizer": optim.state_dict(), "schedule": schedule.state_dict()}
+        done = {name: value for name, value in vars(outcome).items() if name not in ("diverged", "resumed")}
+        keeper.save(state | {"outcome": done})
+
     model.train()
-    for epoch in range(recipe["epochs"]):
-        start = time.perf_counter()
-        lr = optim.param_groups[0]["lr"]
-        losses: list[Tensor] = []
-        hits: list[Tensor] = []
-        finite: list[float] = []
-        for step, (pixels, y) in enumerate(batches.pixels(epoch)):
+    for epoch in range(first_epoch, recipe["epochs"]):
+        start, spent = time.perf_counter(), keeper.spent
+        if first_step == 0:
+            meter.reset()
+            outcome.lr = float(schedule.get_last_lr()[0])
+        for step, (pixels, y) in enumerate(batches.pixels(epoch, first_step), first_step):
             for x in inputs(model, images, pixels, y, recipe["adversary"], derive(seed, "adversary", epoch, step)):
-                loss, right = step_loss(model, method, x, y, recipe, device)
+                loss, right = step_loss(model, method, x, y, recipe, device.type)
                 optim.zero_grad(set_to_none=True)
                 loss.backward()
                 if recipe["gradient_clip"] is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), recipe["gradient_clip"])
                 optim.step()
             schedule.step()
-            losses.append(loss.detach())
-            hits.append(right)
-            if (step + 1) % every == 0 or step + 1 == batches.steps:
-                finite += torch.stack(losses[len(finite) :]).tolist()
-                bad = next((i for i, value in enumerate(finite) if not math.isfinite(value)), None)
+            meter.add(loss.detach(), right)
+            last = step + 1 == steps
+            if (step + 1) % every == 0 or last:
+                losses = meter.read(wait=last)
+                bad = next((i for i, value in enumerate(losses) if not math.isfinite(value)), None)
                 if bad is not None:
-                    outcome.diverged = {"epoch": epoch, "step": epoch * batches.steps + bad}
+                    outcome.diverged = {"epoch": epoch, "step": epoch * steps + bad}
+                    outcome.seconds = earlier + time.perf_counter() - began - keeper.spent
                     return outcome
-                report(epoch, step + 1, batches.steps, sum(finite[-every:]) / len(finite[-every:]))
-        seen = min(batches.steps * recipe["batch_size"], len(images))
-        outcome.history.append(
-            {
-                "epoch": epoch + 1,
-                "lr": lr,
-                "loss": sum(finite) / len(finite),
-                "accuracy": torch.stack(hits).sum().item() / seen,
-            }
-        )
-        outcome.epoch_seconds.append(time.perf_counter() - start)
+                report(epoch, step + 1, steps, sum(losses[-every:]) / max(1, len(losses[-every:])))
+            if not last and keeper.due():
+                save(epoch, step + 1)
+        if first_step == 0:
+            outcome.epoch_seconds.append(time.perf_counter() - start - (keeper.spent - spent))
+        seen = min(steps * recipe["batch_size"], len(images))
+        mean, accuracy = math.fsum(losses) / steps, meter.right() / seen
+        outcome.history.append({"epoch": epoch + 1, "lr": outcome.lr, "loss": mean, "accuracy": accuracy})
+        first_step = 0
+        save(epoch + 1, 0)
     return outcome
 
 
