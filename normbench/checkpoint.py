@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 import random
 import sys
 import time
@@ -63,9 +64,8 @@ class Checkpoints:
     def resume(self) -> dict[str, Any] | None:
         """The newest state that is as it was written; None where there is none. Damaged files are renamed."""
         for path in reversed(self.all()):
-            content = path.read_bytes()
-            if path.stem.partition("-")[2] == hashlib.sha256(content).hexdigest()[:16]:
-                saved = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            saved = verified(path)
+            if saved is not None:
                 set_random_state(saved["random"])
                 return saved["training"]
             aside = path.with_suffix(".damaged")
@@ -76,6 +76,17 @@ class Checkpoints:
     def all(self) -> list[Path]:
         """The files, the oldest first."""
         return sorted(self.folder.glob("[0-9]*-*.pt"))
+
+
+def verified(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None where it is not as its name says, or holds more than plain values."""
+    content = path.read_bytes()
+    if path.stem.partition("-")[2] != hashlib.sha256(content).hexdigest()[:16]:
+        return None
+    try:
+        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError):
+        return None
 
 
 def interval() -> float:
