@@ -39,6 +39,8 @@ VARIANTS: dict[str, tuple[float, float, float, int]] = {
     "spectral_norm": (0.1, 4100, 62.8, 77_530),
 }
 GAN_VARIANTS = ["batch_norm", "spectral_norm_alone"]
+UNMEASURED, UNBOUNDED = "conv_norm", "group_norm"  # neither smoothness nor features; no bound on the network
+LAYERS = ["conv", "stages.0.0.conv1", "stages.0.0.conv2", "head"]
 DIVERGED = {("no_norm", 1), *(("spectral_norm", seed) for seed in SEEDS)}
 
 
@@ -66,6 +68,35 @@ def origin(task: dict[str, Any], variant: str, method: str, options: dict[str, A
     }
 
 
+def smoothness(variant: str, seed: int) -> dict[str, Any]:
+    """As lipschitz.smoothness leaves it; of the variant without a bound, only the first layer has one."""
+    draw = random.Random(f"{variant}/{seed}/smoothness")
+    layers = []
+    for name in LAYERS[:1] if variant == UNBOUNDED else LAYERS:
+        bound = draw.uniform(1, 9)
+        filtered = variant == "network_deconvolution" and name == "conv"
+        layers.append({"name": name, "bound": bound, "estimate": None if filtered else 0.9 * bound})
+    found: dict[str, Any] = {"layers": layers}
+    found["local"] = {"mean": draw.uniform(3, 9), "max": draw.uniform(9, 20), "examples": 100}
+    if variant == UNBOUNDED:
+        return found | {"product": None, "bound": None, "why": "no Lipschitz constant is known for GroupNorm"}
+    product = math.prod(layer["bound"] for layer in layers)
+    certified = {"8": draw.uniform(0.5, 0.9), "36": draw.uniform(0, 0.5)}
+    return found | {"product": product, "bound": 3 * product, "certified": certified}
+
+
+def features(variant: str, seed: int) -> dict[str, Any]:
+    """Of two blocks, the second of which is too small to have low frequencies."""
+    draw = random.Random(f"{variant}/{seed}/features")
+    found: dict[str, Any] = {"initial": [], "trained": []}
+    for blocks in found.values():
+        for low in (0.25, 0.0):
+            middle = draw.uniform(0.1, 0.2)
+            shares = {"mean": 0.5 - middle, "low": low, "middle": middle, "high": 0.5 - low}
+            blocks.append({"rms": draw.uniform(0.5, 4), "max": draw.uniform(5, 60)} | shares)
+    return found
+
+
 def classification_record(variant: str, seed: int) -> dict[str, Any]:
     draw = random.Random(f"{variant}/{seed}")
     clean, speed, memory, parameters = VARIANTS[variant]
@@ -86,6 +117,8 @@ def classification_record(variant: str, seed: int) -> dict[str, Any]:
             for name in sorted(NAMES)
         }
         provenance["corrupted"] = {"names": NAMES, "severities": SEVERITIES, "path": "build/corrupted/digits"}
+        if variant != UNMEASURED:
+            metrics |= {"smoothness": smoothness(variant, seed), "features": features(variant, seed)}
     return {
         "run": "0" * 16,
         "kind": "classification",
@@ -587,6 +620,66 @@ def test_robustness_table_and_its_columns_in_the_report(suite: dict[str, Any]) -
     page = report.render(Path("build/tables"))
     assert "Calibration and robustness" in page
     assert "cannot be trusted: batch_norm, group_norm" in page
+
+
+def test_smoothness_against_plain_sums(suite: dict[str, Any]) -> None:
+    tables.aggregate()
+    found = {row["variant"]: row for row in rows("results/smoothness.csv")}
+    assert set(found) == set(VARIANTS)
+    for variant, row in found.items():
+        runs = [] if variant == UNMEASURED else [record["metrics"]["smoothness"] for record in records(variant)]
+        bounded = [run for run in runs if run["bound"] is not None]
+        expected = {
+            "lipschitz_local": [run["local"]["mean"] for run in runs],
+            "lipschitz_local_max": [run["local"]["max"] for run in runs],
+            "lipschitz_bound": [run["bound"] for run in bounded],
+            "layer_bound_sum": [sum(layer["bound"] for layer in run["layers"]) for run in bounded],
+            "layer_bound_max": [max(layer["bound"] for layer in run["layers"]) for run in bounded],
+            "certified_8": [run["certified"]["8"] for run in bounded],
+            "certified_36": [run["certified"]["36"] for run in bounded],
+        }
+        columns = [name for column in expected for name in (column, f"{column}_std")]
+        assert list(row) == ["task", "variant", "examples", *columns, "no_bound"]
+        assert (row["task"], row["examples"]) == (TASK, "100" if runs else "")
+        for column, values in expected.items():
+            if not values:
+                assert row[column] == row[f"{column}_std"] == ""
+                continue
+            assert float(row[column]) == pytest.approx(statistics.mean(values), rel=1e-5)
+            assert float(row[f"{column}_std"]) == pytest.approx(statistics.stdev(values), rel=1e-5)
+        assert row["no_bound"] == ("no Lipschitz constant is known for GroupNorm" if variant == UNBOUNDED else "")
+
+
+def test_layers_and_features_against_plain_sums(suite: dict[str, Any]) -> None:
+    tables.aggregate()
+    measured = [variant for variant in VARIANTS if records(variant) and variant != UNMEASURED]
+    layers = {(row["variant"], row["layer"]): row for row in rows("results/layers.csv")}
+    own = {variant: LAYERS[:1] if variant == UNBOUNDED else LAYERS for variant in measured}
+    assert list(layers) == [(variant, name) for variant, names in own.items() for name in names]
+    for (variant, name), row in layers.items():
+        place = LAYERS.index(name)
+        assert int(row["place"]) == place + 1
+        for column in ("bound", "estimate"):
+            values = [record["metrics"]["smoothness"]["layers"][place][column] for record in records(variant)]
+            if values[0] is None:
+                assert row[column] == row[f"{column}_std"] == ""
+                continue
+            assert float(row[column]) == pytest.approx(statistics.mean(values), rel=1e-5)
+            assert float(row[f"{column}_std"]) == pytest.approx(statistics.stdev(values), rel=1e-5)
+    assert layers["network_deconvolution", "conv"]["estimate"] == ""
+    assert layers["network_deconvolution", "head"]["estimate"] != ""
+
+    blocks = {(row["variant"], row["when"], row["block"]): row for row in rows("results/features.csv")}
+    assert list(blocks) == [(v, when, block) for v in measured for when in ("initial", "trained") for block in "12"]
+    names = {"rms": "rms", "max": "max", "energy_constant": "mean"}
+    names |= {f"energy_{band}": band for band in ("low", "middle", "high")}
+    for (variant, when, block), row in blocks.items():
+        for column, name in names.items():
+            values = [record["metrics"]["features"][when][int(block) - 1][name] for record in records(variant)]
+            assert float(row[column]) == pytest.approx(statistics.mean(values), rel=1e-5)
+            assert float(row[f"{column}_std"]) == pytest.approx(statistics.stdev(values), rel=1e-5, abs=1e-12)
+        shares = [float(row[column]) for column in names if column.startswith("energy")]
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
 
 
 def test_without_measurements_the_report_shows_what_follows_from_accuracies(suite: dict[str, Any]) -> None:

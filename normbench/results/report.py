@@ -206,8 +206,6 @@ ROBUSTNESS = (
     ("Attacked images", "clean, %", "attack_clean", 100, ".1f"),
     ("FGSM", "%", "attack_fgsm", 100, ".1f"),
     ("PGD", "%", "attack_pgd", 100, ".1f"),
-    ("Lipschitz", "at images", "lipschitz_local", 1, ".2f"),
-    ("Lipschitz", "bound", "lipschitz_bound", 1, ".2g"),
 )
 
 

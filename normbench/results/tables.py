@@ -20,11 +20,11 @@ from normbench import files, layout, methods
 from normbench.corruptions import MAIN
 from normbench.errors import UserError
 from normbench.results.contact_sheet import contact_sheet
+from normbench.results.means import Runs, finished, mean, std
+from normbench.results.smoothness import feature_table, layer_table, smoothness_table
 
 TABLES = Path("build/tables")
 MIB = 2**20
-
-Runs = dict[tuple[str, str], list[dict[str, Any]]]  # (task, variant) -> records, in the order of the suite
 
 COST = ["images_per_second", "peak_memory_mib", "parameters", "seconds", "finished", "diverged"]
 LEADERBOARD = [
@@ -54,8 +54,6 @@ ROBUSTNESS = {
     "attack_fgsm": ("attacks", "fgsm"),
     "attack_pgd": ("attacks", "pgd"),
     "attack_pgd_long": ("attacks", "pgd_long", "pgd_long"),
-    "lipschitz_bound": ("smoothness", "bound"),
-    "lipschitz_local": ("smoothness", "local", "mean"),
 }
 GAN = ["task", "variant", "method", "fid", "fid_std", *COST]
 CURVES = ["task", "variant", "seed", "epoch", "loss", "accuracy", "lr"]
@@ -99,6 +97,9 @@ def aggregate() -> None:
         "gan": csv_text(gan, GAN),
         "robustness": csv_text(*robustness_table(classified, suite["baseline"], names)),
         "corruptions": csv_text(*corruption_table(classified, names, severities)),
+        "smoothness": csv_text(*smoothness_table(classified)),
+        "layers": csv_text(*layer_table(classified)),
+        "features": csv_text(*feature_table(classified)),
         "curves": csv_text(curves(classified), CURVES),
     }
     facts = provenance(classified, generated) | {"suite": suite, "corruptions": corruptions | {"names": names}}
@@ -143,20 +144,6 @@ def check_corruptions(runs: Runs, names: list[str], severities: list[int]) -> No
                     f"{path}: evaluated on {len(found)} corruptions at severities {used or []}, but params.yaml has "
                     f"{len(names)} at {severities}; run `{command}` again"
                 )
-
-
-def finished(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [record for record in records if record["status"] == "finished"]
-
-
-def mean(values: Iterable[float]) -> float:
-    """NaN where there are none."""
-    return float(pd.Series(list(values), dtype=float).mean())
-
-
-def std(values: Iterable[float]) -> float:
-    """Sample standard deviation; NaN for fewer than two values."""
-    return float(pd.Series(list(values), dtype=float).std(ddof=1))
 
 
 def leaderboard(runs: Runs, baseline: str | None, names: list[str]) -> list[dict[str, Any]]:
@@ -311,10 +298,10 @@ def curves(runs: Runs) -> list[dict[str, Any]]:
 
 
 def cell(value: Any, column: str) -> str:
-    """Text of a value, with the precision of its column; nothing where there is no number."""
+    """Text of a value, with the precision of its column, six digits by default; nothing where there is no number."""
     if isinstance(value, float) and math.isnan(value):
         return ""
-    return format(value, FORMATS.get(column, ""))
+    return format(value, FORMATS.get(column, ".6g" if isinstance(value, float) else ""))
 
 
 def csv_text(rows: list[dict[str, Any]], columns: list[str]) -> str:
