@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from normbench import files
 from normbench.corruptions.constants import EXTRA, MAIN
 from normbench.errors import UserError
-from normbench.results import report, tables
+from normbench.results import drawing, report, smoothness_plots, tables
 
 TASK, GAN_TASK = "digits-resnet8", "digits-sngan"
 SEEDS = [0, 1, 2]
@@ -528,7 +529,7 @@ def test_page_has_the_numbers_and_marks_only_a_clear_best(page: str) -> None:
     assert shown["spectral_norm"][1:] == [dash, dash, dash, dash, "62.8", "77,530", dash, "diverged 3/3"]
     assert [name.strip() for name in found.marked] == ["network_deconvolution"] * 2 + ["spectral_norm_alone"]
     assert found.seen >= {"svg", "figure", "dl", "h2"}
-    assert page.count('role="img"') == 4
+    assert page.count('role="img"') == 4 + 3
     assert "arXiv 2103.00673" in page
     assert "5a5a5a5a5a5a5a5a" in page
     assert "0123456789ab</code> with uncommitted changes" in page
@@ -556,7 +557,7 @@ def test_best_needs_a_spread_of_its_own() -> None:
 
 
 def test_a_variant_is_drawn_alike_and_unlike_others() -> None:
-    looks = [report.Look(i) for i in range(32)]
+    looks = [drawing.Look(i) for i in range(32)]
     assert len({(look.colour, look.marker) for look in looks}) == 32
     assert len({(look.colour, look.line) for look in looks}) == 32
 
@@ -680,6 +681,84 @@ def test_layers_and_features_against_plain_sums(suite: dict[str, Any]) -> None:
             assert float(row[f"{column}_std"]) == pytest.approx(statistics.stdev(values), rel=1e-5, abs=1e-12)
         shares = [float(row[column]) for column in names if column.startswith("energy")]
         assert sum(shares) == pytest.approx(1, abs=1e-5)
+
+
+def test_page_shows_smoothness_and_features(page: str) -> None:
+    found = Page(page)
+    assert page.count("Smoothness and features") == 1
+    shown = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in found.rows if len(row) == 8}
+    assert shown.pop("Variant") == ["Lipschitz"] * 3 + ["Norms of layers"] * 2 + ["Certified"] * 2
+    shown = {name.removesuffix("baseline"): cells for name, cells in shown.items()}
+    assert set(shown) == set(VARIANTS)
+    dash = "\N{EN DASH}"
+    assert shown[UNMEASURED] == shown["spectral_norm"] == [dash] * 7
+    assert shown[UNBOUNDED][2:] == [dash] * 5
+    runs = [record["metrics"]["smoothness"] for record in records("fantastic_four")]
+    local, certified = ([run["local"]["mean"] for run in runs], [100 * run["certified"]["36"] for run in runs])
+    for cell, values in ((0, local), (6, certified)):
+        assert shown["fantastic_four"][cell] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    assert "within 36/255, %" in page
+    assert f"{UNBOUNDED} (no Lipschitz constant is known for GroupNorm)" in page
+    plots = re.findall(r'aria-label="(?:Norm of each|Size of|Energy of).*?</svg>', page, re.DOTALL)
+    assert len(plots) == 3
+    for plot in plots:  # the legend names those that have a line
+        names = set(re.findall(r">(\w+)</text>", plot))
+        assert names & set(VARIANTS) == set(VARIANTS) - {UNMEASURED, "spectral_norm"}
+    assert all(f">{name}</text>" in plots[0] for name in LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "text"),
+    [
+        (math.nan, math.nan, "\N{EN DASH}"),
+        (0.0, 0.0, "0.00 ± 0.00"),
+        (999.0, math.nan, "999.00"),
+        (28_091.3, 4_401.69, "2.81 ± 0.44 \N{MULTIPLICATION SIGN}104"),
+        (4.3e7, 5.8e7, "4.30 ± 5.80 \N{MULTIPLICATION SIGN}107"),
+    ],
+)
+def test_large_numbers_have_a_power_of_ten(mean: float, deviation: float, text: str) -> None:
+    assert report.quantity(mean, deviation).striptags() == text
+
+
+def test_layers_of_several_networks_are_one_order() -> None:
+    """A layer that only one network has stands behind its predecessor there."""
+    lists = [["conv", "a", "head"], ["conv", "norm", "a", "b", "head"], ["conv"], ["stem", "conv", "last"]]
+    order = smoothness_plots.merged(pd.Series(names) for names in lists)
+    assert sorted(order) == ["a", "b", "conv", "head", "last", "norm", "stem"]
+    for names in lists:
+        assert [name for name in order if name in names] == names
+
+
+def test_without_smoothness_there_is_no_section(suite: dict[str, Any]) -> None:
+    for path in Path("build/scores/classification").rglob("*.json"):
+        edit(str(path), lambda record: [record["metrics"].pop(name, None) for name in ("smoothness", "features")])
+    tables.aggregate()
+    assert {row["lipschitz_local"] for row in rows("results/smoothness.csv")} == {""}
+    for name in ("layers", "features"):
+        assert Path(f"results/{name}.csv").read_text(encoding="utf-8").count("\n") == 1
+    page = report.render(Path("build/tables"))
+    assert "Smoothness and features" not in page
+    assert page.count('role="img"') == 4
+
+
+def test_many_variants_and_layers_of_a_dead_network(suite: dict[str, Any]) -> None:
+    """Plots over the whole page; every so many layers named; values of zero, which no logarithm has."""
+    names = [*VARIANTS, *(f"more_{i}" for i in range(8))]
+    files.write_json("build/resolved/suite.json", write_suite(variants=names))
+    for name in names[len(VARIANTS) :]:
+        for seed in SEEDS:
+            record = classification_record("fantastic_four", seed)
+            layers = [{"name": f"layer{i}", "bound": 10.0 ** (i % 9), "estimate": 1.0} for i in range(100)]
+            record["metrics"]["smoothness"]["layers"] = layers
+            for blocks in record["metrics"]["features"].values():
+                blocks[1] = dict.fromkeys(blocks[1], 0.0)
+            files.write_json(f"build/scores/classification/{TASK}/{name}/{seed}.json", record)
+    tables.aggregate()
+    page = report.render(Path("build/tables"))
+    Page(page)
+    assert 20 < len(re.findall(r">layer\d+</text>", page)) < 50
+    assert page.count('<figure class="wide">') == 2 + 3
 
 
 def test_without_measurements_the_report_shows_what_follows_from_accuracies(suite: dict[str, Any]) -> None:

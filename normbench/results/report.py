@@ -6,7 +6,6 @@ The same tables give the same bytes.
 from __future__ import annotations
 
 import base64
-import io
 import itertools
 import json
 import math
@@ -22,74 +21,20 @@ from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-from matplotlib.transforms import Affine2D, Bbox
+from matplotlib.transforms import Bbox
 
 from normbench import files, layout
 from normbench.corruptions import MAIN
 from normbench.progress import duration
+from normbench.results.drawing import HEIGHT, MUTED, PAPER, STYLE, WIDTH, Look, inline, new_figure
+from normbench.results.smoothness_plots import energy_plot, feature_plot, layer_plot
 from normbench.results.tables import TABLES, outcome
 
-# Matplotlib draws with stand-ins for the colours of the page, which knows light from dark; `inline` replaces them.
-INK, MUTED, RULE, PAPER = "#010101", "#010102", "#010103", "#010104"
-COLOURS = 8  # of variants: --v0 to --v7 of the page
-PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
-PAGE |= {f"#0200{i:02x}": f"var(--v{i})" for i in range(COLOURS)}
-
-# Sizes in points at which they look equally large.
-MARKERS = {"o": 6.0, "s": 5.5, "^": 6.5, "D": 5.0, "v": 6.5, "P": 7.0, "X": 7.0, "*": 9.0}
-LINES = ("-", "--", ":", "-.")
-STYLE = {
-    "svg.hashsalt": "normbench",
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",  # comes with matplotlib: text is measured alike on every machine
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0,
-    "legend.fontsize": 9.0,
-    "figure.dpi": 72,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-}
 DISTANCES, ANGLES = (8, 18, 30, 44), (0, 180, 90, 270, 30, 150, 330, 210)  # of names from their points, in degrees
 LABEL_SIZE = 8.5
 LEADER = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
-WIDTH, HEIGHT = 5.2, 3.7  # inches of a figure that fills half of the page
 MANY = 8  # variants; more of them take plots over the whole page
-
-
-class Look:
-    """How a variant is drawn, wherever it is drawn."""
-
-    def __init__(self, index: int):
-        turn = index // COLOURS
-        self.colour = f"#0200{index % COLOURS:02x}"
-        self.marker = list(MARKERS)[(index + turn) % len(MARKERS)]
-        self.size = MARKERS[self.marker]
-        self.line = LINES[turn % len(LINES)]
-
-    def glyph(self) -> Markup:
-        """The marker as a picture for running text."""
-        shape = MarkerStyle(self.marker)
-        placed = shape.get_transform() + Affine2D().scale(1.7 * self.size, -1.7 * self.size)
-        points = np.asarray(shape.get_path().transformed(placed).to_polygons()[0])
-        text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        return Markup(
-            '<svg class="glyph" viewBox="-8 -8 16 16" aria-hidden="true"><polygon points="{}" style="fill: {}"/></svg>'
-        ).format(text, PAGE[self.colour])
 
 
 def report() -> None:
@@ -101,8 +46,8 @@ def render(folder: Path) -> str:
     """The page of the tables in a folder as `aggregate` writes it."""
     facts = files.read_json(folder / "provenance.json")
     suite = facts["suite"]
-    names = ("leaderboard", "gan", "robustness", "corruptions", "curves")
-    board, gan, robustness, corruptions, curves = (read(folder / f"{name}.csv") for name in names)
+    names = ("leaderboard", "gan", "robustness", "corruptions", "curves", "smoothness", "layers", "features")
+    tables = {name: read(folder / f"{name}.csv") for name in names}
     looks = {name: Look(i) for i, name in enumerate(dict.fromkeys([*suite["variants"], *suite["gan_variants"]]))}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -113,10 +58,7 @@ def render(folder: Path) -> str:
     )
     environment.filters |= {f.__name__: f for f in (number, spread, pairs, cited, machine, duration, counted)}
     with style.context(STYLE, after_reset=True):
-        tasks = [
-            task_section(f"task{index}", name, facts, board, robustness, corruptions, curves, looks)
-            for index, name in enumerate(suite["tasks"])
-        ]
+        tasks = [task_section(f"task{index}", name, facts, tables, looks) for index, name in enumerate(suite["tasks"])]
     return environment.get_template("report.html.j2").render(
         facts=facts,
         suite=suite,
@@ -124,7 +66,7 @@ def render(folder: Path) -> str:
         glyphs={name: look.glyph() for name, look in looks.items()},
         tasks=tasks,
         corrupted=[(path.stem, data_address(path)) for path in sorted((folder / "corrupted").glob("*.png"))],
-        gan_tasks=[gan_section(name, facts, gan, folder) for name in suite["gan_tasks"]],
+        gan_tasks=[gan_section(name, facts, tables["gan"], folder) for name in suite["gan_tasks"]],
         outcome=outcome,
         main_run=sum(name in MAIN for name in facts["corruptions"]["names"]),
         main=len(MAIN),
@@ -133,7 +75,7 @@ def render(folder: Path) -> str:
 
 def read(path: Path) -> pd.DataFrame:
     """A table; a variant may be called `NA` or `1`, so that only empty cells are missing and names stay text."""
-    names = dict.fromkeys(("task", "variant", "method", "corruption"), str)
+    names = dict.fromkeys(("task", "variant", "method", "corruption", "layer", "when", "no_bound"), str)
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
 
 
@@ -157,19 +99,13 @@ def clear_best(rows: list[dict[str, Any]], column: str, highest: bool) -> str | 
 
 
 def task_section(
-    key: str,
-    name: str,
-    facts: dict[str, Any],
-    board: pd.DataFrame,
-    robustness: pd.DataFrame,
-    corruptions: pd.DataFrame,
-    curves: pd.DataFrame,
-    looks: dict[str, Look],
+    key: str, name: str, facts: dict[str, Any], tables: dict[str, pd.DataFrame], looks: dict[str, Look]
 ) -> dict[str, Any]:
     """What the page shows of a task: its rows, which of them are marked, and the plots, whose ids begin with `key`."""
-    rows = rows_of(board, name)
+    own = {table: found[found["task"] == name] for table, found in tables.items()}
+    rows, robustness = (own[table].to_dict("records") for table in ("leaderboard", "robustness"))
     drawn = [row for row in rows if row["finished"]]
-    grid, history = corruptions[corruptions["task"] == name], curves[curves["task"] == name]
+    grid, history = own["corruptions"], own["curves"]
     spec = facts["tasks"]["classification"][name]
     wide = len(rows) > MANY
     width = 2 * WIDTH if wide else WIDTH
@@ -181,14 +117,21 @@ def task_section(
     if len(history):
         order, epochs = [row["variant"] for row in rows], spec["recipe"]["epochs"]
         figures["loss"] = ("Training loss by epoch", loss_plot(history, order, epochs, looks, width))
+    ordered = {row["variant"]: looks[row["variant"]] for row in rows}
+    if len(own["layers"]):
+        figures["layers"] = ("Norm of each layer", layer_plot(own["layers"], ordered, width))
+    if len(own["features"]):
+        figures["features"] = ("Size of feature maps by depth", feature_plot(own["features"], ordered, width))
+        figures["energy"] = ("Energy of feature maps by frequency", energy_plot(own["features"], ordered))
     plots = {plot: inline(figure, f"{key}-{plot}", title) for plot, (title, figure) in figures.items()}
     return {
         "name": name,
         "spec": spec,
         "rows": rows,
         "best": {column: clear_best(rows, column, True) for column in ("clean_accuracy", "corruption_accuracy")},
-        "robustness": robustness_columns(rows, {row["variant"]: row for row in rows_of(robustness, name)}),
-        "suspicious": [row["variant"] for row in rows_of(robustness, name) if row["warnings"]],
+        "robustness": robustness_columns(rows, {row["variant"]: row for row in robustness}),
+        "suspicious": [row["variant"] for row in robustness if row["warnings"]],
+        "smoothness": smoothness_columns(rows, own["smoothness"]),
         "unfinished": [row["variant"] for row in rows if not row["finished"]],
         "plots": plots,
         "wide": wide,
@@ -217,6 +160,35 @@ def robustness_columns(rows: list[dict[str, Any]], found: dict[str, dict[str, An
         for row in rows
     }
     return {"heads": [(head, small) for head, small, *_ in kept], "cells": cells}
+
+
+# Heading, its small print, column of smoothness.csv.
+SMOOTHNESS = (
+    ("Lipschitz", "at images", "lipschitz_local"),
+    ("Lipschitz", "largest at images", "lipschitz_local_max"),
+    ("Lipschitz", "bound", "lipschitz_bound"),
+    ("Norms of layers", "sum of bounds", "layer_bound_sum"),
+    ("Norms of layers", "largest bound", "layer_bound_max"),
+)
+
+
+def smoothness_columns(rows: list[dict[str, Any]], table: pd.DataFrame) -> dict[str, Any]:
+    """As of `robustness_columns`, the certified accuracies too; and the variants without a bound, with the reason."""
+    columns = [(head, small, column, 1) for head, small, column in SMOOTHNESS]
+    for column in table.columns:
+        if column.startswith("certified_") and not column.endswith("_std"):
+            columns.append(("Certified", f"within {column.removeprefix('certified_')}/255, %", column, 100))
+    kept = [column for column in columns if table[column[2]].notna().any()]
+    found = {row["variant"]: row for row in table.to_dict("records")}
+    cells = {
+        row["variant"]: [
+            quantity(factor * found[row["variant"]][column], factor * found[row["variant"]][f"{column}_std"])
+            for _, _, column, factor in kept
+        ]
+        for row in rows
+    }
+    unbounded = {row["variant"]: row["no_bound"] for row in found.values() if isinstance(row["no_bound"], str)}
+    return {"heads": [(head, small) for head, small, *_ in kept], "cells": cells, "unbounded": unbounded}
 
 
 def gan_section(name: str, facts: dict[str, Any], gan: pd.DataFrame, folder: Path) -> dict[str, Any]:
@@ -252,6 +224,14 @@ def spread(mean: float, deviation: float, factor: float = 1.0) -> Markup:
         return Markup(NONE)
     behind = "" if math.isnan(deviation) else Markup(' <span class="sd">± {:.2f}</span>').format(factor * deviation)
     return Markup("{:.2f}{}").format(factor * mean, behind)
+
+
+def quantity(mean: float, deviation: float) -> Markup:
+    """As `spread`; from 1000 on with a power of ten for both numbers, `2.81 ± 0.44 ×10⁴`."""
+    if math.isnan(mean) or abs(mean) < 1000:
+        return spread(mean, deviation)
+    exponent = math.floor(math.log10(abs(mean)))
+    return spread(mean, deviation, 10.0**-exponent) + Markup(" \N{MULTIPLICATION SIGN}10<sup>{}</sup>").format(exponent)
 
 
 def pairs(values: dict[str, Any]) -> str:
@@ -323,11 +303,6 @@ def robustness_plot(rows: list[dict[str, Any]], looks: dict[str, Look]) -> Figur
     axes.set_ylabel("corruption accuracy (%)")
     scatter(figure, axes, points, bars, looks)
     return figure
-
-
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
 
 
 def scatter(
@@ -485,23 +460,3 @@ def loss_plot(history: pd.DataFrame, variants: list[str], epochs: int, looks: di
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=int(width // 2))
     return figure
-
-
-def inline(figure: Figure, prefix: str, title: str) -> Markup:
-    """A figure as an svg element of the page: its colours and font, ids of its own, no address of a namespace."""
-    buffer = io.StringIO()
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    text = buffer.getvalue()
-    view = re.search(r'viewBox="([^"]+)"', text)
-    assert view is not None
-    body = text[text.index(">", view.end()) + 1 :]
-    body = re.sub(r"<!--.*?-->|<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r"font-family:[^;\"]*(; )?", "", body)
-    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
-    body = re.sub("|".join(PAGE), lambda found: PAGE[found[0]], body)
-    body = re.sub(r"\s*\n\s*", "\n", body)
-    points = float(view[1].split()[2])
-    return Markup('<svg viewBox="{}" style="min-width: {}px" role="img" aria-label="{}">{}').format(
-        view[1], round(points) if points > 72 * WIDTH else 0, title, Markup(body)
-    )

@@ -1,0 +1,95 @@
+"""How plots look: the style of the page, the look of a variant, and a figure as a part of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.transforms import Affine2D
+
+# Matplotlib draws with stand-ins for the colours of the page, which knows light from dark; `inline` replaces them.
+INK, MUTED, RULE, PAPER = "#010101", "#010102", "#010103", "#010104"
+COLOURS = 8  # of variants: --v0 to --v7 of the page
+PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
+PAGE |= {f"#0200{i:02x}": f"var(--v{i})" for i in range(COLOURS)}
+
+# Sizes in points at which they look equally large.
+MARKERS = {"o": 6.0, "s": 5.5, "^": 6.5, "D": 5.0, "v": 6.5, "P": 7.0, "X": 7.0, "*": 9.0}
+LINES = ("-", "--", ":", "-.")
+STYLE = {
+    "svg.hashsalt": "normbench",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",  # comes with matplotlib: text is measured alike on every machine
+    "font.size": 9.5,
+    "axes.labelsize": 9.5,
+    "axes.titlesize": 9.5,
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
+    "legend.fontsize": 9.0,
+    "figure.dpi": 72,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+}
+WIDTH, HEIGHT = 5.2, 3.7  # inches of a figure that fills half of the page
+
+
+class Look:
+    """How a variant is drawn, wherever it is drawn."""
+
+    def __init__(self, index: int):
+        turn = index // COLOURS
+        self.colour = f"#0200{index % COLOURS:02x}"
+        self.marker = list(MARKERS)[(index + turn) % len(MARKERS)]
+        self.size = MARKERS[self.marker]
+        self.line = LINES[turn % len(LINES)]
+
+    def glyph(self) -> Markup:
+        """The marker as a picture for running text."""
+        shape = MarkerStyle(self.marker)
+        placed = shape.get_transform() + Affine2D().scale(1.7 * self.size, -1.7 * self.size)
+        points = np.asarray(shape.get_path().transformed(placed).to_polygons()[0])
+        text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        return Markup(
+            '<svg class="glyph" viewBox="-8 -8 16 16" aria-hidden="true"><polygon points="{}" style="fill: {}"/></svg>'
+        ).format(text, PAGE[self.colour])
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def inline(figure: Figure, prefix: str, title: str) -> Markup:
+    """A figure as an svg element of the page: its colours and font, ids of its own, no address of a namespace."""
+    buffer = io.StringIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    text = buffer.getvalue()
+    view = re.search(r'viewBox="([^"]+)"', text)
+    assert view is not None
+    body = text[text.index(">", view.end()) + 1 :]
+    body = re.sub(r"<!--.*?-->|<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r"font-family:[^;\"]*(; )?", "", body)
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
+    body = re.sub("|".join(PAGE), lambda found: PAGE[found[0]], body)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    points = float(view[1].split()[2])
+    return Markup('<svg viewBox="{}" style="min-width: {}px" role="img" aria-label="{}">{}').format(
+        view[1], round(points) if points > 72 * WIDTH else 0, title, Markup(body)
+    )
