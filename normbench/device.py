@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_leaves
 from normbench.errors import UserError, hint
 
 KINDS = ("cuda", "mps", "cpu")
+VECTOR = 16  # float32 numbers in a register of AVX-512
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+VECTOR = 16  # float32 numbers in a register of AVX-512
 
 
 def choose() -> str:
@@ -58,13 +60,28 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def memory_format(kind: str) -> torch.memory_format:
-    """channels_last on a GPU; contiguous on the CPU.
+def memory_format(model: nn.Module, kind: str) -> torch.memory_format:
+    """channels_last, with which convolutions are faster, but contiguous on the CPU for networks that it breaks there.
 
-    oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory there, with channels_last and fewer
-    input channels than a vector register takes (oneDNN issue 6035, in torch 2.15): every narrow ResNet has one.
+    oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory on the CPU, with channels_last and
+    fewer input channels than a vector register takes (oneDNN issue 6035, in torch 2.15): narrow ResNets have such.
+    A rule, and no stopwatch, as the format changes the bits of a result.
     """
-    return torch.contiguous_format if kind == "cpu" else torch.channels_last
+    broken = kind == "cpu" and any(narrow_stride(layer) for layer in model.modules())
+    return torch.contiguous_format if broken else torch.channels_last
+
+
+def narrow_stride(layer: nn.Module) -> bool:
+    """Whether a layer is a strided 1x1 convolution of fewer channels than the widest vector register takes."""
+    weight, stride = getattr(layer, "weight", None), getattr(layer, "stride", None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 4 or not isinstance(stride, tuple):
+        return False
+    return weight.shape[2:] == (1, 1) and max(stride) > 1 and weight.shape[1] < VECTOR
+
+
+def placed(model: nn.Module, kind: str) -> nn.Module:
+    """A network on its device, in the memory format that it computes in there."""
+    return model.to(kind).to(memory_format=memory_format(model, kind))
 
 
 class LiveBytes(TorchDispatchMode):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from normbench.data.batches import Batches, Images, on_device
 
@@ -58,8 +59,12 @@ def test_the_last_batch(images: Images, drop_last: bool, sizes: list[int]):
     assert batches.steps == len(sizes)
 
 
-def test_memory_format_of_the_cpu(images: Images):
+def test_memory_formats(images: Images):
     """Strides too: those of a gathered single channel can pass for channels_last, which oneDNN does not survive."""
     for x, _ in Batches(images, 4, 1, True, False, 0).epoch(0):
         channels = x.shape[1]
         assert x.stride() == (channels * 36, 36, 6, 1)
+    last = images.made_for(nn.Conv2d(images.pixels.shape[1], 4, 3))
+    for (x, _), (y, _) in zip(*(Batches(i, 4, 1, True, False, 0).epoch(0) for i in (images, last)), strict=True):
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(x, y)

@@ -11,17 +11,21 @@ from torch import nn
 
 from normbench import device
 from normbench.errors import UserError
+from normbench.methods.network_deconvolution import DeconvConv2d
 
 STRIDED = """
+import sys
 import torch
 from normbench.device import memory_format
 torch.set_num_threads(1)
-layout = memory_format("cpu")
-layer = torch.nn.Conv2d(4, 8, 1, 2, bias=False).to(memory_format=layout)
-reference = torch.nn.Conv2d(4, 8, 1, 2, bias=False).double()
+channels = int(sys.argv[1])
+layer = torch.nn.Conv2d(channels, 8, 1, 2, bias=False)
+layout = memory_format(layer, "cpu")
+layer = layer.to(memory_format=layout)
+reference = torch.nn.Conv2d(channels, 8, 1, 2, bias=False).double()
 reference.weight.data.copy_(layer.weight.data)
 for i in range(100):
-    x = torch.randn(128, 4, 8, 8).contiguous(memory_format=layout)
+    x = torch.randn(128, channels, 8, 8).contiguous(memory_format=layout)
     layer.weight.grad = reference.weight.grad = None
     layer(x).square().sum().backward()
     reference(x.double()).square().sum().backward()
@@ -30,11 +34,28 @@ for i in range(100):
 """
 
 
-def test_the_memory_format_of_the_cpu_computes_strided_1x1_gradients():
+@pytest.mark.parametrize("channels", [4, 16, 17, 40])
+def test_the_memory_format_of_the_cpu_computes_strided_1x1_gradients(channels: int):
     """In a process of its own, with the allocator's checks on: the fault is a write outside an array."""
     environment = {"MALLOC_CHECK_": "3", "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", STRIDED], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", STRIDED, str(channels)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_memory_formats():
+    """channels_last but for strided 1x1 convolutions of few channels on the CPU, whatever the class of the layer."""
+    narrow, wide = nn.Conv2d(8, 16, 1, 2), nn.Conv2d(16, 16, 1, 2)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 1), wide, nn.MaxPool2d(1, 2), nn.Linear(2, 2))
+    assert device.memory_format(plain, "cpu") == torch.channels_last
+    assert device.memory_format(nn.Sequential(plain, narrow), "cpu") == torch.contiguous_format
+    assert device.memory_format(nn.Sequential(plain, DeconvConv2d(8, 8, 1, 2)), "cpu") == torch.contiguous_format
+    assert (
+        device.memory_format(nn.Sequential(plain, nn.Conv2d(32, 32, 1, 2, groups=4)), "cpu") == torch.contiguous_format
+    )
+    assert device.memory_format(narrow, "cuda") == torch.channels_last
+    placed = device.placed(plain, "cpu")
+    assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_choice(monkeypatch: pytest.MonkeyPatch):

@@ -106,3 +106,14 @@ def test_features_of_known_images() -> None:
     assert second["rms"] == pytest.approx(math.sqrt((1 + 2) / 2))
     model = models.classifier("resnet8", {"width": 4}, registry.build("batch_norm", {}), 1, 3)
     assert len(features(model, torch.randn(4, 1, 8, 8))) == 3
+
+
+def test_features_of_collapsed_and_exploded_networks() -> None:
+    """A record is JSON, which has no number for what is not finite."""
+    names = ["rms", "max", "mean", "low", "middle", "high"]
+    model = nn.Sequential(nn.ReLU())
+    assert features(model, -torch.ones(2, 3, 8, 8)) == [dict.fromkeys(names, 0.0)]
+    huge = features(model, torch.full((2, 3, 8, 8), 1e30))[0]
+    assert huge["rms"] == pytest.approx(1e30)
+    assert huge["mean"] == 1
+    assert features(model, torch.full((2, 3, 8, 8), float("nan"))) == [dict.fromkeys(names)]

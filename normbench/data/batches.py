@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.device import memory_format
@@ -15,29 +15,39 @@ from normbench.seeds import derive
 
 @dataclass(frozen=True)
 class Images:
-    """pixels: uint8 (N, C, H, W) on the device. labels: int64 (N,) there too. mean, std: float32 (C, 1, 1), in 0..1."""
+    """pixels: uint8 (N, C, H, W) on the device. labels: int64 (N,) there too. mean, std: float32 (C, 1, 1), in 0..1.
+    memory_format: of the batches that `normalized` makes, that of the network which takes them."""
 
     pixels: Tensor
     labels: Tensor
     mean: Tensor
     std: Tensor
+    memory_format: torch.memory_format = torch.contiguous_format
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 in the device's memory format, zero mean and unit deviation over training."""
-        device = self.pixels.device
+        """uint8 (B, C, H, W) -> float32 in the memory format, zero mean and unit deviation over training."""
         # A new tensor, as the strides of a gathered one with a single channel can pass for channels_last.
-        x = torch.empty(pixels.shape, device=device, memory_format=memory_format(device.type))
+        x = torch.empty(pixels.shape, device=self.pixels.device, memory_format=self.memory_format)
         return x.copy_(pixels).div_(255).sub_(self.mean).div_(self.std)
+
+    def made_for(self, model: nn.Module) -> Images:
+        """The same images, in batches as a network on this device takes them."""
+        return replace(self, memory_format=memory_format(model, self.pixels.device.type))
+
+
+def channels_first(pixels: Tensor) -> Tensor:
+    """(N, H, W, C) -> (N, C, H, W), contiguous."""
+    return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def on_device(pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float], device: str) -> Images:
     """uint8 (N, H, W, C) and int64 (N,) as they lie on disk -> Images."""
-    channel_first = pixels.permute(0, 3, 1, 2).contiguous().to(device)
+    placed = channels_first(pixels).to(device)
     mean_, std_ = (torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, std))
-    return Images(channel_first, labels.to(device), mean_, std_)
+    return Images(placed, labels.to(device), mean_, std_)
 
 
 class Batches:

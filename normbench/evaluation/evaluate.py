@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from normbench import device as devices
 from normbench import files, jobs, layout, store
-from normbench.data.batches import Images, on_device
+from normbench.data.batches import Images, channels_first, on_device
 from normbench.evaluation.attacks import fgsm, pgd
 from normbench.evaluation.batch_statistics import batch_layers, with_batch_statistics
 from normbench.evaluation.calibration import accuracy, calibration, finite
@@ -63,18 +63,19 @@ def score(
     if record["status"] == "finished":
         began = time.perf_counter()
         model = network(record, run / WEIGHTS, bound, device)
+        images = held_out(bound, device).made_for(model)
         precision = record["provenance"]["task"]["recipe"]["precision"]
-        found, predicted = on_corrupted(model, bound, corrupted, settings, precision, device, title)
+        found, predicted = on_corrupted(model, images, corrupted, settings, precision, title)
         record["metrics"] |= found
         record["cost"]["seconds"]["corruptions"] = time.perf_counter() - began
         if settings["attacks"] is not None:
             began = time.perf_counter()
             seed = record["provenance"]["task"]["seed"]
-            record["metrics"]["attacks"] = attacked(model, held_out(bound, device), settings["attacks"], seed)
+            record["metrics"]["attacks"] = attacked(model, images, settings["attacks"], seed)
             record["cost"]["seconds"]["attacks"] = time.perf_counter() - began
         if settings["smoothness"] is not None:
             began = time.perf_counter()
-            record["metrics"] |= measured(model, record, held_out(bound, device), bound, settings["smoothness"])
+            record["metrics"] |= measured(model, record, images, bound, settings["smoothness"])
             record["cost"]["seconds"]["smoothness"] = time.perf_counter() - began
         record["provenance"]["corrupted"], record["provenance"]["evaluation"] = corrupted, settings
         np.savez_compressed(out.with_suffix(".npz"), allow_pickle=False, **predicted)
@@ -89,7 +90,7 @@ def network(record: dict[str, Any], weights: Path | None, bound: dict[str, Any],
     model = models.classifier(task["model"], task["model_options"], method, bound["channels"], bound["classes"])
     if weights is not None:
         model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    return model.to(device).to(memory_format=devices.memory_format(device)).eval()
+    return devices.placed(model, device).eval()
 
 
 def measured(
@@ -108,22 +109,21 @@ def measured(
     }
 
 
-def held_out(bound: dict[str, Any], device: str, pixels: np.ndarray | None = None) -> Images:
-    """The test images of a dataset on the device, or others (N, H, W, C) with their labels."""
+def held_out(bound: dict[str, Any], device: str) -> Images:
+    """The test images of a dataset on the device."""
     folder = Path(bound["path"])
     meta = files.read_json(folder / "meta.json")
     labels = torch.from_numpy(np.load(folder / "test_labels.npy"))
-    given = np.load(folder / "test_images.npy") if pixels is None else pixels
-    return on_device(torch.from_numpy(given), labels, meta["mean"], meta["std"], device)
+    pixels = torch.from_numpy(np.load(folder / "test_images.npy"))
+    return on_device(pixels, labels, meta["mean"], meta["std"], device)
 
 
 def on_corrupted(
     model: nn.Module,
-    bound: dict[str, Any],
+    clean: Images,
     corrupted: dict[str, Any],
     settings: dict[str, Any],
     precision: str,
-    device: str,
     title: str,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Metrics on clean and corrupted images, and predicted classes, int16: `clean` (N,), `corrupted` (names, S, N).
@@ -135,14 +135,13 @@ def on_corrupted(
     chosen = settings["batch_statistics"]
     by_batch = chosen is not None and bool(batch_layers(model))
     adapted = with_batch_statistics(model, chosen["prior"]) if by_batch else model
-    clean = held_out(bound, device)
     labels = clean.labels.cpu()
     metrics: dict[str, Any] = {"corruption_accuracy": {}, "corruption_calibration": {}}
     predicted: dict[str, list[Tensor]] = {"clean": [], "corrupted": [], "batch_statistics": []}
 
-    def batchwise(images: Images) -> Tensor:
+    def batchwise(pixels: Tensor) -> Tensor:
         """Logits under the statistics of batches of test images in their order."""
-        return finite(logits(adapted, images, images.pixels, precision, chosen["batch_size"]))
+        return finite(logits(adapted, clean, pixels, precision, chosen["batch_size"]))
 
     with Progress(title, len(names)) as progress:
         scores = finite(logits(model, clean, clean.pixels, precision))
@@ -151,7 +150,7 @@ def on_corrupted(
         if by_batch:
             batch_accuracy: dict[str, list[float]] = {name: [] for name in names}
             metrics["batch_statistics"] = chosen | {
-                "clean_accuracy": accuracy(batchwise(clean), labels),
+                "clean_accuracy": accuracy(batchwise(clean.pixels), labels),
                 "corruption_accuracy": batch_accuracy,
             }
         for index, name in enumerate(names):
@@ -159,13 +158,13 @@ def on_corrupted(
             accuracies, fits = [], []
             for level in range(len(severities)):
                 block = np.array(stored[level * len(labels) : (level + 1) * len(labels)])
-                images = held_out(bound, device, block)
-                scores = finite(logits(model, images, images.pixels, precision))
+                pixels = channels_first(torch.from_numpy(block)).to(clean.pixels.device)
+                scores = finite(logits(model, clean, pixels, precision))
                 accuracies.append(accuracy(scores, labels))
                 fits.append(calibration(scores, labels))
                 predicted["corrupted"].append(scores.argmax(1))
                 if by_batch:
-                    scores = batchwise(images)
+                    scores = batchwise(pixels)
                     batch_accuracy[name].append(accuracy(scores, labels))
                     predicted["batch_statistics"].append(scores.argmax(1))
             metrics["corruption_accuracy"][name] = accuracies
@@ -193,7 +192,8 @@ def attacked(model: nn.Module, images: Images, settings: dict[str, Any], seed: i
     epsilon, step = settings["epsilon"] / LEVELS, settings["step"] / LEVELS
 
     def classifier(values: Tensor) -> Tensor:
-        return finite(model((values - images.mean) / images.std).float())
+        x = (values - images.mean) / images.std
+        return finite(model(x.contiguous(memory_format=images.memory_format)).float())
 
     def left(count: int, steps: int | None) -> float:
         """Accuracy on the first `count` images after PGD with so many steps, FGSM for None."""

@@ -177,26 +177,27 @@ def smoothness(model: nn.Module, images: Images, settings: dict[str, Any], chose
 
 
 def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
-    """Of each block's output, in order of depth: `rms`, `max`, and the share of energy in three bands of frequencies.
+    """Of each block's output, in order of depth: `rms`, `max`, and the share of energy in four bands of frequencies.
 
     x: normalized images. The bands are thirds of the radius up to half a cycle a pixel; `low` is without the mean of
     the image, which is a band of its own. Blocks are what normbench.models defines; the activations of a network
-    without any.
+    without any. Shares of an output without energy are 0, numbers that are not finite None.
     """
     blocks = [m for m in model.modules() if m is not model and type(m).__module__.startswith("normbench.models.")]
     blocks = blocks or [m for m in model.modules() if isinstance(m, nn.ReLU)]
     found: list[dict[str, Any]] = []
 
     def note(_: nn.Module, given: Any, output: Tensor) -> None:
-        output = output.detach().float()
+        output = output.detach().cpu().double()  # a device need not have float64
         power = torch.fft.fft2(output).abs().square().sum((0, 1))
         rows, columns = (torch.fft.fftfreq(size, device=output.device) for size in power.shape)
         radius = (rows[:, None].square() + columns.square()).sqrt()
         bands = {"mean": radius == 0, "low": (radius > 0) & (radius <= 1 / 6)}
         bands |= {"middle": (radius > 1 / 6) & (radius <= 1 / 3), "high": radius > 1 / 3}
-        total = power.sum().clamp_min(1e-300)
-        shares = {name: float(power[band].sum() / total) for name, band in bands.items()}
-        found.append({"rms": float(output.square().mean().sqrt()), "max": float(output.abs().max()), **shares})
+        total = power.sum().clamp_min(torch.finfo(torch.float64).tiny)
+        numbers = {"rms": output.square().mean().sqrt(), "max": output.abs().max()}
+        numbers |= {name: power[band].sum() / total for name, band in bands.items()}
+        found.append({name: float(value) if value.isfinite() else None for name, value in numbers.items()})
 
     handles = [block.register_forward_hook(note) for block in blocks]
     try:

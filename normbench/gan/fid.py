@@ -73,7 +73,7 @@ def generator(record: dict[str, Any], run: Path, device: str) -> nn.Module:
     method = methods.build(variant["method"], variant["options"])
     network, _ = gan.networks(task, method, record["provenance"]["dataset"])
     network.load_state_dict(torch.load(run / gan.GENERATOR, weights_only=True, map_location="cpu"))
-    return network.to(device).to(memory_format=devices.memory_format(device)).eval()
+    return devices.placed(network, device).eval()
 
 
 class Features(nn.Module):
@@ -126,7 +126,7 @@ def features(data: dict[str, Images], bound: dict[str, Any]) -> tuple[nn.Module,
     model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     images = data["train"]
     device = images.pixels.device.type
-    network = Features(model.to(device).to(memory_format=devices.memory_format(device)), images)
+    network = Features(devices.placed(model, device), images)
     description = {
         "network": f"{CLASSIFIER} (width {WIDTH}) trained on {bound['name']} for {EPOCHS} epochs",
         "run": run,

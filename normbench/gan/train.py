@@ -50,10 +50,8 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
     started, clock = provenance.now(), [time.perf_counter()]
     torch.manual_seed(derive(task["seed"], "init", run.seed))  # layers and methods draw from torch's own generator
     method = methods.build(variant["method"], variant["options"])
-    generator, discriminator = (
-        network.to(device).to(memory_format=devices.memory_format(device))
-        for network in networks(task, method, run.bound)
-    )
+    generator, discriminator = (devices.placed(network, device) for network in networks(task, method, run.bound))
+    images = images.made_for(discriminator)
     parameters = sum(p.numel() for p in discriminator.parameters() if p.requires_grad)
     clock.append(time.perf_counter())
 

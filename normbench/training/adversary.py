@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Images
-from normbench.device import memory_format
 from normbench.evaluation.attacks import pgd
 
 LEVELS = 255
@@ -33,22 +32,23 @@ def inputs(
         return
     clean, epsilon = pixels.float() / LEVELS, adversary["epsilon"] / LEVELS
     step = (adversary["step"] or adversary["epsilon"] / (1 if adversary["kind"] == "free" else 4)) / LEVELS
-    layout = memory_format(pixels.device.type)
     if adversary["kind"] == "pgd":
         mode = model.training
         model.eval()
         generator = torch.Generator().manual_seed(seed)
 
         def classifier(values: Tensor) -> Tensor:
-            return model((values - images.mean) / images.std).float()
+            x = (values - images.mean) / images.std
+            return model(x.contiguous(memory_format=images.memory_format)).float()
 
         found = pgd(classifier, clean, labels, epsilon, step, adversary["steps"], 1, generator)
         model.train(mode)
-        yield ((found - images.mean) / images.std).contiguous(memory_format=layout)
+        yield ((found - images.mean) / images.std).contiguous(memory_format=images.memory_format)
         return
     noise = torch.zeros_like(clean)
     for _ in range(adversary["repeats"]):
         noise.requires_grad_()
-        yield (((clean + noise).clamp(0, 1) - images.mean) / images.std).contiguous(memory_format=layout)
+        x = ((clean + noise).clamp(0, 1) - images.mean) / images.std
+        yield x.contiguous(memory_format=images.memory_format)
         assert noise.grad is not None
         noise = (noise + step * noise.grad.sign()).clamp(-epsilon, epsilon).detach()

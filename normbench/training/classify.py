@@ -39,7 +39,8 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
     method = methods.build(variant["method"], variant["options"])
     channels = images.pixels.shape[1]
     model = models.classifier(task["model"], task["model_options"], method, channels, run.bound["classes"])
-    model = model.to(device).to(memory_format=devices.memory_format(device))
+    model = devices.placed(model, device)
+    images, test = images.made_for(model), data["test"].made_for(model)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     clock.append(time.perf_counter())
 
@@ -61,7 +62,6 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
         metrics: dict[str, Any] = {"history": outcome.history, "training_set": training_set}
         predicted = None
         if outcome.diverged is None:
-            test = data["test"]
             scores = loop.logits(model, test, test.pixels, recipe["precision"])
             predicted = scores.argmax(1).numpy()
             metrics["clean_accuracy"] = float((predicted == test.labels.cpu().numpy()).mean())
