@@ -141,6 +141,7 @@ class Recipe(Strict):
     `step` (times `gamma` at each of `milestones`, in epochs) or `constant`; a linear warm-up of `warmup_epochs` comes
     first. crop_padding: zero pixels around the image from which a random crop is taken. flip: random horizontal flips.
     precision: `auto` is bfloat16 autocast where the device has it, else float32. gradient_clip: largest norm, or null.
+    compile: null, or the mode of `torch.compile`: `default`, or `reduce-overhead` with CUDA graphs.
     """
 
     epochs: Positive
@@ -160,6 +161,7 @@ class Recipe(Strict):
     drop_last: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_clip: PositiveReal | None = None
+    compile: Literal["default", "reduce-overhead"] | None = None
     adversary: Adversary | None = None
 
 

@@ -26,7 +26,7 @@ from normbench.results.smoothness import feature_table, layer_table, smoothness_
 TABLES = Path("build/tables")
 MIB = 2**20
 
-COST = ["images_per_second", "peak_memory_mib", "parameters", "seconds", "finished", "diverged"]
+COST = ["images_per_second", "peak_memory_mib", "parameters", "seconds", "compile_seconds", "finished", "diverged"]
 LEADERBOARD = [
     "task",
     "variant",
@@ -69,6 +69,7 @@ FORMATS = (
         "images_per_second": ".1f",
         "peak_memory_mib": ".2f",
         "seconds": ".2f",
+        "compile_seconds": ".2f",
         "mean": ".5f",
         "loss": ".6g",
         "accuracy": ".5f",
@@ -259,6 +260,7 @@ def cost(records: list[dict[str, Any]]) -> dict[str, Any]:
         "peak_memory_mib": float(memory.max()) / MIB,
         "parameters": records[0]["cost"]["parameters"],
         "seconds": mean(sum(record["cost"]["seconds"].values()) for record in done),
+        "compile_seconds": mean(record["cost"]["seconds"].get("compile", 0.0) for record in done),
         "finished": len(done),
         "diverged": len(records) - len(done),
     }

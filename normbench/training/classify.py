@@ -19,6 +19,7 @@ from normbench.progress import Progress
 from normbench.runs import Run
 from normbench.seeds import derive
 from normbench.training import loop
+from normbench.training.compilation import keep_compiled
 
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"
 
@@ -35,6 +36,7 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
     images, training_set = loop.training_set(data["train"], task, run.bound["classes"])
     device = images.pixels.device.type
     started, clock = provenance.now(), [time.perf_counter()]
+    keep_compiled(str(layout.store() / "compiled"))
     torch.manual_seed(derive(task["seed"], "init", run.seed))  # layers and methods draw from torch's own generator
     method = methods.build(variant["method"], variant["options"])
     channels = images.pixels.shape[1]
@@ -92,7 +94,7 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
                 "epoch_seconds": outcome.epoch_seconds,
                 "resumed": outcome.resumed,
                 "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)}
-                | {"train": outcome.seconds, "checkpoints": checkpoints.spent},
+                | {"train": outcome.seconds, "compile": outcome.compile_seconds, "checkpoints": checkpoints.spent},
             },
             "provenance": provenance.collect(task, variant, run.bound, run.code, device, started),
         }
@@ -115,7 +117,7 @@ def measure_memory(model: torch.nn.Module, method: Any, images: Images, recipe: 
     x, y = next(batches.epoch(0))
 
     def step() -> None:
-        loss, _ = loop.step_loss(model, method, x, y, recipe, device)
+        loss, _ = loop.step_loss(model, model, method, x, y, recipe, device)
         loss.backward()
         optim.step()
         optim.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from normbench.methods.base import Method
 from normbench.resumable import Keeper, Nobody
 from normbench.seeds import derive
 from normbench.training.adversary import inputs
+from normbench.training.compilation import compiled
 from normbench.training.meter import Meter
 
 REPORTS_AN_EPOCH = 10  # points at which losses are read from the device: for progress, and to see a divergence
@@ -30,6 +32,7 @@ class Outcome:
     """history: one entry an epoch. diverged: epoch and step (from 0) of the first loss that was not finite, or None.
     epoch_seconds: wall time of each epoch that one process ran from its start. lr: learning rate at the start of the
     last epoch. seconds: of training, without the saving of its state, those of processes that were stopped included.
+    compile_seconds: of `torch.compile`, in no other time.
     resumed: the epoch and step (from 0) that this process began with, where another had begun the training."""
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -37,6 +40,7 @@ class Outcome:
     epoch_seconds: list[float] = field(default_factory=list)
     lr: float = 0.0
     seconds: float = 0.0
+    compile_seconds: float = 0.0
     resumed: dict[str, int] | None = None
 
 
@@ -102,11 +106,20 @@ def autocast(precision: str, device: str) -> AbstractContextManager:
 
 
 def step_loss(
-    model: nn.Module, method: Method, x: Tensor, y: Tensor, recipe: dict[str, Any], device: str
+    forward: Callable[[Tensor], Tensor],
+    model: nn.Module,
+    method: Method,
+    x: Tensor,
+    y: Tensor,
+    recipe: dict[str, Any],
+    device: str,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of a batch, penalty included, and its number of right answers, both 0-d on the device."""
+    """The loss of a batch, penalty included, and its number of right answers, both 0-d on the device.
+
+    forward: the model, or what it was compiled to.
+    """
     with autocast(recipe["precision"], device):
-        logits = model(x)
+        logits = forward(x)
     loss = functional.cross_entropy(logits.float(), y, label_smoothing=recipe["label_smoothing"])
     penalty = method.penalty(model)
     right = (logits.detach().argmax(1) == y).sum()
@@ -133,6 +146,10 @@ def fit(
     optim = optimizer(model, method, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optim, lr_factor(recipe, steps))
     meter, outcome, keeper = Meter(steps, device), Outcome(), keeper or Nobody()
+    forward: Callable[[Tensor], Tensor] = model
+    if recipe["compile"] is not None:
+        precision = functools.partial(autocast, recipe["precision"], device.type)
+        forward, outcome.compile_seconds = compiled(model, recipe["compile"], batches, precision)
     first_epoch = first_step = 0
     if (saved := keeper.resume()) is not None:
         first_epoch, first_step = saved["epoch"], saved["step"]
@@ -140,6 +157,7 @@ def fit(
         optim.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         meter.load(saved["losses"])
+        saved["outcome"]["compile_seconds"] += outcome.compile_seconds
         outcome = Outcome(**saved["outcome"], resumed={"epoch": first_epoch, "step": first_step})
     earlier, began = outcome.seconds, time.perf_counter()
 
@@ -159,7 +177,7 @@ def fit(
             outcome.lr = float(schedule.get_last_lr()[0])
         for step, (pixels, y) in enumerate(batches.pixels(epoch, first_step), first_step):
             for x in inputs(model, images, pixels, y, recipe["adversary"], derive(seed, "adversary", epoch, step)):
-                loss, right = step_loss(model, method, x, y, recipe, device.type)
+                loss, right = step_loss(forward, model, method, x, y, recipe, device.type)
                 optim.zero_grad(set_to_none=True)
                 loss.backward()
                 if recipe["gradient_clip"] is not None:
