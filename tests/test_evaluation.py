@@ -14,6 +14,7 @@ from normbench.evaluation.attacks import fgsm, pgd
 from normbench.evaluation.batch_statistics import batch_layers, with_batch_statistics
 from normbench.evaluation.calibration import accuracy, calibration, finite
 from normbench.evaluation.evaluate import attacked
+from normbench.evaluation.logits import logits
 from normbench.methods import registry
 from normbench.models import registry as models
 
@@ -152,6 +153,36 @@ def test_restarts_keep_an_example_that_fools() -> None:
     )
     assert 5 < once < 32
     assert often > 55
+
+
+class Limited(nn.Module):
+    """Takes batches of at most so many images, as a device with little memory does."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most, self.sizes = most, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("no room")
+        self.sizes.append(len(x))
+        return x.flatten(1)[:, :2]
+
+
+def test_batches_are_halved_where_memory_runs_out(capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = torch.arange(1100 * 4, dtype=torch.int64).remainder(256).to(torch.uint8).view(1100, 2, 2, 1)
+    images = on_device(pixels, torch.zeros(1100, dtype=torch.long), [0.5], [0.5], "cpu")
+    model = Limited(130)
+    found = logits(model, images, images.pixels, "float32")
+    assert torch.equal(found, images.normalized(images.pixels).flatten(1)[:, :2])
+    assert model.sizes == [125] * 8 + [100]
+    assert capsys.readouterr().err == "".join(
+        f"out of memory: evaluating in batches of {size} from here on\n" for size in (250, 125)
+    )
+    with pytest.raises(torch.OutOfMemoryError):  # statistics of a batch depend on its size
+        logits(Limited(130), images, images.pixels, "float32", 200)
+    with pytest.raises(torch.OutOfMemoryError):
+        logits(Limited(0), images, images.pixels, "float32")
 
 
 def test_attacks_on_a_network() -> None:

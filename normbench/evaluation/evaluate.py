@@ -18,12 +18,12 @@ from normbench.evaluation.attacks import fgsm, pgd
 from normbench.evaluation.batch_statistics import batch_layers, with_batch_statistics
 from normbench.evaluation.calibration import accuracy, calibration, finite
 from normbench.evaluation.lipschitz import features, smoothness
+from normbench.evaluation.logits import logits
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.progress import Progress
 from normbench.seeds import derive
 from normbench.training.classify import WEIGHTS
-from normbench.training.loop import logits
 
 LEVELS = 255  # of a pixel; lengths of attacks are given in these
 SUSPICIOUS = 0.2  # by how much FGSM may leave more accuracy than PGD before a run is marked

@@ -13,6 +13,7 @@ from normbench import device as devices
 from normbench import files, layout, preemption, provenance, runs, store
 from normbench.checkpoint import Checkpoints
 from normbench.data.batches import Batches, Images
+from normbench.evaluation.logits import logits
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.progress import Progress
@@ -64,7 +65,7 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
         metrics: dict[str, Any] = {"history": outcome.history, "training_set": training_set}
         predicted = None
         if outcome.diverged is None:
-            scores = loop.logits(model, test, test.pixels, recipe["precision"])
+            scores = logits(model, test, test.pixels, recipe["precision"])
             predicted = scores.argmax(1).numpy()
             metrics["clean_accuracy"] = float((predicted == test.labels.cpu().numpy()).mean())
         clock.append(time.perf_counter())

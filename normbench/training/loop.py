@@ -204,15 +204,3 @@ def fit(
         first_step = 0
         save(epoch + 1, 0)
     return outcome
-
-
-@torch.inference_mode()
-def logits(model: nn.Module, images: Images, pixels: Tensor, precision: str, batch_size: int = 500) -> Tensor:
-    """uint8 (N, C, H, W) -> float32 logits (N, classes) on the CPU, in evaluation mode."""
-    model.eval()
-    device = images.pixels.device.type
-    out = []
-    for start in range(0, len(pixels), batch_size):
-        with autocast(precision, device):
-            out.append(model(images.normalized(pixels[start : start + batch_size].to(device))).float())
-    return torch.cat(out).cpu()
