@@ -75,7 +75,8 @@ class Attacks(Strict):
     """FGSM and PGD within a maximum norm, on `examples` test images.
 
     epsilon, step: in 255ths. steps, restarts: of PGD. long_examples, long_steps: a second PGD with more steps on fewer
-    images, a check for masked gradients; none where long_examples is 0.
+    images, a check for masked gradients; none where long_examples is 0. auto_attack_examples: on how many of the images
+    AutoAttack runs too, none where 0; it needs the extra `autoattack`. batch_size: images attacked at a time.
     """
 
     examples: Positive = 1000
@@ -85,6 +86,7 @@ class Attacks(Strict):
     restarts: Positive = 1
     long_examples: NotNegative = 500
     long_steps: Positive = 100
+    auto_attack_examples: NotNegative = 0
     batch_size: Positive = 250
 
 

@@ -14,6 +14,7 @@ from normbench.config import NAME, SOURCES, Dataset, ParamsFile, check_options
 from normbench.corruptions import NAMES as CORRUPTIONS
 from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_side
 from normbench.errors import UserError, hint
+from normbench.evaluation import auto_attack
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 
@@ -55,6 +56,7 @@ class Resolver:
         self.names("gan_variants", suite.gan_variants, self.params.variants)
         self.suite()
         self.corruptions()
+        self.evaluation()
         if self.problems:
             raise UserError("\n".join(self.problems))
 
@@ -189,6 +191,14 @@ class Resolver:
                 check_side(self.image_size(name) or SMALLEST_SIDE)
             except UserError as error:
                 self.problem(("corruptions", "engine"), f"dataset {name}: {error}")
+
+    def evaluation(self) -> None:
+        attacks = self.params.evaluation.attacks
+        if attacks is not None and attacks.auto_attack_examples:
+            try:
+                auto_attack.version()
+            except UserError as error:
+                self.problem(("evaluation", "attacks", "auto_attack_examples"), str(error))
 
     def outputs(self) -> dict[str, Any]:
         """File name below build/resolved -> JSON value, for what the suite uses."""

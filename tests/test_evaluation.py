@@ -196,13 +196,14 @@ def test_attacks_on_a_network() -> None:
         model[1].weight.copy_(torch.tensor([[-1.0] * 32 + [1.0] * 32, [1.0] * 32 + [-1.0] * 32]) / 10)
         model[1].bias.zero_()
     settings = {"examples": 40, "epsilon": 8.0, "step": 2.0, "steps": 20, "restarts": 1, "batch_size": 16}
-    settings |= {"long_examples": 10, "long_steps": 30}
+    settings |= {"long_examples": 10, "long_steps": 30, "auto_attack_examples": 0}
     found = attacked(model, images, settings, 0)
     assert found["examples"] == 40
     assert found["clean"] == 1.0
     assert found["pgd"] <= found["fgsm"] < 1.0
     assert found["pgd_long"]["examples"] == 10
     assert "warning" not in found
+    assert "auto_attack" not in found
     assert attacked(model, images, settings, 0) == found
 
 
@@ -219,6 +220,6 @@ def test_masked_gradients_are_marked() -> None:
         torch.full((20, 1, 1, 1), 0, dtype=torch.uint8), torch.zeros(20, dtype=torch.long), [0], [1], "cpu"
     )
     settings = {"examples": 20, "epsilon": 16.0, "step": 2.0, "steps": 20, "restarts": 1, "batch_size": 16}
-    found = attacked(Masked(), images, settings | {"long_examples": 0}, 0)
+    found = attacked(Masked(), images, settings | {"long_examples": 0, "auto_attack_examples": 0}, 0)
     assert found["fgsm"] > found["pgd"] + 0.2
     assert "FGSM leaves" in found["warning"]

@@ -15,6 +15,7 @@ from normbench import device as devices
 from normbench import files, jobs, layout, store
 from normbench.data.batches import Images, channels_first, on_device
 from normbench.evaluation.attacks import fgsm, pgd
+from normbench.evaluation.auto_attack import auto_attack
 from normbench.evaluation.batch_statistics import batch_layers, with_batch_statistics
 from normbench.evaluation.calibration import accuracy, calibration, finite
 from normbench.evaluation.lipschitz import features, smoothness
@@ -183,8 +184,9 @@ def on_corrupted(
 def attacked(model: nn.Module, images: Images, settings: dict[str, Any], seed: int) -> dict[str, Any]:
     """Accuracies under attack, of a subset of the test images that the suite's seed draws.
 
-    `clean`, `fgsm`, `pgd`; and, as a check for masked gradients, `pgd_long` with more steps on fewer images. `warning`
-    where FGSM leaves far more than PGD: then one-step training has overfitted, or the gradient says nothing.
+    `clean`, `fgsm`, `pgd`; as a check for masked gradients, `pgd_long` with more steps on fewer images; `auto_attack`,
+    with PGD on the same images. `warning` where FGSM leaves far more than PGD: then one-step training has overfitted,
+    or the gradient says nothing. A gradient that is not finite counts as none.
     """
     drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(seed, "attacked")))
     chosen = drawn[: settings["examples"]].to(images.pixels.device)
@@ -193,7 +195,12 @@ def attacked(model: nn.Module, images: Images, settings: dict[str, Any], seed: i
 
     def classifier(values: Tensor) -> Tensor:
         x = (values - images.mean) / images.std
-        return finite(model(x.contiguous(memory_format=images.memory_format)).float())
+        scores = finite(model(x.contiguous(memory_format=images.memory_format)).float())
+        if values.requires_grad:
+            values.register_hook(lambda gradient: torch.nan_to_num(gradient, 0.0, 0.0, 0.0))
+            if not scores.requires_grad:  # the method lets no gradient through
+                scores = scores + 0 * values.flatten(1).sum(1, keepdim=True)
+        return scores
 
     def left(count: int, steps: int | None) -> float:
         """Accuracy on the first `count` images after PGD with so many steps, FGSM for None."""
@@ -217,6 +224,16 @@ def attacked(model: nn.Module, images: Images, settings: dict[str, Any], seed: i
         few = min(settings["long_examples"], count)
         found["pgd_long"] = {"examples": few, "steps": settings["long_steps"], "pgd": left(few, settings["steps"])}
         found["pgd_long"]["pgd_long"] = left(few, settings["long_steps"])
+    if settings["auto_attack_examples"]:
+        few = min(settings["auto_attack_examples"], count)
+        found["auto_attack"] = {"examples": few, "pgd": left(few, settings["steps"])}
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        model.requires_grad_(False)  # the attack calls backward(), which would leave gradients in them
+        derived = derive(seed, "auto_attack")
+        _, result = auto_attack(classifier, pixels[:few], labels[:few], epsilon, settings["batch_size"], derived)
+        found["auto_attack"] |= result
+        for parameter in trained:
+            parameter.requires_grad_()
     if found["fgsm"] > found["pgd"] + SUSPICIOUS:
         gap = 100 * (found["fgsm"] - found["pgd"])
         found["warning"] = f"FGSM leaves {gap:.1f} points more accuracy than PGD: its gradients cannot be trusted"
