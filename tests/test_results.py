@@ -596,6 +596,7 @@ def test_robustness_table_and_its_columns_in_the_report(suite: dict[str, Any]) -
             }
             metrics["attacks"] = {"examples": 50, "clean": 0.9, "fgsm": 0.8, "pgd": 0.2, "warning": "FGSM leaves more"}
             if variant == "batch_norm":
+                metrics["attacks"]["auto_attack"] = {"examples": 20, "accuracy": 0.1 + 0.01 * seed}
                 half = {name: [0.5] * 5 for name in NAMES}
                 metrics["batch_statistics"] = {"prior": 16, "clean_accuracy": 0.97, "corruption_accuracy": half}
             files.write_json(path, record)
@@ -610,6 +611,9 @@ def test_robustness_table_and_its_columns_in_the_report(suite: dict[str, Any]) -
     assert float(row["batch_corruption_accuracy"]) == 0.5
     assert float(row["batch_clean_accuracy"]) == 0.97
     assert (row["attack_examples"], float(row["attack_pgd"]), row["attack_pgd_long"]) == ("50", 0.2, "")
+    assert row["auto_attack_examples"] == "20"
+    assert float(row["auto_attack"]) == pytest.approx(0.1 + 0.01 * statistics.mean(seeds), abs=1e-5)
+    assert found["group_norm"]["auto_attack"] == found["group_norm"]["auto_attack_examples"] == ""
     assert row["warnings"] == str(len(seeds))
     # Relative mCE of the baseline against itself is 100; its mCE with half of all images wrong is far above.
     assert float(row["relative_mce"]) == pytest.approx(100)
@@ -621,6 +625,7 @@ def test_robustness_table_and_its_columns_in_the_report(suite: dict[str, Any]) -
     page = report.render(Path("build/tables"))
     assert "Calibration and robustness" in page
     assert "cannot be trusted: batch_norm, group_norm" in page
+    assert "AutoAttack<" in page
 
 
 def test_smoothness_against_plain_sums(suite: dict[str, Any]) -> None:

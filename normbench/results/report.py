@@ -149,6 +149,7 @@ ROBUSTNESS = (
     ("Attacked images", "clean, %", "attack_clean", 100, ".1f"),
     ("FGSM", "%", "attack_fgsm", 100, ".1f"),
     ("PGD", "%", "attack_pgd", 100, ".1f"),
+    ("AutoAttack", "%", "auto_attack", 100, ".1f"),
 )
 
 

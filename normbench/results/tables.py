@@ -54,6 +54,8 @@ ROBUSTNESS = {
     "attack_fgsm": ("attacks", "fgsm"),
     "attack_pgd": ("attacks", "pgd"),
     "attack_pgd_long": ("attacks", "pgd_long", "pgd_long"),
+    "auto_attack_examples": ("attacks", "auto_attack", "examples"),
+    "auto_attack": ("attacks", "auto_attack", "accuracy"),
 }
 GAN = ["task", "variant", "method", "fid", "fid_std", *COST]
 CURVES = ["task", "variant", "seed", "epoch", "loss", "accuracy", "lr"]
@@ -77,8 +79,7 @@ FORMATS = (
         "relative_mce": ".3f",
         "batch_mce": ".3f",
     }
-    | {name: ".5f" for name in ROBUSTNESS if name != "attack_examples"}
-    | {"attack_examples": ".0f"}
+    | {name: ".0f" if name.endswith("_examples") else ".5f" for name in ROBUSTNESS}
     | {f"severity_{severity}": ".5f" for severity in range(1, 6)}
 )
 
