@@ -1,0 +1,109 @@
+"""Fixup, Zhang, Dauphin and Ma, arXiv 1901.09321: residual networks without normalization, by their initialization.
+
+After the authors' code (hongyi-zhang/Fixup at f3fa449f) for networks of the CIFAR kind. Deviations: a shortcut that
+changes size or channels is the network's own 1x1 convolution, drawn as in the authors' ImageNet networks, where their
+CIFAR networks take every second pixel and fill up with zeros; it has a scalar bias of its own in front. Without
+residual branches (VGG, DenseNet) there is nothing to divide, and deep networks may explode.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from normbench.methods.base import Method, Positive, Role
+
+
+class ScalarBias(nn.Module):
+    """x + bias, with one learned number for all channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class ScalarAffine(nn.Module):
+    """x * scale + bias, with one learned number each for all channels: the end of a residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.bias
+
+
+class BiasedConv2d(nn.Module):
+    """A scalar bias, then a convolution without one. role: its place, by which `Fixup.initialize` draws it."""
+
+    def __init__(self, layer: nn.Conv2d, role: Role):
+        super().__init__()
+        self.shift, self.layer, self.role = ScalarBias(), layer, role
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.shift(x))
+
+
+@dataclass(frozen=True)
+class Fixup(Method):
+    """lr_factor: on the learning rate of the scalar biases and scales (0.1 in the authors' code)."""
+
+    lr_factor: Positive = 0.1
+
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        role: Role,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+    ) -> nn.Module:
+        bias = role.place == "gate"
+        layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+        return layer if role.place in ("stem", "gate") else BiasedConv2d(layer, role)
+
+    def norm(self, channels: int, *, role: Role) -> nn.Module:
+        if role.place == "downsample":
+            return nn.Identity()
+        return ScalarAffine() if role.last_in_block else ScalarBias()
+
+    def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
+        return nn.Sequential(ScalarBias(), nn.Linear(in_features, out_features))
+
+    def initialize(self, model: nn.Module) -> None:
+        """Of L branches with m convolutions: the last is 0, as is the classifier, the others have 1 / L^(1/(2m-2))."""
+        convolutions = [module for module in model.modules() if isinstance(module, BiasedConv2d)]
+        branches: list[list[BiasedConv2d]] = [[]]
+        for module in convolutions:
+            layer = module.layer
+            fan_out = layer.out_channels * layer.kernel_size[0] * layer.kernel_size[1] / layer.groups
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
+            if module.role.place != "downsample":
+                branches[-1].append(module)
+            if module.role.last_in_block:
+                branches.append([])
+        branches.pop()
+        for branch in branches:
+            *first, last = branch
+            for module in first:
+                module.layer.weight.data.mul_(len(branches) ** (-1 / (2 * len(branch) - 2)))
+            nn.init.zeros_(last.layer.weight)
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def param_groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
+        scalars = [p for m in model.modules() if isinstance(m, ScalarBias | ScalarAffine) for p in m.parameters()]
+        apart = {id(p) for p in scalars}
+        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
+        return [{"params": rest}, {"params": scalars, "lr": lr * self.lr_factor}]
