@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from normbench import files, layout
-from normbench.errors import UserError
+from normbench.errors import UserError, hint
 
 app = typer.Typer(
     help="Beside `dvc repro`, which makes every result.",
@@ -101,6 +101,29 @@ def corrupt(
         raise UserError(f"--severities {severities}: valid: some of 1, 2, 3, 4, 5, with commas between")
     numbers = [int(level) for level in levels]
     guarded(lambda: export(dataset, out, chosen, numbers, seed, engine, constants, workers))
+
+
+@app.command()
+def suite(
+    name: Annotated[str | None, typer.Argument(help="A file of suites/, without its ending; none lists them.")] = None,
+) -> None:
+    """Select a suite: suites/NAME.yaml becomes params.yaml. Edits of params.yaml are kept as suites/edited.yaml."""
+    known = {path.stem: path for path in sorted(layout.SUITES.glob("*.yaml"))}
+    current = layout.PARAMS.read_bytes() if layout.PARAMS.is_file() else b""
+    selected = [stem for stem, path in known.items() if path.read_bytes() == current]
+    if name is None:
+        for stem, path in known.items():
+            about = path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+            print(f"{'*' if stem in selected else ' '} {stem}: {about}")
+        return
+    if name not in known:
+        raise UserError(f"suite {name}: unknown; {hint(name, known)}")
+    content = known[name].read_text(encoding="utf-8")
+    if current and not selected:
+        files.write_text(layout.SUITES / "edited.yaml", current.decode())
+        print(f"{layout.PARAMS} had edits: they are kept, and `normbench suite edited` brings them back")
+    files.write_text(layout.PARAMS, content)
+    print(f"{layout.PARAMS} is suites/{name}.yaml now: `make results` trains it")
 
 
 def main() -> None:

@@ -111,7 +111,8 @@ class Evaluation(Strict):
 class Dataset(Strict):
     """source: where from. image_size: pixels a side; where null the source's own, and 16 for digits. path: the file of
     `npz` or the folder of `imagefolder`. sha256: of the npz file. mirror: folder or address in place of the official
-    one. mean, std: the input normalization in 0..1 for each channel, measured on the training images where null."""
+    one. mean, std: the input normalization in 0..1 for each channel, measured on the training images where null. note:
+    what readers of its results should know of these data; it stands in every record and in the report."""
 
     source: Source
     image_size: Annotated[int, Field(ge=4)] | None = None
@@ -120,6 +121,7 @@ class Dataset(Strict):
     mirror: str | None = None
     mean: list[Share] | None = None
     std: list[PositiveReal] | None = None
+    note: str | None = None
 
 
 class Adversary(Strict):

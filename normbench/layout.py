@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+SUITES = Path("suites")
 RESOLVED = Path("build/resolved")
 DATA = Path("build/data")
 CORRUPTED = Path("build/corrupted")

@@ -20,8 +20,9 @@ def git() -> dict[str, Any]:
 
     try:
         revision = ask("rev-parse", "HEAD")
-        # Results are remade by every run, so a changed table is not a changed source.
-        dirty = bool(ask("status", "--porcelain", "--", ".", ":!results", ":!dvc.lock"))
+        # Results are remade by every run, so a changed table is not a changed source; parameters stand in the record.
+        apart = ("results", "dvc.lock", "params.yaml", "suites")
+        dirty = bool(ask("status", "--porcelain", "--", ".", *(f":!{path}" for path in apart)))
     except (OSError, subprocess.CalledProcessError):
         return {"revision": None, "dirty": None}
     return {"revision": revision, "dirty": dirty}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from normbench.results import tables
 
@@ -22,7 +25,7 @@ RUN_BY = {
     "dvc plots show": "tests/test_pipeline.py",
     "normbench list": "tests/test_readme.py",
     "normbench check": "tests/test_readme.py",
-    "cp suites/cifar10.yaml params.yaml": "tests/test_readme.py",
+    "normbench suite cifar10": "tests/test_readme.py",
     "python -m stages.resolve": "tests/test_stages.py",
     "python -m stages.download --dataset digits": "tests/test_stages.py",
     "python -m stages.corrupt --dataset digits": "tests/test_stages.py",
@@ -53,11 +56,40 @@ def test_list_and_check():
             assert "gaussian_noise" in done.stdout
 
 
-def test_the_cifar10_suite_is_in_order():
-    """What `cp suites/cifar10.yaml params.yaml` puts in place."""
+def test_suites(tmp_path: Path):
+    """`normbench suite cifar10` and back, with an edit that is not lost."""
+
+    def suite(*name: str) -> str:
+        done = subprocess.run(["normbench", "suite", *name], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == (name == ("cifar",)), done.stderr
+        return done.stdout + done.stderr
+
+    shutil.copytree(ROOT / "suites", tmp_path / "suites")
+    params, digits = tmp_path / "params.yaml", (ROOT / "suites/digits.yaml").read_text(encoding="utf-8")
+    params.write_text(digits, encoding="utf-8")
+    assert "* digits: Handwritten digits" in suite()
+    assert suite("cifar10") == "params.yaml is suites/cifar10.yaml now: `make results` trains it\n"
+    assert params.read_text(encoding="utf-8") == (ROOT / "suites/cifar10.yaml").read_text(encoding="utf-8")
+    edited = digits.replace("epochs: 5", "epochs: 6")
+    params.write_text(edited, encoding="utf-8")
+    assert "params.yaml had edits: they are kept" in suite("digits")
+    suite("edited")
+    assert params.read_text(encoding="utf-8") == edited
+    assert suite("cifar").startswith("suite cifar: unknown; did you mean")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "suites").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_suite_is_in_order(path: Path):
+    from normbench.resolve import resolve
+
+    assert resolve(path)["suite"]["seeds"][0] == 0
+
+
+def test_the_cifar10_suite_is_the_protocol_of_the_paper():
     from normbench.resolve import resolve
 
     values = resolve(ROOT / "suites/cifar10.yaml")
+    assert values["tasks/cifar10-vgg16-20ep"]["recipe"] == values["tasks/cifar10-resnet18-20ep"]["recipe"]
     assert values["tasks/cifar10-resnet18-20ep"]["recipe"]["weight_decay"] == 1e-3
 
 

@@ -22,7 +22,7 @@ def bind() -> None:
             unfit = models.image_size_problem(task["model"], meta["image_size"])
             if unfit:
                 raise UserError(f"{layout.PARAMS}: {section}.{name}.model = {task['model']!r}: {unfit}")
-            kept = ("fingerprint", "classes", "channels", "image_size", "train", "test", "origin")
+            kept = ("fingerprint", "classes", "channels", "image_size", "train", "test", "origin", "note")
             content = {key: meta[key] for key in kept}
             files.write_json(folder / f"{name}.json", {"name": dataset, "path": f"{layout.DATA / dataset}", **content})
             corrupted = {

@@ -81,6 +81,7 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         "origin": origin.text,
         "sha256": origin.sha256,
         "fingerprint": fingerprint(arrays),
+        "note": spec["note"],
     }
     files.write_json(out / "meta.json", meta)
 

@@ -97,10 +97,10 @@ class Fixup(Method):
             for module in first:
                 module.layer.weight.data.mul_(len(branches) ** (-1 / (2 * len(branch) - 2)))
             nn.init.zeros_(last.layer.weight)
-        for module in model.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.weight)
-                nn.init.zeros_(module.bias)
+        for head in model.modules():
+            if isinstance(head, nn.Linear):
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
 
     def param_groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
         scalars = [p for m in model.modules() if isinstance(m, ScalarBias | ScalarAffine) for p in m.parameters()]
