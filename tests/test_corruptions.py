@@ -943,7 +943,7 @@ def test_files_of_an_engine(engine: str, constants: str, used: str, tmp_path: Pa
     write_corrupted(tmp_path / "scenes", tmp_path / "out", ["impulse_noise"], [3], 4, engine, constants)
     meta = files.read_json(tmp_path / "out/meta.json")
     assert (meta["engine"], meta["constants"], meta["seed"]) == (engine, used, 4)
-    assert ("opencv-python" in meta["versions"]) == (engine == "imagecorruptions")
+    assert ("scikit-image" in meta["versions"]) == (engine == "imagecorruptions")
     make = corrupt_with_imagecorruptions if engine == "imagecorruptions" else functools.partial(corrupt, constants=used)
     np.testing.assert_array_equal(np.load(tmp_path / "out/impulse_noise.npy"), make(images, "impulse_noise", 3, 4))
 

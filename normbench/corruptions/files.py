@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
-import PIL.features
 
 from normbench.corruptions import check_names, corrupt
 from normbench.corruptions.constants import SEVERITIES, set_for
@@ -266,10 +265,9 @@ def _call(block: Block) -> Block:
 
 def versions(engine: str) -> dict[str, str | None]:
     """The versions of what draws, of what codes JPEG, and of what imagecorruptions calls."""
-    called = ("imagecorruptions", "opencv-python", "scikit-image", "scipy") if engine == "imagecorruptions" else ()
+    called = ["opencv-python"] + (["imagecorruptions", "scikit-image", "scipy"] if engine == "imagecorruptions" else [])
     return {
         "numpy": np.__version__,
         "pillow": PIL.__version__,
-        "libjpeg_turbo": PIL.features.version("libjpeg_turbo"),
         **{name: importlib.metadata.version(name) for name in called},
     }
