@@ -26,6 +26,7 @@ RUN_BY = {
     "normbench list": "tests/test_readme.py",
     "normbench check": "tests/test_readme.py",
     "normbench suite cifar10": "tests/test_readme.py",
+    "normbench corrupt digits --out corrupted/digits": "tests/test_stages.py",
     "python -m stages.resolve": "tests/test_stages.py",
     "python -m stages.download --dataset digits": "tests/test_stages.py",
     "python -m stages.corrupt --dataset digits": "tests/test_stages.py",

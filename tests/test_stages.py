@@ -37,3 +37,7 @@ def test_by_hand_without_dvc(tmp_path: Path):
     assert record["status"] == "finished"
     assert record["provenance"]["git"] == {"revision": None, "dirty": None}  # the folder is no repository
     assert set(record["metrics"]["corruption_accuracy"]) == {"contrast"}
+    command = ["normbench", "corrupt", "digits", "--out", "corrupted/digits"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "corrupted/digits").glob("*.npy"))) == 20
