@@ -101,8 +101,12 @@ class Smoothness(Strict):
 
 
 class Evaluation(Strict):
-    """What is measured beside accuracy and calibration; null leaves it out."""
+    """What is measured beside accuracy and calibration; null leaves it out.
 
+    corrupted_examples: on how many test images each corruption and severity is scored, null for all of them.
+    """
+
+    corrupted_examples: Positive | None = None
     batch_statistics: BatchStatistics | None = BatchStatistics()
     attacks: Attacks | None = None
     smoothness: Smoothness | None = None

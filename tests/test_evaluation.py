@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from normbench.data.batches import on_device
 from normbench.evaluation.attacks import fgsm, pgd
 from normbench.evaluation.batch_statistics import batch_layers, with_batch_statistics
 from normbench.evaluation.calibration import accuracy, calibration, finite
-from normbench.evaluation.evaluate import attacked
+from normbench.evaluation.evaluate import attacked, on_corrupted
 from normbench.evaluation.logits import logits
 from normbench.methods import registry
 from normbench.models import registry as models
@@ -223,3 +225,39 @@ def test_masked_gradients_are_marked() -> None:
     found = attacked(Masked(), images, settings | {"long_examples": 0, "auto_attack_examples": 0}, 0)
     assert found["fgsm"] > found["pgd"] + 0.2
     assert "FGSM leaves" in found["warning"]
+
+
+def test_corruptions_are_scored_on_a_drawn_subset(tmp_path: Path) -> None:
+    """The same images for every run of a suite; and all of them where no number is given."""
+    count, severities = 40, [2, 4]
+    chance = np.random.default_rng(0)
+    pixels = chance.integers(0, 256, (count, 2, 2, 1), dtype=np.uint8)
+    labels = torch.from_numpy(chance.integers(0, 2, count))
+    stored = chance.integers(0, 256, (2 * count, 2, 2, 1), dtype=np.uint8)
+    np.save(tmp_path / "fog.npy", stored)
+    clean = on_device(torch.from_numpy(pixels), labels, [0.5], [0.5], "cpu")
+    corrupted = {"names": ["fog"], "severities": severities, "path": str(tmp_path)}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+
+    def scored(examples: int | None, seed: int = 0) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        settings = {"batch_statistics": None, "corrupted_examples": examples}
+        return on_corrupted(model, clean, corrupted, settings, "float32", seed, "evaluate")
+
+    metrics, predicted = scored(None)
+    assert predicted["index"].tolist() == list(range(count))
+    assert predicted["corrupted"].shape == (1, 2, count)
+    for level in range(2):
+        images = clean.normalized(torch.from_numpy(stored[level * count :][:count]).permute(0, 3, 1, 2))
+        expected = model(images).argmax(1)
+        assert predicted["corrupted"][0, level].tolist() == expected.tolist()
+        assert metrics["corruption_accuracy"]["fog"][level] == pytest.approx(
+            float((expected == labels).double().mean())
+        )
+    some, fewer = scored(15)
+    assert fewer["index"].shape == (15,)
+    assert fewer["clean"].shape == (count,)
+    np.testing.assert_array_equal(fewer["corrupted"], predicted["corrupted"][:, :, fewer["index"]])
+    right = fewer["corrupted"][0, 1] == labels.numpy()[fewer["index"]]
+    assert some["corruption_accuracy"]["fog"][1] == pytest.approx(right.mean())
+    np.testing.assert_array_equal(scored(15)[1]["index"], fewer["index"])
+    assert scored(15, seed=1)[1]["index"].tolist() != fewer["index"].tolist()

@@ -66,12 +66,12 @@ def score(
         model = network(record, run / WEIGHTS, bound, device)
         images = held_out(bound, device).made_for(model)
         precision = record["provenance"]["task"]["recipe"]["precision"]
-        found, predicted = on_corrupted(model, images, corrupted, settings, precision, title)
+        seed = record["provenance"]["task"]["seed"]
+        found, predicted = on_corrupted(model, images, corrupted, settings, precision, seed, title)
         record["metrics"] |= found
         record["cost"]["seconds"]["corruptions"] = time.perf_counter() - began
         if settings["attacks"] is not None:
             began = time.perf_counter()
-            seed = record["provenance"]["task"]["seed"]
             record["metrics"]["attacks"] = attacked(model, images, settings["attacks"], seed)
             record["cost"]["seconds"]["attacks"] = time.perf_counter() - began
         if settings["smoothness"] is not None:
@@ -125,18 +125,23 @@ def on_corrupted(
     corrupted: dict[str, Any],
     settings: dict[str, Any],
     precision: str,
+    seed: int,
     title: str,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Metrics on clean and corrupted images, and predicted classes, int16: `clean` (N,), `corrupted` (names, S, N).
+    """Metrics on clean and corrupted images, and predicted classes, int16: `clean` (N,), `corrupted` (names, S, M).
 
-    `corruption_accuracy` and `corruption_calibration` go from a corruption to a list over the severities. Where
-    batches have a part in the normalization, `batch_statistics` has the accuracies that they give.
+    The corrupted images are those of the M test images `index`, all of them or as many as the settings say, which the
+    suite's seed draws. `corruption_accuracy` and `corruption_calibration` go from a corruption to a list over the
+    severities. Where batches have a part in the normalization, `batch_statistics` has the accuracies that they give.
     """
     names, severities = corrupted["names"], corrupted["severities"]
     chosen = settings["batch_statistics"]
     by_batch = chosen is not None and bool(batch_layers(model))
     adapted = with_batch_statistics(model, chosen["prior"]) if by_batch else model
     labels = clean.labels.cpu()
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive(seed, "corrupted_examples")))
+    index = drawn[: settings["corrupted_examples"]].sort().values.numpy()
+    targets = labels[index]
     metrics: dict[str, Any] = {"corruption_accuracy": {}, "corruption_calibration": {}}
     predicted: dict[str, list[Tensor]] = {"clean": [], "corrupted": [], "batch_statistics": []}
 
@@ -154,26 +159,26 @@ def on_corrupted(
                 "clean_accuracy": accuracy(batchwise(clean.pixels), labels),
                 "corruption_accuracy": batch_accuracy,
             }
-        for index, name in enumerate(names):
+        for number, name in enumerate(names):
             stored = np.load(Path(corrupted["path"]) / f"{name}.npy", mmap_mode="r")
             accuracies, fits = [], []
             for level in range(len(severities)):
-                block = np.array(stored[level * len(labels) : (level + 1) * len(labels)])
+                block = stored[level * len(labels) + index]
                 pixels = channels_first(torch.from_numpy(block)).to(clean.pixels.device)
                 scores = finite(logits(model, clean, pixels, precision))
-                accuracies.append(accuracy(scores, labels))
-                fits.append(calibration(scores, labels))
+                accuracies.append(accuracy(scores, targets))
+                fits.append(calibration(scores, targets))
                 predicted["corrupted"].append(scores.argmax(1))
                 if by_batch:
                     scores = batchwise(pixels)
-                    batch_accuracy[name].append(accuracy(scores, labels))
+                    batch_accuracy[name].append(accuracy(scores, targets))
                     predicted["batch_statistics"].append(scores.argmax(1))
             metrics["corruption_accuracy"][name] = accuracies
             metrics["corruption_calibration"][name] = {key: [fit[key] for fit in fits] for key in fits[0]}
-            progress.update(index + 1, name)
+            progress.update(number + 1, name)
         progress.close(f"corruption accuracy {np.mean(list(metrics['corruption_accuracy'].values())):.4f}")
-    cells = (len(names), len(severities), len(labels))
-    arrays = {"names": np.array(names), "severities": np.array(severities)}
+    cells = (len(names), len(severities), len(index))
+    arrays = {"names": np.array(names), "severities": np.array(severities), "index": index}
     for key, values in predicted.items():
         if values:
             stacked = torch.stack(values).to(torch.int16).numpy()
