@@ -20,6 +20,10 @@ app = typer.Typer(
 )
 
 
+runs_app = typer.Typer(help="Finished runs: list them, and move them between machines.", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
+
+
 @app.callback()
 def _commands() -> None:
     """normbench: compare normalization methods."""
@@ -124,6 +128,87 @@ def suite(
         print(f"{layout.PARAMS} had edits: they are kept, and `normbench suite edited` brings them back")
     files.write_text(layout.PARAMS, content)
     print(f"{layout.PARAMS} is suites/{name}.yaml now: `make results` trains it")
+
+
+def plan(
+    measure: Annotated[bool, typer.Option(help="Estimate times from 20 training steps of each variant.")] = True,
+) -> None:
+    """Show what `dvc repro` or a sweep would train: runs done, missing, stale (and why), and how long it takes."""
+    from normbench import plan as planning
+    from normbench.stage import guarded
+
+    guarded(lambda: planning.plan(measure))
+
+
+@app.command()
+def sweep(
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side (default: as many as there is room for).")] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to run on, host:port or auto.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="With --ray, where the nodes share no folder: an fsspec address they all reach.")
+    ] = None,
+) -> None:
+    """Train all missing runs of the suite into the run store; `dvc repro` then only assembles them."""
+    from normbench import sweep as sweeping
+    from normbench.stage import guarded
+
+    guarded(lambda: sweeping.sweep(jobs, ray, store))
+
+
+@runs_app.command("list")
+def runs_list() -> None:
+    """The runs of the suite, and others in the run store: id, task, variant, seed, status, clean accuracy."""
+    from normbench.listing import show
+
+    show()
+
+
+@runs_app.command("export")
+def runs_export(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of runs (default: all finished of the suite).")] = None,
+    to: Annotated[Path, typer.Option(help="The folder for one .run.tar a run.")] = Path("exported"),
+) -> None:
+    """Write finished runs as one file each, to take to another machine."""
+    from normbench import listing, transfer
+    from normbench.stage import guarded
+
+    def export() -> None:
+        chosen = listing.chosen(ids or [])
+        for run in chosen:
+            print(transfer.export(run, to))
+        print(f"{len(chosen)} runs in {to}; `normbench runs import` takes them into another run store")
+
+    guarded(export)
+
+
+@runs_app.command("import")
+def runs_import(
+    paths: Annotated[list[Path], typer.Argument(help="Files .run.tar, or folders of such.")],
+) -> None:
+    """Take exported runs into the run store, verified; `dvc repro` then assembles them."""
+    from normbench import transfer
+    from normbench.stage import guarded
+
+    new = equal = 0
+    problems: list[str] = []
+
+    def take(path: Path) -> None:
+        nonlocal new, equal
+        try:
+            added = transfer.import_(path)[1]
+        except UserError as error:
+            problems.append(str(error))
+            return
+        new, equal = new + added, equal + (not added)
+
+    def take_all() -> None:
+        for path in transfer.archives(paths):
+            take(path)
+        print(f"{new} runs taken into {layout.store()}, {equal} were there")
+        if problems:
+            raise UserError("\n".join(problems))
+
+    guarded(take_all)
 
 
 def main() -> None:

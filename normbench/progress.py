@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines
 
 plain = False  # lines also on a terminal: for processes that share one
+# Told what is done of 1 and the free fields, in place of any display: for a process whose parent shows it.
+listener: Callable[[float, str], None] | None = None
 
 
 class Progress:
@@ -28,7 +31,7 @@ class Progress:
         self.live: RichProgress | None = None
 
     def __enter__(self) -> Progress:
-        if self.stream.isatty() and not plain:
+        if self.stream.isatty() and not plain and listener is None:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
@@ -47,7 +50,9 @@ class Progress:
 
     def update(self, done: float, fields: str = "") -> None:
         """`done` of `total` is finished; `fields` is what to show beside it."""
-        if self.live is not None:
+        if listener is not None:
+            listener(done / self.total, fields)
+        elif self.live is not None:
             self.live.update(self.bar, completed=done, fields=fields)
         elif time.monotonic() - self.printed >= PLAIN_INTERVAL:
             self.printed = time.monotonic()
@@ -57,6 +62,9 @@ class Progress:
     def close(self, summary: str) -> None:
         """Ends the display with one line that stays."""
         self._stop()
+        if listener is not None:
+            listener(1.0, summary)
+            return
         taken = duration(time.monotonic() - self.started)
         print(f"{self.title}: {summary} ({taken})", file=self.stream, flush=True)
 

@@ -65,9 +65,15 @@ def device(kind: str) -> dict[str, Any]:
     if kind == "cuda":
         properties = torch.cuda.get_device_properties(0)
         found |= {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+        found["multi_process_service"] = multi_process_service()
     else:
         found |= {"name": found["cpu"] if kind == "cpu" else "Apple GPU", "threads": torch.get_num_threads()}
     return found
+
+
+def multi_process_service() -> bool:
+    """Whether NVIDIA's MPS runs here, by which the kernels of several processes share a GPU at the same time."""
+    return os.path.isdir(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
 
 
 def collect(

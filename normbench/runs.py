@@ -1,8 +1,10 @@
-"""All seeds of a task and variant: from the run store where they are finished, else trained into it."""
+"""The runs of the suite, and how one is trained: into the run store, unless it is finished there."""
 
 from __future__ import annotations
 
 import functools
+import importlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,8 @@ from normbench.data.batches import Images, on_device
 
 @dataclass(frozen=True)
 class Run:
-    """One run to train: its id, resolved task, variant and dataset, the fingerprint of its training code, a title."""
+    """One run to train: its id, resolved task, variant and dataset, the fingerprint of its training code, a title, and
+    its kind, one of `KINDS`."""
 
     id: str
     task: dict[str, Any]
@@ -27,6 +30,123 @@ class Run:
     bound: dict[str, Any]
     code: str
     title: str
+    kind: str = "classification"
+
+    @property
+    def name(self) -> tuple[str, str, int]:
+        """Task, variant and seed, as in params.yaml."""
+        return self.task["name"], self.variant["name"], self.seed
+
+
+@dataclass(frozen=True)
+class Kind:
+    """tasks, variants: the lists of the suite, of which the first is a section of params.yaml too. verb: the stage.
+    trainer: the module whose `train_run` trains a run. loop: the file whose code, with all that it imports, shapes the
+    outcome. linked: where the stage leaves a folder for each task, variant and seed."""
+
+    tasks: str
+    variants: str
+    verb: str
+    trainer: str
+    loop: Path
+    linked: Path
+
+
+CODE = fingerprint.PACKAGE_ROOT / "normbench"
+KINDS = {
+    "classification": Kind(
+        "tasks", "variants", "train", "normbench.training.classify", CODE / "training/loop.py", layout.TRAINED
+    ),
+    "gan": Kind("gan_tasks", "gan_variants", "gan", "normbench.gan.train", CODE / "gan/loop.py", layout.GENERATED),
+}
+
+
+def of(
+    kind: str, task: dict[str, Any], variant: dict[str, Any], seed: int, bound: dict[str, Any], code: str, title: str
+) -> Run:
+    """A run with its id. task, variant: as resolved. bound: as the stage `bind` wrote it."""
+    run_id = store.run_id(kind, task, variant, bound["fingerprint"], seed, code)
+    return Run(run_id, task, variant, seed, bound, code, title, kind)
+
+
+def bound_tasks(resolved: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What the tasks of the suite work on, by task; and by dataset, why it is not known here (yet).
+
+    resolved: what `resolve` returns.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    absent: dict[str, str] = {}
+    for kind in KINDS.values():
+        for task in resolved["suite"][kind.tasks]:
+            dataset = resolved[f"{kind.tasks}/{task}"]["dataset"]
+            folder, spec = layout.DATA / dataset, layout.RESOLVED / f"datasets/{dataset}.json"
+            if not (folder / "meta.json").is_file():
+                absent[dataset] = "not here yet"
+            elif not spec.is_file() or files.read_json(spec) != resolved[f"datasets/{dataset}"]:
+                absent[dataset] = "another one since it was changed in params.yaml"
+            else:
+                found[task] = {"name": dataset, "path": str(folder), **files.read_json(folder / "meta.json")}
+                if (path := layout.BOUND / f"{task}.json").is_file():
+                    bound = files.read_json(path)
+                    if all(bound[key] == found[task][key] for key in ("name", "fingerprint")):
+                        found[task] = bound  # as it stands in records, without what training has no use for
+    return found, absent
+
+
+def of_suite(resolved: dict[str, Any], bound: dict[str, dict[str, Any]]) -> list[Run]:
+    """The runs of the suite in its order, without those of tasks that are not in `bound` (see `bound_tasks`)."""
+    suite, found = resolved["suite"], []
+    for name, kind in KINDS.items():
+        code = fingerprint.code([kind.loop])
+        for task in suite[kind.tasks]:
+            for variant in suite[kind.variants]:
+                specs = resolved[f"{kind.tasks}/{task}"], resolved[f"variants/{variant}"]
+                for seed in suite["seeds"] if task in bound else ():
+                    found.append(of(name, *specs, seed, bound[task], code, f"{task} {variant} seed {seed}"))
+    return found
+
+
+def linked(run: Run) -> Path:
+    """Where the stage of a run leaves it for the stages after it."""
+    task, variant, seed = run.name
+    return KINDS[run.kind].linked / task / variant / str(seed)
+
+
+def done(run: Run) -> bool:
+    """Whether a run is finished: in the store, or in the output of its stage, as DVC's cache brings it."""
+    return store.finished(run.id) or _linked_id(run) == run.id
+
+
+def adopt(run: Run) -> None:
+    """Copies a run that is finished in the output of its stage alone into the store."""
+    if not store.finished(run.id) and _linked_id(run) == run.id:
+        with files.atomic_folder(store.folder(run.id)) as folder:
+            shutil.copytree(linked(run), folder, dirs_exist_ok=True)
+
+
+def _linked_id(run: Run) -> str | None:
+    path = linked(run) / store.RECORD
+    return files.read_json(path)["run"] if path.is_file() else None
+
+
+def trainer(kind: str) -> Callable[[Run, dict[str, Images]], None]:
+    """The function that trains a run of a kind on the images of its dataset, by split, and leaves it in the store."""
+    return importlib.import_module(KINDS[kind].trainer).train_run
+
+
+def code_problem(run: Run) -> str | None:
+    """What of the code behind a run is another where this is called, as on another machine; None where all is equal."""
+    from normbench.methods import registry as methods
+    from normbench.models import registry as models
+
+    for what, file, was in (
+        ("training code", KINDS[run.kind].loop, run.code),
+        ("model", models.source_file(run.task["model"]), run.task["model_code"]),
+        ("method", methods.source_file(run.variant["method"]), run.variant["method_code"]),
+    ):
+        if fingerprint.code([file]) != was:
+            return f"the {what} here ({file}) is not that of the run: bring the code up to date here"
+    return None
 
 
 def complete(
@@ -42,8 +162,7 @@ def complete(
     kind: `classification` or `gan`. loop: the file whose code, with all that it imports, shapes the outcome.
     train: trains a run on the images of its dataset, by split, and leaves it in the store.
     """
-    section = "tasks" if kind == "classification" else "gan_tasks"
-    task_spec = files.read_json(layout.RESOLVED / f"{section}/{task}.json")
+    task_spec = files.read_json(layout.RESOLVED / f"{KINDS[kind].tasks}/{task}.json")
     variant_spec = files.read_json(layout.RESOLVED / f"variants/{variant}.json")
     bound = files.read_json(layout.BOUND / f"{task}.json")
     code = fingerprint.code([loop])
@@ -52,13 +171,12 @@ def complete(
     data = functools.cache(lambda: load(Path(bound["path"]), device))
     ids, missing = {}, []
     for seed in task_spec["seeds"]:
-        ids[seed] = store.run_id(kind, task_spec, variant_spec, bound["fingerprint"], seed, code)
-        verb = "train" if kind == "classification" else "gan"
-        title = f"{verb} {task} {variant} seed {seed}{place(task, variant, seed)}"
-        if store.finished(ids[seed]):
-            print(f"{title}: finished before, taken from {store.folder(ids[seed])}", flush=True)
+        title = f"{KINDS[kind].verb} {task} {variant} seed {seed}{place(task, variant, seed)}"
+        run = of(kind, task_spec, variant_spec, seed, bound, code, title)
+        ids[seed] = run.id
+        if store.finished(run.id):
+            print(f"{title}: finished before, taken from {store.folder(run.id)}", flush=True)
         else:
-            run = Run(ids[seed], task_spec, variant_spec, seed, bound, code, title)
             missing.append(functools.partial(claim_and_train, run, train, data))
     jobs.side_by_side(missing, device, len(ids))
     with files.atomic_folder(out) as folder:
@@ -88,14 +206,22 @@ def place(task: str, variant: str, seed: int) -> str:
 
 def load(path: Path, device: str) -> dict[str, Images]:
     """`train` and `test` of a dataset's folder, on the device."""
+    return images(arrays(path), device)
+
+
+def arrays(path: Path) -> dict[str, Any]:
+    """A dataset's folder as plain arrays: images uint8 (N, H, W, C) and labels int64 (N,) of each split, mean, std."""
     meta = files.read_json(path / "meta.json")
-    return {
-        split: on_device(
-            torch.from_numpy(np.load(path / f"{split}_images.npy")),
-            torch.from_numpy(np.load(path / f"{split}_labels.npy")),
-            meta["mean"],
-            meta["std"],
-            device,
-        )
-        for split in ("train", "test")
-    }
+    found: dict[str, Any] = {"mean": meta["mean"], "std": meta["std"]}
+    for split in ("train", "test"):
+        found[split] = tuple(np.load(path / f"{split}_{part}.npy") for part in ("images", "labels"))
+    return found
+
+
+def images(plain: dict[str, Any], device: str) -> dict[str, Images]:
+    """What `arrays` returns, on the device."""
+    found = {}
+    for split in ("train", "test"):
+        pixels, labels = map(torch.from_numpy, plain[split])
+        found[split] = on_device(pixels, labels, plain["mean"], plain["std"], device)
+    return found

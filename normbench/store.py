@@ -61,9 +61,7 @@ def claimed(run: str) -> Iterator[None]:
 
     The lock is one of the operating system, which releases it when its owner ends, in whatever way.
     """
-    path = layout.store() / "locks" / f"{run}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = _lock(run)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -75,9 +73,31 @@ def claimed(run: str) -> Iterator[None]:
         lock.release()
 
 
+def busy(run: str) -> bool:
+    """Whether another process trains the run at the moment."""
+    lock = _lock(run)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _lock(run: str) -> FileLock:
+    path = layout.store() / "locks" / f"{run}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
 def fetch(run: str, to: Path) -> None:
     """Copies a finished run from the store to a stage's output."""
     shutil.copytree(folder(run), to)
+
+
+def all_finished() -> list[str]:
+    """The ids of the finished runs in the store, of this suite or not."""
+    return sorted(path.parent.name for path in layout.store().glob(f"[0-9a-f]*/{RECORD}"))
 
 
 def record(run: str) -> dict[str, Any]:
