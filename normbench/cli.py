@@ -130,6 +130,7 @@ def suite(
     print(f"{layout.PARAMS} is suites/{name}.yaml now: `make results` trains it")
 
 
+@app.command()
 def plan(
     measure: Annotated[bool, typer.Option(help="Estimate times from 20 training steps of each variant.")] = True,
 ) -> None:

@@ -15,7 +15,7 @@ from normbench import preemption, progress
 beside = 1  # processes that share the machine with this one, itself included; it stands in each record
 
 
-def side_by_side(tasks: Sequence[Callable[[], None]], kind: str, seeds: int) -> None:
+def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -> None:
     """Calls every task, several at a time on a Linux CPU and one after the other elsewhere.
 
     The threads are divided among as many processes as there are seeds, however many tasks are left of them: bits
@@ -54,7 +54,7 @@ def side_by_side(tasks: Sequence[Callable[[], None]], kind: str, seeds: int) -> 
         raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
 
 
-def _call(task: Callable[[], None], processes: int, threads: int) -> None:
+def _call(task: Callable[[], object], processes: int, threads: int) -> None:
     from normbench import stage
 
     global beside

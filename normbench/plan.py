@@ -274,7 +274,9 @@ def show(planned: list[Planned], absent: dict[str, str], measured: bool) -> None
     todo = [each for each in planned if each.state != "done"]
     total = f"{len(todo)} of {len(planned)} runs to train"
     if todo and measured:
-        beside = sweep.processes(device, threads, list(costs.values()), len(todo), [each.run for each in todo])
+        beside = sweep.processes(
+            device, threads, sweep.bytes_of_a_run([p.run for p in todo], costs.values()), len(todo)
+        )
         times = [costs[each.run.kind, *each.run.name[:2]].seconds(each.share) for each in todo]
         name = provenance.device(device)["name"]
         total += f", about {duration(makespan(times, beside))} in a sweep on {name}, {beside} side by side"

@@ -186,11 +186,13 @@ def complete(
 
 def claim_and_train(
     run: Run, train: Callable[[Run, dict[str, Images]], None], data: Callable[[], dict[str, Images]]
-) -> None:
-    """Trains a run into the store, unless another process has it done meanwhile."""
+) -> bool:
+    """Trains a run into the store, unless another process has it done meanwhile; returns whether it was trained."""
     with store.claimed(run.id):
-        if not store.finished(run.id):
-            train(run, data())
+        if store.finished(run.id):
+            return False
+        train(run, data())
+        return True
 
 
 def place(task: str, variant: str, seed: int) -> str:
@@ -222,6 +224,7 @@ def images(plain: dict[str, Any], device: str) -> dict[str, Images]:
     """What `arrays` returns, on the device."""
     found = {}
     for split in ("train", "test"):
-        pixels, labels = map(torch.from_numpy, plain[split])
+        # Copies, as arrays that other processes read too cannot be written.
+        pixels, labels = (torch.from_numpy(part if part.flags.writeable else part.copy()) for part in plain[split])
         found[split] = on_device(pixels, labels, plain["mean"], plain["std"], device)
     return found

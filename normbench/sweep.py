@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -35,6 +35,8 @@ POLL = 0.2  # seconds between two looks at what is running
 REPORT = 0.3  # seconds between two reports of one run
 CONTEXT = 700 * 2**20  # bytes that a process takes on a GPU before its first tensor
 MARGIN = 1.2  # over the measured peak of a step: fragments, and the workspaces that cuDNN tries
+
+OTHER = " (by another process)"
 
 Tell = Callable[[float, str], None]  # what is done of 1, and free fields
 
@@ -60,8 +62,11 @@ def sweep(processes_wanted: int | None, ray: str | None, address: str | None) ->
 
         codes = ray_sweep.train_all(todo, ray, address, threads, processes_wanted)
     else:
-        costs = list(plan.measure_all(plan.of_runs(todo), device, threads).values()) if device == "cuda" else []
-        beside = processes_wanted or processes(device, threads, costs, len(todo), todo)
+        beside = processes_wanted
+        if beside is None:
+            measured = device == "cuda"
+            costs = plan.measure_all(plan.of_runs(todo), device, threads).values() if measured else ()
+            beside = processes(device, threads, bytes_of_a_run(todo, costs), len(todo))
         codes = train_all(todo, beside, threads, device)
     if codes - {0}:
         raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
@@ -107,16 +112,21 @@ def threads_of_a_run(device: str, seeds: list[int]) -> int:
     return threads // min(threads, len(seeds)) if device == "cpu" and sys.platform == "linux" else threads
 
 
-def processes(device: str, threads: int, costs: list[plan.Cost], waiting: int, todo: list[Run]) -> int:
-    """How many runs there is room for: by cores on a CPU, on a GPU by its free memory too."""
+def processes(device: str, threads: int, memory: int, waiting: int) -> int:
+    """How many of `waiting` runs there is room for: by cores on a CPU, on a GPU by its free memory too.
+
+    memory: bytes that a run takes on the GPU (see `bytes_of_a_run`); of no interest elsewhere.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device == "cpu":
         return max(1, min(cores // threads, waiting))
-    if device != "cuda":
-        return 1
-    data = max(folder_bytes(Path(run.bound["path"])) for run in todo)
-    free, _ = torch.cuda.mem_get_info()
-    return room(free, max((cost.memory for cost in costs), default=free) + data, cores, waiting)
+    return room(torch.cuda.mem_get_info()[0], memory, cores, waiting) if device == "cuda" else 1
+
+
+def bytes_of_a_run(todo: list[Run], costs: Iterable[plan.Cost]) -> int:
+    """The most that one of the runs takes on a GPU: its data and the peak of a training step."""
+    data = max(sum(file.stat().st_size for file in Path(run.bound["path"]).glob("*.npy")) for run in todo)
+    return data + max((cost.memory for cost in costs), default=0)
 
 
 def room(free: int, needed: int, cores: int, waiting: int) -> int:
@@ -124,12 +134,8 @@ def room(free: int, needed: int, cores: int, waiting: int) -> int:
     return max(1, min(int(free // (CONTEXT + MARGIN * needed)), cores, waiting))
 
 
-def folder_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.glob("*.npy"))
-
-
-def train_here(run: Run, data: Callable[[], dict[str, Images]], threads: int, beside: int, tell: Tell) -> None:
-    """Trains a run into the store in this process, or waits until another one has done so.
+def train_here(run: Run, data: Callable[[], dict[str, Images]], threads: int, beside: int, tell: Tell) -> bool:
+    """Trains a run into the store in this process, or waits until another one has done so; whether it was this one.
 
     beside: processes that share the device with this one, itself included, for the record. tell: called now and then.
     """
@@ -146,7 +152,7 @@ def train_here(run: Run, data: Callable[[], dict[str, Images]], threads: int, be
 
     progress.listener = listen
     try:
-        runs.claim_and_train(run, runs.trainer(run.kind), data)
+        return runs.claim_and_train(run, runs.trainer(run.kind), data)
     finally:
         progress.listener = None
 
@@ -168,6 +174,7 @@ class Child:
     process: BaseProcess
     pipe: Connection
     error: str = ""
+    other: bool = False  # another process had the run done
 
 
 def train_all(todo: list[Run], processes: int, threads: int, device: str) -> set[int]:
@@ -184,6 +191,7 @@ def train_all(todo: list[Run], processes: int, threads: int, device: str) -> set
         # A process that has used threads cannot be forked: those of OpenMP would be missing in its child. What the
         # children need is imported and read once, here.
         torch.set_num_threads(1)
+        devices.prepare(device)  # this imports a good part of torch
         for kind in {run.kind for run in todo}:
             runs.trainer(kind)
     waiting, running, codes = list(todo), list[Child](), set[int]()
@@ -192,7 +200,7 @@ def train_all(todo: list[Run], processes: int, threads: int, device: str) -> set
             while waiting or running:
                 for run in [run for run in waiting if store.finished(run.id)]:
                     waiting.remove(run)
-                    board.tell(run.id, "done", 1.0, f"{outcome(run)} (by another process)")
+                    board.tell(run.id, "done", 1.0, outcome(run) + OTHER)
                 for run in list(waiting):
                     if len(running) == processes:
                         break
@@ -234,9 +242,11 @@ def _look(running: list[Child], board: Board) -> tuple[list[Child], set[int]]:
         ended = child.process.exitcode is not None
         try:
             while child.pipe.poll():
-                share, fields, child.error = child.pipe.recv()
-                if not child.error:
-                    board.tell(child.run.id, "running", share, fields)
+                kind, share, text = child.pipe.recv()
+                if kind == "running":
+                    board.tell(child.run.id, "running", share, text)
+                child.other = kind == "other"
+                child.error = text if kind == "failed" else ""
         except EOFError:
             pass
         if not ended:
@@ -246,7 +256,7 @@ def _look(running: list[Child], board: Board) -> tuple[list[Child], set[int]]:
         child.pipe.close()
         codes.add(code)
         if code == 0:
-            board.tell(child.run.id, "done", 1.0, outcome(child.run))
+            board.tell(child.run.id, "done", 1.0, outcome(child.run) + child.other * OTHER)
         elif code == preemption.EXIT_CODE:
             board.tell(child.run.id, "stopped", fields="stopped; the same command goes on with it")
         else:
@@ -268,16 +278,17 @@ def _child(run: Run, data: dict[str, Images] | None, threads: int, beside: int, 
         if os.getppid() != parent:  # it was killed: nobody would wait for this process
             signal.raise_signal(signal.SIGTERM)
         else:
-            pipe.send((share, fields, ""))
+            pipe.send(("running", share, fields))
 
     def images() -> dict[str, Images]:
         return data if data is not None else runs.load(Path(run.bound["path"]), devices.choose())
 
     try:
-        train_here(run, images, threads, beside, tell)
+        if not train_here(run, images, threads, beside, tell):
+            pipe.send(("other", 1.0, ""))
     except (UserError, OSError) as error:
-        pipe.send((0.0, "", str(error)))
+        pipe.send(("failed", 0.0, str(error)))
         raise SystemExit(1) from None
     except Exception:
-        pipe.send((0.0, "", traceback.format_exc()))
+        pipe.send(("failed", 0.0, traceback.format_exc()))
         raise SystemExit(1) from None
