@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import threading
 import traceback
 from pathlib import Path
@@ -60,6 +61,7 @@ def train_all(todo: list[Run], cluster: str, address: str | None, threads: int, 
     remote = Remote(address) if address is not None else None
     if remote is not None:
         todo = [run for run in todo if not remote.take(run.id)]
+    check_address(cluster)
     try:
         ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -95,14 +97,30 @@ def train_all(todo: list[Run], cluster: str, address: str | None, threads: int, 
         ray.shutdown()
 
 
+def check_address(cluster: str) -> None:
+    """UserError where nobody listens at a host:port, for which Ray itself would wait for minutes."""
+    host, _, port = cluster.rpartition(":")
+    if cluster in ("auto", "local") or "://" in cluster:
+        return
+    if not host or not port.isdecimal():
+        raise UserError(f"--ray {cluster}: must be host:port of the head, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--ray {cluster}: no cluster there ({error})") from None
+
+
 def _follow(refs: dict[Any, Run], reports: Any, todo: list[Run], remote: Remote | None) -> set[int]:
     """Shows how the runs go until all have ended; where this process is to end, they save their state first."""
     import ray
 
     codes = set[int]()
-    with Board(todo) as board:
+    # A signal is noted, as an exception that its handler raised within a call of Ray would end as another one.
+    with Board(todo) as board, preemption.saved():
         try:
             while refs:
+                if preemption.requested():
+                    raise SystemExit(preemption.EXIT_CODE)
                 ended, _ = ray.wait(list(refs), num_returns=len(refs), timeout=sweep.POLL)
                 for run, (share, fields) in ray.get(reports.read.remote()).items():
                     if board.rows[run].state != "done":

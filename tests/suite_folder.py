@@ -81,7 +81,10 @@ class SuiteFolder:
     def run(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """What `python -m ARGUMENTS` prints; it must end with `code`."""
         process = self.start(*arguments, **environment)
-        printed, _ = process.communicate(timeout=300)
+        try:
+            printed, _ = process.communicate(timeout=300)
+        finally:
+            process.kill()
         assert process.returncode == code, printed
         return printed
 
