@@ -157,6 +157,10 @@ class Stopwatch:
         first = WARM if len(self.times) > WARM + 1 else 0
         return (self.times[-1] - self.times[first]) / max(1, len(self.times) - 1 - first)
 
+    def before(self) -> float:
+        """Seconds to the end of the first step that are not those of a step: a recipe may compile the network."""
+        return max(0.0, self.times[1] - self.times[0] - self.step()) if len(self.times) > 1 else 0.0
+
 
 def measure(run: Run, data: dict[str, Images]) -> Cost:
     """The cost of a run, from its first steps on this device, with as many threads as torch has now."""
@@ -176,6 +180,7 @@ def measure(run: Run, data: dict[str, Images]) -> Cost:
 
 
 def _measure_classifier(run: Run, method: Any, data: dict[str, Images], device: str) -> tuple[float, int, float]:
+    from normbench.evaluation.logits import logits
     from normbench.models import registry as models
     from normbench.training import loop
     from normbench.training.classify import measure_memory
@@ -184,30 +189,27 @@ def _measure_classifier(run: Run, method: Any, data: dict[str, Images], device: 
     images, _ = loop.training_set(data["train"], run.task, run.bound["classes"])
     channels, classes = images.pixels.shape[1], run.bound["classes"]
     model = models.classifier(run.task["model"], run.task["model_options"], method, channels, classes)
-    model = model.to(device).to(memory_format=devices.memory_format(device))
+    model = devices.placed(model, device)
+    images, test = images.made_for(model), data["test"].made_for(model)
     watch = Stopwatch(device)
     with contextlib.suppress(Enough):
         loop.fit(model, method, images, recipe, 0, lambda *_: None, watch)
-    test = data["test"]
     start = time.perf_counter()
     part = test.pixels[:500]
-    loop.logits(model, test, part, recipe["precision"])
+    logits(model, test, part, recipe["precision"])
     rest = (time.perf_counter() - start) * len(test) / len(part)
     start = time.perf_counter()
     measure_memory(model, method, images, recipe)
     rest += time.perf_counter() - start
     batches = Batches(images, recipe["batch_size"], 0, False, recipe["drop_last"], 0)
-    return watch.step(), batches.steps * recipe["epochs"], rest
+    return watch.step(), batches.steps * recipe["epochs"], rest + watch.before()
 
 
 def _measure_gan(run: Run, method: Any, data: dict[str, Images], device: str) -> tuple[float, int, float]:
     from normbench.gan import loop
     from normbench.gan.train import measure_memory, networks
 
-    generator, discriminator = (
-        network.to(device).to(memory_format=devices.memory_format(device))
-        for network in networks(run.task, method, run.bound)
-    )
+    generator, discriminator = (devices.placed(network, device) for network in networks(run.task, method, run.bound))
     watch = Stopwatch(device)
     with contextlib.suppress(Enough):
         loop.fit(generator, discriminator, method, data["train"], run.task["recipe"], 0, lambda *_: None, watch)
