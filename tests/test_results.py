@@ -276,6 +276,18 @@ def test_markdown_says_what_the_csv_says(suite: dict[str, Any]) -> None:
     assert [last[v][-1] for v in ("spectral_norm", "no_norm", "conv_norm")] == ["diverged 3/3", "diverged 1/3", "3/3"]
 
 
+def test_costs_are_of_runs_that_had_the_machine_to_themselves() -> None:
+    records = [classification_record("batch_norm", seed) for seed in range(3)]
+    for record, beside, speed in zip(records, (2, 1, 4), (10.0, 20.0, 30.0), strict=True):
+        record["status"], record["provenance"]["device"]["side_by_side"] = "finished", beside
+        record["cost"]["images_per_second"] = speed
+    found = tables.cost(records)
+    assert (found["images_per_second"], found["finished"], found["side_by_side"]) == (20.0, 3, 1)
+    records[1]["provenance"]["device"]["side_by_side"] = 2
+    found = tables.cost(records)
+    assert (found["images_per_second"], found["side_by_side"]) == (20.0, 4)
+
+
 def test_gan_corruptions_and_curves(suite: dict[str, Any]) -> None:
     tables.aggregate()
     gan = rows("results/gan.csv")
