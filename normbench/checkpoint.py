@@ -54,7 +54,7 @@ class Checkpoints:
         with files.atomic(self.folder / f"{number:06d}-{digest[:16]}.pt") as temporary:
             temporary.write_bytes(content)
         for old in kept[: len(kept) + 1 - KEPT]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         self.written = time.monotonic()
         self.spent += self.written - began
         if preemption.requested():
@@ -70,12 +70,20 @@ class Checkpoints:
                 return saved["training"]
             aside = path.with_suffix(".damaged")
             path.replace(aside)
-            print(f"{path}: damaged, set aside as {aside.name}; the one before it is used", file=sys.stderr, flush=True)
+            instead = "the one before it is used" if self.all() else "there is none before it, so the run begins anew"
+            print(f"{path}: damaged, set aside as {aside.name}; {instead}", file=sys.stderr, flush=True)
         return None
 
     def all(self) -> list[Path]:
         """The files, the oldest first."""
         return sorted(self.folder.glob("[0-9]*-*.pt"))
+
+
+def save_weights(module: torch.nn.Module, path: Path) -> None:
+    """Writes a module's state; where the disk is full, that is an OSError, which torch's own writer does not raise."""
+    buffer = io.BytesIO()
+    torch.save(module.state_dict(), buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def verified(path: Path) -> dict[str, Any] | None:
@@ -114,18 +122,18 @@ def random_state() -> dict[str, Any]:
         },
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # where it is not, nothing was drawn there, and a forked process may not ask
         found["cuda"] = torch.cuda.get_rng_state_all()
     return found
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Sets what `random_state` returned; GPUs are left out where their number is another."""
+    """Sets what `random_state` returned; GPUs are left out where their number is another, or none is in use."""
     random.setstate(state["python"])
     numpy = state["numpy"]
     np.random.set_state(
         ("MT19937", numpy["key"].numpy().astype(np.uint32), numpy["pos"], numpy["has_gauss"], numpy["gauss"])
     )
     torch.set_rng_state(state["torch"])
-    if len(state.get("cuda", ())) == torch.cuda.device_count() > 0:
+    if torch.cuda.is_initialized() and len(state.get("cuda", ())) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

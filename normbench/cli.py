@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,7 @@ def corrupt(
 def suite(
     name: Annotated[str | None, typer.Argument(help="A file of suites/, without its ending; none lists them.")] = None,
 ) -> None:
-    """Select a suite: suites/NAME.yaml becomes params.yaml. Edits of params.yaml are kept as suites/edited.yaml."""
+    """Select a suite: suites/NAME.yaml becomes params.yaml. Edits of params.yaml are kept, as suites/edited-1.yaml."""
     known = {path.stem: path for path in sorted(layout.SUITES.glob("*.yaml"))}
     current = layout.PARAMS.read_bytes() if layout.PARAMS.is_file() else b""
     selected = [stem for stem, path in known.items() if path.read_bytes() == current]
@@ -124,8 +125,9 @@ def suite(
         raise UserError(f"suite {name}: unknown; {hint(name, known)}")
     content = known[name].read_text(encoding="utf-8")
     if current and not selected:
-        files.write_text(layout.SUITES / "edited.yaml", current.decode())
-        print(f"{layout.PARAMS} had edits: they are kept, and `normbench suite edited` brings them back")
+        kept = next(stem for n in itertools.count(1) if (stem := f"edited-{n}") not in known)
+        files.write_text(layout.SUITES / f"{kept}.yaml", current.decode())
+        print(f"{layout.PARAMS} had edits: they are kept, and `normbench suite {kept}` brings them back")
     files.write_text(layout.PARAMS, content)
     print(f"{layout.PARAMS} is suites/{name}.yaml now: `make results` trains it")
 

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 from normbench.errors import UserError, hint
 
 KINDS = ("cuda", "mps", "cpu")
-VECTOR = 16  # float32 numbers in a register of AVX-512
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 VECTOR = 16  # float32 numbers in a register of AVX-512
 
@@ -72,9 +71,14 @@ def memory_format(model: nn.Module, kind: str) -> torch.memory_format:
 
 
 def narrow_stride(layer: nn.Module) -> bool:
-    """Whether a layer is a strided 1x1 convolution of fewer channels than the widest vector register takes."""
-    weight, stride = getattr(layer, "weight", None), getattr(layer, "stride", None)
-    if not isinstance(weight, torch.Tensor) or weight.dim() != 4 or not isinstance(stride, tuple):
+    """Whether a layer is a strided 1x1 convolution of fewer channels than the widest vector register takes.
+
+    Its parameters are looked at, and not `layer.weight`, which a parametrization computes: spectral norm takes a power
+    iteration with it.
+    """
+    stride, own = getattr(layer, "stride", None), dict(layer.named_parameters())
+    weight = own.get("weight", own.get("parametrizations.weight.original"))
+    if weight is None or weight.dim() != 4 or not isinstance(stride, tuple):
         return False
     return weight.shape[2:] == (1, 1) and max(stride) > 1 and weight.shape[1] < VECTOR
 

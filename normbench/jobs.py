@@ -38,8 +38,12 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                running.append(context.Process(target=_call, args=(waiting.pop(0), processes, threads // processes)))
-                running[-1].start()
+                with preemption.saved():  # a child that is not in the list yet would not be told to end
+                    new = context.Process(target=_call, args=(waiting.pop(0), processes, threads // processes))
+                    new.start()
+                    running.append(new)
+                if preemption.requested():
+                    raise SystemExit(preemption.EXIT_CODE)
             multiprocessing.connection.wait([child.sentinel for child in running])
             ended = [child for child in running if child.exitcode is not None]
             codes |= {child.exitcode for child in ended}
@@ -57,6 +61,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -
 def _call(task: Callable[[], object], processes: int, threads: int) -> None:
     from normbench import stage
 
+    preemption.forked()
     global beside
     beside = processes
     progress.plain = True  # bars of several processes would overwrite each other

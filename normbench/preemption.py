@@ -30,6 +30,14 @@ def saved() -> Iterator[None]:
         _saving = before
 
 
+def forked() -> None:
+    """In a new process, before it does anything: it has nothing to save, and is to end if its parent was to."""
+    global _saving
+    _saving = False
+    if _requested:
+        raise SystemExit(EXIT_CODE)
+
+
 def watch() -> None:
     """From now on SIGTERM ends the process with 75, or is noted where state is saved first."""
     if threading.current_thread() is threading.main_thread():

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from normbench import device as devices
-from normbench import files, fingerprint, jobs, layout, store
+from normbench import files, fingerprint, jobs, layout, preemption, store
 from normbench.data.batches import Images, on_device
 
 
@@ -176,6 +176,7 @@ def complete(
         ids[seed] = run.id
         if store.finished(run.id):
             print(f"{title}: finished before, taken from {store.folder(run.id)}", flush=True)
+            store.forget(run.id)
         else:
             missing.append(functools.partial(claim_and_train, run, train, data))
     jobs.side_by_side(missing, device, len(ids))
@@ -189,10 +190,13 @@ def claim_and_train(
 ) -> bool:
     """Trains a run into the store, unless another process has it done meanwhile; returns whether it was trained."""
     with store.claimed(run.id):
-        if store.finished(run.id):
-            return False
-        train(run, data())
-        return True
+        trained = not store.finished(run.id)
+        if trained:
+            train(run, data())
+        store.forget(run.id)
+    if preemption.requested():  # a signal that came where it could only be noted
+        raise SystemExit(preemption.EXIT_CODE)
+    return trained
 
 
 def place(task: str, variant: str, seed: int) -> str:

@@ -62,3 +62,16 @@ def test_compiled_training_is_the_same_training(tmp_path: Path) -> None:
     assert found[0]["misses"] > 0
     assert found[1]["hits"] == found[0]["misses"] + found[0]["hits"]
     assert found[1]["misses"] == 0
+
+
+def test_without_a_compiler_there_is_one_line(tmp_path: Path) -> None:
+    env = os.environ | {
+        "CXX": str(tmp_path / "none"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}",
+    }
+    script = f"from normbench import stage\nstage.guarded(lambda: exec({SCRIPT!r}, {{}}))"
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("recipe.compile = 'default': torch.compile fails here: ")
+    assert "Traceback" not in done.stderr

@@ -12,6 +12,8 @@ from torch import nn
 from normbench import device
 from normbench.errors import UserError
 from normbench.methods.network_deconvolution import DeconvConv2d
+from normbench.methods.spectral_norm import SpectralNorm
+from normbench.models import registry as models
 
 STRIDED = """
 import sys
@@ -56,6 +58,17 @@ def test_memory_formats():
     assert device.memory_format(narrow, "cuda") == torch.channels_last
     placed = device.placed(plain, "cpu")
     assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_placing_leaves_a_network_as_it_is():
+    """Also one whose weights are computed: reading those of spectral norm takes a power iteration."""
+    method = SpectralNorm()
+    model = models.classifier("resnet8", {"width": 4}, method, 1, 4).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    placed = device.placed(model, "cpu")
+    assert device.memory_format(placed, "cpu") == torch.contiguous_format  # its shortcuts are narrow
+    for name, value in placed.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_choice(monkeypatch: pytest.MonkeyPatch):

@@ -79,7 +79,9 @@ def test_suites(tmp_path: Path):
     edited = digits.replace("epochs: 5", "epochs: 6")
     params.write_text(edited, encoding="utf-8")
     assert "params.yaml had edits: they are kept" in suite("digits")
-    suite("edited")
+    params.write_text(edited.replace("epochs: 6", "epochs: 7"), encoding="utf-8")
+    assert "`normbench suite edited-2` brings them back" in suite("digits")
+    suite("edited-1")
     assert params.read_text(encoding="utf-8") == edited
     assert suite("cifar").startswith("suite cifar: unknown; did you mean")
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from normbench.checkpoint import Checkpoints, random_state, set_random_state
+from normbench.checkpoint import Checkpoints, random_state, save_weights, set_random_state
 from normbench.errors import UserError
 from normbench.methods.batch_norm import BatchNorm
 from normbench.models import registry as models
@@ -52,7 +52,8 @@ def test_sigterm_saves_and_ends_with_75(case: str, tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path) -> None:
     found, errors = scenario("damage", "network_deconvolution", tmp_path)
-    assert f"{found['newest']}: damaged, set aside as {Path(found['newest']).stem}.damaged" in errors
+    aside = f"{Path(found['newest']).stem}.damaged"
+    assert f"{found['newest']}: damaged, set aside as {aside}; the one before it is used" in errors
     assert found["resumed"]["step"] == 0
     assert found["resumed"]["epoch"] >= 2  # and not from the beginning
 
@@ -125,6 +126,13 @@ def test_global_generators_go_on_where_they_were(tmp_path: Path) -> None:
     assert np.random.random(5).tolist() == first
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_weights_on_a_full_disk_are_an_error_of_the_system() -> None:
+    """Which stages turn into one line; torch's own writer raises RuntimeError."""
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(torch.nn.Linear(100, 100), Path("/dev/full"))
+
+
 @pytest.mark.parametrize("text", ["soon", "-1", "nan"])
 def test_a_wrong_interval_is_one_line(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMBENCH_CHECKPOINT_MINUTES", text)
@@ -145,4 +153,4 @@ def test_nothing_in_a_checkpoint_is_unpickled(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / f"000001-{digest[:16]}.pt").write_bytes(buffer.getvalue())
     assert Checkpoints(tmp_path, 10).resume() is None
     assert not (tmp_path / "owned").exists()
-    assert "damaged, set aside" in capsys.readouterr().err
+    assert "there is none before it, so the run begins anew" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench import device as devices
-from normbench import files, fingerprint, layout, store
+from normbench import files, fingerprint, layout, runs, store
 from normbench.config import Recipe
 from normbench.data.batches import Images
 from normbench.errors import UserError
@@ -116,7 +116,7 @@ def features(data: dict[str, Images], bound: dict[str, Any]) -> tuple[nn.Module,
     run = store.run_id("classification", task, variant, bound["fingerprint"], 0, code)
     if not store.finished(run):
         title = f"train the features of {bound['name']}"
-        classify.train_run(Run(run, task, variant, 0, bound, code, title), data)
+        runs.claim_and_train(Run(run, task, variant, 0, bound, code, title), classify.train_run, lambda: data)
     record = store.record(run)
     if record["status"] != "finished":
         raise UserError(f"{store.folder(run)}: the classifier of {bound['name']} whose features the FID needs diverged")

@@ -141,7 +141,8 @@ def fit(
     real = real_batches(images, count, derive(seed, "real"), first * recipe["discriminator_steps"])
     generator.train()
     discriminator.train()
-    start = time.perf_counter()
+    begun = not losses  # whether this process made all of a stretch
+    start, spent = time.perf_counter(), keeper.spent
     for step in range(first, iterations):
         for _ in range(recipe["discriminator_steps"]):
             fake = generator(noise.draw(count))
@@ -163,7 +164,9 @@ def fit(
             if bad is not None:
                 outcome.diverged = {"step": step + 1 - len(values) + bad}
                 break
-            outcome.rates.append(len(values) / (time.perf_counter() - start))
+            if begun:
+                outcome.rates.append(len(values) / (time.perf_counter() - start - (keeper.spent - spent)))
+            begun = True
             losses, window = [], window + values
             means = [sum(column) / len(column) for column in zip(*window, strict=True)]
             report(step + 1, means[0], means[1])
@@ -172,7 +175,7 @@ def fit(
                 outcome.history.append(entry)
                 window = []
                 save(step + 1)
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), keeper.spent
         if keeper.due():
             save(step + 1)
     outcome.seconds = earlier + time.perf_counter() - began - keeper.spent

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from normbench import device as devices
 from normbench import files, layout, preemption, provenance, runs, store
-from normbench.checkpoint import Checkpoints
+from normbench.checkpoint import Checkpoints, save_weights
 from normbench.data.batches import Images
 from normbench.gan import loop
 from normbench.methods import registry as methods
@@ -83,7 +83,7 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
     # The first stretch is left out: kernels are chosen and warmed up in it.
     rates = outcome.rates[1:] or outcome.rates
     with files.atomic_folder(store.folder(run.id)) as folder:
-        torch.save(outcome.average.state_dict(), folder / GENERATOR)
+        save_weights(outcome.average, folder / GENERATOR)
         if samples is not None:
             save_grid(samples, folder / SAMPLES)
         memory = measure_memory(generator, discriminator, method, images, recipe)
@@ -107,7 +107,6 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
             "provenance": provenance.collect(task, variant, run.bound, run.code, device, started),
         }
         files.write_json(folder / store.RECORD, record)
-    store.forget(run.id)
 
 
 @torch.inference_mode()

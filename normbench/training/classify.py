@@ -11,7 +11,7 @@ import torch
 
 from normbench import device as devices
 from normbench import files, layout, preemption, provenance, runs, store
-from normbench.checkpoint import Checkpoints
+from normbench.checkpoint import Checkpoints, save_weights
 from normbench.data.batches import Batches, Images
 from normbench.evaluation.logits import logits
 from normbench.methods import registry as methods
@@ -75,7 +75,7 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
 
     speed = images_per_second(outcome, len(images))
     with files.atomic_folder(store.folder(run.id)) as folder:
-        torch.save(model.state_dict(), folder / WEIGHTS)
+        save_weights(model, folder / WEIGHTS)
         if predicted is not None:
             np.savez_compressed(folder / PREDICTIONS, predicted=predicted.astype(np.int32))
         memory = measure_memory(model, method, images, recipe)
@@ -100,7 +100,6 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
             "provenance": provenance.collect(task, variant, run.bound, run.code, device, started),
         }
         files.write_json(folder / store.RECORD, record)
-    store.forget(run.id)
 
 
 def images_per_second(outcome: loop.Outcome, images: int) -> float | None:

@@ -138,7 +138,8 @@ def fit(
     """Trains `model` in place on its device; `report(epoch, step, steps, loss)` is called about ten times an epoch.
 
     It goes on from the state that `keeper` has, where it has one, and ends as if it had never stopped. A loss that is
-    not finite ends the training, within two tenths of an epoch. Within an epoch the host does not wait for a GPU.
+    not finite ends the training, within two tenths of an epoch. Within an epoch the host does not wait for a GPU, but
+    for the draws of a PGD adversary and for states that are saved there. Attacks run the model as it is, uncompiled.
     """
     device = images.pixels.device
     batches = Batches(images, recipe["batch_size"], recipe["crop_padding"], recipe["flip"], recipe["drop_last"], seed)
@@ -149,7 +150,8 @@ def fit(
     forward: Callable[[Tensor], Tensor] = model
     if recipe["compile"] is not None:
         precision = functools.partial(autocast, recipe["precision"], device.type)
-        forward, outcome.compile_seconds = compiled(model, recipe["compile"], batches, precision)
+        moving = recipe["adversary"] is not None and recipe["adversary"]["kind"] == "free"  # by the images' gradient
+        forward, outcome.compile_seconds = compiled(model, recipe["compile"], batches, precision, moving)
     first_epoch = first_step = 0
     if (saved := keeper.resume()) is not None:
         first_epoch, first_step = saved["epoch"], saved["step"]
@@ -193,7 +195,8 @@ def fit(
                     outcome.diverged = {"epoch": epoch, "step": epoch * steps + bad}
                     outcome.seconds = earlier + time.perf_counter() - began - keeper.spent
                     return outcome
-                report(epoch, step + 1, steps, sum(losses[-every:]) / max(1, len(losses[-every:])))
+                if losses:
+                    report(epoch, step + 1, steps, sum(losses[-every:]) / len(losses[-every:]))
             if not last and keeper.due():
                 save(epoch, step + 1)
         if first_step == 0:
