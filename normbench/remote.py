@@ -81,7 +81,9 @@ class Remote:
         try:
             for name in sorted(here - there):
                 self.system.makedirs(self._unfinished(run), exist_ok=True)
-                self.system.put_file(str(store.unfinished(run) / name), f"{self._unfinished(run)}/{name}")
+                part = f"{self._unfinished(run)}/{name}.part"  # whoever is killed here leaves no half checkpoint
+                self.system.put_file(str(store.unfinished(run) / name), part)
+                self.system.mv(part, f"{self._unfinished(run)}/{name}")
         except FileNotFoundError:
             return  # a newer one took its place meanwhile; the next look finds that
         for name in there - here if here else ():

@@ -34,9 +34,6 @@ STEPS = 4  # an epoch
 BATCH = 16
 EPOCHS = 4
 
-# A stem of Network Deconvolution that is frozen renews its statistics in the first three of every seven steps here.
-network_deconvolution.FREEZE_STEPS, network_deconvolution.FREEZE_CYCLE = 3, 7
-
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "batch_norm": ("resnet8", "batch_norm", {}),
     "network_deconvolution": ("resnet8", "network_deconvolution", {}),
@@ -252,6 +249,8 @@ def two(folder: Path, case: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # A stem of Network Deconvolution that is frozen renews its statistics in the first three of every seven steps here.
+    network_deconvolution.FREEZE_STEPS, network_deconvolution.FREEZE_CYCLE = 3, 7
     torch.use_deterministic_algorithms(True)
     # What is imported on the way is imported here, once for all children.
     place("warm-up", Path(sys.argv[1]))

@@ -321,7 +321,7 @@ def test_what_is_said_with_no_network_and_no_copy(tmp_path: Path, monkeypatch: p
 
 
 def spec(source: str, **given: Any) -> dict[str, Any]:
-    keys = ("image_size", "path", "sha256", "mirror", "mean", "std")
+    keys = ("image_size", "path", "sha256", "mirror", "mean", "std", "note")
     return {"name": "mine", "source": source, **dict.fromkeys(keys), **given}
 
 

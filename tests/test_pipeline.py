@@ -151,7 +151,11 @@ def test_record_is_complete(finished: Project):
     assert origin["device"]["type"] == "cpu"
     assert origin["device"]["threads"] == 1
     assert origin["started"] <= origin["ended"]
-    assert set(record["cost"]["seconds"]) == {"setup", "train", "evaluate", "memory", "corruptions"}
+    assert origin["dataset"]["note"] is None
+    assert record["cost"]["resumed"] is None
+    assert set(record["cost"]["seconds"]) == {
+        *("setup", "compile", "train", "checkpoints", "evaluate", "memory", "corruptions")
+    }
     assert set(record["metrics"]["corruption_accuracy"]) == {"gaussian_noise", "contrast"}
     for run in (finished.path / "build/trained").glob("*/*/*"):
         assert {p.name for p in run.iterdir()} == {"record.json", "predictions.npz", "weights.pt"}

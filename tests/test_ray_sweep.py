@@ -110,7 +110,7 @@ def wait_for(done, what: str, seconds: float = 180.0) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> SuiteFolder:
     """Four slow runs, and in the store `local` what a local sweep makes of them."""
     folder = SuiteFolder(tmp_path_factory.mktemp("suite"))
-    folder.slow(5, "[0, 1, 2, 3]")
+    folder.slow(12, "[0, 1, 2, 3]")
     folder.bind()
     folder.run("normbench", "sweep", NORMBENCH_STORE="local")
     return folder
@@ -170,8 +170,9 @@ def test_an_interrupted_sweep_goes_on(folder: SuiteFolder, cluster: Cluster, tmp
     assert "Traceback" not in printed
     assert records(store) == {}
     assert set(store.glob("*.unfinished/*.pt")) - before  # written because of the signal
+    begun = len({path.parent for path in store.glob("*.unfinished/*.pt")})
     folder.run("normbench", "sweep", NORMBENCH_STORE=str(store))  # without Ray
-    assert sum(record["cost"]["resumed"] is not None for record in records(store).values()) == 1
+    assert sum(record["cost"]["resumed"] is not None for record in records(store).values()) == begun
     for run in records(store):
         same_outcome(store / run, folder.path / "local" / run)
 

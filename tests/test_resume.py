@@ -9,6 +9,8 @@ import os
 import random
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from normbench import store
 from normbench.checkpoint import Checkpoints, random_state, save_weights, set_random_state
 from normbench.errors import UserError
 from normbench.methods.batch_norm import BatchNorm
@@ -70,7 +73,28 @@ def test_two_processes_train_a_run_once(tmp_path: Path) -> None:
     assert found["codes"] == [0, 0, 0]
     assert found["resumed"] is not None  # the second went on from what the killed one had saved
     assert errors.count("clean accuracy") == 4  # a warm-up, the reference, one of the two, the one that waited
-    assert errors.count("another process is training it") == 2
+
+
+def test_who_waits_for_a_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NORMBENCH_STORE", str(tmp_path))
+    entered = threading.Event()
+
+    def wait() -> None:
+        with store.claimed("0123"):
+            entered.set()
+
+    waiting, said = threading.Thread(target=wait), ""
+    with store.claimed("0123"):
+        waiting.start()
+        while not said:
+            said = capsys.readouterr().err
+            time.sleep(0.01)
+        assert not entered.is_set()
+    waiting.join()
+    assert entered.is_set()
+    assert said == "run 0123: another process is training it; waiting for that\n"
 
 
 class Stopped(Exception):
