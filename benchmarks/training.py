@@ -13,6 +13,7 @@ On a GPU the turns are taken in this process, and a third row has the time of in
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -140,7 +141,7 @@ def main() -> None:
     speeds: dict[str, list[float]] = {name: [] for name in rows}
     for number in range(arguments.turns + 1):
         for name, function in rows.items():
-            work = lambda function=function: function(arguments, pixels, labels, device)  # noqa: E731
+            work = functools.partial(function, arguments, pixels, labels, device)
             speed = turn(work, arguments.threads) if device == "cpu" else work()
             if number:
                 speeds[name].append(speed)

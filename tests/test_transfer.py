@@ -59,7 +59,9 @@ def test_there_and_back(stores: Path, kind: str, status: str):
     run = make(kind=kind, status=status)
     before = content(run)
     archive = transfer.export(run, stores / "out")
-    assert transfer.NAME.fullmatch(archive.name)[2] == files.sha256(archive)[:16]  # type: ignore[index]
+    named = transfer.NAME.fullmatch(archive.name)
+    assert named is not None
+    assert named[2] == files.sha256(archive)[:16]
     os.utime(store.folder(run) / "record.json", (0, 0))
     assert transfer.export(run, stores / "again").read_bytes() == archive.read_bytes()
     assert transfer.import_(archive) == (run, False)
