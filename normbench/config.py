@@ -380,9 +380,15 @@ def _fields(keys: tuple[str | int, ...]) -> list[str]:
 
 
 def _choices(keys: tuple[str | int, ...]) -> list[str]:
-    """The values of a field that has a fixed set of them."""
+    """The values of a field that has a fixed set of them, as YAML writes them."""
     model = _model(keys[:-1])
-    return [str(value) for value in get_args(model.model_fields[str(keys[-1])].annotation)] if model else []
+    if model is None:
+        return []
+    found: list[str] = []
+    for part in get_args(model.model_fields[str(keys[-1])].annotation):
+        # An optional choice is a union of choices and of nothing.
+        found += ["null"] if part is type(None) else [str(value) for value in get_args(part) or (part,)]
+    return found
 
 
 def _at(value: Any, keys: tuple[str | int, ...]) -> Any:

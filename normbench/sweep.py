@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
+from normbench import checkpoint, files, jobs, layout, plan, preemption, progress, runs, store
 from normbench import device as devices
-from normbench import files, jobs, layout, plan, preemption, progress, runs, store
 from normbench.board import Board
 from normbench.data.batches import Images
 from normbench.errors import UserError
@@ -48,6 +48,7 @@ def sweep(processes_wanted: int | None, ray: str | None, address: str | None) ->
         raise UserError(f"--jobs {processes_wanted}: must be at least 1")
     if address is not None and ray is None:
         raise UserError(f"--store {address}: is for nodes that share no folder, so it goes with --ray")
+    checkpoint.interval()  # else every run would say what is wrong with it
     suite = prepare()
     for run in suite:
         runs.adopt(run)

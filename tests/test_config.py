@@ -176,6 +176,16 @@ MISTAKES = {
         r"tasks\.digits-resnet8\.train_fraction = 0: .*greater than 0",
     ),
     "npz without path": ("source: digits", "source: npz", r"datasets\.digits\.path: missing; source npz needs it"),
+    "optional choice": (
+        "dataset: digits\n    model: resnet8",
+        "dataset: digits\n    label_noise: {kind: symetric, fraction: 0.1}\n    model: resnet8",
+        r"tasks\.digits-resnet8\.label_noise\.kind = 'symetric': not valid; did you mean 'symmetric'",
+    ),
+    "compile": (
+        "      epochs: 5",
+        "      compile: defalt\n      epochs: 5",
+        r"recipe\.compile = 'defalt': not valid; did you mean 'default'",
+    ),
     "sha256": ("image_size: 12", "sha256: 12ab", r"datasets\.digits\.sha256 = '12ab': "),
     "not YAML": ("suite:", "suite: [", r"params\.yaml:\d+: not YAML"),
     "name": ("tasks: [digits-resnet8]", 'tasks: ["../up"]', r"suite\.tasks\.0 = '\.\./up': unknown"),
