@@ -148,7 +148,9 @@ class Recipe(Strict):
     weight_decay_norms: whether parameters of one dimension (norms, biases) decay too. schedule: `cosine` to zero,
     `step` (times `gamma` at each of `milestones`, in epochs) or `constant`; a linear warm-up of `warmup_epochs` comes
     first. crop_padding: zero pixels around the image from which a random crop is taken. flip: random horizontal flips.
-    precision: `auto` is bfloat16 autocast where the device has it, else float32. gradient_clip: largest norm, or null.
+    precision, memory_format: `auto` is bfloat16 autocast where a GPU has it, and channels_last; on a CPU it is what a
+    measurement on the task's network with batch norm finds faster (normbench/training/numerics.py). channels_last gives
+    way to contiguous where it is computed wrongly. gradient_clip: largest norm, or null.
     compile: null, or the mode of `torch.compile`: `default`, or `reduce-overhead` with CUDA graphs.
     """
 
@@ -168,6 +170,7 @@ class Recipe(Strict):
     flip: bool = False
     drop_last: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     gradient_clip: PositiveReal | None = None
     compile: Literal["default", "reduce-overhead"] | None = None
     adversary: Adversary | None = None

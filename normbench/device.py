@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from normbench.errors import UserError, hint
 
 KINDS = ("cuda", "mps", "cpu")
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 VECTOR = 16  # float32 numbers in a register of AVX-512
 
@@ -59,15 +60,20 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def memory_format(model: nn.Module, kind: str) -> torch.memory_format:
-    """channels_last, with which convolutions are faster, but contiguous on the CPU for networks that it breaks there.
+def memory_format(model: nn.Module, kind: str, wanted: str = "channels_last") -> torch.memory_format:
+    """The wanted one of `FORMATS`, but contiguous on the CPU for networks that channels_last breaks there.
 
     oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory on the CPU, with channels_last and
     fewer input channels than a vector register takes (oneDNN issue 6035, in torch 2.15): narrow ResNets have such.
-    A rule, and no stopwatch, as the format changes the bits of a result.
     """
     broken = kind == "cpu" and any(narrow_stride(layer) for layer in model.modules())
-    return torch.contiguous_format if broken else torch.channels_last
+    return torch.contiguous_format if broken else FORMATS[wanted]
+
+
+def memory_format_name(model: nn.Module, kind: str, wanted: str) -> str:
+    """What `memory_format` gives, as a key of `FORMATS`."""
+    given = memory_format(model, kind, wanted)
+    return next(name for name, value in FORMATS.items() if value == given)
 
 
 def narrow_stride(layer: nn.Module) -> bool:
@@ -83,9 +89,9 @@ def narrow_stride(layer: nn.Module) -> bool:
     return weight.shape[2:] == (1, 1) and max(stride) > 1 and weight.shape[1] < VECTOR
 
 
-def placed(model: nn.Module, kind: str) -> nn.Module:
-    """A network on its device, in the memory format that it computes in there."""
-    return model.to(kind).to(memory_format=memory_format(model, kind))
+def placed(model: nn.Module, kind: str, wanted: str = "channels_last") -> nn.Module:
+    """A network on its device, in the memory format that it computes in there (see `memory_format`)."""
+    return model.to(kind).to(memory_format=memory_format(model, kind, wanted))
 
 
 class LiveBytes(TorchDispatchMode):

@@ -7,12 +7,23 @@ import multiprocessing.connection
 import multiprocessing.process
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
 from normbench import preemption, progress
 
+FORKS = sys.platform == "linux"  # elsewhere a forked process may not use what its parent has used
+
 beside = 1  # processes that share the machine with this one, itself included; it stands in each record
+
+
+def shares(kind: str, seeds: int) -> tuple[int, int]:
+    """Processes that the seeds of a task and variant are trained in, and the threads of each."""
+    threads = torch.get_num_threads()
+    processes = min(threads, seeds) if kind == "cpu" and FORKS else 1
+    return processes, threads // processes
 
 
 def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -> None:
@@ -24,7 +35,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -
     (`preemption`), the others are told so, and it ends when they have saved their state.
     """
     threads = torch.get_num_threads()
-    processes = min(threads, seeds) if kind == "cpu" and sys.platform == "linux" else 1
+    processes, threads_each = shares(kind, seeds)
     if processes == 1:
         for task in tasks:
             task()
@@ -39,7 +50,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -
         while waiting or running:
             while waiting and len(running) < processes:
                 with preemption.saved():  # a child that is not in the list yet would not be told to end
-                    new = context.Process(target=_call, args=(waiting.pop(0), processes, threads // processes))
+                    new = context.Process(target=_call, args=(waiting.pop(0), processes, threads_each))
                     new.start()
                     running.append(new)
                 if preemption.requested():
@@ -56,6 +67,35 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -
         torch.set_num_threads(threads)
     if codes - {0}:
         raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
+
+
+def apart(task: Callable[[], Any]) -> Any:
+    """What a task returns, from a forked process where there are such: this one stays as it is, and can be forked.
+
+    Raises RuntimeError where that process ends without a result; it has said why.
+    """
+    if not FORKS:
+        return task()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # see `side_by_side`
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=_tell, args=(task, there))
+    try:
+        child.start()
+        there.close()
+        return here.recv()
+    except EOFError:
+        raise RuntimeError(f"a process ended without a result, with exit code {child.exitcode}") from None
+    finally:
+        child.terminate()
+        child.join()
+        torch.set_num_threads(threads)
+
+
+def _tell(task: Callable[[], Any], pipe: Connection) -> None:
+    preemption.forked()
+    pipe.send(task())
 
 
 def _call(task: Callable[[], object], processes: int, threads: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import heapq
 import time
 from dataclasses import dataclass, field
@@ -12,11 +13,12 @@ from typing import Any
 import torch
 
 from normbench import device as devices
-from normbench import files, layout, provenance, runs, store
+from normbench import files, jobs, layout, provenance, runs, store
 from normbench.data.batches import Batches, Images
 from normbench.progress import Progress, duration
 from normbench.runs import Run
 from normbench.seeds import derive
+from normbench.training import numerics
 
 WARM, STEPS = 3, 20  # steps that are not measured, as kernels are chosen in them, and steps that are
 STATES = ("done", "unfinished", "stale", "missing")
@@ -185,12 +187,13 @@ def _measure_classifier(run: Run, method: Any, data: dict[str, Images], device: 
     from normbench.training import loop
     from normbench.training.classify import measure_memory
 
-    recipe = run.task["recipe"]
+    chosen = run.numerics or numerics.by_rule(run.task["recipe"], device)
+    recipe, wanted = run.task["recipe"] | {"precision": chosen.precision}, chosen.memory_format
     images, _ = loop.training_set(data["train"], run.task, run.bound["classes"])
     channels, classes = images.pixels.shape[1], run.bound["classes"]
     model = models.classifier(run.task["model"], run.task["model_options"], method, channels, classes)
-    model = devices.placed(model, device)
-    images, test = images.made_for(model), data["test"].made_for(model)
+    model = devices.placed(model, device, wanted)
+    images, test = images.made_for(model, wanted), data["test"].made_for(model, wanted)
     watch = Stopwatch(device)
     with contextlib.suppress(Enough):
         loop.fit(model, method, images, recipe, 0, lambda *_: None, watch)
@@ -251,7 +254,10 @@ def show(planned: list[Planned], absent: dict[str, str], measured: bool) -> None
     from normbench import sweep
 
     device = devices.choose()
-    threads = sweep.threads_of_a_run(device, planned[0].run.task["seeds"]) if planned else 1
+    threads = jobs.shares(device, len(planned[0].run.task["seeds"]))[1] if planned else 1
+    if measured:
+        settled = iter(numerics.settled([p.run for p in planned if p.state != "done"], device, threads))
+        planned = [dataclasses.replace(p, run=next(settled)) if p.state != "done" else p for p in planned]
     costs = measure_all(planned, device, threads) if measured else {}
     groups: dict[tuple[str, str, str], list[Planned]] = {}
     for each in planned:
@@ -271,6 +277,8 @@ def show(planned: list[Planned], absent: dict[str, str], measured: bool) -> None
             print(f"unfinished: {each.run.title}: {progress_of(each)}")
     for line in reasons(planned):
         print(line)
+    for task, chosen in {p.run.name[0]: p.run.numerics for p in planned if p.run.numerics is not None}.items():
+        print(f"{task}: trains in {chosen}, by its measurement on this CPU")
     for dataset, why in absent.items():
         print(f"dataset {dataset}: {why}, so that its runs are not known; make it with `dvc repro bind`")
     todo = [each for each in planned if each.state != "done"]

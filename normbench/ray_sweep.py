@@ -26,6 +26,7 @@ from normbench.data.batches import Images
 from normbench.errors import UserError
 from normbench.remote import Remote
 from normbench.runs import Run
+from normbench.training import numerics
 
 RETRIES = 20  # of a run whose node or process is lost; it goes on from its last checkpoint
 PATIENCE = 120.0  # seconds that interrupted runs have to save their state
@@ -87,6 +88,9 @@ def train_all(todo: list[Run], cluster: str, address: str | None, threads: int, 
                 ask = remotely(num_cpus=1, num_gpus=1)(room)
                 beside = min(len(todo), min(ray.get([ask.remote(*each, place) for each in measured])))
             options |= {"num_cpus": 1, "num_gpus": 1 / beside}
+        else:
+            ask = remotely(num_cpus=threads, scheduling_strategy="SPREAD")(step_times)
+            todo = numerics.settled(todo, "cpu", threads, lambda run, count: ray.get(ask.remote(run, count, place)))
         task = remotely(**options)(work)
         refs = {
             task.remote(run, data[run.bound["path"]], None if gpus else threads, beside, place, reports): run
@@ -237,6 +241,12 @@ def _code_problem(run: Run) -> str | None:
 
 
 _checked: dict[tuple[str, ...], str | None] = {}  # what code was compared in this process, and how it differs
+
+
+def step_times(run: Run, threads: int, place: dict[str, Any]) -> numerics.Times:
+    """What a step of a run takes on a node without a GPU, by precision and memory format."""
+    settle(place)
+    return numerics.step_times(run.task, run.bound, threads)
 
 
 def room(run: Run, arrays: dict[str, Any], place: dict[str, Any]) -> int:

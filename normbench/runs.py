@@ -16,12 +16,13 @@ import torch
 from normbench import device as devices
 from normbench import files, fingerprint, jobs, layout, preemption, store
 from normbench.data.batches import Images, on_device
+from normbench.training.numerics import Numerics, settled
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run to train: its id, resolved task, variant and dataset, the fingerprint of its training code, a title, and
-    its kind, one of `KINDS`."""
+    """One run to train: its id, resolved task, variant and dataset, the fingerprint of its training code, a title, its
+    kind, one of `KINDS`, and its precision and memory format where they were chosen by a measurement."""
 
     id: str
     task: dict[str, Any]
@@ -31,6 +32,7 @@ class Run:
     code: str
     title: str
     kind: str = "classification"
+    numerics: Numerics | None = None
 
     @property
     def name(self) -> tuple[str, str, int]:
@@ -169,7 +171,7 @@ def complete(
     device = devices.choose()
     devices.prepare(device)
     data = functools.cache(lambda: load(Path(bound["path"]), device))
-    ids, missing = {}, []
+    ids, todo = {}, []
     for seed in task_spec["seeds"]:
         title = f"{KINDS[kind].verb} {task} {variant} seed {seed}{place(task, variant, seed)}"
         run = of(kind, task_spec, variant_spec, seed, bound, code, title)
@@ -178,8 +180,9 @@ def complete(
             print(f"{title}: finished before, taken from {store.folder(run.id)}", flush=True)
             store.forget(run.id)
         else:
-            missing.append(functools.partial(claim_and_train, run, train, data))
-    jobs.side_by_side(missing, device, len(ids))
+            todo.append(run)
+    todo = settled(todo, device, jobs.shares(device, len(ids))[1])
+    jobs.side_by_side([functools.partial(claim_and_train, run, train, data) for run in todo], device, len(ids))
     with files.atomic_folder(out) as folder:
         for seed, run_id in ids.items():
             store.fetch(run_id, folder / str(seed))

@@ -30,6 +30,7 @@ from normbench.board import Board
 from normbench.data.batches import Images
 from normbench.errors import UserError
 from normbench.runs import Run
+from normbench.training import numerics
 
 POLL = 0.2  # seconds between two looks at what is running
 REPORT = 0.3  # seconds between two reports of one run
@@ -57,13 +58,13 @@ def sweep(processes_wanted: int | None, ray: str | None, address: str | None) ->
     if not todo:
         return
     device = devices.choose()
-    threads = threads_of_a_run(device, todo[0].task["seeds"])
+    threads = jobs.shares(device, len(todo[0].task["seeds"]))[1]  # its bits depend on them
     if ray is not None:
         from normbench import ray_sweep
 
         codes = ray_sweep.train_all(todo, ray, address, threads, processes_wanted)
     else:
-        beside = processes_wanted
+        todo, beside = numerics.settled(todo, device, threads), processes_wanted
         if beside is None:
             measured = device == "cuda"
             costs = plan.measure_all(plan.of_runs(todo), device, threads).values() if measured else ()
@@ -105,12 +106,6 @@ def _bound(resolved: dict[str, Any]) -> bool:
     same = all(path.is_file() and files.read_json(path) == resolved[name] for name, path in there.items())
     tasks = [*resolved["suite"]["tasks"], *resolved["suite"]["gan_tasks"]]
     return same and all((layout.BOUND / f"{task}.json").is_file() for task in tasks)
-
-
-def threads_of_a_run(device: str, seeds: list[int]) -> int:
-    """As many as a run has in its stage (see `jobs.side_by_side`), so that its bits are the same."""
-    threads = torch.get_num_threads()
-    return threads // min(threads, len(seeds)) if device == "cpu" and sys.platform == "linux" else threads
 
 
 def processes(device: str, threads: int, memory: int, waiting: int) -> int:
@@ -184,7 +179,7 @@ def train_all(todo: list[Run], processes: int, threads: int, device: str) -> set
     A run that fails leaves the others alone. Runs that another process of this store trains are left to it, and looked
     at again later. Where this process is to end, the others save their state first.
     """
-    forked = device == "cpu" and sys.platform == "linux"
+    forked = device == "cpu" and jobs.FORKS
     context: Any = multiprocessing.get_context("fork" if forked else "spawn")
     data: dict[str, dict[str, Images]] = {}
     before = torch.get_num_threads()

@@ -33,9 +33,9 @@ class Images:
         x = torch.empty(pixels.shape, device=self.pixels.device, memory_format=self.memory_format)
         return x.copy_(pixels).div_(255).sub_(self.mean).div_(self.std)
 
-    def made_for(self, model: nn.Module) -> Images:
-        """The same images, in batches as a network on this device takes them."""
-        return replace(self, memory_format=memory_format(model, self.pixels.device.type))
+    def made_for(self, model: nn.Module, wanted: str = "channels_last") -> Images:
+        """The same images, in batches as a network on this device takes them (see `device.memory_format`)."""
+        return replace(self, memory_format=memory_format(model, self.pixels.device.type, wanted))
 
 
 def channels_first(pixels: Tensor) -> Tensor:

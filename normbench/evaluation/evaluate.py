@@ -65,7 +65,9 @@ def score(
         began = time.perf_counter()
         model = network(record, run / WEIGHTS, bound, device)
         images = held_out(bound, device).made_for(model)
-        precision = record["provenance"]["task"]["recipe"]["precision"]
+        precision = record["provenance"]["numerics"]["precision"]
+        if device != record["provenance"]["device"]["type"]:
+            precision = "float32"  # which every device has
         seed = record["provenance"]["task"]["seed"]
         found, predicted = on_corrupted(model, images, corrupted, settings, precision, seed, title)
         record["metrics"] |= found

@@ -104,7 +104,14 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
                 "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)}
                 | {"train": outcome.seconds, "checkpoints": checkpoints.spent},
             },
-            "provenance": provenance.collect(task, variant, run.bound, run.code, device, started),
+            "provenance": provenance.collect(task, variant, run.bound, run.code, device, started)
+            | {
+                "numerics": {
+                    "precision": "float32",
+                    "memory_format": devices.memory_format_name(discriminator, device, "channels_last"),
+                    "step_seconds": None,
+                }
+            },
         }
         files.write_json(folder / store.RECORD, record)
 

@@ -21,6 +21,7 @@ from normbench.runs import Run
 from normbench.seeds import derive
 from normbench.training import loop
 from normbench.training.compilation import keep_compiled
+from normbench.training.numerics import by_rule
 
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"
 
@@ -33,17 +34,19 @@ def train(task: str, variant: str) -> None:
 def train_run(run: Run, data: dict[str, Images]) -> None:
     """One run into the run store: weights, predictions on the clean test images, and last of all the record."""
     task, variant = run.task, run.variant
-    recipe = task["recipe"]
     images, training_set = loop.training_set(data["train"], task, run.bound["classes"])
     device = images.pixels.device.type
+    numerics = run.numerics or by_rule(task["recipe"], device)
+    recipe = task["recipe"] | {"precision": numerics.precision}
     started, clock = provenance.now(), [time.perf_counter()]
     keep_compiled(str(layout.store() / "compiled"))
     torch.manual_seed(derive(task["seed"], "init", run.seed))  # layers and methods draw from torch's own generator
     method = methods.build(variant["method"], variant["options"])
     channels = images.pixels.shape[1]
     model = models.classifier(task["model"], task["model_options"], method, channels, run.bound["classes"])
-    model = devices.placed(model, device)
-    images, test = images.made_for(model), data["test"].made_for(model)
+    wanted = numerics.memory_format
+    model = devices.placed(model, device, wanted)
+    images, test = images.made_for(model, wanted), data["test"].made_for(model, wanted)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     clock.append(time.perf_counter())
 
@@ -62,6 +65,7 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
             seed = derive(task["seed"], "order", run.seed)
             outcome = loop.fit(model, method, images, recipe, seed, report, checkpoints)
         clock.append(time.perf_counter())
+        recipe |= {"precision": outcome.precision}
         metrics: dict[str, Any] = {"history": outcome.history, "training_set": training_set}
         predicted = None
         if outcome.diverged is None:
@@ -97,7 +101,14 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
                 "seconds": {name: b - a for name, (a, b) in zip(phases, pairwise(clock), strict=True)}
                 | {"train": outcome.seconds, "compile": outcome.compile_seconds, "checkpoints": checkpoints.spent},
             },
-            "provenance": provenance.collect(task, variant, run.bound, run.code, device, started),
+            "provenance": provenance.collect(task, variant, run.bound, run.code, device, started)
+            | {
+                "numerics": {
+                    "precision": outcome.precision,
+                    "memory_format": devices.memory_format_name(model, device, wanted),
+                    "step_seconds": numerics.step_seconds,
+                }
+            },
         }
         files.write_json(folder / store.RECORD, record)
 

@@ -32,7 +32,7 @@ class Outcome:
     """history: one entry an epoch. diverged: epoch and step (from 0) of the first loss that was not finite, or None.
     epoch_seconds: wall time of each epoch that one process ran from its start. lr: learning rate at the start of the
     last epoch. seconds: of training, without the saving of its state, those of processes that were stopped included.
-    compile_seconds: of `torch.compile`, in no other time.
+    compile_seconds: of `torch.compile`, in no other time. precision: of the training, `float32` or `bfloat16`.
     resumed: the epoch and step (from 0) that this process began with, where another had begun the training."""
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -41,6 +41,7 @@ class Outcome:
     lr: float = 0.0
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    precision: str = "float32"
     resumed: dict[str, int] | None = None
 
 
@@ -100,9 +101,8 @@ def optimizer(model: nn.Module, method: Method, recipe: dict[str, Any]) -> torch
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager:
-    """bfloat16 autocast where `auto` finds a CUDA device that has it, or where it is asked for."""
-    wanted = precision == "bfloat16" or (precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported())
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)
+    """bfloat16 for what it is good for, where that is the precision; else nothing."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def step_loss(
@@ -137,6 +137,8 @@ def fit(
 ) -> Outcome:
     """Trains `model` in place on its device; `report(epoch, step, steps, loss)` is called about ten times an epoch.
 
+    recipe: of a task, with the precision that it is trained in; a state that was saved in another one keeps that.
+
     It goes on from the state that `keeper` has, where it has one, and ends as if it had never stopped. A loss that is
     not finite ends the training, within two tenths of an epoch. Within an epoch the host does not wait for a GPU, but
     for the draws of a PGD adversary and for states that are saved there. Attacks run the model as it is, uncompiled.
@@ -147,20 +149,22 @@ def fit(
     optim = optimizer(model, method, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optim, lr_factor(recipe, steps))
     meter, outcome, keeper = Meter(steps, device), Outcome(), keeper or Nobody()
-    forward: Callable[[Tensor], Tensor] = model
-    if recipe["compile"] is not None:
-        precision = functools.partial(autocast, recipe["precision"], device.type)
-        moving = recipe["adversary"] is not None and recipe["adversary"]["kind"] == "free"  # by the images' gradient
-        forward, outcome.compile_seconds = compiled(model, recipe["compile"], batches, precision, moving)
     first_epoch = first_step = 0
+    outcome.precision = recipe["precision"]
     if (saved := keeper.resume()) is not None:
         first_epoch, first_step = saved["epoch"], saved["step"]
         model.load_state_dict(saved["model"])
         optim.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         meter.load(saved["losses"])
-        saved["outcome"]["compile_seconds"] += outcome.compile_seconds
         outcome = Outcome(**saved["outcome"], resumed={"epoch": first_epoch, "step": first_step})
+        recipe = recipe | {"precision": outcome.precision}  # it began elsewhere, with another choice
+    forward: Callable[[Tensor], Tensor] = model
+    if recipe["compile"] is not None:
+        context = functools.partial(autocast, recipe["precision"], device.type)
+        moving = recipe["adversary"] is not None and recipe["adversary"]["kind"] == "free"  # by the images' gradient
+        forward, seconds = compiled(model, recipe["compile"], batches, context, moving)
+        outcome.compile_seconds += seconds
     earlier, began = outcome.seconds, time.perf_counter()
 
     def save(epoch: int, step: int) -> None:
