@@ -1,25 +1,26 @@
 """Training speed of normbench, against a plain torchvision and DataLoader loop that trains the same network.
 
 The plain loop is the usual script: torchvision transforms on PIL images, a DataLoader with two workers, SGD, the loss
-read at each step. Both train in turns, each turn in a process that this one forks (so that neither finds the other's
-allocator settings or threads), on the same random images of CIFAR-10's size; a first turn of each is not counted. The
-table has medians of images a second and their ratio.
+read at each step, float32. normbench trains as it would by itself, with precision and memory format by a measurement on
+a CPU, and in float32. All train in turns, each turn in a process that this one forks (so that none finds another's
+allocator settings or threads), on the same random images of CIFAR-10's size; the second of two epochs counts, and a
+first turn of each does not. The table has medians of images a second and their ratio.
 
     python -m benchmarks.training [--model resnet20] [--method batch_norm] [--images 2560] [--turns 5] [--threads 2]
 
-On a GPU the turns are taken in this process, and a third row has the time of input and augmentation alone.
+On a GPU the turns are taken in this process. The last row has input and augmentation alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +30,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from normbench import device as devices
+from normbench import jobs
 from normbench.config import Recipe
 from normbench.data.batches import Batches, on_device
 from normbench.methods import registry as methods
 from normbench.models import registry as models
-from normbench.training import loop
+from normbench.training import loop, numerics
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -60,41 +62,67 @@ class Photographs(Dataset):
 
 
 def plain(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str) -> float:
-    """Images a second of one epoch of the usual script."""
+    """Images a second of the second epoch of the usual script.
+
+    Its workers stay, as starting them takes half a second, which is little in an epoch of a whole dataset.
+    """
+    torch.set_num_threads(arguments.threads)
     method = methods.build(arguments.method, {})
     model = models.classifier(arguments.model, {}, method, 3, 10).to(device).train()
     optim = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-3)
     loader = DataLoader(
-        Photographs(pixels, labels), arguments.batch_size, shuffle=True, num_workers=2, pin_memory=device == "cuda"
+        Photographs(pixels, labels),
+        arguments.batch_size,
+        shuffle=True,
+        num_workers=2,
+        persistent_workers=True,
+        pin_memory=device == "cuda",
     )
-    start = time.perf_counter()
-    for x, y in loader:
-        loss = functional.cross_entropy(model(x.to(device)), y.to(device))
-        penalty = method.penalty(model)
-        if penalty is not None:
-            loss = loss + penalty
-        optim.zero_grad()
-        loss.backward()
-        optim.step()
-        loss.item()
-    return len(pixels) / (time.perf_counter() - start)
+    for _ in range(2):
+        start = time.perf_counter()
+        for x, y in loader:
+            loss = functional.cross_entropy(model(x.to(device)), y.to(device))
+            penalty = method.penalty(model)
+            if penalty is not None:
+                loss = loss + penalty
+            optim.zero_grad()
+            loss.backward()
+            optim.step()
+            loss.item()
+        seconds = time.perf_counter() - start
+    return len(pixels) / seconds
 
 
-def ours(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str) -> float:
-    """Images a second of one epoch of normbench's loop."""
+def settings(arguments: argparse.Namespace, **fields: Any) -> dict[str, Any]:
+    fields |= {"batch_size": arguments.batch_size, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
+    return Recipe(epochs=2, crop_padding=4, flip=True, **fields).model_dump()
+
+
+def ours(
+    arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str, chosen: devices.Numerics
+) -> float:
+    """Images a second of the second epoch of normbench's loop."""
+    torch.set_num_threads(arguments.threads)
     devices.prepare(device)
-    method = methods.build(arguments.method, {})
-    model = devices.placed(models.classifier(arguments.model, {}, method, 3, 10), device)
-    images = on_device(torch.from_numpy(pixels), torch.from_numpy(labels), MEAN, STD, device).made_for(model)
-    settings = {"batch_size": arguments.batch_size, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
-    epochs = 1 if device == "cpu" else 3  # a GPU chooses its kernels in the first
-    recipe = Recipe(epochs=epochs, crop_padding=4, flip=True, **settings).model_dump()
-    outcome = loop.fit(model, method, images, recipe, 0, lambda *_: None)
-    return len(pixels) / outcome.epoch_seconds[-1]
+    method, wanted = methods.build(arguments.method, {}), chosen.memory_format
+    model = devices.placed(models.classifier(arguments.model, {}, method, 3, 10), device, wanted)
+    images = on_device(torch.from_numpy(pixels), torch.from_numpy(labels), MEAN, STD, device).made_for(model, wanted)
+    recipe = settings(arguments) | {"precision": chosen.precision}
+    return len(pixels) / loop.fit(model, method, images, recipe, 0, lambda *_: None).epoch_seconds[-1]
+
+
+def measured(arguments: argparse.Namespace, **fields: Any) -> devices.Numerics:
+    """What normbench would choose for this network on this CPU."""
+    recipe = settings(arguments, **fields)
+    task = {"model": arguments.model, "model_options": {}, "recipe": recipe}
+    bound = {"channels": 3, "classes": 10, "image_size": 32}
+    times = jobs.apart(lambda: numerics.step_times(task, bound, arguments.threads))
+    return numerics.choice(times, devices.by_rule(recipe, "cpu"))
 
 
 def input_alone(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str) -> float:
     """Images a second of the batches without a network."""
+    torch.set_num_threads(arguments.threads)
     images = on_device(torch.from_numpy(pixels), torch.from_numpy(labels), MEAN, STD, device)
     batches = Batches(images, arguments.batch_size, 4, True, False, 0)
     for _ in batches.epoch(0):
@@ -105,22 +133,6 @@ def input_alone(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.nd
     if device == "cuda":
         torch.cuda.synchronize()
     return len(pixels) / (time.perf_counter() - start)
-
-
-def turn(work: Callable[[], float], threads: int) -> float:
-    """What the work returns, in a process of its own with so many threads."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        torch.set_num_threads(threads)
-        with os.fdopen(writing, "w") as pipe:
-            json.dump(work(), pipe)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        result = json.load(pipe)
-    os.waitpid(pid, 0)
-    return result
 
 
 def main() -> None:
@@ -137,12 +149,18 @@ def main() -> None:
     chance = np.random.default_rng(0)
     pixels = chance.integers(0, 256, (arguments.images, 32, 32, 3), dtype=np.uint8)
     labels = chance.integers(0, 10, arguments.images)
-    rows = {"plain loop": plain, "normbench": ours, "input and augmentation": input_alone}
+    if device == "cpu":
+        chosen, single = measured(arguments), measured(arguments, precision="float32")
+    else:
+        chosen, single = (devices.by_rule(settings(arguments, precision=p), device) for p in ("auto", "float32"))
+    rows: dict[str, Callable[..., float]] = {"plain loop": plain}
+    rows |= {f"normbench, {each}": functools.partial(ours, chosen=each) for each in (chosen, single)}
+    rows |= {"input and augmentation": input_alone}
     speeds: dict[str, list[float]] = {name: [] for name in rows}
     for number in range(arguments.turns + 1):
         for name, function in rows.items():
             work = functools.partial(function, arguments, pixels, labels, device)
-            speed = turn(work, arguments.threads) if device == "cpu" else work()
+            speed = jobs.apart(work) if device == "cpu" else work()
             if number:
                 speeds[name].append(speed)
             print(f"turn {number}: {name} {speed:,.0f} images/s", file=sys.stderr, flush=True)
@@ -150,10 +168,10 @@ def main() -> None:
     where = f"{device}, {arguments.threads} threads"
     print(f"{arguments.model}, {arguments.method}, batches of {arguments.batch_size}, {where}")
     for name, median in medians.items():
-        print(f"  {name:<24} {median:>10,.0f} images/s")
-    print(f"  normbench / plain loop   {medians['normbench'] / medians['plain loop']:>10.2f}")
-    share = medians["normbench"] / medians["input and augmentation"]
-    print(f"  input and augmentation   {100 * share:>10.2f} % of a step")
+        ratio = f"{median / medians['plain loop']:.2f} x plain" if name.startswith("normbench") else ""
+        print(f"  {name:<36} {median:>10,.0f} images/s  {ratio}")
+    share = medians[f"normbench, {chosen}"] / medians["input and augmentation"]
+    print(f"  input and augmentation are {100 * share:.2f} % of a step")
 
 
 if __name__ == "__main__":

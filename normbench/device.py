@@ -7,6 +7,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,6 +59,27 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """precision: `float32`, or `bfloat16` by autocast. memory_format: `channels_last` or `contiguous`. step_seconds: of
+    a training step in each candidate, where the choice was measured."""
+
+    precision: str
+    memory_format: str
+    step_seconds: dict[str, float] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {self.memory_format}"
+
+
+def by_rule(recipe: dict[str, Any], kind: str) -> Numerics:
+    """What a recipe leaves open without a measurement: bfloat16 on a GPU of NVIDIA's that has it, and channels_last."""
+    precision, memory_format = recipe["precision"], recipe["memory_format"]
+    if precision == "auto":
+        precision = "bfloat16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return Numerics(precision, "channels_last" if memory_format == "auto" else memory_format)
 
 
 def memory_format(model: nn.Module, kind: str, wanted: str = "channels_last") -> torch.memory_format:

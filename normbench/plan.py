@@ -187,7 +187,7 @@ def _measure_classifier(run: Run, method: Any, data: dict[str, Images], device: 
     from normbench.training import loop
     from normbench.training.classify import measure_memory
 
-    chosen = run.numerics or numerics.by_rule(run.task["recipe"], device)
+    chosen = run.numerics or devices.by_rule(run.task["recipe"], device)
     recipe, wanted = run.task["recipe"] | {"precision": chosen.precision}, chosen.memory_format
     images, _ = loop.training_set(data["train"], run.task, run.bound["classes"])
     channels, classes = images.pixels.shape[1], run.bound["classes"]

@@ -16,7 +16,7 @@ import torch
 from normbench import device as devices
 from normbench import files, fingerprint, jobs, layout, preemption, store
 from normbench.data.batches import Images, on_device
-from normbench.training.numerics import Numerics, settled
+from normbench.device import Numerics
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,13 @@ def complete(
     loop: str,
     train: Callable[[Run, dict[str, Images]], None],
     out: Path,
+    settled: Callable[[list[Run], str, int], list[Run]] = lambda todo, device, threads: todo,
 ) -> None:
     """Has every seed of a task and variant trained that the run store lacks, and links all of them under `out`.
 
     kind: `classification` or `gan`. loop: the file whose code, with all that it imports, shapes the outcome.
-    train: trains a run on the images of its dataset, by split, and leaves it in the store.
+    train: trains a run on the images of its dataset, by split, and leaves it in the store. settled: adds to runs that
+    are to be trained what is open about them, for a device and a number of threads.
     """
     task_spec = files.read_json(layout.RESOLVED / f"{KINDS[kind].tasks}/{task}.json")
     variant_spec = files.read_json(layout.RESOLVED / f"variants/{variant}.json")

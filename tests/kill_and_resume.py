@@ -43,6 +43,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "fantastic_four": ("resnet8", "fantastic_four", {"layers": "all"}),
     "spectral_norm": ("resnet8", "spectral_norm", {}),
     "free adversary": ("resnet8", "batch_norm", {}),
+    "bfloat16": ("resnet8", "network_deconvolution", {}),
     "spectral_norm, GAN": ("sngan", "spectral_norm", {}),
     "batch_norm, GAN": ("sngan", "batch_norm", {}),
 }
@@ -67,7 +68,12 @@ def run(case: str, seed: int) -> Run:
     else:
         adversary = {"kind": "free", "repeats": 2, "epsilon": 8.0} if "adversary" in case else None
         task["recipe"] = Recipe(
-            epochs=EPOCHS, batch_size=BATCH, lr=0.1, crop_padding=1, adversary=adversary
+            epochs=EPOCHS,
+            batch_size=BATCH,
+            lr=0.1,
+            crop_padding=1,
+            adversary=adversary,
+            precision="bfloat16" if case == "bfloat16" else "float32",
         ).model_dump()
     variant = {"method": method, "options": options}
     id_ = store.run_id(

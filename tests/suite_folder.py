@@ -26,7 +26,7 @@ corruptions: {names: [contrast], severities: [1]}
 datasets:
   digits: {source: digits, image_size: 8}
 tasks:
-  small: {dataset: digits, model: resnet8, model_options: {width: 4}, recipe: {epochs: 2, batch_size: 128, crop_padding: 1}}
+  small: {dataset: digits, model: resnet8, model_options: {width: 4}, recipe: {epochs: 2, batch_size: 128, crop_padding: 1, precision: float32}}
 gan_tasks:
   small-gan: {dataset: digits, model: sngan, model_options: {width: 8}, recipe: {iterations: 30, batch_size: 32, fid_samples: 200}}
 variants:
@@ -125,6 +125,8 @@ def same_outcome(one: Path, other: Path) -> None:
     assert old["cost"]["peak_memory_bytes"] == new["cost"]["peak_memory_bytes"]
     for key in ("task", "variant", "dataset", "code_fingerprint", "versions"):
         assert old["provenance"][key] == new["provenance"][key], key
+    for key in ("precision", "memory_format"):
+        assert old["provenance"]["numerics"][key] == new["provenance"]["numerics"][key], key
     assert old["provenance"]["device"]["threads"] == new["provenance"]["device"]["threads"]
     for path in one.iterdir():
         if path.suffix == ".pt":

@@ -63,6 +63,7 @@ def origin(task: dict[str, Any], variant: str, method: str, options: dict[str, A
         "code_fingerprint": "1" * 64,
         "git": {"revision": "0123456789abcdef" * 2 + "01234567", "dirty": True},
         "versions": {"python": "3.12.4", "torch": "2.9.0", "numpy": "2.3.1"},
+        "numerics": {"precision": "float32", "memory_format": "channels_last", "step_seconds": None},
         "device": {"type": "cpu", "name": "Some CPU", "cpu": "Some CPU", "cores": 8, "system": "Linux", "threads": 4},
         "started": "2026-03-01T10:00:00+00:00",
         "ended": "2026-03-01T10:05:00+00:00",
@@ -444,6 +445,24 @@ def test_provenance_counts_what_differs_and_keeps_no_path(suite: dict[str, Any])
     samples = sorted(str(path.relative_to("build/tables/samples")) for path in Path("build/tables").rglob("*.png"))
     assert samples == [f"{GAN_TASK}/batch_norm/1.png", f"{GAN_TASK}/spectral_norm_alone/0.png"]
     assert report.machine(facts["devices"][1]) == "Some GPU, 4 of 8 cores, CUDA 12.8, Linux"
+
+
+def test_mixed_precisions_are_told(suite: dict[str, Any]) -> None:
+    tables.aggregate()
+    report.report()
+    before = Path("results/report.html").read_text(encoding="utf-8")
+    assert "Computed in float32, channels_last." in before
+    assert "different precisions" not in before + Path("results/leaderboard.md").read_text(encoding="utf-8")
+    for seed in (0, 1):
+        path = f"build/scores/classification/{TASK}/conv_norm/{seed}.json"
+        edit(path, lambda record: record["provenance"]["numerics"].update(precision="bfloat16"))
+    tables.aggregate()
+    report.report()
+    assert f"different precisions stand side by side in {TASK}." in Path("results/leaderboard.md").read_text("utf-8")
+    page = Path("results/report.html").read_text(encoding="utf-8")
+    assert page.count("Runs of different precisions stand side by side") == 1
+    count = len(VARIANTS) * len(SEEDS)
+    assert f"Computed in float32, channels_last ({count - 2} runs); bfloat16, channels_last (2 runs)." in page
 
 
 class Page(html.parser.HTMLParser):

@@ -16,7 +16,7 @@ import torch
 from suite_folder import SuiteFolder, records, same_outcome
 from test_pipeline import Project
 
-from normbench import board, sweep
+from normbench import board, jobs, sweep
 from normbench.plan import Cost
 from normbench.runs import Run
 
@@ -204,7 +204,7 @@ def test_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def test_threads_are_those_of_the_stage(monkeypatch: pytest.MonkeyPatch):
     for threads, seeds, expected in [(16, 3, 5), (2, 3, 1), (1, 3, 1), (8, 1, 8)]:
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert sweep.threads_of_a_run("cpu", list(range(seeds))) == expected
+        assert jobs.shares("cpu", seeds)[1] == expected
 
 
 def some_runs(count: int) -> list[Run]:

@@ -107,7 +107,8 @@ def aggregate() -> None:
     facts = provenance(classified, generated) | {"suite": suite, "corruptions": corruptions | {"names": names}}
     for name, text in tables.items():
         files.write_text(layout.RESULTS / f"{name}.csv", text)
-    files.write_text(layout.RESULTS / "leaderboard.md", markdown(board, suite, names))
+    mixed = [task for task in suite["tasks"] if len({each["precision"] for each in numerics(classified, task)}) > 1]
+    files.write_text(layout.RESULTS / "leaderboard.md", markdown(board, suite, names, mixed))
     files.write_json(layout.RESULTS / "metrics.json", metrics(board, gan))
     with files.atomic_folder(TABLES) as folder:
         for name, text in tables.items():
@@ -330,8 +331,8 @@ def outcome(done: int, diverged: int) -> str:
     return f"diverged {diverged}/{done + diverged}" if diverged else f"{done}/{done}"
 
 
-def markdown(rows: list[dict[str, Any]], suite: dict[str, Any], names: list[str]) -> str:
-    """The leaderboard for reading: one table under a caption."""
+def markdown(rows: list[dict[str, Any]], suite: dict[str, Any], names: list[str], mixed: list[str]) -> str:
+    """The leaderboard for reading: one table under a caption. mixed: tasks with runs of different precisions."""
     head = ["task", "variant", "clean accuracy (%)", "corruption accuracy (%)", "mCE (%)", "images/s"]
     head += ["peak memory (MiB)", "parameters", "seconds", "runs"]
     lines = [head, ["---", "---", *["---:"] * 7, "---"]]
@@ -351,6 +352,8 @@ def markdown(rows: list[dict[str, Any]], suite: dict[str, Any], names: list[str]
     beside = max((row["side_by_side"] for row in rows), default=1)
     if beside > 1:
         caption += f" Speed and seconds are those of runs of which up to {beside} shared the machine."
+    if mixed:
+        caption += f" Runs of different precisions stand side by side in {', '.join(mixed)}."
     return f"# Leaderboard\n\n{caption}\n\n{table}\n"
 
 
@@ -383,6 +386,7 @@ def provenance(classified: Runs, generated: Runs) -> dict[str, Any]:
                 tasks[kind][task]["label_noise"] = spec["label_noise"]
             if spec.get("train_fraction", 1.0) < 1:
                 tasks[kind][task]["train_fraction"] = spec["train_fraction"]
+            tasks[kind][task]["numerics"] = numerics(runs, task)
             variants[variant] = {
                 "method": portable(origin["variant"]["method"]),
                 "options": origin["variant"]["options"],
@@ -402,6 +406,13 @@ def provenance(classified: Runs, generated: Runs) -> dict[str, Any]:
         "started": min(origin["started"] for origin in origins),
         "ended": max(origin["ended"] for origin in origins),
     }
+
+
+def numerics(runs: Runs, task: str) -> list[dict[str, Any]]:
+    """The precisions and memory formats of the runs of a task, each with the number of its runs."""
+    records = [record for (name, _), cell in runs.items() if name == task for record in cell]
+    chosen = [record["provenance"]["numerics"] for record in records]
+    return distinct({key: each[key] for key in ("precision", "memory_format")} for each in chosen)
 
 
 def distinct(values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -21,14 +21,14 @@ from normbench.runs import Run
 from normbench.seeds import derive
 from normbench.training import loop
 from normbench.training.compilation import keep_compiled
-from normbench.training.numerics import by_rule
+from normbench.training.numerics import settled
 
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"
 
 
 def train(task: str, variant: str) -> None:
     """Train every seed of a task and variant that the run store lacks."""
-    runs.complete("classification", task, variant, loop.__file__, train_run, layout.TRAINED / task / variant)
+    runs.complete("classification", task, variant, loop.__file__, train_run, layout.TRAINED / task / variant, settled)
 
 
 def train_run(run: Run, data: dict[str, Images]) -> None:
@@ -36,7 +36,7 @@ def train_run(run: Run, data: dict[str, Images]) -> None:
     task, variant = run.task, run.variant
     images, training_set = loop.training_set(data["train"], task, run.bound["classes"])
     device = images.pixels.device.type
-    numerics = run.numerics or by_rule(task["recipe"], device)
+    numerics = run.numerics or devices.by_rule(task["recipe"], device)
     recipe = task["recipe"] | {"precision": numerics.precision}
     started, clock = provenance.now(), [time.perf_counter()]
     keep_compiled(str(layout.store() / "compiled"))

@@ -11,46 +11,23 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from filelock import FileLock
 
 from normbench import device as devices
 from normbench import files, jobs, layout, provenance
+from normbench.device import Numerics, by_rule
 from normbench.errors import UserError
-
-if TYPE_CHECKING:
-    from normbench.runs import Run
+from normbench.runs import Run
 
 ADVANTAGE = 1.25  # by which something else has to beat the rule: less would make bits depend on noise, and gain little
 ROUNDS, SECONDS = 5, 10.0  # of the stopwatch: rounds over all candidates, fewer where so much time has gone by
 HOPELESS = 3.0  # a candidate whose first step takes so many times as long as the rule's is measured no more
 
 Times = dict[str, float]  # seconds of a training step, by `precision memory_format`
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """precision: `float32`, or `bfloat16` by autocast. memory_format: `channels_last` or `contiguous`. step_seconds: of
-    a training step in each candidate, where the choice was measured."""
-
-    precision: str
-    memory_format: str
-    step_seconds: Times | None = None
-
-    def __str__(self) -> str:
-        return f"{self.precision}, {self.memory_format}"
-
-
-def by_rule(recipe: dict[str, Any], kind: str) -> Numerics:
-    """What a recipe leaves open without a measurement: bfloat16 on a GPU of NVIDIA's that has it, and channels_last."""
-    precision, memory_format = recipe["precision"], recipe["memory_format"]
-    if precision == "auto":
-        precision = "bfloat16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return Numerics(precision, "channels_last" if memory_format == "auto" else memory_format)
 
 
 def candidates(recipe: dict[str, Any], model: torch.nn.Module) -> list[tuple[str, str]]:
