@@ -26,10 +26,13 @@ def trained(method: str, network: str, options: dict, size: int = 16, **method_o
     return model.eval()
 
 
-@pytest.mark.parametrize("method", ["batch_norm", "no_norm", "network_deconvolution", "conv_norm", "spectral_norm"])
+NETWORKS = [("resnet8", {"width": 2}), ("preact_resnet18", {"width": 2}), ("densenet100", {"growth": 1})]
+METHODS = ["batch_norm", "no_norm", "network_deconvolution", "conv_norm", "spectral_norm"]
+
+
 @pytest.mark.parametrize(
-    ("network", "options"),
-    [("resnet8", {"width": 2}), ("preact_resnet18", {"width": 2}), ("densenet100", {"growth": 1})],
+    ("method", "network", "options"),
+    [*((method, *network) for method in METHODS for network in NETWORKS), ("fixup", "resnet8", {"width": 2})],
 )
 def test_the_bound_is_above_every_jacobian(method: str, network: str, options: dict) -> None:
     model = trained(method, network, options).double()
@@ -43,7 +46,7 @@ def test_the_bound_is_above_every_jacobian(method: str, network: str, options: d
         layer["estimate"] is None or layer["estimate"] <= layer["bound"] * (1 + 1e-6) for layer in found["layers"]
     )
     if network == "resnet8":  # where every norm is folded
-        assert len(found["layers"]) == 9 + 1
+        assert len(found["layers"]) == 9 + 1 + (3 if method == "fixup" else 0)  # a scale for each block
 
 
 def test_a_chain_of_linear_layers_is_the_product_of_its_norms() -> None:

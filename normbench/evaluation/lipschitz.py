@@ -19,10 +19,11 @@ from normbench.functional.circular_filter import inverse_spectrum_norm
 from normbench.functional.folding import FirstRow, fold
 from normbench.functional.graph import LayerTracer
 from normbench.methods.conv_norm import ConvNorm2d
+from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
 from normbench.spectral import conv_bound, margin_radius, zero_padded_norm
 
 LEVELS = 255
-NEUTRAL = (nn.ReLU, nn.Identity, nn.Flatten, nn.LeakyReLU, FirstRow)  # constants and slopes of at most 1
+NEUTRAL = (nn.ReLU, nn.Identity, nn.Flatten, nn.LeakyReLU, FirstRow, ScalarBias)  # constants and slopes of at most 1
 
 
 class Unbounded(Exception):
@@ -34,8 +35,8 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
     """Norms of the layers of a folded network, and the bound on the whole that follows from them.
 
     x: one normalized image, for the sizes of the layers' inputs. `layers`: for each convolution and linear layer in
-    order, and each batch norm that stands apart, its name, an upper `bound` and a lower `estimate` of its norm with
-    zero padding at its own size. `product`: the upper bound on the network from normalized images to logits, branches
+    order, and each norm that stands apart and scales, its name, an upper `bound` and a lower `estimate` of its norm
+    with zero padding at its own size. `product`: the upper bound on the network from normalized images to logits, branches
     added up; None, with `why`, where a layer has no bound.
     """
     try:
@@ -104,6 +105,11 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
             return {"bound": float(bound), "estimate": None}
         case nn.BatchNorm2d():
             gain = float(largest_gain(layer))
+            return {"bound": gain, "estimate": gain}
+        case BiasedConv2d():
+            return layer_norms(layer.layer, sizes)
+        case ScalarAffine():
+            gain = float(layer.scale.abs())
             return {"bound": gain, "estimate": gain}
         case nn.MaxPool2d() if layer.kernel_size == layer.stride:
             return None
