@@ -36,8 +36,8 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
 
     x: one normalized image, for the sizes of the layers' inputs. `layers`: for each convolution and linear layer in
     order, and each norm that stands apart and scales, its name, an upper `bound` and a lower `estimate` of its norm
-    with zero padding at its own size. `product`: the upper bound on the network from normalized images to logits, branches
-    added up; None, with `why`, where a layer has no bound.
+    with zero padding at its own size. `product`: the upper bound on the network from normalized images to logits,
+    branches added up; None, with `why`, where a layer has no bound.
     """
     try:
         folded = fold(model)
