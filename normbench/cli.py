@@ -21,7 +21,9 @@ app = typer.Typer(
 )
 
 
-runs_app = typer.Typer(help="Finished runs: list them, and move them between machines.", no_args_is_help=True)
+runs_app = typer.Typer(
+    help="The run store: list it, clear it up, and move finished runs between machines.", no_args_is_help=True
+)
 app.add_typer(runs_app, name="runs")
 
 
@@ -164,6 +166,18 @@ def runs_list() -> None:
     from normbench.listing import show
 
     show()
+
+
+@runs_app.command("prune")
+def runs_prune(
+    remove: Annotated[bool, typer.Option(help="Remove it; else it is only shown.")] = False,
+    finished: Annotated[bool, typer.Option(help="Also finished runs that are not of the suite.")] = False,
+) -> None:
+    """Show what the run store no longer needs: checkpoints of other suites, remains of killed processes."""
+    from normbench.prune import prune
+    from normbench.stage import guarded
+
+    guarded(lambda: prune(finished, remove))
 
 
 @runs_app.command("export")
