@@ -74,11 +74,19 @@ class Numerics:
         return f"{self.precision}, {self.memory_format}"
 
 
+def has_bfloat16(kind: str) -> bool:
+    """Whether a device multiplies numbers of bfloat16 without a detour over others."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = kind == "cpu" and torch.backends.mkldnn.is_available()
+    return cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def by_rule(recipe: dict[str, Any], kind: str) -> Numerics:
     """What a recipe leaves open without a measurement: bfloat16 on a GPU of NVIDIA's that has it, and channels_last."""
     precision, memory_format = recipe["precision"], recipe["memory_format"]
     if precision == "auto":
-        precision = "bfloat16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        precision = "bfloat16" if kind == "cuda" and has_bfloat16(kind) else "float32"
     return Numerics(precision, "channels_last" if memory_format == "auto" else memory_format)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -57,6 +58,11 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -
                     raise SystemExit(preemption.EXIT_CODE)
             multiprocessing.connection.wait([child.sentinel for child in running])
             ended = [child for child in running if child.exitcode is not None]
+            for child in ended:
+                if (child.exitcode or 0) < 0:  # it could not say why itself
+                    memory = " (out of memory?)" if child.exitcode == -signal.SIGKILL else ""
+                    text = f"a process was ended by signal {-(child.exitcode or 0)}{memory}; the same command goes on"
+                    print(text, file=sys.stderr, flush=True)
             codes |= {child.exitcode for child in ended}
             running = [child for child in running if child not in ended]
     finally:
@@ -69,10 +75,14 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -
         raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
 
 
+class Lost(Exception):
+    """A process ended without the result that it was to bring."""
+
+
 def apart(task: Callable[[], Any]) -> Any:
     """What a task returns, from a forked process where there are such: this one stays as it is, and can be forked.
 
-    Raises RuntimeError where that process ends without a result; it has said why.
+    Raises Lost where that process ends without a result; unless it was killed, it has said why.
     """
     if not FORKS:
         return task()
@@ -86,7 +96,7 @@ def apart(task: Callable[[], Any]) -> Any:
         there.close()
         return here.recv()
     except EOFError:
-        raise RuntimeError(f"a process ended without a result, with exit code {child.exitcode}") from None
+        raise Lost from None
     finally:
         child.terminate()
         child.join()

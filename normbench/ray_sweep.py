@@ -62,6 +62,8 @@ def train_all(todo: list[Run], cluster: str, address: str | None, threads: int, 
     remote = Remote(address) if address is not None else None
     if remote is not None:
         todo = [run for run in todo if not remote.take(run.id)]
+        if not todo:
+            return set()
     check_address(cluster)
     try:
         ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
@@ -80,7 +82,8 @@ def train_all(todo: list[Run], cluster: str, address: str | None, threads: int, 
             "environment": {name: os.environ[name] for name in PASSED_ON if name in os.environ},
         }
         options: dict[str, Any] = {"num_cpus": threads, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
-        gpus = ray.cluster_resources().get("GPU", 0) if os.environ.get("NORMBENCH_DEVICE", "cuda") == "cuda" else 0
+        wanted = os.environ.get("NORMBENCH_DEVICE", "auto")
+        gpus = ray.cluster_resources().get("GPU", 0) if wanted in ("auto", "cuda") else 0
         if gpus:
             if beside is None:
                 first = {(run.kind, *run.name[:2]): run for run in todo}
@@ -89,8 +92,7 @@ def train_all(todo: list[Run], cluster: str, address: str | None, threads: int, 
                 beside = min(len(todo), min(ray.get([ask.remote(*each, place) for each in measured])))
             options |= {"num_cpus": 1, "num_gpus": 1 / beside}
         else:
-            ask = remotely(num_cpus=threads, scheduling_strategy="SPREAD")(step_times)
-            todo = numerics.settled(todo, "cpu", threads, lambda run, count: ray.get(ask.remote(run, count, place)))
+            todo = numerics.settled(todo, "cpu", threads, functools.partial(_machine, cluster, threads, place))
         task = remotely(**options)(work)
         refs = {
             task.remote(run, data[run.bound["path"]], None if gpus else threads, beside, place, reports): run
@@ -243,9 +245,49 @@ def _code_problem(run: Run) -> str | None:
 _checked: dict[tuple[str, ...], str | None] = {}  # what code was compared in this process, and how it differs
 
 
-def step_times(run: Run, threads: int, place: dict[str, Any]) -> numerics.Times:
-    """What a step of a run takes on a node without a GPU, by precision and memory format."""
+def _machine(cluster: str, threads: int, place: dict[str, Any]) -> numerics.Machine:
+    """The CPU of a node that has as many cores as a run takes: what it is, and how long steps take there.
+
+    Raises UserError where there is none, or where it cannot tell.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= threads]
+    if not nodes:
+        raise UserError(f"--ray {cluster}: no node has the {threads} CPUs that a run takes; see OMP_NUM_THREADS")
+    options = {"num_cpus": threads, "scheduling_strategy": NodeAffinitySchedulingStrategy(min(nodes), soft=False)}
+    remotely: Any = ray.remote
+
+    def ask(function: Any, *arguments: Any) -> Any:
+        ref = remotely(**options)(function).remote(*arguments, place)
+        with preemption.saved():  # as in `_follow`
+            while not ray.wait([ref], timeout=sweep.POLL)[0]:
+                if preemption.requested():
+                    ray.cancel(ref)
+                    raise SystemExit(preemption.EXIT_CODE)
+        try:
+            return ray.get(ref)
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"--ray {cluster}: the precision cannot be measured on a node: {reason}") from None
+
+    return numerics.Machine(**ask(facts), measure=lambda run, count: ask(step_times, run, count))
+
+
+def facts(place: dict[str, Any]) -> dict[str, str]:
+    """Of a node, those on which a choice of the precision depends."""
     settle(place)
+    here = numerics.this_machine()
+    return {"cpu": here.cpu, "torch": here.torch}
+
+
+def step_times(run: Run, threads: int, place: dict[str, Any]) -> numerics.Times:
+    """What a step of a run takes on a node, by precision and memory format."""
+    settle(place)
+    problem = _code_problem(run)
+    if problem:
+        raise UserError(f"{platform.node()}: {problem}")
     return numerics.step_times(run.task, run.bound, threads)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -30,15 +31,25 @@ class Remote:
             raise UserError(f"--store {address}: {str(error) or type(error).__name__}") from None
 
     def take(self, run: str) -> bool:
-        """Brings a finished run into the store of this machine, verified; False where there is none at the address."""
+        """Brings a finished run into the store of this machine, verified; False where there is none at the address.
+
+        An archive that is damaged is set aside there, as if it were none.
+        """
         found = self.system.glob(f"{self.root}/{run}-*{transfer.SUFFIX}")
         if not found or store.finished(run):
             return bool(found)
-        with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
-            archive = Path(scratch) / found[0].rpartition("/")[2]
-            self.system.get_file(found[0], str(archive))
-            transfer.import_(archive)
-        return True
+        for path in found:
+            with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
+                archive = Path(scratch) / path.rpartition("/")[2]
+                self.system.get_file(path, str(archive))
+                try:
+                    transfer.import_(archive)
+                    return True
+                except UserError as error:
+                    problem = str(error).replace(str(archive), path)
+            self.system.mv(path, f"{path}.damaged")
+            print(f"{problem}; set aside there, with .damaged at its end", file=sys.stderr, flush=True)
+        return False
 
     def give(self, run: str) -> None:
         """Writes a finished run of this machine's store to the address, and removes its checkpoints there."""
@@ -59,12 +70,25 @@ class Remote:
 
     @contextmanager
     def mirrored(self, run: str) -> Iterator[None]:
-        """Inside it the checkpoints of a run are copied to the address soon after they are written, and at its end."""
-        ended = threading.Event()
+        """Inside it the checkpoints of a run are copied to the address soon after they are written, and at its end.
+
+        What the address refuses is tried again; a run that goes on here is not ended by it.
+        """
+        ended, refused = threading.Event(), False
+
+        def attempt() -> None:
+            nonlocal refused
+            try:
+                self._mirror(run)
+                refused = False
+            except Exception as error:  # whatever the file system of an address raises
+                if not refused:
+                    print(f"run {run}: checkpoint not copied to {self.root}: {error}", file=sys.stderr, flush=True)
+                refused = True
 
         def mirror() -> None:
             while not ended.wait(MIRROR_INTERVAL):
-                self._mirror(run)
+                attempt()
 
         thread = threading.Thread(target=mirror, daemon=True)
         thread.start()
@@ -73,7 +97,7 @@ class Remote:
         finally:
             ended.set()
             thread.join()
-            self._mirror(run)
+            attempt()
 
     def _mirror(self, run: str) -> None:
         there = {path.rpartition("/")[2] for path in self.system.glob(f"{self._unfinished(run)}/*.pt")}

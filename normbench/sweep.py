@@ -207,7 +207,10 @@ def train_all(todo: list[Run], processes: int, threads: int, device: str) -> set
                     path = run.bound["path"]
                     if forked and path not in data:
                         data = {path: runs.load(Path(path), device)}
-                    running.append(_start(context, run, data.get(path), threads, processes))
+                    with preemption.saved():  # a child that is not in the list yet would not be told to end
+                        running.append(_start(context, run, data.get(path), threads, processes))
+                    if preemption.requested():
+                        raise SystemExit(preemption.EXIT_CODE)
                     board.tell(run.id, "running", 0.0, "")
                 multiprocessing.connection.wait([child.process.sentinel for child in running], timeout=POLL)
                 running, ended = _look(running, board)
@@ -268,6 +271,7 @@ def _look(running: list[Child], board: Board) -> tuple[list[Child], set[int]]:
 def _child(run: Run, data: dict[str, Images] | None, threads: int, beside: int, pipe: Connection, parent: int) -> None:
     """Trains one run in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on a terminal it reaches all; the parent says what is to be done
+    preemption.forked()
     preemption.watch()
 
     def tell(share: float, fields: str) -> None:

@@ -117,6 +117,7 @@ def import_(path: Path) -> tuple[str, bool]:
                     raise UserError(f"{path}: {store.folder(run)} has another outcome of this run, which is kept")
                 return run, False
             scratch.chmod(0o755)
+            files.to_disk(scratch)
             scratch.replace(store.folder(run))
             store.forget(run)
         return run, True
@@ -196,6 +197,10 @@ def check_content(folder: Path, run: str, path: Path) -> None:
         assert all(isinstance(name, str) for name in names)
         assert isinstance(record["metrics"], dict)
         assert isinstance(record["cost"], dict)
+        assert all(isinstance(text, str) for text in (record["kind"], record["run"], origin["ended"]))
+        assert isinstance(origin["device"]["type"], str)
+        assert origin["numerics"]["precision"] in ("float32", "bfloat16")
+        assert origin["numerics"]["memory_format"] in ("channels_last", "contiguous")
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         raise UserError(f"{path}: {store.RECORD} is no record of a run ({type(error).__name__}: {error})") from None
     if record["run"] != run or expected != run:

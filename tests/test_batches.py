@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from normbench.data.batches import Batches, Images, on_device
+from normbench.errors import UserError
 
 
 @pytest.fixture(params=[1, 3])
@@ -57,6 +58,12 @@ def test_the_last_batch(images: Images, drop_last: bool, sizes: list[int]):
     batches = Batches(images, 4, 1, False, drop_last, 0)
     assert [len(y) for _, y in batches.epoch(0)] == sizes
     assert batches.steps == len(sizes)
+
+
+def test_no_batch_is_left(images: Images):
+    Batches(images, 10, 0, False, True, seed=0)
+    with pytest.raises(UserError, match=r"recipe.drop_last: 10 training images are fewer than a batch of 11"):
+        Batches(images, 11, 0, False, True, seed=0)
 
 
 def test_memory_formats(images: Images):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from suite_folder import SuiteFolder, records
 from torch import nn
 
-from normbench import runs
+from normbench import jobs, layout, runs
 from normbench.checkpoint import Checkpoints
 from normbench.config import Recipe
 from normbench.errors import UserError
@@ -53,7 +55,7 @@ def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = recipe(precision="bfloat16", memory_format="contiguous")
     assert numerics.by_rule(chosen, "cpu") == Numerics("bfloat16", "contiguous")
     for has in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
         assert numerics.by_rule(recipe(), "cuda").precision == ("bfloat16" if has else "float32")
     assert numerics.by_rule(recipe(precision="float32"), "cuda").precision == "float32"
 
@@ -104,6 +106,29 @@ def test_measured_once_for_a_task_and_kept(fast_bfloat16: list, capsys: pytest.C
     assert [threads for _, threads in fast_bfloat16] == [1, 2, 1]
 
 
+def test_a_choice_is_of_one_machine(fast_bfloat16: list) -> None:
+    """Also where another one asks for it, as the driver of a cluster does."""
+    other = numerics.Machine("another CPU", torch.__version__, lambda run, threads: {"float32 contiguous": 1.0})
+    assert str(numerics.settled([run()], "cpu", 1, lambda: other)[0].numerics) == "float32, contiguous"
+    assert str(numerics.settled([run()], "cpu", 1)[0].numerics) == "bfloat16, channels_last"
+
+
+def test_without_times_it_is_the_rule_and_not_kept(
+    fast_bfloat16: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(numerics, "apart", lambda run, threads: {})
+        assert numerics.settled([run()], "cpu", 1)[0].numerics == Numerics("float32", "channels_last")
+    assert "as steps could not be measured" in capsys.readouterr().out
+    assert str(numerics.settled([run()], "cpu", 1)[0].numerics) == "bfloat16, channels_last"
+
+
+@pytest.mark.skipif(not jobs.FORKS, reason="measured in this process here")
+def test_a_measurement_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "step_times", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    assert numerics.apart(run(), 1) == {}
+
+
 def test_nothing_is_measured_where_nothing_is_open(fast_bfloat16: list) -> None:
     fixed = run(precision="float32", memory_format="channels_last")
     for todo, kind in (([fixed], "cpu"), ([run(kind="gan")], "cpu"), ([run()], "cuda"), ([run()], "mps")):
@@ -112,8 +137,8 @@ def test_nothing_is_measured_where_nothing_is_open(fast_bfloat16: list) -> None:
 
 
 def test_a_damaged_choice_is_named(fast_bfloat16: list) -> None:
-    path = numerics.place(run(), 1)
-    path.parent.mkdir(parents=True)
+    numerics.settled([run()], "cpu", 1)
+    (path,) = (layout.store() / "numerics").iterdir()
     for content in ("{", "{}", "[]", '{"precision": "float32"}'):
         path.write_text(content)
         with pytest.raises(UserError, match=rf"{path.name}: damaged; without it, the precision is measured again"):

@@ -156,7 +156,22 @@ def test_a_node_is_lost_in_the_middle(folder: SuiteFolder, cluster: Cluster, sha
     wait_for(lambda: not [line for line in in_session(lost.process.pid).values() if "ray::" in line], "orphans", 30)
     assert "0 to train" in folder.run("normbench", "sweep", "--ray", cluster.address, NORMBENCH_STORE=str(store))
     if not shared:
+        archives = sorted((tmp_path / "remote").glob("*.run.tar"))
+        assert len(archives) == 4
+        # A driver that knows nothing of them takes them, and what is damaged there is trained again.
+        printed = folder.run(
+            "normbench", "sweep", "--ray", cluster.address, *options, NORMBENCH_STORE=str(tmp_path / "a")
+        )
+        assert "all 4 runs are in" in printed
+        archives[0].write_bytes(archives[0].read_bytes()[:-10_000])
+        printed = folder.run(
+            "normbench", "sweep", "--ray", cluster.address, *options, NORMBENCH_STORE=str(tmp_path / "b")
+        )
+        assert f"{archives[0]}: damaged" in printed
+        for run in local:
+            same_outcome(tmp_path / "b" / run, folder.path / "local" / run)
         assert len(list((tmp_path / "remote").glob("*.run.tar"))) == 4
+        assert len(list((tmp_path / "remote").glob("*.damaged"))) == 1
 
 
 def test_an_interrupted_sweep_goes_on(folder: SuiteFolder, cluster: Cluster, tmp_path: Path):

@@ -37,7 +37,8 @@ def make(seed: int = 0, kind: str = "classification", status: str = "finished") 
     record: dict[str, Any] = {"run": run, "kind": kind, "seed": seed, "status": status}
     record |= {"metrics": {"clean_accuracy": 0.5}, "cost": {}, "diverged": None}
     origin = {"task": TASK, "variant": VARIANT, "dataset": {"fingerprint": "data"}, "code_fingerprint": "code"}
-    record["provenance"] = origin
+    origin |= {"ended": "2026-03-01T10:05:00+00:00", "device": {"type": "cpu"}}
+    record["provenance"] = origin | {"numerics": {"precision": "float32", "memory_format": "contiguous"}}
     with files.atomic_folder(store.folder(run)) as folder:
         weights = "weights.pt" if kind == "classification" else "generator.pt"
         torch.save({"w": torch.arange(3.0) + seed}, folder / weights)
@@ -215,6 +216,19 @@ def edited(**values: Any) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
+def without(*keys: str) -> Callable[[dict[str, bytes]], None]:
+    """Leaves out what stands at a place in the record."""
+
+    def change(parts: dict[str, bytes]) -> None:
+        record = place = json.loads(parts["record.json"])
+        for key in keys[:-1]:
+            place = place[key]
+        del place[keys[-1]]
+        parts["record.json"] = json.dumps(record).encode()
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -225,6 +239,11 @@ def edited(**values: Any) -> Callable[[dict[str, bytes]], None]:
         (edited(status="splendid"), "valid: finished, diverged"),
         (edited(metrics={"clean_accuracy": float("nan")}), "NaN is not JSON"),
         (edited(provenance={}), "no record of a run"),
+        (edited(kind=[]), "no record of a run"),
+        (without("run"), "no record of a run"),
+        (without("provenance", "numerics"), "no record of a run"),
+        (without("provenance", "ended"), "no record of a run"),
+        (without("provenance", "device"), "no record of a run"),
         (edited(status="diverged"), "a diverged run has"),
         (lambda parts: parts.pop("weights.pt"), "a finished run has record.json, weights.pt, predictions.npz"),
         (lambda parts: parts.update({"generator.pt": b""}), "a finished run has"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.device import memory_format
+from normbench.errors import UserError
 from normbench.seeds import derive
 
 
@@ -59,6 +60,9 @@ class Batches:
     def __init__(self, images: Images, batch_size: int, crop_padding: int, flip: bool, drop_last: bool, seed: int):
         self.images, self.batch_size, self.flip, self.seed = images, batch_size, flip, seed
         self.steps = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
+        if self.steps == 0:
+            few = f"{len(images)} training images are fewer than a batch of {batch_size}"
+            raise UserError(f"recipe.drop_last: {few}, so that none would be left")
         size = images.pixels.shape[-1]
         self.offsets = 2 * crop_padding + 1
         # (N, C, offsets, offsets, H, W): a view of every crop, of which a batch gathers one an image.

@@ -64,9 +64,9 @@ def score(
     if record["status"] == "finished":
         began = time.perf_counter()
         model = network(record, run / WEIGHTS, bound, device)
-        images = held_out(bound, device).made_for(model)
+        images = held_out(bound, device).made_for(model, wanted(record, device))
         precision = record["provenance"]["numerics"]["precision"]
-        if device != record["provenance"]["device"]["type"]:
+        if device != record["provenance"]["device"]["type"] or not devices.has_bfloat16(device):
             precision = "float32"  # which every device has
         seed = record["provenance"]["task"]["seed"]
         found, predicted = on_corrupted(model, images, corrupted, settings, precision, seed, title)
@@ -93,7 +93,13 @@ def network(record: dict[str, Any], weights: Path | None, bound: dict[str, Any],
     model = models.classifier(task["model"], task["model_options"], method, bound["channels"], bound["classes"])
     if weights is not None:
         model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    return devices.placed(model, device).eval()
+    return devices.placed(model, device, wanted(record, device)).eval()
+
+
+def wanted(record: dict[str, Any], device: str) -> str:
+    """The memory format of a run, where it was trained on such a device."""
+    origin = record["provenance"]
+    return origin["numerics"]["memory_format"] if origin["device"]["type"] == device else "channels_last"
 
 
 def measured(

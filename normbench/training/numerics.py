@@ -9,8 +9,10 @@ in the run store (`numerics/`), where every later run of the task finds it. The 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,38 +36,47 @@ def candidates(recipe: dict[str, Any], model: torch.nn.Module) -> list[tuple[str
     """Precisions and memory formats that are to be measured on the CPU, that of the rule first."""
     precisions, formats = [recipe["precision"]], [recipe["memory_format"]]
     if precisions == ["auto"]:
-        fit = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        precisions = ["float32", "bfloat16"] if fit else ["float32"]
+        precisions = ["float32", "bfloat16"] if devices.has_bfloat16("cpu") else ["float32"]
     if formats == ["auto"]:
         formats = ["channels_last", "contiguous"]
     formats = list(dict.fromkeys(devices.memory_format_name(model, "cpu", name) for name in formats))
     return [(precision, name) for precision in precisions for name in formats]
 
 
-def settled(todo: list[Run], kind: str, threads: int, measure: Callable[[Run, int], Times] | None = None) -> list[Run]:
+@dataclass(frozen=True)
+class Machine:
+    """Where runs are trained: its CPU, its version of torch, and a stopwatch, which takes the times of steps of a run
+    with so many threads, and none where it cannot."""
+
+    cpu: str
+    torch: str
+    measure: Callable[[Run, int], Times]
+
+
+def this_machine() -> Machine:
+    return Machine(provenance.cpu_name(), torch.__version__, apart)
+
+
+def settled(todo: list[Run], kind: str, threads: int, machine: Callable[[], Machine] = this_machine) -> list[Run]:
     """The runs, those of classifiers on a CPU with their `numerics`, which are measured where the store has none yet.
 
-    On a GPU runs go by the rule, where they are trained. threads: that a run has. measure: takes the time of a step for
-    a run with so many threads; None for `step_times` in a process of its own.
+    On a GPU runs go by the rule, where they are trained. threads: that a run has. machine: asked where it is needed.
     """
-    if kind != "cpu":
-        return todo
-    found: dict[Path, Numerics] = {}
+    found: dict[str, Numerics] = {}
+    there = functools.cache(machine)
     out = []
     for run in todo:
-        if run.kind == "classification" and "auto" in (
-            run.task["recipe"]["precision"],
-            run.task["recipe"]["memory_format"],
-        ):
-            path = place(run, threads)
-            if path not in found:
-                found[path] = kept(path) or measured(run, threads, path, measure or apart)
-            run = dataclasses.replace(run, numerics=found[path])
+        recipe = run.task["recipe"]
+        if kind == "cpu" and run.kind == "classification" and "auto" in (recipe["precision"], recipe["memory_format"]):
+            key = files.hash_of(facts(run, threads, there()))[:16]
+            if key not in found:
+                found[key] = measured(run, threads, there(), key)
+            run = dataclasses.replace(run, numerics=found[key])
         out.append(run)
     return out
 
 
-def facts(run: Run, threads: int) -> dict[str, Any]:
+def facts(run: Run, threads: int, machine: Machine) -> dict[str, Any]:
     """What a measurement depends on."""
     return {
         "model": run.task["model"],
@@ -73,15 +84,10 @@ def facts(run: Run, threads: int) -> dict[str, Any]:
         "model_code": run.task["model_code"],
         "recipe": {key: run.task["recipe"][key] for key in ("batch_size", "precision", "memory_format")},
         "images": {key: run.bound[key] for key in ("channels", "classes", "image_size")},
-        "cpu": provenance.cpu_name(),
+        "cpu": machine.cpu,
+        "torch": machine.torch,
         "threads": threads,
-        "torch": torch.__version__,
     }
-
-
-def place(run: Run, threads: int) -> Path:
-    """Where the store keeps the choice for the task of a run, on this CPU."""
-    return layout.store() / "numerics" / f"{files.hash_of(facts(run, threads))[:16]}.json"
 
 
 def kept(path: Path) -> Numerics | None:
@@ -95,18 +101,21 @@ def kept(path: Path) -> Numerics | None:
         raise UserError(f"{path}: damaged; without it, the precision is measured again") from None
 
 
-def measured(run: Run, threads: int, path: Path, measure: Callable[[Run, int], Times]) -> Numerics:
-    """Measures and keeps a choice, or takes that of another process that measured meanwhile."""
-    lock = layout.store() / "locks" / f"numerics-{path.stem}.lock"
+def measured(run: Run, threads: int, machine: Machine, key: str) -> Numerics:
+    """The choice that the store keeps under a key, measured first where there is none; without times, the rule's."""
+    path, lock = layout.store() / "numerics" / f"{key}.json", layout.store() / "locks" / f"numerics-{key}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with FileLock(lock):  # other processes may want to measure the same
         before = kept(path)
         if before is not None:
             return before
-        chosen = choice(measure(run, threads), by_rule(run.task["recipe"], "cpu"))
-        times = ", ".join(f"{1000 * seconds:.3g} ms in {name}" for name, seconds in (chosen.step_seconds or {}).items())
+        chosen = choice(machine.measure(run, threads), by_rule(run.task["recipe"], "cpu"))
+        if chosen.step_seconds is None:
+            print(f"{run.name[0]} trains in {chosen} here, as steps could not be measured", flush=True)
+            return chosen
+        times = ", ".join(f"{1000 * seconds:.3g} ms in {name}" for name, seconds in chosen.step_seconds.items())
         print(f"{run.name[0]} trains in {chosen} here (a step takes {times})", flush=True)
-        files.write_json(path, facts(run, threads) | dataclasses.asdict(chosen))
+        files.write_json(path, facts(run, threads, machine) | dataclasses.asdict(chosen))
     return chosen
 
 
@@ -121,14 +130,17 @@ def choice(times: Times, rule: Numerics) -> Numerics:
 
 
 def apart(run: Run, threads: int) -> Times:
-    """`step_times` in a process of its own, as this one may have to be forked later."""
-    return jobs.apart(lambda: step_times(run.task, run.bound, threads))
+    """`step_times` in a process of its own, as this one may have to be forked later; none where that one is lost."""
+    try:
+        return jobs.apart(lambda: step_times(run.task, run.bound, threads))
+    except jobs.Lost:
+        return {}
 
 
 def step_times(task: dict[str, Any], bound: dict[str, Any], threads: int) -> Times:
     """The least seconds of a training step on the CPU in each candidate, for the network of a task with batch norm.
 
-    Candidates take turns. One that fails is left out, as are all where the network itself cannot be trained so.
+    Candidates take turns. One that fails is left out, as are all where the network itself cannot be trained.
     """
     from normbench.methods import registry as methods
     from normbench.models import registry as models
@@ -162,8 +174,6 @@ def step_times(task: dict[str, Any], bound: dict[str, Any], threads: int) -> Tim
             except RuntimeError:  # no memory, or an operation that the precision does not have
                 continue
         hope = {name: value for name, value in first.items() if value <= HOPELESS * next(iter(first.values()))}
-        if len(hope) < 2:
-            return hope
         times = dict.fromkeys(hope, float("inf"))
         for number in range(ROUNDS):
             if number and time.perf_counter() - began > SECONDS:
