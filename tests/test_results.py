@@ -287,6 +287,11 @@ def test_costs_are_of_runs_that_had_the_machine_to_themselves() -> None:
     records[1]["provenance"]["device"]["side_by_side"] = 2
     found = tables.cost(records)
     assert (found["images_per_second"], found["side_by_side"]) == (20.0, 4)
+    for beside, told in ((1, "runs that had the machine to themselves."), (3, "of which up to 3 shared the machine.")):
+        for record in records:
+            record["provenance"]["device"]["side_by_side"] = beside
+        rows = tables.leaderboard({("t", "batch_norm"): records}, "batch_norm", NAMES)
+        assert told in tables.markdown(rows, {"tasks": ["t"], "baseline": "batch_norm"}, NAMES, [])
 
 
 def test_gan_corruptions_and_curves(suite: dict[str, Any]) -> None:

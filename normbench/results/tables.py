@@ -349,9 +349,10 @@ def markdown(rows: list[dict[str, Any]], suite: dict[str, Any], names: list[str]
     caption = "Mean ± sample standard deviation over the finished runs of a variant, one run a seed."
     if suite["tasks"]:
         caption += f" mCE is relative to `{suite['baseline']}`, over {main} of the {len(MAIN)} main corruptions."
-    beside = max((row["side_by_side"] for row in rows), default=1)
-    if beside > 1:
-        caption += f" Speed and seconds are those of runs of which up to {beside} shared the machine."
+    if rows:
+        beside = max(row["side_by_side"] for row in rows)
+        shared = f"of which up to {beside} shared the machine" if beside > 1 else "that had the machine to themselves"
+        caption += f" Speed and seconds are those of runs {shared}."
     if mixed:
         caption += f" Runs of different precisions stand side by side in {', '.join(mixed)}."
     return f"# Leaderboard\n\n{caption}\n\n{table}\n"
