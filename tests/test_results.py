@@ -470,6 +470,25 @@ def test_mixed_precisions_are_told(suite: dict[str, Any]) -> None:
     assert f"Computed in float32, channels_last ({count - 2} runs); bfloat16, channels_last (2 runs)." in page
 
 
+def test_costs_of_different_devices_are_told(suite: dict[str, Any]) -> None:
+    """But not where all that a reader sees are those of one device."""
+    told = "do not compare them"
+
+    def page() -> str:
+        tables.aggregate()
+        report.report()
+        return Path("results/report.html").read_text(encoding="utf-8")
+
+    assert told not in page()
+    for seed in (0, 1):
+        path = f"build/scores/classification/{TASK}/conv_norm/{seed}.json"
+        edit(path, lambda record: record["provenance"]["device"].update(side_by_side=2, threads=2))
+    assert told not in page()
+    path = f"build/scores/classification/{TASK}/conv_norm/2.json"
+    edit(path, lambda record: record["provenance"]["device"].update(name="Some GPU"))
+    assert told in page()
+
+
 class Page(html.parser.HTMLParser):
     """Collects what a page loads and links to, its ids and its tables; fails where elements are not nested."""
 

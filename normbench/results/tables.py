@@ -257,9 +257,7 @@ def cost(records: list[dict[str, Any]]) -> dict[str, Any]:
 
     Of runs that had the machine to themselves, where there are such. side_by_side: how many shared it otherwise.
     """
-    count = len(finished(records))
-    beside = {id(record): record["provenance"]["device"].get("side_by_side", 1) for record in records}
-    done = [record for record in finished(records) if beside[id(record)] == 1] or finished(records)
+    count, done = len(finished(records)), costed(records)
     speeds = pd.Series([record["cost"]["images_per_second"] for record in done], dtype=float)
     memory = pd.Series([record["cost"]["peak_memory_bytes"] for record in records], dtype=float)
     return {
@@ -270,8 +268,19 @@ def cost(records: list[dict[str, Any]]) -> dict[str, Any]:
         "compile_seconds": mean(record["cost"]["seconds"].get("compile", 0.0) for record in done),
         "finished": count,
         "diverged": len(records) - count,
-        "side_by_side": max((beside[id(record)] for record in done), default=1),
+        "side_by_side": max((side_by_side(record) for record in done), default=1),
     }
+
+
+def costed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs that say what a variant costs: finished, and alone on the machine where any was."""
+    done = finished(records)
+    return [record for record in done if side_by_side(record) == 1] or done
+
+
+def side_by_side(record: dict[str, Any]) -> int:
+    """How many runs shared the machine with this one, itself included."""
+    return record["provenance"]["device"].get("side_by_side", 1)
 
 
 def ranked(rows: list[dict[str, Any]], column: str, falling: bool) -> list[dict[str, Any]]:
@@ -373,14 +382,15 @@ def provenance(classified: Runs, generated: Runs) -> dict[str, Any]:
 
     Tasks are kept apart by their kind, since a task and a GAN task may have one name.
     """
-    records = [record for runs in (classified, generated) for cell in runs.values() for record in cell]
+    cells = [cell for runs in (classified, generated) for cell in runs.values()]
+    records = [record for cell in cells for record in cell]
     origins = [record["provenance"] for record in records]
     tasks: dict[str, Any] = {"classification": {}, "gan": {}}
     variants: dict[str, Any] = {}
     datasets: dict[str, Any] = {}
     for kind, runs in (("classification", classified), ("gan", generated)):
-        for (task, variant), cells in runs.items():
-            origin = cells[0]["provenance"]
+        for (task, variant), cell in runs.items():
+            origin = cell[0]["provenance"]
             spec = origin["task"]
             tasks[kind][task] = {key: spec[key] for key in ("dataset", "model", "model_options", "recipe")}
             if spec.get("label_noise"):
@@ -400,6 +410,7 @@ def provenance(classified: Runs, generated: Runs) -> dict[str, Any]:
         "variants": variants,
         "datasets": datasets,
         "devices": distinct(origin["device"] for origin in origins),
+        "devices_of_costs": distinct(record["provenance"]["device"] for cell in cells for record in costed(cell)),
         "versions": distinct(origin["versions"] for origin in origins),
         "git": distinct(origin["git"] for origin in origins),
         "runs": len(records),
