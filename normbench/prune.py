@@ -38,7 +38,9 @@ def needless(finished: bool) -> dict[Path, str]:
         elif temporary := re.match(rf"\.{ID}\.", path.name):
             run, why, needed = temporary[1], "left behind by a process that was killed", False
         elif re.fullmatch(ID, path.name):
-            run, why, needed = path.name, "finished, not of the suite", not finished or path.name in suite
+            run, why = path.name, "finished, not of the suite"
+            needed = not finished or run in suite or not store.finished(run)
+            needed = needed or store.record(run)["provenance"]["task"]["name"] == runs.FID_FEATURES
         else:
             continue
         if not needed and not store.busy(run):

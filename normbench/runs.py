@@ -54,6 +54,7 @@ class Kind:
     linked: Path
 
 
+FID_FEATURES = "fid-features"  # the task of the classifier whose features the FID compares; it is in no suite
 CODE = fingerprint.PACKAGE_ROOT / "normbench"
 KINDS = {
     "classification": Kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -51,6 +52,11 @@ def test_prune(tmp_path: Path) -> None:
     assert {*theirs, ours[0], "locks", "compiled"} & {*before} <= left
     assert "nothing is needless" in folder.run("normbench", "runs", "prune")
 
+    features = store / ("f" * 16)  # the FID's classifier, which is in no suite
+    features.mkdir()
+    record = records(store)[ours[0]]
+    record["provenance"]["task"]["name"] = "fid-features"
+    (features / "record.json").write_text(json.dumps(record))
     printed = folder.run("normbench", "runs", "prune", "--finished", "--remove")
     assert printed.count("finished, not of the suite") == 2
-    assert set(records(store)) == {ours[0]}
+    assert set(records(store)) == {ours[0], features.name}

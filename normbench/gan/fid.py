@@ -98,7 +98,7 @@ def features(data: dict[str, Images], bound: dict[str, Any]) -> tuple[nn.Module,
     """
     recipe = Recipe(epochs=EPOCHS, batch_size=64, crop_padding=1, precision="float32").model_dump()
     task: dict[str, Any] = {
-        "name": "fid-features",
+        "name": runs.FID_FEATURES,
         "seed": 0,
         "dataset": bound["name"],
         "model": CLASSIFIER,
