@@ -26,7 +26,7 @@ from normbench.corruptions import NAMES, corrupt
 from normbench.corruptions.constants import SEVERITIES
 from normbench.corruptions.files import maker, write_arrays
 from normbench.corruptions.imagecorruptions_engine import corrupt_with_imagecorruptions
-from normbench.progress import Progress
+from normbench.system.progress import Progress
 
 SHARED = Path(__file__).resolve().parents[2] / "shared/data"
 WHOLE = 10_000  # test images of CIFAR-10

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import published
-from normbench import device as devices
 from normbench.methods import fold
 from normbench.methods import registry as methods
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.network_deconvolution import DeconvConv2d
 from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchNorm2d
 from normbench.models import registry as models
+from normbench.system import device as devices
 
 SHAPES = ((128, 64, 32), (128, 256, 8))  # N, channels, height and width
 CONV, NORM = "conv, batch_norm", "batch_norm"  # what the ratios are against

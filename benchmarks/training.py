@@ -29,12 +29,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from normbench import device as devices
-from normbench import jobs
-from normbench.config import Recipe
 from normbench.data.batches import Batches, on_device
 from normbench.methods import registry as methods
 from normbench.models import registry as models
+from normbench.suite.schema import Recipe
+from normbench.system import device as devices
+from normbench.system import side_by_side as jobs
 from normbench.training import loop, numerics
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

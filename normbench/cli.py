@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from normbench import files, layout
-from normbench.errors import UserError, hint
+from normbench.system import files, layout
+from normbench.system.errors import UserError, hint
 
 app = typer.Typer(
     help="Beside `dvc repro`, which makes every result.",
@@ -37,7 +37,7 @@ def check(
     refresh: Annotated[bool, typer.Option(help="Let DVC see method files that lie where it does not look.")] = False,
 ) -> None:
     """Check params.yaml, and whether all method files are as they were at the last `dvc repro`."""
-    from normbench.resolve import resolve
+    from normbench.suite.resolve import resolve
 
     fresh = resolve()
     changed = [
@@ -67,10 +67,10 @@ def list_() -> None:
     """The names that params.yaml may use: methods with their options, models, datasets, corruptions."""
     import dataclasses
 
-    from normbench.config import SOURCES
     from normbench.corruptions import NAMES
     from normbench.methods import registry as methods
     from normbench.models import registry as models
+    from normbench.suite.schema import SOURCES
 
     print("methods")
     for name in methods.names():
@@ -100,7 +100,7 @@ def corrupt(
     """Write corrupted test images in the layout of CIFAR-10-C. Repeated, it keeps what is finished."""
     from normbench.corruptions import MAIN, NAMES
     from normbench.corruptions.export import export
-    from normbench.stage import guarded
+    from normbench.system.stage import guarded
 
     chosen = {"all": [*NAMES], "main": [*MAIN]}.get(names, [name.strip() for name in names.split(",")])
     levels = severities.split(",")
@@ -139,8 +139,8 @@ def plan(
     measure: Annotated[bool, typer.Option(help="Estimate times from 20 training steps of each variant.")] = True,
 ) -> None:
     """Show what `dvc repro` or a sweep would train: runs done, missing, stale (and why), and how long it takes."""
-    from normbench import plan as planning
-    from normbench.stage import guarded
+    from normbench.sweep import plan as planning
+    from normbench.system.stage import guarded
 
     guarded(lambda: planning.plan(measure))
 
@@ -154,8 +154,8 @@ def sweep(
     ] = None,
 ) -> None:
     """Train all missing runs of the suite into the run store; `dvc repro` then only assembles them."""
-    from normbench import sweep as sweeping
-    from normbench.stage import guarded
+    from normbench.sweep import command as sweeping
+    from normbench.system.stage import guarded
 
     guarded(lambda: sweeping.sweep(jobs, ray, store))
 
@@ -163,7 +163,7 @@ def sweep(
 @runs_app.command("list")
 def runs_list() -> None:
     """The runs of the suite, and others in the run store: id, task, variant, seed, status, clean accuracy."""
-    from normbench.listing import show
+    from normbench.sweep.listing import show
 
     show()
 
@@ -174,8 +174,8 @@ def runs_prune(
     finished: Annotated[bool, typer.Option(help="Also finished runs that are not of the suite.")] = False,
 ) -> None:
     """Show what the run store no longer needs: checkpoints of other suites, remains of killed processes."""
-    from normbench.prune import prune
-    from normbench.stage import guarded
+    from normbench.sweep.prune import prune
+    from normbench.system.stage import guarded
 
     guarded(lambda: prune(finished, remove))
 
@@ -186,8 +186,9 @@ def runs_export(
     to: Annotated[Path, typer.Option(help="The folder for one .run.tar a run.")] = Path("exported"),
 ) -> None:
     """Write finished runs as one file each, to take to another machine."""
-    from normbench import listing, transfer
-    from normbench.stage import guarded
+    from normbench.runs import archive as transfer
+    from normbench.sweep import listing
+    from normbench.system.stage import guarded
 
     def export() -> None:
         chosen = listing.chosen(ids or [])
@@ -203,8 +204,8 @@ def runs_import(
     paths: Annotated[list[Path], typer.Argument(help="Files .run.tar, or folders of such.")],
 ) -> None:
     """Take exported runs into the run store, verified; `dvc repro` then assembles them."""
-    from normbench import transfer
-    from normbench.stage import guarded
+    from normbench.runs import archive as transfer
+    from normbench.system.stage import guarded
 
     new = equal = 0
     problems: list[str] = []

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from normbench import layout
 from normbench.corruptions.files import copy_published, write_corrupted
-from normbench.files import read_json
-from normbench.stage import run
+from normbench.system import layout
+from normbench.system.files import read_json
+from normbench.system.stage import run
 
 
 def corrupt(dataset: str) -> None:

@@ -1,8 +1,8 @@
 """`python -m stages.download --dataset NAME`: build/data/NAME/, the arrays of one dataset, from its named source."""
 
-from normbench import files, layout, stage
 from normbench.data import sources
-from normbench.errors import UserError, hint
+from normbench.system import files, layout, stage
+from normbench.system.errors import UserError, hint
 
 
 def download(dataset: str) -> None:

@@ -1,7 +1,7 @@
 """Score the GANs of a task and variant by their FID."""
 
-from normbench import stage
 from normbench.gan.fid import score
+from normbench.system import stage
 
 if __name__ == "__main__":
     stage.run(score, "task", "variant")

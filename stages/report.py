@@ -1,7 +1,7 @@
 """The tables to one HTML page, results/report.html."""
 
-from normbench import stage
 from normbench.results.report import report
+from normbench.system import stage
 
 if __name__ == "__main__":
     stage.run(report)

@@ -1,6 +1,6 @@
 """Train every seed of a task and variant."""
 
-from normbench import stage
+from normbench.system import stage
 from normbench.training.classify import train
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from normbench.corruptions import blur, digital, frost, noise, spatter, weather
 from normbench.corruptions.constants import EXTRA, MAIN, SETS, SEVERITIES, set_for
 from normbench.corruptions.draws import draw
 from normbench.corruptions.operators import Bytes, colour, luma
-from normbench.errors import UserError, hint
+from normbench.system.errors import UserError, hint
 
 if TYPE_CHECKING:
     import torch

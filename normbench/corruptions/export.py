@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from normbench import layout
 from normbench.corruptions import check
 from normbench.corruptions.constants import SETS
 from normbench.corruptions.files import check_choice, constants_for, maker, versions, write_arrays
 from normbench.corruptions.operators import Bytes
-from normbench.errors import UserError, hint
-from normbench.files import atomic, read_json, sha256, write_json
-from normbench.progress import Progress
+from normbench.system import layout
+from normbench.system.errors import UserError, hint
+from normbench.system.files import atomic, read_json, sha256, write_json
+from normbench.system.progress import Progress
 
 ENGINES = ("normbench", "imagecorruptions")
 

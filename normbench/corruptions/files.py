@@ -22,9 +22,9 @@ from normbench.corruptions import check_names, corrupt
 from normbench.corruptions.constants import SEVERITIES, set_for
 from normbench.corruptions.imagecorruptions_engine import check_side, corrupt_with_imagecorruptions
 from normbench.corruptions.operators import Bytes
-from normbench.errors import UserError
-from normbench.files import atomic_folder, read_json, sha256, write_json
-from normbench.progress import Progress
+from normbench.system.errors import UserError
+from normbench.system.files import atomic_folder, read_json, sha256, write_json
+from normbench.system.progress import Progress
 
 IMAGES = 250  # images in memory at a time
 PARALLEL = 1 << 28  # values from which on several processes are worth their start: a second or so of work

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from normbench.corruptions.operators import Bytes
-from normbench.errors import UserError
+from normbench.system.errors import UserError
 
 PACKAGE = "imagecorruptions"
 TEXTURES = {  # file: sha256

@@ -29,7 +29,7 @@ from normbench.corruptions import check
 from normbench.corruptions.draws import bits, generator
 from normbench.corruptions.frost import PACKAGE, package_folder
 from normbench.corruptions.operators import Bytes, colour, luma
-from normbench.errors import UserError
+from normbench.system.errors import UserError
 
 VERSION = "1.1.2"
 SMALLEST_SIDE = 32

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.device import memory_format
-from normbench.errors import UserError
-from normbench.seeds import derive
+from normbench.system.device import memory_format
+from normbench.system.errors import UserError
+from normbench.system.seeds import derive
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normbench import __version__
-from normbench.errors import UserError
-from normbench.progress import Progress
+from normbench.system.errors import UserError
+from normbench.system.progress import Progress
 
 TIMEOUT = 20.0  # seconds without a byte
 WAITS = (0.5, 2.0)  # seconds before the first and the second retry

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from normbench.errors import UserError, hint
+from normbench.system.errors import UserError, hint
 
 Noise = Literal["symmetric", "symmetric_other", "asymmetric", "cyclic"]
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from normbench import files, layout, seeds
 from normbench.data import fetch
-from normbench.errors import UserError, hint
-from normbench.progress import Progress
+from normbench.system import files, layout, seeds
+from normbench.system.errors import UserError, hint
+from normbench.system.progress import Progress
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 TORCHVISION = {

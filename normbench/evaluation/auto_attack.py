@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normbench.errors import UserError
-from normbench.evaluation.attacks import Classifier
+from normbench.system.errors import UserError
+from normbench.training.attacks import Classifier
 
 PACKAGE = "pyautoattack"
 TARGETS = 9  # classes that a targeted attack goes through at most

@@ -11,20 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normbench import device as devices
-from normbench import files, jobs, layout, store
 from normbench.data.batches import Images, channels_first, on_device
-from normbench.evaluation.attacks import fgsm, pgd
 from normbench.evaluation.auto_attack import auto_attack
 from normbench.evaluation.batch_statistics import batch_layers, with_batch_statistics
 from normbench.evaluation.calibration import accuracy, calibration, finite
 from normbench.evaluation.lipschitz import features, smoothness
-from normbench.evaluation.logits import logits
 from normbench.methods import registry as methods
 from normbench.models import registry as models
-from normbench.progress import Progress
-from normbench.seeds import derive
+from normbench.runs import store
+from normbench.system import device as devices
+from normbench.system import files, layout
+from normbench.system import side_by_side as jobs
+from normbench.system.progress import Progress
+from normbench.system.seeds import derive
+from normbench.training.attacks import fgsm, pgd
 from normbench.training.classify import WEIGHTS
+from normbench.training.logits import logits
 
 LEVELS = 255  # of a pixel; lengths of attacks are given in these
 SUSPICIOUS = 0.2  # by how much FGSM may leave more accuracy than PGD before a run is marked

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Images
-from normbench.errors import UserError
+from normbench.evaluation.folding import FirstRow, fold
 from normbench.functional.circular_filter import inverse_spectrum_norm
-from normbench.functional.folding import FirstRow, fold
 from normbench.functional.graph import LayerTracer
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
 from normbench.spectral import conv_bound, margin_radius, zero_padded_norm
+from normbench.system.errors import UserError
 
 LEVELS = 255
 NEUTRAL = (nn.ReLU, nn.Identity, nn.Flatten, nn.LeakyReLU, FirstRow, ScalarBias)  # constants and slopes of at most 1

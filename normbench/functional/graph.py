@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from normbench.errors import UserError
+from normbench.system.errors import UserError
 
 
 class LayerTracer(torch.fx.Tracer):

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from normbench import device as devices
-from normbench import files, fingerprint, layout, runs, store
-from normbench.config import Recipe
 from normbench.data.batches import Images
-from normbench.errors import UserError
 from normbench.gan import train as gan
 from normbench.methods import registry as methods
 from normbench.models import registry as models
-from normbench.progress import Progress
-from normbench.runs import Run, load
-from normbench.seeds import derive
+from normbench.runs import fingerprint, store
+from normbench.runs import run as runs
+from normbench.runs.run import Run, load
+from normbench.suite.schema import Recipe
+from normbench.system import device as devices
+from normbench.system import files, layout
+from normbench.system.errors import UserError
+from normbench.system.progress import Progress
+from normbench.system.seeds import derive
 from normbench.training import classify, loop
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from normbench.data.batches import Batches, Images
 from normbench.methods.base import Method
-from normbench.resumable import Keeper, Nobody
-from normbench.seeds import derive
+from normbench.system.seeds import derive
+from normbench.training.keeper import Keeper, Nobody
 
 READS = 200  # times that losses are read from the device in a run: for progress, and to see a divergence
 POINTS = 20  # entries in the history of a run

@@ -12,17 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from normbench import device as devices
-from normbench import files, layout, preemption, provenance, runs, store
-from normbench.checkpoint import Checkpoints, save_weights
 from normbench.data.batches import Images
 from normbench.gan import loop
 from normbench.methods import registry as methods
 from normbench.methods.base import Method
 from normbench.models import registry as models
-from normbench.progress import Progress
-from normbench.runs import Run
-from normbench.seeds import derive
+from normbench.runs import provenance, store
+from normbench.runs import run as runs
+from normbench.runs.checkpoint import Checkpoints, save_weights
+from normbench.runs.run import Run
+from normbench.system import device as devices
+from normbench.system import files, layout, preemption
+from normbench.system.progress import Progress
+from normbench.system.seeds import derive
 
 GENERATOR, SAMPLES = "generator.pt", "samples.png"
 SIDE = 8  # images in a row and in a column of samples.png

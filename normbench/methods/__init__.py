@@ -9,5 +9,5 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     # By name and late: what a method's file imports is in the fingerprint of its runs, and `fold` imports every method.
     if name == "fold":
-        return importlib.import_module("normbench.functional.folding").fold
+        return importlib.import_module("normbench.evaluation.folding").fold
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

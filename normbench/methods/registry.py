@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from normbench.errors import UserError, hint, nearest
 from normbench.methods.base import Method
+from normbench.system.errors import UserError, hint, nearest
 
 FOLDER = Path(__file__).parent
 NOT_METHODS = {"__init__", "base", "registry"}

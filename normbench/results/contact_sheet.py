@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from normbench import files
+from normbench.system import files
 
 CELL = 0.52  # inches a side of an image in the picture
 GAP = 0.06  # of a side, between images

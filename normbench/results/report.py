@@ -24,12 +24,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
-from normbench import files, layout
 from normbench.corruptions import MAIN
-from normbench.progress import duration
 from normbench.results.drawing import HEIGHT, MUTED, PAPER, STYLE, WIDTH, Look, inline, new_figure
 from normbench.results.smoothness_plots import energy_plot, feature_plot, layer_plot
 from normbench.results.tables import TABLES, outcome
+from normbench.system import files, layout
+from normbench.system.progress import duration
 
 DISTANCES, ANGLES = (8, 18, 30, 44), (0, 180, 90, 270, 30, 150, 330, 210)  # of names from their points, in degrees
 LABEL_SIZE = 8.5

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normbench import files, layout, methods
+from normbench import methods
 from normbench.corruptions import MAIN
-from normbench.errors import UserError
 from normbench.results.contact_sheet import contact_sheet
 from normbench.results.means import Runs, finished, mean, std
 from normbench.results.smoothness import feature_table, layer_table, smoothness_table
+from normbench.system import files, layout
+from normbench.system.errors import UserError
 
 TABLES = Path("build/tables")
 MIB = 2**20

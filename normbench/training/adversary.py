@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Images
-from normbench.evaluation.attacks import pgd
+from normbench.training.attacks import pgd
 
 LEVELS = 255
 

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from normbench import device as devices
-from normbench import files, layout, preemption, provenance, runs, store
-from normbench.checkpoint import Checkpoints, save_weights
 from normbench.data.batches import Batches, Images
-from normbench.evaluation.logits import logits
 from normbench.methods import registry as methods
 from normbench.models import registry as models
-from normbench.progress import Progress
-from normbench.runs import Run
-from normbench.seeds import derive
+from normbench.runs import provenance, store
+from normbench.runs import run as runs
+from normbench.runs.checkpoint import Checkpoints, save_weights
+from normbench.runs.run import Run
+from normbench.system import device as devices
+from normbench.system import files, layout, preemption
+from normbench.system.progress import Progress
+from normbench.system.seeds import derive
 from normbench.training import loop
 from normbench.training.compilation import keep_compiled
+from normbench.training.logits import logits
 from normbench.training.numerics import settled
 
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"

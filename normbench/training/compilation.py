@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Batches
-from normbench.errors import UserError
+from normbench.system.errors import UserError
 
 
 def compiled(

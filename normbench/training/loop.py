@@ -18,10 +18,10 @@ from torch.nn import functional
 from normbench.data.batches import Batches, Images
 from normbench.data.labels import corrupt_labels, part_of_each_class
 from normbench.methods.base import Method
-from normbench.resumable import Keeper, Nobody
-from normbench.seeds import derive
+from normbench.system.seeds import derive
 from normbench.training.adversary import inputs
 from normbench.training.compilation import compiled
+from normbench.training.keeper import Keeper, Nobody
 from normbench.training.meter import Meter
 
 REPORTS_AN_EPOCH = 10  # points at which losses are read from the device: for progress, and to see a divergence

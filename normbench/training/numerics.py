@@ -19,11 +19,13 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from normbench import device as devices
-from normbench import files, jobs, layout, provenance
-from normbench.device import Numerics, by_rule
-from normbench.errors import UserError
-from normbench.runs import Run
+from normbench.runs import provenance
+from normbench.runs.run import Run
+from normbench.system import device as devices
+from normbench.system import files, layout
+from normbench.system import side_by_side as jobs
+from normbench.system.device import Numerics, by_rule
+from normbench.system.errors import UserError
 
 ADVANTAGE = 1.25  # by which something else has to beat the rule: less would make bits depend on noise, and gain little
 ROUNDS, SECONDS = 5, 10.0  # of the stopwatch: rounds over all candidates, fewer where so much time has gone by

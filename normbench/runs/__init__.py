@@ -1,0 +1,1 @@
+"""Runs: what one is, what it leaves, and where that lies."""

@@ -1,0 +1,244 @@
+"""A finished run as one file: out of one run store and, verified, into another.
+
+An archive is a plain tar: `manifest.json` with the id of the run and the size and sha256 of each file, then the files.
+Its name has the id and the first 16 digits of its own sha256. Equal runs are equal archives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from normbench.runs import store
+from normbench.system import files
+from normbench.system.errors import UserError
+
+MANIFEST, FORMAT, SUFFIX = "manifest.json", 1, ".run.tar"
+NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.run\.tar")
+GIB = 2**30
+# What a run may consist of, and how large each file may be.
+FILES = {
+    store.RECORD: GIB // 4,
+    "weights.pt": 16 * GIB,
+    "predictions.npz": GIB,
+    "generator.pt": 16 * GIB,
+    "samples.png": GIB // 16,
+}
+LARGEST_MANIFEST = 2**20
+BLOCK = 2**20
+
+
+def export(run: str, to: Path) -> Path:
+    """Writes a finished run of the store as an archive into a folder, and returns its path."""
+    folder = store.folder(run)
+    if not store.finished(run):
+        raise UserError(f"{folder}: no finished run")
+    names = sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in names if name not in FILES]
+    if foreign:
+        raise UserError(f"{folder}: {foreign[0]} does not belong to a run; move it away")
+    facts: dict[str, dict[str, Any]] = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": files.sha256(folder / name)} for name in names
+    }
+    manifest = json.dumps({"format": FORMAT, "run": run, "files": facts}, indent=1, sort_keys=True).encode()
+    to.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{run}.", dir=to) as scratch:
+        made = Path(scratch) / "archive"
+        with tarfile.open(made, "w", format=tarfile.PAX_FORMAT) as archive:
+            archive.addfile(_member(MANIFEST, len(manifest)), io.BytesIO(manifest))
+            for name in names:
+                with (folder / name).open("rb") as content:
+                    archive.addfile(_member(name, facts[name]["bytes"]), content)
+        path = to / f"{run}-{files.sha256(made)[:16]}{SUFFIX}"
+        with files.atomic(path) as temporary:
+            made.replace(temporary)
+    return path
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """A header without time and owner, so that equal runs are equal archives."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info
+
+
+def archives(paths: Iterable[Path]) -> list[Path]:
+    """The archives among files and folders. Raises UserError for a path that is neither."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(path.glob(f"*{SUFFIX}"))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder")
+    return found
+
+
+def import_(path: Path) -> tuple[str, bool]:
+    """Verifies an archive and moves its run into the store; returns the run's id and whether it is new there.
+
+    UserError, and nothing changed, where the archive is damaged or has what no run has, and where the store has another
+    outcome of the run. Nothing in it is unpickled, and no path in it is used.
+    """
+    named = NAME.fullmatch(path.name)
+    if named and files.sha256(path)[:16] != named[2]:
+        raise UserError(f"{path}: damaged: its sha256 does not begin with the {named[2]} of its name")
+    root = store.folder("import").parent
+    root.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".import.", dir=root))
+    try:
+        try:
+            with tarfile.open(path, "r:") as archive:
+                manifest = _manifest(archive, path)
+                _unpack(archive, manifest["files"], scratch, path)
+        except tarfile.TarError as error:
+            raise UserError(f"{path}: damaged, or no archive of a run ({error})") from None
+        run = manifest["run"]
+        if named and named[1] != run:
+            raise UserError(f"{path}: has run {run}, which is not that of its name")
+        check_content(scratch, run, path)
+        with store.claimed(run):
+            if store.finished(run):
+                mine = {file.name: files.sha256(file) for file in store.folder(run).iterdir()}
+                if mine != {name: facts["sha256"] for name, facts in manifest["files"].items()}:
+                    raise UserError(f"{path}: {store.folder(run)} has another outcome of this run, which is kept")
+                return run, False
+            scratch.chmod(0o755)
+            files.to_disk(scratch)
+            scratch.replace(store.folder(run))
+            store.forget(run)
+        return run, True
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _manifest(archive: tarfile.TarFile, path: Path) -> dict[str, Any]:
+    """The manifest, which is the first member, checked for its form."""
+    first = archive.next()
+    if first is None or first.name != MANIFEST or not first.isreg() or first.size > LARGEST_MANIFEST:
+        raise UserError(f"{path}: no archive of a run: it does not begin with {MANIFEST}")
+    content = archive.extractfile(first)
+    assert content is not None  # as it is a regular file
+    try:
+        manifest = json.loads(content.read())
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{path}: {MANIFEST}: format = {manifest['format']!r}: must be {FORMAT}")
+        listed = manifest["files"]
+        sound = (
+            re.fullmatch("[0-9a-f]{16}", manifest["run"])
+            and store.RECORD in listed
+            and all(re.fullmatch("[0-9a-f]{64}", facts["sha256"]) for facts in listed.values())
+            and all(type(facts["bytes"]) is int and facts["bytes"] >= 0 for facts in listed.values())
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound = None
+    if not sound:
+        raise UserError(f"{path}: {MANIFEST} is not as `normbench runs export` writes it")
+    for name, facts in listed.items():
+        if name not in FILES:
+            raise UserError(f"{path}: {MANIFEST}: files has {name!r}, which no run has; valid: {', '.join(FILES)}")
+        if facts["bytes"] > FILES[name]:
+            raise UserError(f"{path}: {name} has {facts['bytes']} bytes; at most {FILES[name]} are taken")
+    return manifest
+
+
+def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Path) -> None:
+    """Copies the members that the manifest lists to files of these names, and verifies each."""
+    seen = set()
+    while (member := archive.next()) is not None:
+        if member.name not in listed or member.name in seen:
+            raise UserError(f"{path}: has a member {member.name!r} that {MANIFEST} does not list once")
+        if not member.isreg() or member.issparse():
+            raise UserError(f"{path}: {member.name} is no plain file")
+        seen.add(member.name)
+        digest, size = hashlib.sha256(), 0
+        content = archive.extractfile(member)
+        assert content is not None  # as it is a regular file
+        # The name is one of `FILES`, and the length is that of the manifest at most, whatever the header says.
+        with (to / member.name).open("xb") as out:
+            while block := content.read(BLOCK):
+                size += len(block)
+                if size > listed[member.name]["bytes"]:
+                    break
+                digest.update(block)
+                out.write(block)
+        if size != listed[member.name]["bytes"] or digest.hexdigest() != listed[member.name]["sha256"]:
+            raise UserError(f"{path}: {member.name} is damaged: its content is not what {MANIFEST} says")
+    missing = sorted(set(listed) - seen)
+    if missing:
+        raise UserError(f"{path}: {missing[0]} is missing")
+
+
+def check_content(folder: Path, run: str, path: Path) -> None:
+    """UserError, naming `path`, where the files of a run are not what they must be."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        record = json.loads((folder / store.RECORD).read_text(encoding="utf-8"), parse_constant=refuse)
+        origin = record["provenance"]
+        made_of = origin["dataset"]["fingerprint"], record["seed"], origin["code_fingerprint"]
+        expected = store.run_id(record["kind"], origin["task"], origin["variant"], *made_of)
+        status, names = record["status"], (origin["task"]["name"], origin["variant"]["name"])
+        assert all(isinstance(name, str) for name in names)
+        assert isinstance(record["metrics"], dict)
+        assert isinstance(record["cost"], dict)
+        assert all(isinstance(text, str) for text in (record["kind"], record["run"], origin["ended"]))
+        assert isinstance(origin["device"]["type"], str)
+        assert origin["numerics"]["precision"] in ("float32", "bfloat16")
+        assert origin["numerics"]["memory_format"] in ("channels_last", "contiguous")
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        raise UserError(f"{path}: {store.RECORD} is no record of a run ({type(error).__name__}: {error})") from None
+    if record["run"] != run or expected != run:
+        raise UserError(f"{path}: {store.RECORD} describes run {expected}, not {run}")
+    if status not in ("finished", "diverged"):
+        raise UserError(f"{path}: {store.RECORD}: status = {status!r}: valid: finished, diverged")
+    required = {"classification": ["weights.pt"], "gan": ["generator.pt"]}.get(record["kind"])
+    if required is None:
+        raise UserError(f"{path}: {store.RECORD}: kind = {record['kind']!r}: valid: classification, gan")
+    if status == "finished":
+        required.append("predictions.npz" if record["kind"] == "classification" else "samples.png")
+    present = {file.name for file in folder.iterdir()}
+    if present != {store.RECORD, *required}:
+        raise UserError(
+            f"{path}: has {', '.join(sorted(present))}; a {status} run has {store.RECORD}, {', '.join(required)}"
+        )
+    for name in required:
+        try:
+            _read(folder / name)
+        except Exception as error:  # whatever the readers of these formats raise
+            text = str(error).partition("\n")[0]
+            raise UserError(f"{path}: {name} cannot be read ({type(error).__name__}: {text})") from None
+
+
+def _read(file: Path) -> None:
+    """Reads a file of a run, without unpickling what is not plain tensors."""
+    if file.suffix == ".pt":
+        state = torch.load(file, weights_only=True, map_location="cpu")
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise ValueError("not a dictionary of tensors")
+    elif file.suffix == ".npz":
+        with zipfile.ZipFile(file) as members:
+            if sum(member.file_size for member in members.infolist()) > FILES[file.name]:
+                raise ValueError("too large when unpacked")
+        with np.load(file, allow_pickle=False) as arrays:
+            if arrays.files != ["predicted"] or arrays["predicted"].dtype != np.int32:
+                raise ValueError("not predicted classes")
+    else:
+        with Image.open(file) as image:
+            image.verify()

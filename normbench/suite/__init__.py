@@ -1,0 +1,1 @@
+"""The suite: from params.yaml to the runs that are asked for."""

@@ -1,0 +1,117 @@
+"""The progress of many runs in one table: live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+from normbench.runs.run import Run
+from normbench.system.progress import duration
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+STATES = ("running", "failed", "stopped", "elsewhere", "waiting", "done")  # the most interesting first
+PLAIN_INTERVAL = 10.0  # seconds between two plain lines about what is running
+LIVE_INTERVAL = 0.25
+
+
+@dataclass
+class Row:
+    """A run on the board. share: the part of it that is done, 0..1. fields: epoch, loss, speed; or how it ended."""
+
+    run: Run
+    state: str = "waiting"
+    share: float = 0.0
+    fields: str = ""
+    began: float = 0.0
+
+
+class Board:
+    """Shows what becomes of runs. `tell` changes the state of one; `tick` is to be called a few times a second."""
+
+    def __init__(self, suite: list[Run], stream: TextIO | None = None):
+        self.rows = {run.id: Row(run) for run in suite}
+        self.stream = stream if stream is not None else sys.stderr
+        self.started = self.shown = time.monotonic()
+        self.live: Live | None = None
+
+    def __enter__(self) -> Board:
+        if self.stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            # Without a thread and without taking stdout: this process forks, and its children print.
+            console = Console(file=self.stream)
+            self.live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live is not None:
+            self.live.update(self.table(), refresh=True)
+            self.live.stop()
+
+    def tell(self, run: str, state: str, share: float | None = None, fields: str | None = None) -> None:
+        """state: one of `STATES`. What ends a run is a line that stays, where there is no live table."""
+        row = self.rows[run]
+        changed, row.state = row.state != state, state
+        row.share = row.share if share is None else share
+        row.fields = row.fields if fields is None else fields
+        if changed and state == "running":
+            row.began = time.monotonic()
+        if changed and self.live is None and state in ("done", "failed", "stopped"):
+            taken = f" ({duration(time.monotonic() - row.began)})" if row.began else ""
+            print(f"[{self.ended()}/{len(self.rows)}] {row.run.title}: {row.fields or state}{taken}", file=self.stream)
+            self.stream.flush()
+
+    def note(self, text: str) -> None:
+        """A line, or some, that stay above the table."""
+        if self.live is not None:
+            self.live.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if self.live is not None:
+            if now - self.shown >= LIVE_INTERVAL:
+                self.shown = now
+                self.live.update(self.table(), refresh=True)
+        elif now - self.shown >= PLAIN_INTERVAL:
+            self.shown = now
+            running = [f"{row.run.title}: {row.fields}" for row in self.rows.values() if row.state == "running"]
+            print("; ".join([self.summary(), *running]), file=self.stream, flush=True)
+
+    def count(self, state: str) -> int:
+        return sum(row.state == state for row in self.rows.values())
+
+    def ended(self) -> int:
+        return sum(self.count(state) for state in ("done", "failed", "stopped"))
+
+    def summary(self) -> str:
+        """`3 done, 2 running, 7 waiting, 2 min 5 s left`."""
+        counts = [f"{self.count(state)} {state}" for state in reversed(STATES) if self.count(state)]
+        share = sum(row.share for row in self.rows.values() if row.state in ("done", "running"))
+        rest = len(self.rows) - self.count("failed") - self.count("stopped") - share
+        left = (time.monotonic() - self.started) * rest / share if share else float("inf")
+        return ", ".join([*counts, *([f"{duration(left)} left"] if rest else [])])
+
+    def table(self) -> Table:
+        from rich.table import Table
+
+        assert self.live is not None
+        table = Table(box=None, padding=(0, 2, 0, 0), caption=self.summary(), caption_justify="left")
+        for column in ("run", "state", "", "progress"):
+            table.add_column(column, no_wrap=True)
+        room = max(3, self.live.console.size.height - 4)
+        ordered = sorted(self.rows.values(), key=lambda row: STATES.index(row.state))[:room]
+        shown = {row.run.id for row in ordered}
+        for row in self.rows.values():
+            if row.run.id in shown:
+                bar = "#" * round(12 * row.share) + "." * (12 - round(12 * row.share))
+                table.add_row(row.run.title, row.state, bar, row.fields.partition("\n")[0])
+        return table

@@ -1,0 +1,64 @@
+"""What the run store no longer needs: state and remains of runs that the suite does not ask for, and such runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from normbench.runs import run as runs
+from normbench.runs import store
+from normbench.suite.resolve import resolve
+from normbench.system import layout
+from normbench.system.errors import UserError
+
+ID = r"([0-9a-f]{16})"
+MIB = 2**20
+
+
+def needless(finished: bool) -> dict[Path, str]:
+    """Folders of the store by what is needless about them.
+
+    Checkpoints of runs that are not of the suite, or finished; temporary folders, which processes that were killed left
+    behind; where `finished`, also finished runs that are not of the suite. What a process works on is left out. Raises
+    UserError where the runs of the suite are not known, as a dataset is missing.
+    """
+    resolved = resolve(layout.PARAMS)
+    bound, absent = runs.bound_tasks(resolved)
+    if absent:
+        name, why = next(iter(absent.items()))
+        raise UserError(
+            f"dataset {name}: {why}, so that the runs of the suite are not known; `dvc repro bind` makes it"
+        )
+    suite = {run.id for run in runs.of_suite(resolved, bound)}
+    found = {}
+    for path in sorted(layout.store().glob("*")):
+        if unfinished := re.fullmatch(rf"{ID}\.unfinished", path.name):
+            run, foreign = unfinished[1], unfinished[1] not in suite
+            why = "checkpoints of a run that is not of the suite" if foreign else "checkpoints of a finished run"
+            needed = not foreign and not store.finished(run)
+        elif temporary := re.match(rf"\.{ID}\.", path.name):
+            run, why, needed = temporary[1], "left behind by a process that was killed", False
+        elif re.fullmatch(ID, path.name):
+            run, why = path.name, "finished, not of the suite"
+            needed = not finished or run in suite or not store.finished(run)
+            needed = needed or store.record(run)["provenance"]["task"]["name"] == runs.FID_FEATURES
+        else:
+            continue
+        if not needed and not store.busy(run):
+            found[path] = why
+    return found
+
+
+def prune(finished: bool, remove: bool) -> None:
+    """Prints what is needless and how large it is, and removes it."""
+    found = needless(finished)
+    total = 0
+    for path, why in found.items():
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        total += size
+        print(f"{path}: {why}, {size / MIB:.1f} MiB")
+        if remove:
+            shutil.rmtree(path)
+    done = "removed" if remove else "could be removed, with --remove"
+    print(f"{len(found)} folders, {total / MIB:.1f} MiB, {done}" if found else f"{layout.store()}: nothing is needless")

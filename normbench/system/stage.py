@@ -1,0 +1,39 @@
+"""What every script in `stages/` shares: arguments in, one call, and a user's error as one line with exit code 1."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from normbench.system import preemption
+from normbench.system.errors import UserError
+
+
+def run(function: Callable[..., Any], *options: str) -> None:
+    """Calls `function` with the named command-line options, all required strings: `run(train, "task", "variant")`."""
+    parser = argparse.ArgumentParser(description=(function.__doc__ or "").split("\n")[0])
+    for option in options:
+        parser.add_argument(f"--{option}", required=True)
+    arguments = vars(parser.parse_args())
+    preemption.watch()
+    guarded(lambda: function(**arguments))
+
+
+def guarded(task: Callable[[], Any]) -> None:
+    """Calls the task; what the user can put right becomes one line and exit code 1, an interrupt 130."""
+    try:
+        task()
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept, the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if os.environ.get("NORMBENCH_TRACEBACK"):
+            raise
+        print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None

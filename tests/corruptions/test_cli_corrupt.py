@@ -1,0 +1,240 @@
+"""`normbench corrupt`: its files, what it keeps, what it refuses, and the processes behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from normbench import cli
+from normbench.corruptions import NAMES, corrupt
+from normbench.corruptions import export as module
+from normbench.corruptions import files as corrupted
+from normbench.corruptions.files import write_corrupted
+from normbench.system import files, layout
+from normbench.system.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="one process elsewhere")
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.RandomState(0).randint(0, 256, (7, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The prepared dataset `scenes` under the working folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = layout.DATA / "scenes"
+    folder.mkdir(parents=True)
+    np.save(folder / "test_images.npy", images)
+    np.save(folder / "test_labels.npy", np.arange(len(images)))
+    files.write_json(folder / "meta.json", {"classes": 10, "fingerprint": "f" * 64})
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["normbench", "corrupt", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("kind", ["name", "folder", "npz"])
+def test_the_official_layout(kind: str, scenes: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez("own.npz", test_images=images, test_labels=np.arange(len(images)))
+    given = {"name": "scenes", "folder": str(scenes), "npz": "own.npz"}[kind]
+    options = ("--names", "fog, impulse_noise", "--severities", "2,4", "--seed", "3")
+    assert run(monkeypatch, given, "--out", "out", *options) == 0
+    out = Path("out")
+    assert sorted(path.name for path in out.iterdir()) == ["fog.npy", "impulse_noise.npy", "labels.npy", "meta.json"]
+    for name in ("fog", "impulse_noise"):
+        wanted = np.concatenate([corrupt(images, name, severity, 3) for severity in (2, 4)])
+        np.testing.assert_array_equal(np.load(out / f"{name}.npy"), wanted)
+    labels = np.load(out / "labels.npy")
+    assert labels.dtype == np.uint8
+    assert labels.tolist() == [*range(7), *range(7)]
+    meta = files.read_json(out / "meta.json")
+    assert (meta["engine"], meta["constants"], meta["seed"], meta["severities"]) == ("normbench", "cifar", 3, [2, 4])
+    assert meta["sha256"]["fog"] == hashlib.sha256((out / "fog.npy").read_bytes()).hexdigest()
+
+
+def test_all_and_main(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(module, "export", lambda dataset, out, names, *rest: asked.append((names, rest)))
+    for names in ("all", "main"):
+        assert run(monkeypatch, "scenes", "--out", "out", "--names", names, "--workers", "2") == 0
+    assert [len(names) for names, _ in asked] == [19, 15]
+    assert asked[0][1] == ([1, 2, 3, 4, 5], 0, "normbench", "auto", 2)
+
+
+def test_what_is_finished_is_kept(scenes: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Path("out")
+    made = []
+
+    def stopped(given: np.ndarray, name: str, *rest: Any) -> np.ndarray:
+        made.append(name)
+        if name == "contrast":
+            raise KeyboardInterrupt
+        return corrupt(given, name, *rest)
+
+    monkeypatch.setattr(corrupted, "corrupt", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        module.export("scenes", out, ["fog", "contrast"], [1])
+    assert sorted(path.name for path in out.iterdir()) == ["fog.npy", "labels.npy", "meta.json"]
+    assert made == ["fog", "contrast"]
+    (out / ".snow.npy.partial").write_text("left by a run that was killed")
+    monkeypatch.setattr(
+        corrupted, "corrupt", lambda given, name, *rest: (made.append(name), corrupt(given, name, *rest))[1]
+    )
+    module.export("scenes", out, ["fog", "contrast"], [1])
+    assert made == ["fog", "contrast", "contrast"]
+    module.export("scenes", out, ["fog"], [1])
+    assert len(made) == 3
+    assert sorted(path.name for path in out.iterdir()) == ["contrast.npy", "fog.npy", "labels.npy", "meta.json"]
+    assert set(files.read_json(out / "meta.json")["sha256"]) == {"fog", "contrast"}
+    np.testing.assert_array_equal(np.load(out / "contrast.npy"), corrupt(images, "contrast", 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"dataset": "scene"},
+            "scene: no prepared dataset (build/data has scenes), no .npz and no folder with test_images.npy",
+        ),
+        ({"names": ["fogg"]}, "unknown corruption 'fogg': did you mean 'fog'?"),
+        ({"severities": [1, "x"]}, "severities [1, 'x']: valid: some of 1, 2, 3, 4, 5, ascending"),
+        ({"engine": "normbenk"}, "unknown engine 'normbenk': did you mean 'normbench'?"),
+        ({"constants": "cifar10"}, "unknown constants 'cifar10': did you mean 'cifar'?"),
+        ({"workers": 0}, "workers: 0: needs 1 or more"),
+        ({"seed": 1}, "done: made with other seed: 0, now 1: choose another folder"),
+        ({"severities": [1, 2]}, "done: made with other severities: [1], now [1, 2]: choose another folder"),
+        ({"constants": "imagenet"}, "done: made with other constants: cifar, now imagenet: choose another folder"),
+        ({"out": Path("filled")}, "filled: not empty, and without meta.json: choose another folder"),
+        ({"out": Path("file")}, "file: not a folder"),
+        ({"out": Path("other")}, "other/meta.json: not of `normbench corrupt`: choose another folder"),
+        (
+            {"dataset": "empty.npz"},
+            "empty.npz: test_images is not a file in the archive: needs test_images and test_labels",
+        ),
+        ({"dataset": "text.npz"}, "text.npz: cannot be read: "),
+        ({"dataset": "real.npz"}, "real.npz: test_images: images of type float64: corruptions need uint8, 0 to 255"),
+        ({"dataset": "few.npz"}, "few.npz: test_labels: int64 of shape (3,), needs integers of shape (7,)"),
+        ({"dataset": "flat.npz"}, "flat.npz: test_images of shape (7, 1024): needs (N, H, H, C), N >= 1"),
+    ],
+)
+def test_refuses_in_one_line(
+    change: dict[str, Any], line: str, scenes: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module.export("scenes", Path("done"), ["contrast"], [1])
+    for folder, name, text in (("filled", "a", "a"), ("other", "meta.json", "[]")):
+        Path(folder).mkdir()
+        (Path(folder) / name).write_text(text)
+    Path("file").write_text("")
+    Path("text.npz").write_text("a note")
+    np.savez("empty.npz", a=images)
+    np.savez("real.npz", test_images=images / 255, test_labels=np.arange(7))
+    np.savez("few.npz", test_images=images, test_labels=np.arange(3))
+    np.savez("flat.npz", test_images=images.reshape(7, -1)[:, :1024], test_labels=np.arange(7))
+    before = sorted(str(path) for path in Path().rglob("*"))
+    arguments: dict[str, Any] = {"dataset": "scenes", "out": Path("done"), "names": ["contrast"], "severities": [1]}
+    with pytest.raises(UserError) as caught:
+        module.export(**{**arguments, **change})
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+    assert sorted(str(path) for path in Path().rglob("*")) == before
+
+
+def test_an_error_is_one_line(scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert run(monkeypatch, "scenes", "--out", "out", "--severities", "9") == 1
+    assert capsys.readouterr().err == "severities [9]: valid: some of 1, 2, 3, 4, 5, ascending\n"
+
+
+# ------------------------------------------------------------------------------------------------------ processes
+
+
+@needs_fork
+def test_bytes_do_not_depend_on_the_workers(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corrupted, "IMAGES", 3)
+    for workers in (1, 2, 4):
+        write_corrupted(scenes, Path(f"made{workers}"), list(NAMES), [1, 4], 5, workers=workers)
+        module.export("scenes", Path(f"exported{workers}"), list(NAMES), [1, 4], 5, workers=workers)
+    for file in sorted(Path("made1").iterdir()):
+        for other in ("made2", "made4"):
+            assert (Path(other) / file.name).read_bytes() == file.read_bytes(), file.name
+        for other in ("exported1", "exported2", "exported4"):
+            if file.name != "meta.json":
+                assert (Path(other) / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_small_work_stays_in_one_process(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+
+    def noted(*arguments: Any) -> np.ndarray:
+        seen.add(os.getpid())
+        return corrupt(*arguments)
+
+    monkeypatch.setattr(corrupted, "corrupt", noted)
+    write_corrupted(scenes, Path("out"), ["contrast"], [1], 0)
+    assert seen == {os.getpid()}
+
+
+@needs_fork
+@pytest.mark.parametrize("fault", ["error", "killed"])
+def test_a_failing_worker_ends_the_whole(fault: str, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(images: np.ndarray, name: str, *rest: Any) -> np.ndarray:
+        if name == "fog" and fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "fog":
+            raise UserError("fog: a line")
+        return corrupt(images, name, *rest)
+
+    monkeypatch.setattr(corrupted, "corrupt", failing)
+    line = "^fog: a line$" if fault == "error" else "^a process was killed: "
+    with pytest.raises(UserError, match=line):
+        write_corrupted(scenes, Path("out"), ["contrast", "fog"], [1], 0, workers=2)
+    assert sorted(path.name for path in Path().iterdir()) == ["build"]
+    with pytest.raises(UserError, match=line):
+        module.export("scenes", Path("out"), ["contrast", "fog"], [1], workers=2)
+    assert {path.name for path in Path("out").iterdir()} <= {"contrast.npy", "labels.npy", "meta.json"}
+
+
+@needs_fork
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+    images = np.zeros((20000, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "own.npz", test_images=images, test_labels=np.zeros(20000, int))
+    command = [sys.executable, "-m", "normbench", "corrupt", "own.npz", "--out", "out", "--workers", "2"]
+    child = subprocess.Popen(
+        [*command, "--names", "elastic_transform,snow"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C goes to all processes of a terminal's group
+    )
+    try:
+        for _ in range(600):
+            if (tmp_path / "out/.snow.npy.partial").exists():
+                break
+            time.sleep(0.1)
+        time.sleep(0.5)
+        os.killpg(child.pid, signal.SIGINT)
+        _, lines = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert lines.splitlines() == ["interrupted: what was finished is kept, the same command goes on"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["labels.npy", "meta.json"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)

@@ -1,0 +1,397 @@
+"""GANs: the networks, the loop, what a run leaves, and the FID against a formula of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from normbench.data.batches import Images, on_device
+from normbench.gan import fid, loop
+from normbench.gan import train as gan
+from normbench.methods import registry as methods
+from normbench.methods.base import Method, Role
+from normbench.methods.batch_norm import BatchNorm
+from normbench.methods.spectral_norm import SpectralNorm
+from normbench.models.sngan import sngan
+from normbench.suite.schema import GanRecipe
+from normbench.system import files, layout
+
+SIZE, CLASSES = 8, 4
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def quadrants(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Grey images uint8 (count, 8, 8, 1) with one bright quadrant, and which of the four it is."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    images = random.integers(0, 40, (count, SIZE, SIZE, 1))
+    for image, label in zip(images, labels, strict=True):
+        top, left = 4 * (label // 2), 4 * (label % 2)
+        image[top : top + 4, left : left + 4] += random.integers(120, 200)
+    return images.astype(np.uint8), labels.astype(np.int64)
+
+
+def quadrant_images(count: int = 256, seed: int = 0) -> Images:
+    pixels, labels = (torch.from_numpy(array) for array in quadrants(count, seed))
+    return on_device(pixels, labels, [0.25], [0.25], "cpu")
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    return GanRecipe(**({"iterations": 6, "batch_size": 16, "lr": 2e-3, "latent": 8} | changes)).model_dump()
+
+
+def built(method: Method, seed: int = 0, latent: int = 8) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(seed)
+    return sngan(method, 1, SIZE, latent, width=8)
+
+
+# The networks
+
+
+@pytest.mark.parametrize(("size", "channels"), [(8, 1), (12, 3), (16, 1), (28, 1), (32, 3), (36, 1), (48, 3)])
+def test_shapes_and_range(size: int, channels: int) -> None:
+    generator, discriminator = sngan(BatchNorm(), channels, size, 5, width=2)
+    images = generator(10 * torch.randn(3, 5))
+    assert images.shape == (3, channels, size, size)
+    assert images.abs().max() <= 1
+    assert discriminator(images).shape == (3,)
+
+
+def test_channels_at_32_are_those_of_the_paper() -> None:
+    generator, discriminator = sngan(SpectralNorm(batch_norm=False), 3, 32, 128)
+    convs = [module for module in discriminator.modules() if isinstance(module, nn.Conv2d)]
+    assert [conv.out_channels for conv in convs] == [64, 64, 128, 128, 256, 256, 512]
+    assert [conv.stride[0] for conv in convs] == [1, 2, 1, 2, 1, 2, 1]
+    assert discriminator.head.in_features == 4 * 4 * 512
+    doubled = [module for module in generator.modules() if isinstance(module, nn.ConvTranspose2d)]
+    assert [layer.out_channels for layer in doubled] == [256, 128, 64]
+    assert generator.dense.out_features == 4 * 4 * 512
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_trains_in_the_discriminator_alone(name: str) -> None:
+    method = methods.build(name, {})
+    generator, discriminator = built(method)
+    plain, _ = built(BatchNorm())
+    assert all(torch.equal(a, b) for a, b in zip(generator.parameters(), plain.parameters(), strict=True))
+    outcome = loop.fit(generator, discriminator, method, quadrant_images(64), recipe(iterations=2), 0, lambda *_: None)
+    assert outcome.diverged is None
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in discriminator.parameters() if p.requires_grad)
+
+
+@dataclass(frozen=True)
+class Recorder(BatchNorm):
+    """Notes the roles that it is asked for, in `roles`."""
+
+    roles = []  # noqa: RUF012  # shared on purpose, and no option of the method
+
+    def conv(self, *arguments: Any, role: Role, **others: Any) -> nn.Module:
+        self.roles.append(role)
+        return super().conv(*arguments, role=role, **others)
+
+
+def test_roles() -> None:
+    Recorder.roles.clear()
+    sngan(Recorder(), 1, 16, 5, width=2)
+    assert [(r.place, r.stage, r.last_stage) for r in Recorder.roles] == [
+        ("stem", 0, False),
+        ("body", 1, False),
+        ("body", 1, False),
+        ("body", 2, True),
+        ("body", 2, True),
+    ]
+
+
+# The loop
+
+
+class Mean(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Taxed(BatchNorm):
+    def penalty(self, model: nn.Module) -> Tensor:
+        return torch.tensor(0.25)
+
+
+def test_hinge_loss_and_penalty() -> None:
+    real = torch.tensor([0.5, 2.0, -1.0])[:, None, None, None]  # 1 - x: 0.5, 0 (cut off), 2
+    fake = torch.tensor([-3.0, 0.0, 1.0])[:, None, None, None]  # 1 + x: 0 (cut off), 1, 2
+    assert loop.discriminator_loss(Mean(), BatchNorm(), real, fake).item() == pytest.approx(2.5 / 3 + 3 / 3)
+    assert loop.discriminator_loss(Mean(), Taxed(), real, fake).item() == pytest.approx(2.5 / 3 + 1 + 0.25)
+
+
+def test_real_batches_hold_every_image_once_an_epoch() -> None:
+    images = quadrant_images(64)
+    batches = loop.real_batches(images, 16, seed=3)
+    epochs = [torch.cat([next(batches) for _ in range(4)]) for _ in range(2)]
+    expected = sorted((images.pixels.float() / 127.5 - 1).flatten(1).tolist())
+    for epoch in epochs:
+        np.testing.assert_allclose(sorted(epoch.flatten(1).tolist()), expected, atol=1e-6)
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_fewer_images_than_a_batch() -> None:
+    batches = loop.real_batches(quadrant_images(8), 16, seed=3)
+    assert [len(next(batches)) for _ in range(3)] == [8, 8, 8]
+
+
+def test_moving_average() -> None:
+    generator, _ = built(BatchNorm())
+    average, _ = built(BatchNorm(), seed=1)
+    expected = {key: value.double().clone() for key, value in average.state_dict().items()}
+    for step, decay in [(0, 0.0), (1, 1 / 11), (2, 2 / 12), (1000, 0.9)]:
+        generator.train()
+        generator(torch.randn(4, 8))  # moves the running statistics
+        loop.update(average, generator, 0.9, step)
+        for key, value in generator.state_dict().items():
+            whole = not value.is_floating_point()
+            expected[key] = value.double() if whole else decay * expected[key] + (1 - decay) * value.double()
+    for key, value in average.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[key], rtol=1e-5, atol=1e-6)
+
+
+def test_without_an_average_it_is_the_generator_itself() -> None:
+    generator, discriminator = built(BatchNorm())
+    outcome = loop.fit(
+        generator, discriminator, BatchNorm(), quadrant_images(), recipe(average=0.0), 0, lambda *_: None
+    )
+    for key, value in generator.state_dict().items():
+        torch.testing.assert_close(outcome.average.state_dict()[key], value)
+
+
+def test_steps_history_and_reports() -> None:
+    calls = []
+    generator, discriminator = built(BatchNorm())
+    settings = recipe(iterations=40, discriminator_steps=2)
+    outcome = loop.fit(
+        generator, discriminator, BatchNorm(), quadrant_images(), settings, 0, lambda *report: calls.append(report)
+    )
+    assert calls[-1][0] == 40
+    assert outcome.history[-1]["iteration"] == 40
+    assert 15 <= len(outcome.history) <= 21
+    assert len(outcome.rates) == 40
+    seen = {m.num_batches_tracked.item() for m in discriminator.modules() if isinstance(m, nn.BatchNorm2d)}
+    assert seen == {40 * (2 * 2 + 1)}  # real and generated in each discriminator step, generated in each generator step
+
+
+def test_the_generator_comes_nearer_to_the_data() -> None:
+    method, images = SpectralNorm(batch_norm=False), quadrant_images()
+    settings = recipe(iterations=50, batch_size=32, average=0.9)
+    generator, discriminator = built(method)
+    metric = fid.reference(Projection(), images.pixels)
+    before = fid.distance(metric, gan.sample(generator.eval(), 8, 256, 1, "cpu"))
+    outcome = loop.fit(generator, discriminator, method, images, settings, 0, lambda *_: None)
+    after = fid.distance(metric, gan.sample(outcome.average, 8, 256, 1, "cpu"))
+    assert after < before / 4
+
+
+# The FID
+
+
+class Projection(nn.Module):
+    """Twelve fixed random projections of an image."""
+
+    num_features = 12
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        directions = torch.randn(pixels[0].numel(), 12, generator=torch.Generator().manual_seed(0)).double()
+        return (pixels.flatten(1).double() / 255) @ directions
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """The distance of two normal distributions fitted to features (N, d).
+
+    The trace of the root of the product of the covariances A B is that of the root of the symmetric sqrt(A) B sqrt(A).
+    """
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    values, vectors = np.linalg.eigh(cov_a)
+    root_a = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    trace = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(0)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * trace)
+
+
+def noise_images(count: int) -> Tensor:
+    return torch.randint(0, 256, (count, 1, SIZE, SIZE), generator=torch.Generator().manual_seed(5)).to(torch.uint8)
+
+
+def test_fid_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake, network = quadrant_images(200).pixels, noise_images(150), Projection()
+    expected = frechet(network(real).numpy(), network(fake).numpy())
+    for batch in (500, 64, 7):
+        monkeypatch.setattr(fid, "BATCH", batch)
+        metric = fid.reference(network, real)
+        assert fid.distance(metric, fake) == pytest.approx(expected, rel=1e-8)
+        assert fid.distance(metric, fake) == pytest.approx(expected, rel=1e-8)  # a second set, not a larger one
+        assert abs(fid.distance(metric, real)) < 1e-6 * expected
+
+
+# What the stages leave
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A resolved suite with one GAN task on four kinds of images, two variants and two seeds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NORMBENCH_STORE", str(tmp_path / "runs"))
+    monkeypatch.setenv("NORMBENCH_DEVICE", "cpu")
+    folder = layout.DATA / "quadrants"
+    folder.mkdir(parents=True)
+    for split, count in (("train", 256), ("test", 128)):
+        pixels, labels = quadrants(count, seed=count)
+        np.save(folder / f"{split}_images.npy", pixels)
+        np.save(folder / f"{split}_labels.npy", labels)
+    files.write_json(folder / "meta.json", {"mean": [0.25], "std": [0.25]})
+    content = {"fingerprint": "f" * 64, "classes": CLASSES, "channels": 1, "image_size": SIZE}
+    files.write_json(layout.BOUND / "small.json", {"name": "quadrants", "path": str(folder), **content})
+    write_task(recipe())
+    variants = {"batch_norm": {}, "spectral_norm": {"batch_norm": False}}
+    for name, options in variants.items():
+        spec = {"name": name, "method": name, "options": options, "method_code": "b"}
+        files.write_json(layout.RESOLVED / f"variants/{name}.json", spec)
+    return tmp_path
+
+
+def write_task(settings: dict[str, Any]) -> None:
+    model = {"dataset": "quadrants", "model": "sngan", "model_options": {"width": 8}, "model_code": "a"}
+    task = {"name": "small", "seed": 0, "seeds": [3, 5], **model, "recipe": settings}
+    files.write_json(layout.RESOLVED / "gan_tasks/small.json", task)
+
+
+def trained(variant: str, seed: int) -> Path:
+    return layout.GENERATED / "small" / variant / str(seed)
+
+
+def test_a_run_leaves_record_generator_and_samples(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan.train("small", "spectral_norm")
+    first = {path.name: path.read_bytes() for path in trained("spectral_norm", 3).iterdir()}
+    assert set(first) == {"record.json", "generator.pt", "samples.png"}
+    record = files.read_json(trained("spectral_norm", 3) / "record.json")
+    assert (record["kind"], record["seed"], record["status"], record["diverged"]) == ("gan", 3, "finished", None)
+    assert record["metrics"]["history"][-1]["iteration"] == 6
+    cost = record["cost"]
+    assert cost["images_per_second"] > 0
+    assert cost["peak_memory_bytes"] > 4 * 3 * cost["parameters"]  # the weights and Adam's two moments
+    _, discriminator = built(SpectralNorm(batch_norm=False))
+    assert cost["parameters"] == sum(p.numel() for p in discriminator.parameters())
+    assert record["provenance"]["variant"]["options"] == {"batch_norm": False}
+    with Image.open(trained("spectral_norm", 3) / "samples.png") as grid:
+        assert (grid.mode, grid.size) == ("L", (8 * 66, 8 * 66))
+    other = torch.load(trained("spectral_norm", 5) / "generator.pt", weights_only=True)
+    assert not torch.equal(
+        other["dense.weight"], torch.load(trained("spectral_norm", 3) / "generator.pt")["dense.weight"]
+    )
+
+    # Again, with an empty store: the same in every byte, but for the record's times.
+    monkeypatch.setenv("NORMBENCH_STORE", str(project / "other"))
+    gan.train("small", "spectral_norm")
+    for name in ("generator.pt", "samples.png"):
+        assert (trained("spectral_norm", 3) / name).read_bytes() == first[name]
+
+    # And from the store, without training.
+    monkeypatch.setattr(gan, "train_run", lambda *_: pytest.fail("trained again"))
+    gan.train("small", "spectral_norm")
+    assert (trained("spectral_norm", 5) / "record.json").is_file()
+
+
+def test_every_seed_starts_from_weights_of_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts, fit = [], loop.fit
+
+    def noting(generator: nn.Module, *others: Any) -> loop.Outcome:
+        starts.append(generator.dense.weight.detach().clone())
+        return fit(generator, *others)
+
+    monkeypatch.setattr(loop, "fit", noting)
+    write_task(recipe(iterations=1))
+    gan.train("small", "batch_norm")
+    assert len(starts) == 2
+    assert not torch.equal(starts[0], starts[1])
+
+
+def test_samples_png_shows_the_images_in_rows(tmp_path: Path) -> None:
+    images = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
+    images[9, 0] = 255  # second row, second column, red
+    gan.save_grid(images, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert (grid.mode, grid.size) == ("RGB", (8 * 66, 8 * 66))
+        assert grid.getpixel((66 + 33, 66 + 33)) == (255, 0, 0)
+        assert grid.getpixel((33, 66 + 33)) == (0, 0, 0)
+        assert grid.getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for variant in ("batch_norm", "spectral_norm"):
+        gan.train("small", variant)
+        fid.score("small", variant)
+    assert capsys.readouterr().err.count("train the features of quadrants") == 1
+    scores = layout.SCORES / "gan/small/spectral_norm"
+    assert {path.name for path in scores.iterdir()} == {"3.json", "3.png", "5.json", "5.png"}
+    assert (scores / "3.png").read_bytes() == (trained("spectral_norm", 3) / "samples.png").read_bytes()
+    record, before = files.read_json(scores / "3.json"), files.read_json(trained("spectral_norm", 3) / "record.json")
+    about = record["metrics"].pop("fid_features")
+    assert (about["samples"], about["references"], about["dimensions"]) == (256, 256, 64)
+    assert about["test_accuracy"] > 0.9
+    found = record["metrics"].pop("fid")
+    assert record["cost"]["seconds"].pop("fid") > 0
+    assert record == before
+
+    # The same from the record's generator and the formula, and at another batch size.
+    bound = files.read_json(layout.BOUND / "small.json")
+    data = fid.load(Path(bound["path"]), "cpu")
+    network, _ = fid.features(data, bound)
+    generator = fid.generator(before, trained("spectral_norm", 3), "cpu")
+    fake = gan.sample(generator, 8, 256, fid.derive(0, "fid", 3), "cpu")
+    with torch.no_grad():
+        features = [torch.cat([network(block) for block in x.split(31)]) for x in (data["train"].pixels, fake)]
+    assert found == pytest.approx(frechet(features[0].numpy(), features[1].numpy()), rel=1e-4)
+
+    # What the distance should say of images that are known.
+    metric = fid.reference(network, data["train"].pixels)
+    real, noise = fid.distance(metric, data["test"].pixels), fid.distance(metric, noise_images(256))
+    assert real < noise / 50
+    assert real < found
+
+
+def test_the_number_of_samples_is_the_recipes(project: Path) -> None:
+    write_task(recipe(iterations=1, fid_samples=70))
+    gan.train("small", "batch_norm")
+    fid.score("small", "batch_norm")
+    record = files.read_json(layout.SCORES / "gan/small/batch_norm/3.json")
+    assert record["metrics"]["fid_features"]["samples"] == 70
+
+
+def test_a_run_that_diverges_is_recorded_without_a_fid(project: Path) -> None:
+    write_task(recipe(iterations=50, lr=1e30))
+    gan.train("small", "spectral_norm")
+    assert {path.name for path in trained("spectral_norm", 3).iterdir()} == {"record.json", "generator.pt"}
+    fid.score("small", "spectral_norm")
+    scores = layout.SCORES / "gan/small/spectral_norm"
+    assert {path.name for path in scores.iterdir()} == {"3.json", "5.json"}
+    record = files.read_json(scores / "3.json")
+    assert record["status"] == "diverged"
+    assert 0 <= record["diverged"]["step"] < 50
+    assert "fid" not in record["metrics"]
+    assert len(record["metrics"]["history"]) < 20
+
+
+def test_weights_that_break_in_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(average: nn.Module, generator: nn.Module, decay: float, step: int) -> None:
+        average.dense.weight.data[0, 0] = float("inf")
+
+    monkeypatch.setattr(loop, "update", broken)
+    generator, discriminator = built(BatchNorm())
+    outcome = loop.fit(generator, discriminator, BatchNorm(), quadrant_images(), recipe(), 0, lambda *_: None)
+    assert outcome.diverged == {"step": 5}

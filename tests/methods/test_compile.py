@@ -1,0 +1,115 @@
+"""The layers under torch.compile: in one graph, and equal to what they are without it."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from normbench.methods.network_deconvolution import DeconvConv2d
+from tests.support import layer_cases
+
+COMPILED = [
+    "DeconvConv2d",
+    "DeconvConv2d, 1x1, strided",
+    "DeconvConv2d, frozen",
+    "DeconvLinear",
+    "ChannelDeconv",
+    "ConvNorm2d",
+    "ConvNorm2d, 1x1",
+    "SpectralBatchNorm2d, half",
+    "SpectralBatchNorm2d, full",
+    "SpectralBatchNorm2d, frequency",
+    "AfterBatchNorm",
+]
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(layer: nn.Module) -> tuple[nn.Module, CompileCounterWithBackend]:
+    """The whole layer as one graph, run by torch's own kernels; a second graph or a part left out is an error."""
+    counter = CompileCounterWithBackend("aot_eager")
+    return torch.compile(layer, fullgraph=True, backend=counter), counter
+
+
+def same_step(layer: nn.Module, reference: nn.Module, run: nn.Module, x: torch.Tensor, tolerance: float) -> None:
+    """Output, gradients and state of the compiled form `run` of a layer, and of its reference."""
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y, expected = run(a), reference(b)
+    weights = torch.arange(y.numel(), dtype=torch.float64).view(y.shape).sin().to(y)
+    layer.zero_grad(), reference.zero_grad()
+    (y * weights).sum().backward()
+    (expected * weights).sum().backward()
+    found = (y.detach(), a.grad, *[p.grad for p in layer.parameters()])
+    wanted = (expected.detach(), b.grad, *[p.grad for p in reference.parameters()])
+    assert layer_cases.agree(found, wanted, tolerance)
+    states = layer_cases.state(layer), layer_cases.state(reference)
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[1].items():
+        assert torch.allclose(states[0][key], value, rtol=tolerance, atol=tolerance), key
+        assert not states[0][key].requires_grad
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_training_and_evaluation(name: str) -> None:
+    """Two steps and an evaluation; the second step runs what was compiled for the first."""
+    layer = layer_cases.layer(name)
+    reference = copy.deepcopy(layer)
+    (run, counter), graphs = compiled(layer), []
+    for step in range(3):
+        if step == 2:
+            layer.eval(), reference.eval()
+        same_step(layer, reference, run, layer_cases.images(name, step), 1e-12)
+        graphs.append(counter.frame_count)
+    first_step_differs = "frozen" in name or "frequency" in name  # its count, or the size of its images, is new
+    assert graphs[1] - graphs[0] == first_step_differs
+    assert graphs[2] - graphs[1] == 1
+
+
+@pytest.mark.parametrize("name", ["DeconvConv2d, 1x1, strided", "ConvNorm2d", "AfterBatchNorm"])
+def test_a_last_batch_that_is_smaller(name: str) -> None:
+    """Batches of other sizes, of which the compiler makes one more graph for any size."""
+    layer = layer_cases.layer(name)
+    reference = copy.deepcopy(layer)
+    run, counter = compiled(layer)
+    for seed, count in enumerate((6, 5, 4)):
+        same_step(layer, reference, run, layer_cases.images(name, seed, count), 1e-12)
+    assert counter.frame_count == 2
+
+
+@torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True)
+def test_a_frozen_layer_is_not_compiled_anew_in_every_step() -> None:
+    """Its count of steps is a number of Python, which the compiler takes for a constant unless it is told otherwise."""
+    layer = DeconvConv2d(2, 2, 1, freeze=True)
+    reference = copy.deepcopy(layer)
+    run, counter = compiled(layer)
+    x = torch.randn(4, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for _ in range(110):
+            assert torch.allclose(run(x), reference(x), atol=1e-6)
+    assert layer.steps == reference.steps == 110
+    assert torch.allclose(layer.running_deconv, reference.running_deconv, atol=1e-6)
+    assert counter.frame_count <= 4
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler g++, which inductor needs on a CPU")
+def test_kernels_of_the_compiler() -> None:
+    """The default backend, which writes kernels of its own, on the cheapest layer."""
+    layer = layer_cases.layer("ConvNorm2d, 1x1")
+    reference = copy.deepcopy(layer)
+    run = torch.compile(layer, fullgraph=True)
+    same_step(layer, reference, run, layer_cases.images("ConvNorm2d, 1x1"), 1e-10)
+    layer.eval(), reference.eval()
+    with torch.no_grad():
+        x = layer_cases.images("ConvNorm2d, 1x1", 1)
+        assert torch.allclose(run(x), reference(x), rtol=1e-10, atol=1e-12)

@@ -1,0 +1,447 @@
+"""ConvNorm against explicit circulant preconditioners, and the invariances that follow from the definition."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from normbench.methods.base import Role
+from normbench.methods.conv_norm import ConvNorm, ConvNorm2d
+from normbench.models import registry
+from tests.oracles import layers as oracles
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    inputs: int
+    outputs: int
+    kernel: int | Pair
+    stride: int | Pair = 1
+    padding: int | Pair = 0
+    groups: int = 1
+    affine: bool = True
+    batch_norm: bool = True
+    size: Pair = (4, 5)
+    count: int = 3
+
+    def layer(self) -> ConvNorm2d:
+        layer = ConvNorm2d(
+            self.inputs,
+            self.outputs,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.groups,
+            affine=self.affine,
+            batch_norm=self.batch_norm,
+        ).double()
+        if self.batch_norm and self.affine:  # away from one and zero, where a swap would not show
+            nn.init.uniform_(layer.batch_norm.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.batch_norm.bias, -1, 1)
+        return layer
+
+    def oracle(
+        self, x: Tensor, layer: ConvNorm2d, running: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        depthwise = batch_norm = None
+        if self.affine:
+            depthwise = (layer.affine.weight, layer.affine.bias)
+        if self.batch_norm:
+            one = torch.ones(self.outputs, dtype=torch.float64)
+            batch_norm = (layer.batch_norm.weight, layer.batch_norm.bias) if self.affine else (one, 0 * one)
+        return oracles.conv_norm(
+            x,
+            layer.weight,
+            depthwise,
+            batch_norm,
+            stride=self.stride,
+            padding=self.padding,
+            groups=self.groups,
+            running=running,
+        )
+
+
+CASES = {
+    "padding 1": Case(2, 3, 3, padding=1),
+    "no padding": Case(2, 3, 3),
+    "full padding": Case(2, 3, 3, padding=2),
+    "odd by odd": Case(2, 2, 3, padding=1, size=(3, 5)),
+    "even by even": Case(2, 2, 3, padding=1, size=(4, 4)),
+    "one pixel": Case(2, 2, 3, padding=1, size=(1, 1)),
+    "strided": Case(2, 3, 3, stride=2, padding=1, size=(5, 4)),
+    "stride 3, no padding": Case(2, 3, 3, stride=3, size=(7, 5)),
+    "5x5": Case(1, 2, 5, padding=2, size=(3, 4)),
+    "grouped": Case(4, 6, 3, padding=1, groups=2),
+    "depthwise": Case(3, 3, 3, padding=1, groups=3),
+    "no affine": Case(2, 3, 3, padding=1, affine=False),
+    "no batch norm": Case(2, 3, 3, padding=1, batch_norm=False),
+    "neither": Case(2, 3, 3, padding=1, affine=False, batch_norm=False),
+    "1x1": Case(4, 3, 1),
+    "1x1 strided": Case(4, 3, 1, stride=2),
+    "1x1 strided, bare": Case(4, 3, 1, stride=2, affine=False, batch_norm=False, size=(5, 5)),
+    "1x1 grouped": Case(4, 6, 1, groups=2),
+    "column kernel": Case(2, 3, (3, 1), padding=(1, 0)),
+    "column kernel, no padding, strided": Case(2, 3, (3, 1), stride=(2, 1), size=(6, 3)),
+    "row kernel": Case(2, 3, (1, 5), padding=(0, 2)),
+    "row kernel, full padding, strided": Case(2, 3, (1, 5), stride=(1, 3), padding=(0, 4)),
+    "3x5": Case(2, 2, (3, 5), padding=(2, 1), size=(3, 4)),
+    "stride along rows": Case(2, 3, 3, stride=(2, 1), padding=1, size=(5, 4)),
+    "stride along columns": Case(2, 3, 3, stride=(1, 2), padding=1, size=(4, 6)),
+    "padding along columns": Case(2, 3, 3, padding=(0, 2)),
+    "rectangular, grouped": Case(4, 6, (1, 3), stride=(2, 1), padding=(0, 1), groups=2),
+    "rectangular, bare": Case(2, 3, (3, 1), padding=(2, 0), affine=False, batch_norm=False),
+    "1x1, rectangular stride": Case(4, 3, 1, stride=(2, 1)),
+    "one image": Case(2, 3, 3, padding=1, count=1),
+    "one image, strided": Case(2, 3, 3, stride=2, padding=1, count=1, size=(5, 5)),
+    "two images": Case(2, 3, 3, padding=1, count=2),
+    "four images, strided": Case(2, 3, 3, stride=2, padding=1, count=4, size=(5, 4)),
+    "five images": Case(2, 3, 3, padding=1, count=5),
+    "five images, bare": Case(2, 3, 3, count=5, affine=False, batch_norm=False),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_equals_explicit_circulants(case: Case) -> None:
+    """Output and gradients of two training steps, the running statistics, then evaluation at another image size."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(1)
+    layer = case.layer()
+    names = [name for name, _ in layer.named_parameters()]
+    assert ("affine.weight" in names) == case.affine
+    assert ("batch_norm.weight" in names) == (case.affine and case.batch_norm)
+    mean, variance = torch.zeros(case.outputs).double(), torch.ones(case.outputs).double()
+    for _ in range(2):
+        x = torch.randn(case.count, case.inputs, *case.size, generator=generator, dtype=torch.float64).requires_grad_()
+        y = layer(x)
+        expected, used = case.oracle(x, layer)
+        assert oracles.relative_error(y, expected) <= 1e-11
+        gy = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+        inputs = (x, *layer.parameters())
+        got = torch.autograd.grad((y * gy).sum(), inputs)
+        want = torch.autograd.grad((expected * gy).sum(), inputs)
+        scale = max(gradient.abs().max().item() for gradient in want)
+        for name, a, b in zip(["x", *names], got, want, strict=True):
+            # The offset in front of a batch norm has no gradient but rounding errors.
+            error = (a - b).abs().max().item() / (scale if name == "affine.bias" else b.abs().max().item())
+            assert error <= 1e-9, name
+        if used is not None:
+            count = y.numel() / case.outputs
+            mean = 0.9 * mean + 0.1 * used[0].detach()
+            variance = 0.9 * variance + 0.1 * used[1].detach() * count / (count - 1)
+            assert torch.allclose(layer.batch_norm.running_mean, mean, rtol=1e-10, atol=1e-12)
+            assert torch.allclose(layer.batch_norm.running_var, variance, rtol=1e-10)
+
+    layer.eval()
+    x = torch.randn(2, case.inputs, case.size[0] + 3, case.size[1] + 2, generator=generator, dtype=torch.float64)
+    expected, _ = case.oracle(x, layer, (mean, variance))
+    assert oracles.relative_error(layer(x), expected) <= 1e-11
+
+
+def bare(inputs: int, outputs: int, kernel: int, groups: int = 1) -> ConvNorm2d:
+    """The normalized convolution alone, on its whole grid."""
+    return ConvNorm2d(inputs, outputs, kernel, 1, kernel - 1, groups, affine=False, batch_norm=False).double()
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [(3, 1), (3, 2), (5, 1), (1, 1)])
+def test_each_output_channel_has_unit_energy_at_every_frequency(kernel: int, groups: int) -> None:
+    """sum_j |V w_kj|^2 = 1, seen from outside: the spectra of the responses to one pixel in each input channel."""
+    layer = bare(4, 6, kernel, groups)
+    height, width = 5, 6
+    pixel = torch.zeros(4, 4, height, width, dtype=torch.float64)
+    for j in range(4):
+        pixel[j, j, 2, 3] = 1
+    energy = torch.fft.fft2(layer(pixel)).abs().square().sum(0)
+    assert energy.shape == (6, height + kernel - 1, width + kernel - 1)
+    assert (energy - 1).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize(("padding", "stride"), [(2, 1), (1, 1), (1, 2)])
+def test_norm_is_at_most_the_root_of_the_output_channels(padding: int, stride: int) -> None:
+    layer = ConvNorm2d(3, 6, 3, stride, padding, affine=False, batch_norm=False).double()
+    with torch.no_grad():
+        layer.weight.mul_(100)
+    basis = torch.eye(3 * 25, dtype=torch.float64).view(-1, 3, 5, 5)
+    jacobian = layer(basis).detach().flatten(1)
+    assert torch.linalg.matrix_norm(jacobian, 2) <= 6**0.5 + 1e-9
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_scale_of_a_channel_does_not_matter(kernel: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = bare(3, 4, kernel)
+    scaled = copy.deepcopy(layer)
+    factors = torch.tensor([0.01, 0.5, 3.0, 1e4], dtype=torch.float64)
+    with torch.no_grad():
+        scaled.weight.mul_(factors[:, None, None, None])
+    x = torch.randn(2, 3, 6, 7, generator=generator, dtype=torch.float64)
+    y, z = layer(x), scaled(x)
+    assert oracles.relative_error(z, y) <= 1e-12
+    gy = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    (y * gy).sum().backward()
+    (z * gy).sum().backward()
+    assert oracles.relative_error(scaled.weight.grad * factors[:, None, None, None], layer.weight.grad) <= 1e-12
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_filter_is_a_constant_of_the_gradient(kernel: int) -> None:
+    """With a constant filter the layer is linear in its weights, so <gradient, weights> is <gy, y>, and not zero."""
+    generator = torch.Generator().manual_seed(0)
+    layer = bare(3, 4, kernel)
+    x = torch.randn(2, 3, 6, 7, generator=generator, dtype=torch.float64)
+    y = layer(x)
+    gy = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    (y * gy).sum().backward()
+    for o in range(4):
+        along = (layer.weight.grad[o] * layer.weight[o]).sum().item()
+        assert along == pytest.approx((y[:, o] * gy[:, o]).sum().item(), rel=1e-10)
+        assert abs(along) > 1e-3
+
+
+def test_input_gradient_by_finite_differences() -> None:
+    layer = ConvNorm2d(2, 2, 3, stride=2, padding=1).double()
+    x = torch.randn(2, 2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(layer, x)
+
+
+def test_untrained_layer_can_be_evaluated() -> None:
+    """The authors' layer gives zeros here, as its running filter starts at zero."""
+    layer = ConvNorm2d(3, 4, 3, padding=1).eval()
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = layer(x)
+    assert y.abs().min(dim=0).values.max() > 0.1
+    expected, _ = oracles.conv_norm(
+        x.double(),
+        layer.weight.double(),
+        (layer.affine.weight.double(), layer.affine.bias.double()),
+        (torch.ones(4).double(), torch.zeros(4).double()),
+        padding=1,
+        running=(torch.zeros(4).double(), torch.ones(4).double()),
+    )
+    assert oracles.relative_error(y.double(), expected) <= 1e-5
+
+
+def test_evaluation_follows_the_weights() -> None:
+    layer = bare(3, 4, 3)
+    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layer(x)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(1)))
+    trained = layer(x)
+    assert torch.equal(layer.eval()(x), trained)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "said"),
+    [
+        (2, 0, "even"),
+        (4, 1, "even"),
+        ((3, 2), 0, "even"),
+        ((2, 3), 0, "even"),
+        (3, 3, "padding"),
+        (1, 1, "padding"),
+        ((3, 1), 1, "padding"),
+        ((1, 5), (1, 0), "padding"),
+    ],
+)
+def test_refuses_what_the_definition_does_not_cover(kernel: int | Pair, padding: int | Pair, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ConvNorm2d(2, 2, kernel, padding=padding)
+
+
+def test_initial_parameters() -> None:
+    """Default convolution initialisation everywhere; the depth-wise kernel does not start as an identity."""
+    torch.manual_seed(0)
+    layer = ConvNorm2d(16, 32, 3)
+    assert layer.weight.shape == (32, 16, 3, 3)
+    assert 0.9 < layer.weight.abs().max() * 12 <= 1
+    assert layer.affine.weight.shape == (32, 1, 3, 3)
+    assert 0.9 < layer.affine.weight.abs().max() * 3 <= 1
+    assert layer.affine.bias.shape == (32,)
+    assert torch.equal(layer.batch_norm.weight, torch.ones(32))
+    assert {name.partition(".")[0] for name in layer.state_dict()} == {"weight", "affine", "batch_norm"}
+
+
+class Transforms(TorchDispatchMode):
+    """Keeps the types of the numbers that Fourier transforms are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "fft" in str(function):
+            self.types += [leaf.dtype for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("given", "autocast", "transformed"),
+    [
+        (torch.float64, False, torch.complex128),
+        (torch.float32, False, torch.complex64),
+        (torch.float32, True, torch.complex64),
+        (torch.bfloat16, True, torch.complex64),
+    ],
+)
+def test_precision_of_the_filter(given: torch.dtype, autocast: bool, transformed: torch.dtype) -> None:
+    """Both passes are transformed in float32 at least, whatever the convolution is rounded to."""
+    layer = ConvNorm2d(4, 5, 3, padding=1).to(torch.promote_types(given, torch.float32))
+    x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0)).to(given).requires_grad_()
+    with Transforms() as seen, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        layer(x).sum().backward()
+    assert seen.types == [transformed] * 4
+    assert x.grad.dtype == given
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_bfloat16_convolution_is_rounded_once_more_by_its_filter(count: int) -> None:
+    """What comes out is the exactly filtered convolution to half a unit in the last place, and so is the gradient."""
+    torch.manual_seed(0)
+    layer = ConvNorm2d(8, 6, 3, padding=1, affine=False, batch_norm=False)
+    x = torch.randn(count, 8, 9, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        full = nn.functional.conv2d(x, layer.weight, padding=2).detach().double()
+    spectrum = torch.fft.rfft2(layer.weight.detach().double(), s=full.shape[2:]).abs().square().sum(1)
+    expected = torch.fft.irfft2(torch.fft.rfft2(full) * spectrum.rsqrt(), s=full.shape[2:])[:, :, 1:-1, 1:-1]
+    assert y.dtype == torch.bfloat16
+    assert ((y.double() - expected).abs() <= 2**-8 * expected.abs() + 1e-5 * expected.abs().max()).all()
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (3, 0), ((1, 5), (0, 2)), (1, 0)])
+def test_channels_last_images(kernel: int | Pair, padding: int | Pair, dtype: torch.dtype, count: int) -> None:
+    """The same values, output and gradient in the format of the images."""
+    torch.manual_seed(0)
+    layer = ConvNorm2d(8, 6, kernel, padding=padding).to(dtype)
+    other = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    x = torch.randn(count, 8, 7, 6, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    a = x.clone().requires_grad_()
+    b = x.to(memory_format=torch.channels_last).requires_grad_()
+    expected, y = layer(a), other(b)
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    expected.backward(gradient)
+    y.backward(gradient.to(memory_format=torch.channels_last))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert b.grad.is_contiguous(memory_format=torch.channels_last)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    assert oracles.relative_error(y, expected) <= tolerance
+    assert oracles.relative_error(b.grad, a.grad) <= tolerance
+    assert oracles.relative_error(other.weight.grad, layer.weight.grad) <= tolerance
+    with torch.no_grad():
+        found = other.eval()(b)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert oracles.relative_error(found, layer.eval()(a)) <= tolerance
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_partners_in_a_transform_do_not_mix(count: int) -> None:
+    """Images travel in pairs, as real and imaginary part: each gives what it gives alone, up to rounding errors."""
+    torch.manual_seed(0)
+    layer = ConvNorm2d(3, 4, 3, padding=1, affine=False, batch_norm=False).double()
+    x = torch.randn(count, 3, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[-1] = 0
+    together = layer(x)
+    for i in range(count):
+        assert (layer(x[i : i + 1])[0] - together[i]).abs().max() <= 1e-14 * together.abs().max()
+    assert together[-1].abs().max() <= 1e-14 * together.abs().max()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_filter_is_float32_under_autocast(kernel: int) -> None:
+    """bfloat16 rounds the convolution; the filter multiplies by V in float32, so the error stays that of bfloat16."""
+    layer = ConvNorm2d(8, 8, kernel, affine=False, batch_norm=False)
+    x = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    exact = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    assert oracles.relative_error(y.float(), exact) <= 0.02
+
+
+@pytest.mark.parametrize("count", [4, 5])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"),
+    [(3, 1, 1, 1), (3, 2, 1, 1), (5, 1, 2, 1), ((3, 1), 1, (1, 0), 1), (3, 1, 1, 4), (1, 2, 0, 1)],
+)
+def test_float32_stays_close_to_float64(
+    kernel: int | Pair, stride: int, padding: int | Pair, groups: int, count: int
+) -> None:
+    """Output, all gradients and the running statistics."""
+    torch.manual_seed(0)
+    exact = ConvNorm2d(16, 8, kernel, stride, padding, groups).double()
+    single = copy.deepcopy(exact).float()
+    x = torch.randn(count, 16, 8, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    rounded = x.detach().float().requires_grad_()
+    expected, y = exact(x), single(rounded)
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected.backward(gradient)
+    y.backward(gradient.float())
+    assert y.dtype == torch.float32
+    assert oracles.relative_error(y.double(), expected) <= 1e-5
+    assert oracles.relative_error(rounded.grad.double(), x.grad) <= 1e-5
+    scale = exact.batch_norm.bias.grad.abs().max()
+    for (name, a), b in zip(single.named_parameters(), exact.parameters(), strict=True):
+        # What stands in front of a batch norm has a gradient that is a difference, or nothing but rounding errors.
+        error = (a.grad.double() - b.grad).abs().max()
+        assert error <= 1e-5 * (scale if name.startswith("affine") else b.grad.abs().max()), name
+    assert oracles.relative_error(single.batch_norm.running_mean.double(), exact.batch_norm.running_mean) <= 1e-5
+    assert oracles.relative_error(single.batch_norm.running_var.double(), exact.batch_norm.running_var) <= 1e-5
+
+
+def test_float32_stands_near_zeros_of_the_spectrum() -> None:
+    """Kernels of one input channel, as in a stem for grey images, come near a zero of their spectrum now and then.
+
+    The square of a spectrum loses twice the digits that the spectrum loses: none is left here, or a square that is
+    zero, and one such channel makes the whole network NaN. Each kernel gets a spectrum of 3e-4 at a frequency.
+    """
+    generator = torch.Generator().manual_seed(0)
+    layer = ConvNorm2d(1, 64, 3, padding=1, affine=False, batch_norm=False)
+    lag = torch.arange(3, dtype=torch.float64)
+    for channel in range(64):
+        u, v = 1 + channel % 15, channel // 2  # not a frequency where the spectrum is real
+        angle = 2 * torch.pi / 32 * (u * lag[:, None] + v * lag)
+        waves = torch.stack([angle.cos().flatten(), angle.sin().flatten()])
+        kernel = torch.randn(9, generator=generator, dtype=torch.float64) / 3
+        wanted = torch.tensor([3e-4, 0.0], dtype=torch.float64)
+        kernel += torch.linalg.lstsq(waves, wanted - waves @ kernel).solution
+        layer.weight.data[channel, 0] = kernel.view(3, 3)
+    x = torch.randn(4, 1, 30, 30, generator=generator)
+    found, expected = layer(x).double(), copy.deepcopy(layer).double()(x.double())
+    assert found.isfinite().all()
+    assert oracles.relative_error(found, expected) <= 1e-3
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_options_reach_the_layers(affine: bool, batch_norm: bool) -> None:
+    method = ConvNorm(affine=affine, batch_norm=batch_norm)
+    case = Case(4, 6, 3, 2, 1, 2, affine, batch_norm, (5, 5))
+    layer = method.conv(4, 6, 3, role=Role("body"), stride=2, padding=1, groups=2).double()
+    x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected, _ = case.oracle(x, layer)
+    assert oracles.relative_error(layer(x), expected) <= 1e-11
+    assert isinstance(method.norm(6, role=Role("body")), nn.Identity)
+    assert type(method.linear(6, 2, role=Role("head"))) is nn.Linear
+
+
+def test_gates_are_plain_convolutions() -> None:
+    """Those of squeeze-and-excitation, on one pixel an image, have a bias and no norm."""
+    gate = ConvNorm().conv(8, 2, 1, role=Role("gate"))
+    assert type(gate) is nn.Conv2d
+    assert gate.bias is not None
+    model = registry.classifier("senet18", {"width": 16}, ConvNorm(), 3, 10)
+    plain = [name for name, layer in model.named_modules() if type(layer) is nn.Conv2d and not name.endswith("affine")]
+    assert len(plain) == 16
+    assert all("gate" in name and model.get_submodule(name).bias is not None for name in plain)
+    assert not any("gate" in name for name, layer in model.named_modules() if isinstance(layer, ConvNorm2d))

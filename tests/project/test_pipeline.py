@@ -1,0 +1,316 @@
+"""The pipeline end to end, on a small suite of the real digits, as a user runs it: `dvc repro` in a clone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = """
+suite:
+  seed: 0
+  seeds: [0, 1]
+  datasets: [digits]
+  tasks: [small]
+  variants: [batch_norm, group_norm]
+  baseline: batch_norm
+  gan_tasks: [small-gan]
+  gan_variants: [batch_norm]
+corruptions: {names: [gaussian_noise, contrast], severities: [1, 5]}
+datasets:
+  digits: {source: digits, image_size: 8}
+tasks:
+  small: {dataset: digits, model: resnet8, model_options: {width: 4}, recipe: {epochs: 2, batch_size: 128, crop_padding: 1}}
+gan_tasks:
+  small-gan: {dataset: digits, model: sngan, model_options: {width: 8}, recipe: {iterations: 4, batch_size: 32, fid_samples: 200}}
+variants:
+  batch_norm: {method: batch_norm}
+  group_norm: {method: group_norm, options: {channels_per_group: 2}}
+  no_norm: {method: no_norm}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+class Project:
+    """A clone with a small suite, and what a user does in it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(path),
+            "OMP_NUM_THREADS": "1",
+            "NORMBENCH_DEVICE": "cpu",
+        }
+        for name in ("NORMBENCH_STORE", "NORMBENCH_DOWNLOADS", "NORMBENCH_MIRROR"):
+            self.environment.pop(name, None)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
+
+    def dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "dvc", *arguments)
+
+    def repro(self, *arguments: str) -> list[str]:
+        """The stages that `dvc repro` ran; it must succeed."""
+        done = self.dvc("repro", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return ran(done.stdout)
+
+    def changed(self) -> set[str]:
+        """The stages that `dvc status` says are not up to date."""
+        return set(json.loads(self.dvc("status", "--json").stdout))
+
+    def edit(self, old: str, new: str, name: str = "params.yaml") -> None:
+        text = (self.path / name).read_text(encoding="utf-8")
+        assert old in text
+        (self.path / name).write_text(text.replace(old, new), encoding="utf-8")
+
+    def leaderboard(self) -> pd.DataFrame:
+        return pd.read_csv(self.path / "results/leaderboard.csv").set_index("variant")
+
+    def records(self) -> dict[str, dict]:
+        found = (self.path / "build/trained").glob("*/*/*/record.json")
+        return {str(p.parent.relative_to(self.path / "build/trained")): json.loads(p.read_text()) for p in found}
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone in which `dvc repro` has run."""
+    path = tmp_path_factory.mktemp("clone") / "normbench"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file() and not name.startswith("results/") and name != "dvc.lock":
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, path / name)
+    (path / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet", "."], cwd=path, check=True)
+    project = Project(path)
+    stages = project.repro()
+    assert stages[:4] == ["resolve", "download@digits", "corrupt@digits", "bind"]
+    assert set(stages[4:]) == {
+        "train@small-batch_norm",
+        "train@small-group_norm",
+        "evaluate@small-batch_norm",
+        "evaluate@small-group_norm",
+        "gan@small-gan-batch_norm",
+        "fid@small-gan-batch_norm",
+        "aggregate",
+        "report",
+    }
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished clone, for a test to change."""
+    shutil.copytree(finished.path, tmp_path / "normbench", symlinks=True)
+    return Project(tmp_path / "normbench")
+
+
+def test_results(finished: Project):
+    table = finished.leaderboard()
+    assert list(table.index.sort_values()) == ["batch_norm", "group_norm"]
+    assert (table.clean_accuracy > 0.2).all()  # chance is 0.1, and this is real training
+    assert table.loc["batch_norm", "mce"] == pytest.approx(100)
+    assert (table.finished == 2).all()
+    gan = pd.read_csv(finished.path / "results/gan.csv")
+    assert gan.fid.notna().all()
+    assert "<svg" in (finished.path / "results/report.html").read_text(encoding="utf-8")
+
+
+def test_record_is_complete(finished: Project):
+    record = json.loads((finished.path / "build/scores/classification/small/group_norm/1.json").read_text())
+    origin = record["provenance"]
+    assert record["status"] == "finished"
+    assert record["seed"] == 1
+    assert origin["task"]["recipe"]["epochs"] == 2
+    assert origin["variant"]["options"] == {"groups": 32, "channels_per_group": 2, "eps": 1e-5}
+    assert len(origin["dataset"]["fingerprint"]) == len(origin["code_fingerprint"]) == 64
+    assert set(origin["git"]) == {"revision", "dirty"}
+    assert {"python", "torch", "numpy"} <= set(origin["versions"])
+    assert origin["device"]["type"] == "cpu"
+    assert origin["device"]["threads"] == 1
+    assert origin["started"] <= origin["ended"]
+    assert origin["dataset"]["note"] is None
+    assert record["cost"]["resumed"] is None
+    assert set(record["cost"]["seconds"]) == {
+        *("setup", "compile", "train", "checkpoints", "evaluate", "memory", "corruptions")
+    }
+    assert set(record["metrics"]["corruption_accuracy"]) == {"gaussian_noise", "contrast"}
+    for run in (finished.path / "build/trained").glob("*/*/*"):
+        assert {p.name for p in run.iterdir()} == {"record.json", "predictions.npz", "weights.pt"}
+
+
+def test_nothing_to_do(finished: Project):
+    assert finished.changed() == set()
+    assert finished.repro() == []
+
+
+def test_metrics_and_plots(finished: Project):
+    shown = json.loads(finished.dvc("metrics", "show", "--json").stdout)
+    assert "clean_accuracy" in json.dumps(shown)
+    done = finished.dvc("plots", "show", "--out", "dvc_plots")
+    assert done.returncode == 0, done.stderr
+    page = (finished.path / "dvc_plots/index.html").read_text(encoding="utf-8")
+    assert "group_norm" in page
+
+
+def test_a_variant_is_an_edit_of_params(project: Project):
+    before = project.records()
+    project.edit("variants: [batch_norm, group_norm]", "variants: [batch_norm, group_norm, no_norm]")
+    # A stage that has never run shows as changed, and `resolve` reads params.yaml; no other training does.
+    assert {s for s in project.changed() if s.startswith(("train", "evaluate", "gan", "fid"))} == {
+        "train@small-no_norm",
+        "evaluate@small-no_norm",
+    }
+    project.repro("resolve")
+    assert {s for s in project.changed() if s.startswith("train")} == {"train@small-no_norm"}
+    stages = project.repro()
+    trained = [s for s in stages if s.split("@")[0] in ("train", "evaluate", "gan", "fid", "download", "corrupt")]
+    assert trained == ["train@small-no_norm", "evaluate@small-no_norm"]
+    assert len(project.leaderboard()) == 3
+    after = project.records()
+    assert {name: after[name] for name in before} == before
+    assert project.changed() == set()
+
+
+def test_a_method_of_ones_own_file(project: Project):
+    project.edit("variants: [batch_norm, group_norm]", "variants: [batch_norm, group_norm, mine]")
+    project.edit("\nvariants:", "\nvariants:\n  mine: {method: my_methods/rms_norm.py:RMSNorm}")
+    stages = project.repro()
+    assert [s for s in stages if s.startswith("train")] == ["train@small-mine"]
+    assert project.leaderboard().loc["mine", "finished"] == 2
+    # The file is watched: an edit trains this variant again, and no other.
+    project.edit("keepdim=True)", "keepdim=True) * 1.5", "my_methods/rms_norm.py")
+    assert project.changed() == {"resolve"}
+    stages = project.repro()
+    assert [s for s in stages if s.startswith("train")] == ["train@small-mine"]
+
+
+def test_a_method_file_elsewhere(project: Project, tmp_path: Path):
+    file = tmp_path / "elsewhere.py"
+    shutil.copy(ROOT / "my_methods/rms_norm.py", file)
+    project.edit("variants: [batch_norm, group_norm]", "variants: [batch_norm, group_norm, mine]")
+    project.edit("\nvariants:", f"\nvariants:\n  mine: {{method: {file}:RMSNorm}}")
+    assert "train@small-mine" in project.repro("train@small-mine")
+    file.write_text(file.read_text().replace("keepdim=True)", "keepdim=True) * 1.5"))
+    # DVC does not look there; `normbench check --refresh`, which `make results` calls first, does.
+    assert project.run(sys.executable, "-m", "normbench", "check", "--refresh").returncode == 0
+    assert project.repro("train@small-mine")[-1] == "train@small-mine"
+
+
+def test_more_seeds_keep_the_finished_ones(project: Project):
+    before = project.records()
+    project.edit("seeds: [0, 1]", "seeds: [0, 1, 2]")
+    project.repro("train@small-batch_norm")
+    after = project.records()
+    assert after["small/batch_norm/2"]["seed"] == 2
+    for seed in (0, 1):
+        assert after[f"small/batch_norm/{seed}"] == before[f"small/batch_norm/{seed}"]
+
+
+def test_a_renamed_variant_keeps_its_runs(project: Project):
+    before = project.records()
+    project.edit("group_norm", "renamed")
+    project.edit("{method: renamed", "{method: group_norm")
+    project.repro("train@small-renamed")
+    assert project.records()["small/renamed/0"]["run"] == before["small/group_norm/0"]["run"]
+    assert (
+        project.records()["small/renamed/0"]["provenance"]["started"]
+        == before["small/group_norm/0"]["provenance"]["started"]
+    )
+
+
+def test_bit_for_bit(project: Project):
+    before = project.records()
+    shutil.rmtree(project.path / "runs")
+    assert project.repro("--force", "--single-item", "train@small-group_norm") == ["train@small-group_norm"]
+    after = project.records()
+    for seed in (0, 1):
+        old, new = before[f"small/group_norm/{seed}"], after[f"small/group_norm/{seed}"]
+        assert new["metrics"] == old["metrics"]
+        assert new["run"] == old["run"]
+    assert before["small/group_norm/0"]["metrics"] != before["small/group_norm/1"]["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("epochs: 2", "epochz: 2", r"tasks.small.recipe.epochz = 2: unknown key; did you mean 'epochs'?"),
+        ("variants: [batch_norm, group_norm]", "variants: [batch_norm, grup_norm]", "did you mean 'group_norm'?"),
+        ("variants: [batch_norm, group_norm]", "variants: []", "suite.variants = []: empty"),
+    ],
+)
+def test_bad_input_ends_in_resolve(project: Project, old: str, new: str, line: str):
+    project.edit(old, new)
+    done = project.dvc("repro")
+    assert done.returncode != 0
+    assert ran(done.stdout) == ["resolve"]
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "exited with 1" in done.stderr
+    assert len(project.leaderboard()) == 2
+    project.edit(new, old)
+    assert [s for s in project.repro() if s != "resolve"] == []
+
+
+def test_the_first_check_of_make_results(project: Project):
+    """A key that dvc.yaml itself reads: `normbench check`, which `make results` calls first, says it in one line."""
+    project.edit("  variants: [", "  varients: [")
+    done = project.run(sys.executable, "-m", "normbench", "check")
+    assert done.returncode == 1
+    assert "suite.varients" in done.stderr
+    assert "did you mean 'variants'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_divergence_is_a_record(project: Project):
+    project.edit("variants: [batch_norm, group_norm]", "variants: [batch_norm, no_norm]")
+    project.edit("epochs: 2,", "epochs: 2, lr: 1.0e+9,")
+    project.repro()
+    record = project.records()["small/no_norm/0"]
+    assert record["status"] == "diverged"
+    assert record["diverged"]["step"] >= 0
+    row = project.leaderboard().loc["no_norm"]
+    assert row.diverged == 2
+    assert pd.isna(row.clean_accuracy)
+
+
+def test_a_kill_keeps_finished_seeds(project: Project):
+    shutil.rmtree(project.path / "runs")
+    project.edit("seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4, 5, 6, 7]")
+    project.repro("bind")
+    command = [sys.executable, "-m", "stages.train", "--task", "small", "--variant", "batch_norm"]
+    process = subprocess.Popen(command, cwd=project.path, env=project.environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list((project.path / "runs").glob("*/record.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {p: p.read_bytes() for p in (project.path / "runs").glob("*/record.json")}
+    assert 1 <= len(kept) < 8
+    done = project.run(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished before") == len(kept)
+    assert {p: p.read_bytes() for p in kept} == kept
+    assert len(project.records()) >= 8

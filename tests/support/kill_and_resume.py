@@ -1,0 +1,268 @@
+"""Trains runs in processes of their own, which are killed, told to end, or left without space on the disk.
+
+`python tests/kill_and_resume.py FOLDER SCENARIO CASE`: a fresh interpreter with one thread, so that it may fork.
+What a scenario finds goes to stdout as one JSON value; an assertion that fails ends it with a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from normbench.data.batches import Images, on_device
+from normbench.gan import train as gan
+from normbench.methods import network_deconvolution
+from normbench.runs import run as runs
+from normbench.runs import store
+from normbench.runs.run import Run
+from normbench.suite.schema import GanRecipe, Recipe
+from normbench.system import files, preemption, stage
+from normbench.system import side_by_side as jobs
+from normbench.training import classify
+
+KILLS = 10
+STEPS = 4  # an epoch
+BATCH = 16
+EPOCHS = 4
+
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "batch_norm": ("resnet8", "batch_norm", {}),
+    "network_deconvolution": ("resnet8", "network_deconvolution", {}),
+    "network_deconvolution, frozen": ("preact_resnet18", "network_deconvolution", {"block": 16}),
+    "conv_norm": ("resnet8", "conv_norm", {}),
+    "spectral_batch_norm": ("resnet8", "spectral_batch_norm", {"statistics": "frequency"}),
+    "fantastic_four": ("resnet8", "fantastic_four", {"layers": "all"}),
+    "spectral_norm": ("resnet8", "spectral_norm", {}),
+    "free adversary": ("resnet8", "batch_norm", {}),
+    "bfloat16": ("resnet8", "network_deconvolution", {}),
+    "spectral_norm, GAN": ("sngan", "spectral_norm", {}),
+    "batch_norm, GAN": ("sngan", "batch_norm", {}),
+}
+
+
+def images(seed: int) -> Images:
+    """Images whose class is the one quadrant that is bright."""
+    chance = np.random.default_rng(seed)
+    labels = np.arange(STEPS * BATCH) % 4
+    pixels = chance.integers(0, 40, (len(labels), 8, 8, 1))
+    for image, label in zip(pixels, labels, strict=True):
+        image[4 * (label // 2) :][:4, 4 * (label % 2) :][:, :4] += chance.integers(100, 200)
+    return on_device(torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels), [0.3], [0.3], "cpu")
+
+
+def run(case: str, seed: int) -> Run:
+    model, method, options = CASES[case]
+    bound = {"channels": 1, "classes": 4, "image_size": 8, "fingerprint": "0" * 64}
+    task: dict[str, Any] = {"seed": 0, "model": model, "model_options": {"width": 4}}
+    if model == "sngan":
+        task["recipe"] = GanRecipe(iterations=24, batch_size=BATCH, lr=2e-3, latent=8).model_dump()
+    else:
+        adversary = {"kind": "free", "repeats": 2, "epsilon": 8.0} if "adversary" in case else None
+        task["recipe"] = Recipe(
+            epochs=EPOCHS,
+            batch_size=BATCH,
+            lr=0.1,
+            crop_padding=1,
+            adversary=adversary,
+            precision="bfloat16" if case == "bfloat16" else "float32",
+        ).model_dump()
+    variant = {"method": method, "options": options}
+    id_ = store.run_id(
+        "gan" if model == "sngan" else "classification", task, variant, bound["fingerprint"], seed, "code"
+    )
+    return Run(id_, task, variant, seed, bound, "code", f"{case} seed {seed}")
+
+
+def train(one: Run) -> None:
+    function = gan.train_run if one.task["model"] == "sngan" else classify.train_run
+    runs.claim_and_train(one, function, lambda: {"train": images(0), "test": images(1)})
+
+
+def child(task: Callable[[], Any]) -> int:
+    """A forked process that does the task and ends as a stage would; its id."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        preemption.watch()
+        stage.guarded(task)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def left(one: Run) -> dict[str, Any]:
+    """All that a finished run leaves and that is no time and no memory: equal for equal runs."""
+    folder = store.folder(one.id)
+    record = files.read_json(folder / store.RECORD)
+    found: dict[str, Any] = {"metrics": record["metrics"], "status": record["status"]}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".pt":
+            weights = torch.load(path, weights_only=True)
+            assert weights
+            found[path.name] = {
+                key: value.numpy().tobytes().hex() if isinstance(value, torch.Tensor) else value
+                for key, value in weights.items()
+            }
+        elif path.suffix in {".npz", ".png"}:
+            found[path.name] = files.sha256(path)
+    assert len(found) == 4, sorted(found)
+    return found
+
+
+def place(name: str, folder: Path) -> None:
+    os.environ["NORMBENCH_STORE"] = str(folder / name)
+
+
+def reference(folder: Path, one: Run) -> tuple[dict[str, Any], float]:
+    place("whole", folder)
+    began = time.monotonic()
+    assert ended(child(lambda: train(one))) == 0
+    return left(one), time.monotonic() - began
+
+
+def kill(folder: Path, case: str) -> dict[str, Any]:
+    """`kill -9` at random moments, again and again, until ten of them have met a run on its way."""
+    chance = random.Random(case)
+    kills, resumed, rounds = 0, 0, 0
+    while kills < KILLS:
+        one = run(case, seed=rounds)
+        whole, seconds = reference(folder, one)
+        place("killed", folder)
+        while True:
+            os.environ["NORMBENCH_CHECKPOINT_MINUTES"] = chance.choice(["0", "0.0005", "10"])
+            pid = child(lambda one=one: train(one))
+            time.sleep(chance.uniform(0, seconds / 2))
+            os.kill(pid, signal.SIGKILL)
+            code = ended(pid)
+            assert code in (0, -signal.SIGKILL), code
+            if store.finished(one.id):
+                break
+            kills += 1
+            if kills % 8 == 7:
+                assert ended(child(lambda one=one: train(one))) == 0
+                break
+        assert left(one) == whole, f"round {rounds}"
+        resumed += files.read_json(store.folder(one.id) / store.RECORD)["cost"]["resumed"] is not None
+        assert not store.unfinished(one.id).exists() or code == -signal.SIGKILL
+        rounds += 1
+    return {"kills": kills, "resumed": resumed, "rounds": rounds}
+
+
+def terminate(folder: Path, case: str) -> dict[str, Any]:
+    """SIGTERM to a process that trains two runs side by side: each saves its state, all end with 75."""
+    both = [run(case, seed) for seed in (0, 1)]
+    whole = [reference(folder, one)[0] for one in both]
+    place("terminated", folder)
+    torch.set_num_threads(2)
+    pid = child(lambda: jobs.side_by_side([lambda one=one: train(one) for one in both], "cpu", 2))
+    while not all(any(store.unfinished(one.id).glob("*.pt")) for one in both):
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGTERM)
+    code = ended(pid)
+    torch.set_num_threads(1)
+    found = [torch.load(sorted(store.unfinished(one.id).glob("*.pt"))[-1], weights_only=True) for one in both]
+    steps = [state["training"]["step"] for state in found]
+    for one in both:
+        assert ended(child(lambda one=one: train(one))) == 0
+    assert [left(one) for one in both] == whole
+    return {"code": code, "steps": steps}
+
+
+def damage(folder: Path, case: str) -> dict[str, Any]:
+    """A bit of the newest checkpoint turns over."""
+    one = run(case, 0)
+    whole, _ = reference(folder, one)
+    place("damaged", folder)
+    stop_after(one, 3)
+    newest = sorted(store.unfinished(one.id).glob("*.pt"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert ended(child(lambda: train(one))) == 0
+    assert left(one) == whole
+    return {"newest": newest.name, "resumed": files.read_json(store.folder(one.id) / store.RECORD)["cost"]["resumed"]}
+
+
+def stop_after(one: Run, checkpoints: int) -> None:
+    """A run is killed when so many epochs of it have been saved."""
+    pid = child(lambda: train(one))
+    while not list(store.unfinished(one.id).glob(f"{checkpoints:06d}-*.pt")):
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    ended(pid)
+
+
+def full_disk(folder: Path, case: str) -> dict[str, Any]:
+    """No file may grow beyond a size that a checkpoint needs: the system refuses as a full disk does."""
+    one = run(case, 0)
+    whole, _ = reference(folder, one)
+    place("full", folder)
+    stop_after(one, 2)
+    before = {path.name: files.sha256(path) for path in store.unfinished(one.id).glob("*.pt")}
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        train(one)
+
+    code = ended(child(limited))
+    after = {path.name: files.sha256(path) for path in store.unfinished(one.id).iterdir()}
+    assert ended(child(lambda: train(one))) == 0
+    assert left(one) == whole
+    return {"code": code, "intact": before == after, "kept": len(before)}
+
+
+def two(folder: Path, case: str) -> dict[str, Any]:
+    """Two processes want one run; then the one that has it is killed while another waits for it."""
+    one = run(case, 0)
+    whole, _ = reference(folder, one)
+    place("two", folder)
+    pids = [child(lambda: train(one)) for _ in range(2)]
+    codes = [ended(pid) for pid in pids]
+    assert left(one) == whole
+    shutil.rmtree(store.folder(one.id))
+    holder = child(lambda: train(one))
+    while not any(store.unfinished(one.id).glob("*.pt")):
+        time.sleep(0.001)
+    waiting = child(lambda: train(one))
+    os.kill(holder, signal.SIGKILL)
+    ended(holder)
+    codes.append(ended(waiting))
+    assert left(one) == whole
+    return {"codes": codes, "resumed": files.read_json(store.folder(one.id) / store.RECORD)["cost"]["resumed"]}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    # A stem of Network Deconvolution that is frozen renews its statistics in the first three of every seven steps here.
+    network_deconvolution.FREEZE_STEPS, network_deconvolution.FREEZE_CYCLE = 3, 7
+    torch.use_deterministic_algorithms(True)
+    # What is imported on the way is imported here, once for all children.
+    place("warm-up", Path(sys.argv[1]))
+    train(run(sys.argv[3], 99))
+    scenarios = {f.__name__: f for f in (kill, terminate, damage, full_disk, two)}
+    print(json.dumps(scenarios[sys.argv[2]](Path(sys.argv[1]), sys.argv[3])))

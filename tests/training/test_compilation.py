@@ -1,0 +1,79 @@
+"""Training with `torch.compile`: the same training, its time apart, its kernels found by later processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, sys
+from tests.support import kill_and_resume
+import torch
+from torch._dynamo.utils import counters
+from normbench.methods import registry as methods
+from normbench.models import registry as models
+from normbench.training import loop
+
+torch.set_num_threads(1)
+images = kill_and_resume.images(0)
+recipe = kill_and_resume.run("batch_norm", 0).task["recipe"] | {"batch_size": 24, "epochs": 2}
+found = {}
+for mode in (None, "default"):
+    torch.manual_seed(0)
+    method = methods.build("batch_norm", {})
+    model = models.classifier("resnet8", {"width": 4}, method, 1, 4)
+    outcome = loop.fit(model, method, images, recipe | {"compile": mode}, 0, lambda *_: None)
+    found[str(mode)] = {
+        "losses": [entry["loss"] for entry in outcome.history],
+        "seconds": outcome.compile_seconds,
+        "steps": int(model.norm.num_batches_tracked),
+        "keys": len(model.state_dict()),
+    }
+found["hits"] = counters["inductor"]["fxgraph_cache_hit"]
+found["misses"] = counters["inductor"]["fxgraph_cache_miss"]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler g++, which inductor needs on a CPU")
+def test_compiled_training_is_the_same_training(tmp_path: Path) -> None:
+    """Twice, with 64 images in batches of 24, so that the last one has another size."""
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}",
+    }
+    found = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    for one in found:
+        eager, compiled = one["None"], one["default"]
+        assert compiled["losses"] == pytest.approx(eager["losses"], rel=1e-3)
+        assert eager["seconds"] == 0 < compiled["seconds"]
+        assert compiled["steps"] == eager["steps"] == 6  # those of the compilation are taken back
+        assert compiled["keys"] == eager["keys"]
+    assert found[0]["misses"] > 0
+    assert found[1]["hits"] == found[0]["misses"] + found[0]["hits"]
+    assert found[1]["misses"] == 0
+
+
+def test_without_a_compiler_there_is_one_line(tmp_path: Path) -> None:
+    env = os.environ | {
+        "CXX": str(tmp_path / "none"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}",
+    }
+    script = f"from normbench import stage\nstage.guarded(lambda: exec({SCRIPT!r}, {{}}))"
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("recipe.compile = 'default': torch.compile fails here: ")
+    assert "Traceback" not in done.stderr
