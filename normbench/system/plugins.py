@@ -1,0 +1,127 @@
+"""Code that is found by its place: what the files of a package register, and files or modules of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from normbench.system.errors import UserError, hint, nearest
+
+Entry = TypeVar("Entry")
+
+
+class Table(Generic[Entry]):
+    """What the files of a package register under a name, such as models or data sources.
+
+    A new entry is one new file in the folder of the package: all its files are imported when the table is first read,
+    in the order of their names. `get` also takes a reference to an entry of the user's own, `path/to/file.py:name` or
+    `package.module:name`, whose file registers it in the same way.
+
+    package: the dotted name of the folder. noun: what an entry is called in error lines, e.g. `model`.
+    """
+
+    def __init__(self, package: str, noun: str):
+        self.package, self.noun = package, noun
+        self.entries: dict[str, Entry] = {}
+        self._modules: dict[tuple[str, str], Entry] = {}
+        self._complete = False
+
+    def add(self, name: str, module: str, entry: Entry) -> None:
+        """Registers an entry; to be called by a decorator. module: `__module__` of the code that defines it.
+
+        Entries outside of the package are known by reference alone, so that their names cannot clash with ours.
+        """
+        if module.startswith(f"{self.package}."):
+            if (name, module) not in self._modules and name in self.entries:
+                raise ValueError(f"two files register the {self.noun} {name!r}")
+            self.entries[name] = entry
+        self._modules[name, module] = entry
+
+    def names(self) -> list[str]:
+        """The names that the package registers, in the order of files and, in a file, of definitions."""
+        self._read()
+        return list(self.entries)
+
+    def get(self, reference: str) -> Entry:
+        """The entry of that name or reference. Raises UserError with the nearest valid name where there is none."""
+        place, colon, name = reference.partition(":")
+        if not colon:
+            self._read()
+            if reference not in self.entries:
+                raise UserError(f"unknown {self.noun}; {hint(reference, self.entries)}")
+            return self.entries[reference]
+        module = imported(place)
+        found = {entry: value for (entry, where), value in self._modules.items() if where == module.__name__}
+        if name not in found:
+            raise UserError(f"{place} registers no {self.noun} {name}; {hint(name, found)}")
+        return found[name]
+
+    def _read(self) -> None:
+        if not self._complete:
+            folder = importlib.import_module(self.package)
+            for found in sorted(pkgutil.iter_modules(folder.__path__), key=lambda module: module.name):
+                importlib.import_module(f"{self.package}.{found.name}")
+            self._complete = True
+
+
+def source_file(place: str) -> Path:
+    """The file behind the part of a reference before its colon: `path/to/file.py` or `package.module`.
+
+    Raises UserError where there is no such file or module.
+    """
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            near = nearest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else None
+            raise UserError(f"no such file {place}" + (f"; did you mean '{path.parent / near}'?" if near else ""))
+        return path
+    try:
+        spec = importlib.util.find_spec(place)
+    except (ImportError, ValueError):
+        spec = None
+    except (Exception, SystemExit) as error:  # The package around the module is the user's code too.
+        raise UserError(f"{place} cannot be imported: {_one_line(error)}") from error
+    if spec is None or spec.origin is None:
+        raise UserError(f"no module named {place} can be imported")
+    return Path(spec.origin)
+
+
+def imported(place: str) -> ModuleType:
+    """The module behind `path/to/file.py` or `package.module`. Raises UserError for whatever goes wrong in it."""
+    path = source_file(place)
+    load: Callable[[], ModuleType] = (
+        (lambda: _of_file(path)) if place.endswith(".py") else (lambda: importlib.import_module(place))
+    )
+    try:
+        return load()
+    except (Exception, SystemExit) as error:  # Such a file is the user's code: whatever it raises is theirs to see.
+        raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
+
+
+def _of_file(path: Path) -> ModuleType:
+    """Imports a file under a name of its own; files beside it can be imported by it."""
+    name = f"normbench_own_{path.resolve().stem}"
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
+        return sys.modules[name]
+    spec: Any = importlib.util.spec_from_file_location(name, path.resolve())
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
