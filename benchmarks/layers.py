@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import published
-from normbench.methods import fold
+from normbench.evaluation import fold
 from normbench.methods import registry as methods
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.network_deconvolution import DeconvConv2d

@@ -1,7 +1,8 @@
 """Train every seed of a task and variant."""
 
-from normbench.system import stage
 from normbench.training.classify import train
+
+from normbench.system import stage
 
 if __name__ == "__main__":
     stage.run(train, "task", "variant")

@@ -5,17 +5,26 @@ Both are drawn from the suite's seed alone, so that all variants and all their r
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
+from pydantic import Field
 
 from normbench.system.errors import UserError, hint
+from normbench.system.schema import Strict
 
 Noise = Literal["symmetric", "symmetric_other", "asymmetric", "cyclic"]
 
 # Class -> the class that it is taken for, of CIFAR-10: truck and automobile, bird and airplane, cat and dog, deer and
 # horse. Settings of ConvNorm's protocol (Liu et al., arXiv 2103.00673; shengliu66/ConvNorm at aad1043a).
 CIFAR10_CONFUSIONS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}
+
+
+class LabelNoise(Strict):
+    """Which training labels are wrong (see `corrupt_labels`). fraction: of the labels, those that are replaced."""
+
+    kind: Noise = "symmetric"
+    fraction: Annotated[float, Field(ge=0, le=1)]
 
 
 def corrupt_labels(

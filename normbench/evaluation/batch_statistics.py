@@ -7,9 +7,17 @@ Nado et al., arXiv 2006.10963; with the weight of the training statistics of Sch
 from __future__ import annotations
 
 import copy
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+
+from normbench.evaluation.calibration import accuracy, finite
+from normbench.evaluation.registry import score
+from normbench.evaluation.subject import Scores, Subject
+from normbench.system.schema import NotNegativeReal, Strict
+from normbench.training.logits import logits
 
 
 def batch_layers(model: nn.Module) -> list[nn.Module]:
@@ -52,3 +60,43 @@ class Mixing:
         layer.forward(*inputs)
         layer.eval()
         vars(layer)["momentum"] = momentum
+
+
+class BatchStatistics(Strict):
+    """Evaluation with the statistics of test batches of `batch_size`, those of training weighing as `prior` images."""
+
+    prior: NotNegativeReal = 16.0
+    batch_size: Annotated[int, Field(ge=2)] = 200
+
+
+@score("batch_statistics", BatchStatistics, default=BatchStatistics())
+def batch_statistics(subject: Subject, settings: BatchStatistics) -> Scores:
+    """`batch_statistics`: the accuracies under the statistics of batches of test images, in their order.
+
+    Nothing for networks whose layers keep no running statistics. The metric has the settings, `clean_accuracy`, and
+    `corruption_accuracy` from a corruption to a list over the severities. Predictions: (names, severities, M).
+    """
+    if not batch_layers(subject.model):
+        return Scores()
+    adapted = with_batch_statistics(subject.model, settings.prior)
+    labels = subject.images.labels.cpu()
+    targets = labels[subject.index]
+
+    def scored(pixels: Tensor) -> Tensor:
+        return finite(logits(adapted, subject.images, pixels, subject.precision, settings.batch_size))
+
+    clean = accuracy(scored(subject.images.pixels), labels)
+    accuracies: dict[str, list[float]] = {}
+    predicted: list[Tensor] = []
+    for name in subject.corrupted.names:
+        found = [scored(pixels) for pixels in subject.corrupted_pixels(name)]
+        accuracies[name] = [accuracy(each, targets) for each in found]
+        predicted += [each.argmax(1) for each in found]
+    metric = settings.json_value() | {"clean_accuracy": clean, "corruption_accuracy": accuracies}
+    mean = sum(map(sum, accuracies.values())) / len(predicted)
+    shape = (len(subject.corrupted.names), len(subject.corrupted.severities), len(subject.index))
+    return Scores(
+        {"batch_statistics": metric},
+        {"batch_clean_accuracy": clean, "batch_corruption_accuracy": mean},
+        {"batch_statistics": torch.stack(predicted).to(torch.int16).numpy().reshape(shape)},
+    )

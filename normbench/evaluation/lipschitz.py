@@ -13,16 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Images
 from normbench.evaluation.folding import FirstRow, fold
 from normbench.functional.circular_filter import inverse_spectrum_norm
 from normbench.functional.graph import LayerTracer
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
-from normbench.spectral import conv_bound, margin_radius, zero_padded_norm
+from normbench.spectral import conv_bound, zero_padded_norm
 from normbench.system.errors import UserError
 
-LEVELS = 255
 NEUTRAL = (nn.ReLU, nn.Identity, nn.Flatten, nn.LeakyReLU, FirstRow, ScalarBias)  # constants and slopes of at most 1
 
 
@@ -155,61 +153,3 @@ def of_operation(node: torch.fx.Node, of_inputs: list[float], sizes: dict[str, t
             before = before.all_input_nodes[0]
         return of_inputs[0] / math.sqrt(math.prod(sizes[str(before.target)][6:]))
     raise Unbounded(f"no Lipschitz constant is known for {name}")
-
-
-def smoothness(model: nn.Module, images: Images, settings: dict[str, Any], chosen: Tensor) -> dict[str, Any]:
-    """What `evaluation.smoothness` measures, of some test images (indices on the device), in pixels of 0..1.
-
-    `bound`: of the network, from pixels to logits. `local`: the mean and largest 2-norm of the gradient of the margin
-    between the two largest logits, over sqrt(2), a lower estimate of the same. `certified`: for each radius in 255ths
-    the share of images that are right, and stay so within it by the bound.
-    """
-    pixels, labels = images.pixels[chosen].float() / LEVELS, images.labels[chosen]
-    x = (pixels - images.mean) / images.std
-    found = bounds(model, x[:1])
-    given = pixels.clone().requires_grad_()
-    with torch.enable_grad():
-        logits = model((given - images.mean) / images.std).float()
-        top = logits.topk(2, dim=1).values
-        (gradient,) = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), given)
-    local = gradient.flatten(1).norm(dim=1) / math.sqrt(2)
-    found["local"] = {"mean": float(local.mean()), "max": float(local.max()), "examples": len(labels)}
-    found["bound"] = None if found["product"] is None else found["product"] / float(images.std.min())
-    if found["bound"]:
-        radii = margin_radius(logits.detach().double(), labels, found["bound"])
-        certified = {f"{radius:g}": float((radii > radius / LEVELS).double().mean()) for radius in settings["radii"]}
-        found["certified"] = certified
-    return found
-
-
-def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
-    """Of each block's output, in order of depth: `rms`, `max`, and the share of energy in four bands of frequencies.
-
-    x: normalized images. The bands are thirds of the radius up to half a cycle a pixel; `low` is without the mean of
-    the image, which is a band of its own. Blocks are what normbench.models defines; the activations of a network
-    without any. Shares of an output without energy are 0, numbers that are not finite None.
-    """
-    blocks = [m for m in model.modules() if m is not model and type(m).__module__.startswith("normbench.models.")]
-    blocks = blocks or [m for m in model.modules() if isinstance(m, nn.ReLU)]
-    found: list[dict[str, Any]] = []
-
-    def note(_: nn.Module, given: Any, output: Tensor) -> None:
-        output = output.detach().cpu().double()  # a device need not have float64
-        power = torch.fft.fft2(output).abs().square().sum((0, 1))
-        rows, columns = (torch.fft.fftfreq(size, device=output.device) for size in power.shape)
-        radius = (rows[:, None].square() + columns.square()).sqrt()
-        bands = {"mean": radius == 0, "low": (radius > 0) & (radius <= 1 / 6)}
-        bands |= {"middle": (radius > 1 / 6) & (radius <= 1 / 3), "high": radius > 1 / 3}
-        total = power.sum().clamp_min(torch.finfo(torch.float64).tiny)
-        numbers = {"rms": output.square().mean().sqrt(), "max": output.abs().max()}
-        numbers |= {name: power[band].sum() / total for name, band in bands.items()}
-        found.append({name: float(value) if value.isfinite() else None for name, value in numbers.items()})
-
-    handles = [block.register_forward_hook(note) for block in blocks]
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found

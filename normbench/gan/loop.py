@@ -1,4 +1,4 @@
-"""The training of one GAN. What this file and its imports say shapes a run's outcome, and is in its id."""
+"""The training of one GAN."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.data.batches import Batches, Images
+from normbench.gan.recipe import GanRecipe
 from normbench.methods.base import Method
 from normbench.system.seeds import derive
 from normbench.training.keeper import Keeper, Nobody
@@ -23,13 +24,19 @@ READS = 200  # times that losses are read from the device in a run: for progress
 POINTS = 20  # entries in the history of a run
 
 
+Report = Callable[[int, float, float], None]  # iteration, and the mean losses of discriminator and generator
+
+
 @dataclass
 class Outcome:
-    """average: the generator with the moving average of the weights, in evaluation mode. history: mean losses of each
-    twentieth of the training. diverged: iteration (from 0) of the first loss or weight that was not finite,
-    or None. rates: iterations a second between one reading of the losses and the next. seconds: of training without
-    the saving of its state, those of processes that were stopped included. resumed: the iteration (from 0) that this
-    process began with, where another had begun the training."""
+    """What a training leaves and measured.
+
+    average: the generator with the moving average of the weights, in evaluation mode. history: mean losses of each
+    twentieth of the training. diverged: iteration (from 0) of the first loss or weight that was not finite, or None.
+    rates: iterations a second between one reading of the losses and the next. seconds: of training, without the saving
+    of its state; those of processes that were stopped count too. resumed: the iteration (from 0) at which this process
+    took over an unfinished training, or None.
+    """
 
     average: nn.Module
     history: list[dict[str, float]] = field(default_factory=list)
@@ -61,8 +68,9 @@ def real_batches(images: Images, batch_size: int, seed: int, first: int = 0) -> 
             yield x
 
 
-def adam(groups: Any, recipe: dict[str, Any]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, recipe["lr"], (recipe["beta1"], recipe["beta2"]), fused=True)
+def adam(groups: Any, recipe: GanRecipe) -> torch.optim.Optimizer:
+    """Adam with the learning rate and moments of a recipe."""
+    return torch.optim.Adam(groups, recipe.lr, (recipe.beta1, recipe.beta2), fused=True)
 
 
 def discriminator_loss(discriminator: nn.Module, method: Method, real: Tensor, fake: Tensor) -> Tensor:
@@ -93,93 +101,147 @@ def fit(
     discriminator: nn.Module,
     method: Method,
     images: Images,
-    recipe: dict[str, Any],
+    recipe: GanRecipe,
     seed: int,
-    report: Callable[[int, float, float], None],
+    report: Report,
     keeper: Keeper | None = None,
 ) -> Outcome:
-    """Trains both in place on their device; `report(iteration, discriminator loss, generator loss)` about 200 times.
+    """Trains both networks in place on their device; `report` is called about 200 times.
 
     In each iteration there are `discriminator_steps` steps of the discriminator, then one of the generator, by the last
-    of the images that the discriminator saw. It goes on from the state that `keeper` has, where it has one, and ends as
-    if it had never stopped. A loss that is not finite ends the training.
+    of the images that the discriminator saw. Where `keeper` has a saved state the training goes on from there, and ends
+    as if it had never stopped. A loss that is not finite ends the training.
     """
-    iterations, count = recipe["iterations"], recipe["batch_size"]
-    noise = Noise(recipe["latent"], derive(seed, "noise"), images.pixels.device.type)
-    trained = list(generator.parameters())
-    generator_optim = adam(trained, recipe)
-    discriminator_optim = adam(method.param_groups(discriminator, recipe["lr"], 0.0), recipe)
-    outcome, keeper = Outcome(copy.deepcopy(generator).eval()), keeper or Nobody()
-    stateful: dict[str, Any] = {
-        "generator": generator,
-        "discriminator": discriminator,
-        "average": outcome.average,
-        "generator_optim": generator_optim,
-        "discriminator_optim": discriminator_optim,
-    }
-    every = max(1, iterations // READS)
-    losses: list[Tensor] = []
-    window: list[list[float]] = []
-    first = 0
-    if (saved := keeper.resume()) is not None:
-        first, window = saved["step"], saved["window"]
-        losses = [pair.to(images.pixels.device) for pair in saved["losses"]]
-        for name, part in stateful.items():
+    training = Training(generator, discriminator, method, images, recipe, seed, report, keeper or Nobody())
+    training.resume()
+    training.run()
+    return training.outcome
+
+
+class Training:
+    """A training in progress: both networks, their optimizers, and how far it is.
+
+    step: the iteration from which it goes on, from 0. losses: 0-d pairs on the device that have not been read yet.
+    window: pairs that have been read since the last entry of the history.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        method: Method,
+        images: Images,
+        recipe: GanRecipe,
+        seed: int,
+        report: Report,
+        keeper: Keeper,
+    ):
+        self.generator, self.discriminator, self.method, self.images = generator, discriminator, method, images
+        self.recipe, self.seed, self.report, self.keeper = recipe, seed, report, keeper
+        self.noise = Noise(recipe.latent, derive(seed, "noise"), images.pixels.device.type)
+        self.trained = list(generator.parameters())
+        self.generator_optim = adam(self.trained, recipe)
+        self.discriminator_optim = adam(method.param_groups(discriminator, recipe.lr, 0.0), recipe)
+        self.outcome = Outcome(copy.deepcopy(generator).eval())
+        self.step = 0
+        self.losses: list[Tensor] = []
+        self.window: list[list[float]] = []
+        self.earlier, self.began = 0.0, time.perf_counter()
+
+    @property
+    def stateful(self) -> dict[str, Any]:
+        """What is saved and restored by its own `state_dict`."""
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "average": self.outcome.average,
+            "generator_optim": self.generator_optim,
+            "discriminator_optim": self.discriminator_optim,
+        }
+
+    def resume(self) -> None:
+        """Takes over the state that the keeper has, if there is one."""
+        saved = self.keeper.resume()
+        if saved is None:
+            return
+        self.step, self.window = saved["step"], saved["window"]
+        self.losses = [pair.to(self.images.pixels.device) for pair in saved["losses"]]
+        for name, part in self.stateful.items():
             part.load_state_dict(saved[name])
-        noise.generator.set_state(saved["noise"])
-        outcome = Outcome(outcome.average, **saved["outcome"], resumed={"step": first})
-    earlier, began = outcome.seconds, time.perf_counter()
+        self.noise.generator.set_state(saved["noise"])
+        self.outcome = Outcome(self.outcome.average, **saved["outcome"], resumed={"step": self.step})
+        self.earlier, self.began = self.outcome.seconds, time.perf_counter()
 
-    def save(step: int) -> None:
-        """What is to be known to go on before an iteration."""
-        outcome.seconds = earlier + time.perf_counter() - began - keeper.spent
-        done = {"history": outcome.history, "rates": outcome.rates, "seconds": outcome.seconds}
-        state = {"step": step, "window": window, "noise": noise.generator.get_state()}
-        state["losses"] = [pair.cpu() for pair in losses]
-        keeper.save(state | {"outcome": done} | {name: part.state_dict() for name, part in stateful.items()})
+    def run(self) -> None:
+        """Trains from the current iteration to the last, or until a loss is not finite."""
+        recipe, keeper, outcome = self.recipe, self.keeper, self.outcome
+        first_batch = self.step * recipe.discriminator_steps
+        real = real_batches(self.images, recipe.batch_size, derive(self.seed, "real"), first_batch)
+        self.generator.train()
+        self.discriminator.train()
+        every = max(1, recipe.iterations // READS)
+        begun = not self.losses  # Whether this process made the whole stretch since the last reading.
+        start, spent = time.perf_counter(), keeper.spent
+        for step in range(self.step, recipe.iterations):
+            self.losses.append(self.train_on(real, step))
+            last = step + 1 == recipe.iterations
+            if len(self.losses) == every or last:
+                values = torch.stack(self.losses).tolist()
+                bad = next((i for i, pair in enumerate(values) if not all(map(math.isfinite, pair))), None)
+                if bad is not None:
+                    outcome.diverged = {"step": step + 1 - len(values) + bad}
+                    break
+                if begun:
+                    outcome.rates.append(len(values) / (time.perf_counter() - start - (keeper.spent - spent)))
+                begun = True
+                self.note(step + 1, values, last)
+                start, spent = time.perf_counter(), keeper.spent
+            if keeper.due():
+                self.save(step + 1)
+        self.count_time()
+        # The losses were those before the last step, which may have been the one that broke the weights.
+        if outcome.diverged is None and not all(v.isfinite().all() for v in outcome.average.state_dict().values()):
+            outcome.diverged = {"step": recipe.iterations - 1}
 
-    real = real_batches(images, count, derive(seed, "real"), first * recipe["discriminator_steps"])
-    generator.train()
-    discriminator.train()
-    begun = not losses  # whether this process made all of a stretch
-    start, spent = time.perf_counter(), keeper.spent
-    for step in range(first, iterations):
-        for _ in range(recipe["discriminator_steps"]):
-            fake = generator(noise.draw(count))
-            loss = discriminator_loss(discriminator, method, next(real), fake.detach())
-            discriminator_optim.zero_grad(set_to_none=True)
+    def train_on(self, real: Iterator[Tensor], step: int) -> Tensor:
+        """One iteration; the losses of discriminator and generator, (2,) on the device."""
+        for _ in range(self.recipe.discriminator_steps):
+            fake = self.generator(self.noise.draw(self.recipe.batch_size))
+            loss = discriminator_loss(self.discriminator, self.method, next(real), fake.detach())
+            self.discriminator_optim.zero_grad(set_to_none=True)
             loss.backward()
-            discriminator_optim.step()
-        generator_loss = -discriminator(fake).mean()
-        generator_optim.zero_grad(set_to_none=True)
-        generator_loss.backward(inputs=trained)  # the discriminator's weights need no gradient here
-        generator_optim.step()
-        update(outcome.average, generator, recipe["average"], step)
+            self.discriminator_optim.step()
+        generator_loss = -self.discriminator(fake).mean()
+        self.generator_optim.zero_grad(set_to_none=True)
+        generator_loss.backward(inputs=self.trained)  # The discriminator's weights need no gradient here.
+        self.generator_optim.step()
+        update(self.outcome.average, self.generator, self.recipe.average, step)
+        return torch.stack([loss.detach(), generator_loss.detach()])
 
-        losses.append(torch.stack([loss.detach(), generator_loss.detach()]))
-        last = step + 1 == iterations
-        if len(losses) == every or last:
-            values = torch.stack(losses).tolist()
-            bad = next((i for i, pair in enumerate(values) if not all(map(math.isfinite, pair))), None)
-            if bad is not None:
-                outcome.diverged = {"step": step + 1 - len(values) + bad}
-                break
-            if begun:
-                outcome.rates.append(len(values) / (time.perf_counter() - start - (keeper.spent - spent)))
-            begun = True
-            losses, window = [], window + values
-            means = [sum(column) / len(column) for column in zip(*window, strict=True)]
-            report(step + 1, means[0], means[1])
-            if len(window) >= iterations / POINTS or last:
-                entry = {"iteration": step + 1, "discriminator_loss": means[0], "generator_loss": means[1]}
-                outcome.history.append(entry)
-                window = []
-                save(step + 1)
-            start, spent = time.perf_counter(), keeper.spent
-        if keeper.due():
-            save(step + 1)
-    outcome.seconds = earlier + time.perf_counter() - began - keeper.spent
-    # The losses were those before the last step, which may have been the one that broke the weights.
-    if outcome.diverged is None and not all(v.isfinite().all() for v in outcome.average.state_dict().values()):
-        outcome.diverged = {"step": iterations - 1}
-    return outcome
+    def note(self, done: int, values: list[list[float]], last: bool) -> None:
+        """Reports losses that have been read, and twenty times in a run adds them to the history and saves the state."""
+        self.losses, self.window = [], self.window + values
+        means = [sum(column) / len(column) for column in zip(*self.window, strict=True)]
+        self.report(done, means[0], means[1])
+        if len(self.window) >= self.recipe.iterations / POINTS or last:
+            entry = {"iteration": done, "discriminator_loss": means[0], "generator_loss": means[1]}
+            self.outcome.history.append(entry)
+            self.window = []
+            self.save(done)
+
+    def count_time(self) -> None:
+        """Brings `outcome.seconds` up to date."""
+        self.outcome.seconds = self.earlier + time.perf_counter() - self.began - self.keeper.spent
+
+    def save(self, step: int) -> None:
+        """Saves everything needed to resume just before this iteration."""
+        self.count_time()
+        outcome = self.outcome
+        state: dict[str, Any] = {
+            "step": step,
+            "window": self.window,
+            "noise": self.noise.generator.get_state(),
+            "losses": [pair.cpu() for pair in self.losses],
+            "outcome": {"history": outcome.history, "rates": outcome.rates, "seconds": outcome.seconds},
+        }
+        self.keeper.save(state | {name: part.state_dict() for name, part in self.stateful.items()})

@@ -23,20 +23,13 @@ import torch
 from PIL import Image
 
 from normbench.runs import store
+from normbench.runs.contents import LARGEST, RECORD, contents
+from normbench.runs.record import Record
 from normbench.system import files
 from normbench.system.errors import UserError
 
 MANIFEST, FORMAT, SUFFIX = "manifest.json", 1, ".run.tar"
 NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.run\.tar")
-GIB = 2**30
-# What a run may consist of, and how large each file may be.
-FILES = {
-    store.RECORD: GIB // 4,
-    "weights.pt": 16 * GIB,
-    "predictions.npz": GIB,
-    "generator.pt": 16 * GIB,
-    "samples.png": GIB // 16,
-}
 LARGEST_MANIFEST = 2**20
 BLOCK = 2**20
 
@@ -47,7 +40,7 @@ def export(run: str, to: Path) -> Path:
     if not store.finished(run):
         raise UserError(f"{folder}: no finished run")
     names = sorted(path.name for path in folder.iterdir())
-    foreign = [name for name in names if name not in FILES]
+    foreign = [name for name in names if name not in LARGEST]
     if foreign:
         raise UserError(f"{folder}: {foreign[0]} does not belong to a run; move it away")
     facts: dict[str, dict[str, Any]] = {
@@ -140,7 +133,7 @@ def _manifest(archive: tarfile.TarFile, path: Path) -> dict[str, Any]:
         listed = manifest["files"]
         sound = (
             re.fullmatch("[0-9a-f]{16}", manifest["run"])
-            and store.RECORD in listed
+            and RECORD in listed
             and all(re.fullmatch("[0-9a-f]{64}", facts["sha256"]) for facts in listed.values())
             and all(type(facts["bytes"]) is int and facts["bytes"] >= 0 for facts in listed.values())
         )
@@ -149,10 +142,10 @@ def _manifest(archive: tarfile.TarFile, path: Path) -> dict[str, Any]:
     if not sound:
         raise UserError(f"{path}: {MANIFEST} is not as `normbench runs export` writes it")
     for name, facts in listed.items():
-        if name not in FILES:
-            raise UserError(f"{path}: {MANIFEST}: files has {name!r}, which no run has; valid: {', '.join(FILES)}")
-        if facts["bytes"] > FILES[name]:
-            raise UserError(f"{path}: {name} has {facts['bytes']} bytes; at most {FILES[name]} are taken")
+        if name not in LARGEST:
+            raise UserError(f"{path}: {MANIFEST}: files has {name!r}, which no run has; valid: {', '.join(LARGEST)}")
+        if facts["bytes"] > LARGEST[name]:
+            raise UserError(f"{path}: {name} has {facts['bytes']} bytes; at most {LARGEST[name]} are taken")
     return manifest
 
 
@@ -168,7 +161,7 @@ def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Pa
         digest, size = hashlib.sha256(), 0
         content = archive.extractfile(member)
         assert content is not None  # as it is a regular file
-        # The name is one of `FILES`, and the length is that of the manifest at most, whatever the header says.
+        # The name is one of `LARGEST`, and the length is that of the manifest at most, whatever the header says.
         with (to / member.name).open("xb") as out:
             while block := content.read(BLOCK):
                 size += len(block)
@@ -184,44 +177,25 @@ def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Pa
 
 
 def check_content(folder: Path, run: str, path: Path) -> None:
-    """UserError, naming `path`, where the files of a run are not what they must be."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
+    """UserError, naming `path`, where the files in a folder are not those of the run, whole and readable."""
     try:
-        record = json.loads((folder / store.RECORD).read_text(encoding="utf-8"), parse_constant=refuse)
-        origin = record["provenance"]
-        made_of = origin["dataset"]["fingerprint"], record["seed"], origin["code_fingerprint"]
-        expected = store.run_id(record["kind"], origin["task"], origin["variant"], *made_of)
-        status, names = record["status"], (origin["task"]["name"], origin["variant"]["name"])
-        assert all(isinstance(name, str) for name in names)
-        assert isinstance(record["metrics"], dict)
-        assert isinstance(record["cost"], dict)
-        assert all(isinstance(text, str) for text in (record["kind"], record["run"], origin["ended"]))
-        assert isinstance(origin["device"]["type"], str)
-        assert origin["numerics"]["precision"] in ("float32", "bfloat16")
-        assert origin["numerics"]["memory_format"] in ("channels_last", "contiguous")
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
-        raise UserError(f"{path}: {store.RECORD} is no record of a run ({type(error).__name__}: {error})") from None
-    if record["run"] != run or expected != run:
-        raise UserError(f"{path}: {store.RECORD} describes run {expected}, not {run}")
-    if status not in ("finished", "diverged"):
-        raise UserError(f"{path}: {store.RECORD}: status = {status!r}: valid: finished, diverged")
-    required = {"classification": ["weights.pt"], "gan": ["generator.pt"]}.get(record["kind"])
-    if required is None:
-        raise UserError(f"{path}: {store.RECORD}: kind = {record['kind']!r}: valid: classification, gan")
-    if status == "finished":
-        required.append("predictions.npz" if record["kind"] == "classification" else "samples.png")
+        record = Record.read(folder / RECORD)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{folder / RECORD}: ")
+        raise UserError(f"{path}: {RECORD} is no record of a run ({reason})") from None
+    expected = record.described_run().id
+    if record.run != run or expected != run:
+        raise UserError(f"{path}: {RECORD} describes run {expected}, not {run}")
+    required = contents(record.kind, record.status)
     present = {file.name for file in folder.iterdir()}
-    if present != {store.RECORD, *required}:
+    if present != {RECORD, *required}:
         raise UserError(
-            f"{path}: has {', '.join(sorted(present))}; a {status} run has {store.RECORD}, {', '.join(required)}"
+            f"{path}: has {', '.join(sorted(present))}; a {record.status} run has {RECORD}, {', '.join(required)}"
         )
     for name in required:
         try:
             _read(folder / name)
-        except Exception as error:  # whatever the readers of these formats raise
+        except Exception as error:  # Whatever the readers of these formats raise.
             text = str(error).partition("\n")[0]
             raise UserError(f"{path}: {name} cannot be read ({type(error).__name__}: {text})") from None
 
@@ -234,7 +208,7 @@ def _read(file: Path) -> None:
             raise ValueError("not a dictionary of tensors")
     elif file.suffix == ".npz":
         with zipfile.ZipFile(file) as members:
-            if sum(member.file_size for member in members.infolist()) > FILES[file.name]:
+            if sum(member.file_size for member in members.infolist()) > LARGEST[file.name]:
                 raise ValueError("too large when unpacked")
         with np.load(file, allow_pickle=False) as arrays:
             if arrays.files != ["predicted"] or arrays["predicted"].dtype != np.int32:

@@ -7,12 +7,15 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from typing import Any
+
+from normbench.runs.record import Device, Git, Numerics, Provenance
+from normbench.runs.run import Run
+from normbench.system.layout import GENERATED_PATHS
 
 PACKAGES = ("normbench", "torch", "torchvision", "numpy")
 
 
-def git() -> dict[str, Any]:
+def git() -> Git:
     """Revision of the checkout and whether it has uncommitted changes; None where there is no git repository."""
 
     def ask(*arguments: str) -> str:
@@ -21,11 +24,10 @@ def git() -> dict[str, Any]:
     try:
         revision = ask("rev-parse", "HEAD")
         # Results are remade by every run, so a changed table is not a changed source; parameters stand in the record.
-        apart = ("results", "dvc.lock", "params.yaml", "suites")
-        dirty = bool(ask("status", "--porcelain", "--", ".", *(f":!{path}" for path in apart)))
+        dirty = bool(ask("status", "--porcelain", "--", ".", *(f":!{path}" for path in GENERATED_PATHS)))
     except (OSError, subprocess.CalledProcessError):
-        return {"revision": None, "dirty": None}
-    return {"revision": revision, "dirty": dirty}
+        return Git(revision=None, dirty=None)
+    return Git(revision=revision, dirty=dirty)
 
 
 def versions() -> dict[str, str]:
@@ -49,26 +51,29 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def device(kind: str) -> dict[str, Any]:
-    """Name of the device that trained, and what its speed depends on."""
+def device(kind: str) -> Device:
+    """The machine that trains, and what its speed depends on. kind: `cuda`, `mps` or `cpu`."""
     import torch
 
-    from normbench.system import side_by_side as jobs
+    from normbench.system import side_by_side
 
-    found: dict[str, Any] = {
+    facts = {
         "type": kind,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "system": platform.system(),
-        "side_by_side": jobs.beside,
+        "side_by_side": side_by_side.beside,
     }
-    if kind == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        found |= {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
-        found["multi_process_service"] = multi_process_service()
-    else:
-        found |= {"name": found["cpu"] if kind == "cpu" else "Apple GPU", "threads": torch.get_num_threads()}
-    return found
+    if kind != "cuda":
+        return Device(name=cpu_name() if kind == "cpu" else "Apple GPU", **facts)
+    properties = torch.cuda.get_device_properties(0)
+    return Device(
+        name=properties.name,
+        memory_bytes=properties.total_memory,
+        cuda=torch.version.cuda,
+        multi_process_service=multi_process_service(),
+        **facts,
+    )
 
 
 def multi_process_service() -> bool:
@@ -76,21 +81,20 @@ def multi_process_service() -> bool:
     return os.path.isdir(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
 
 
-def collect(
-    task: dict[str, Any], variant: dict[str, Any], dataset: dict[str, Any], code: str, kind: str, started: str
-) -> dict[str, Any]:
-    """The provenance of a record: resolved parameters, fingerprints, revision, versions, device, start and end."""
-    return {
-        "task": task,
-        "variant": variant,
-        "dataset": dataset,
-        "code_fingerprint": code,
-        "git": git(),
-        "versions": versions(),
-        "device": device(kind),
-        "started": started,
-        "ended": now(),
-    }
+def collect(run: Run, numerics: Numerics, kind: str, started: str) -> Provenance:
+    """The provenance of a run that ends now. kind: of the device. started: as `now` gave it when the run began."""
+    return Provenance(
+        task=run.task,
+        variant=run.variant,
+        dataset=run.bound,
+        code=run.code,
+        git=git(),
+        versions=versions(),
+        device=device(kind),
+        numerics=numerics,
+        started=started,
+        ended=now(),
+    )
 
 
 def now() -> str:

@@ -5,28 +5,33 @@ A stage of DVC cannot name its dataset through its task; it depends on this file
 
 from __future__ import annotations
 
+from normbench.data.bound import Corrupted
 from normbench.models import registry as models
+from normbench.runs.run import Kind
+from normbench.suite import resolved
+from normbench.suite.runs import adopt_outputs, bound_dataset
+from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
 
 
 def bind() -> None:
-    """Write, for every task of the suite, the path and fingerprint of its dataset and of its corrupted images."""
-    suite = files.read_json(layout.RESOLVED / "suite.json")
-    tasks = dict.fromkeys(suite["tasks"], "tasks") | dict.fromkeys(suite["gan_tasks"], "gan_tasks")
+    """Write, for every task of the suite, what its dataset and its corrupted images hold."""
+    suite = Suite.resolved()
+    adopt_outputs()
     with files.atomic_folder(layout.BOUND) as folder:
-        for name, section in tasks.items():
-            task = files.read_json(layout.RESOLVED / section / f"{name}.json")
-            dataset = task["dataset"]
-            meta = files.read_json(layout.DATA / dataset / "meta.json")
-            unfit = models.image_size_problem(task["model"], meta["image_size"])
-            if unfit:
-                raise UserError(f"{layout.PARAMS}: {section}.{name}.model = {task['model']!r}: {unfit}")
-            kept = ("fingerprint", "classes", "channels", "image_size", "train", "test", "origin", "note")
-            content = {key: meta[key] for key in kept}
-            files.write_json(folder / f"{name}.json", {"name": dataset, "path": f"{layout.DATA / dataset}", **content})
-            corrupted = {
-                "path": f"{layout.CORRUPTED / dataset}",
-                **files.read_json(layout.CORRUPTED / dataset / "meta.json"),
-            }
-            files.write_json(folder / f"{name}.corrupted.json", corrupted)
+        for kind in Kind:
+            for name in suite.of_kind(kind)[0]:
+                task = resolved.task(kind, name)
+                bound = bound_dataset(task.dataset)
+                unfit = models.image_size_problem(task.model, bound.image_size)
+                if unfit:
+                    raise UserError(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
+                bound.write(folder / f"{name}.json")
+                corrupted_images(task.dataset).write(folder / f"{name}.corrupted.json")
+
+
+def corrupted_images(dataset: str) -> Corrupted:
+    """What the corrupted test images of a dataset are."""
+    folder = layout.CORRUPTED / dataset
+    return Corrupted.model_validate({"path": str(folder), **files.read_json(folder / "meta.json")})

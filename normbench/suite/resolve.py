@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from normbench.corruptions import NAMES as CORRUPTIONS
 from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_side
 from normbench.evaluation import auto_attack
+from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.methods import registry as methods
+from normbench.methods.variant import Variant
 from normbench.models import registry as models
-from normbench.runs import fingerprint
-from normbench.suite.schema import NAME, SOURCES, Dataset, ParamsFile, check_options
-from normbench.system import files, layout
+from normbench.runs.run import Kind
+from normbench.suite import code
+from normbench.suite.file import ParamsFile, check_options
+from normbench.suite.resolved import Resolved
+from normbench.suite.runs import adopt_outputs
+from normbench.suite.schema import NAME, SOURCES, Dataset
+from normbench.suite.suite import SECTIONS
+from normbench.system import layout
 from normbench.system.errors import UserError, hint
+from normbench.training.task import Task, TaskEntry
 
 Keys = tuple[str | int, ...]
 
@@ -32,9 +40,8 @@ class Resolver:
         self.file, self.params, self.raw = file, file.params, file.raw
         self.problems: list[str] = []
         self.datasets: dict[str, dict[str, Any]] = {}
-        self.tasks: dict[str, dict[str, Any]] = {}
-        self.gan_tasks: dict[str, dict[str, Any]] = {}
-        self.variants: dict[str, dict[str, Any]] = {}
+        self.tasks: dict[Kind, dict[str, Task | GanTask]] = {kind: {} for kind in Kind}
+        self.variants: dict[str, Variant] = {}
 
     def problem(self, keys: Keys, message: str) -> None:
         self.problems.append(self.file.problem(keys, message))
@@ -43,10 +50,10 @@ class Resolver:
         suite = self.params.suite
         for name in self.params.datasets:
             self.dataset(name)
-        for name in self.params.tasks:
-            self.tasks[name] = self.task("tasks", name, models.CLASSIFIERS)
-        for name in self.params.gan_tasks:
-            self.gan_tasks[name] = self.task("gan_tasks", name, models.GANS)
+        for name, entry in self.params.tasks.items():
+            self.task(Kind.CLASSIFICATION, name, entry)
+        for name, gan_entry in self.params.gan_tasks.items():
+            self.task(Kind.GAN, name, gan_entry)
         for name in self.params.variants:
             self.variant(name)
         known_datasets = sorted({*self.params.datasets, *self.builtin()})
@@ -119,32 +126,32 @@ class Resolver:
             self.problem(("datasets", name), "mean and std go together")
         self.datasets[name] = {"name": name, **declared.model_dump()}
 
-    def task(self, section: str, name: str, known: dict[str, str]) -> dict[str, Any]:
-        task = getattr(self.params, section)[name]
+    def task(self, kind: Kind, name: str, task: TaskEntry | GanTaskEntry) -> None:
+        section, architecture = SECTIONS[kind], ARCHITECTURES[kind]
         if task.dataset not in self.params.datasets:
             if task.dataset in self.builtin():
                 self.dataset(task.dataset)
             else:
                 message = f"unknown dataset; {hint(task.dataset, [*self.params.datasets, *self.builtin()])}"
                 self.problem((section, name, "dataset"), message)
-        resolved = {"name": name, "seed": self.params.suite.seed, "seeds": self.params.suite.seeds, **task.model_dump()}
-        if task.model not in known:
-            self.problem((section, name, "model"), f"unknown model; {hint(task.model, known)}")
-            return resolved
-        defaults = models.options(task.model)
+        try:
+            model = models.get(task.model, architecture)
+        except UserError as error:
+            self.problem((section, name, "model"), str(error))
+            return
         for option, value in task.model_options.items():
-            keys = (section, name, "model_options", option)
-            if option not in defaults:
-                self.problem(keys, f"unknown option of {task.model}; {hint(option, defaults)}")
-            elif type(value) is not type(defaults[option]) or value <= 0:
-                self.problem(keys, f"must be a positive {type(defaults[option]).__name__}")
+            wrong = model.option_problem(option, value)
+            if wrong:
+                self.problem((section, name, "model_options", option), wrong)
         size = self.image_size(task.dataset)
-        unfit = models.image_size_problem(task.model, size) if size else None
+        unfit = model.size_problem(size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)
-        resolved["model_options"] = defaults | task.model_options
-        resolved["model_code"] = fingerprint.code([models.source_file(task.model)])
-        return resolved
+        settings = {key: getattr(task, key) for key in type(task).model_fields}
+        settings |= {"name": name, "seed": self.params.suite.seed, "seeds": self.params.suite.seeds}
+        settings |= {"model_options": model.options() | task.model_options, "model_code": code.model(task.model)}
+        resolved = GanTask(**settings) if kind is Kind.GAN else Task(**settings)
+        self.tasks[kind][name] = resolved
 
     def image_size(self, dataset: str) -> int | None:
         """Pixels a side, or None where only the data tell."""
@@ -168,12 +175,12 @@ class Resolver:
         except (TypeError, ValueError) as error:
             self.problem(("variants", name, "options"), str(error))
             return
-        self.variants[name] = {
-            "name": name,
-            "method": variant.method,
-            "options": {key: getattr(method, key) for key in method.__dataclass_fields__},
-            "method_code": fingerprint.code([methods.source_file(variant.method)]),
-        }
+        self.variants[name] = Variant(
+            name=name,
+            method=variant.method,
+            options={key: getattr(method, key) for key in method.__dataclass_fields__},
+            method_code=code.method(variant.method),
+        )
 
     def corruptions(self) -> None:
         chosen = self.params.corruptions
@@ -201,36 +208,36 @@ class Resolver:
             except UserError as error:
                 self.problem(("evaluation", "attacks", "auto_attack_examples"), str(error))
 
-    def outputs(self) -> dict[str, Any]:
-        """File name below build/resolved -> JSON value, for what the suite uses."""
+    def resolved(self) -> Resolved:
+        """What the suite uses of all that was resolved."""
         suite = self.params.suite
-        out: dict[str, Any] = {
-            "suite": suite.model_dump(),
-            "evaluation": self.params.evaluation.model_dump(),
-            "corruptions": {
+        return Resolved(
+            suite=suite,
+            datasets={name: self.datasets[name] for name in suite.datasets},
+            tasks={kind: {name: self.tasks[kind][name] for name in suite.of_kind(kind)[0]} for kind in Kind},
+            variants={name: self.variants[name] for name in [*suite.variants, *suite.gan_variants]},
+            corruptions={
                 "names": self.corruption_names,
                 "severities": sorted(set(self.params.corruptions.severities)),
                 "seed": suite.seed,
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
             },
-        }
-        out |= {f"datasets/{name}": self.datasets[name] for name in suite.datasets}
-        out |= {f"tasks/{name}": self.tasks[name] for name in suite.tasks}
-        out |= {f"gan_tasks/{name}": self.gan_tasks[name] for name in suite.gan_tasks}
-        out |= {f"variants/{name}": self.variants[name] for name in [*suite.variants, *suite.gan_variants]}
-        return out
+            evaluation=self.params.evaluation.json_value(),
+            code=code.of_stages(),
+        )
 
 
-def resolve(path: Path = layout.PARAMS) -> dict[str, Any]:
-    """The resolved values by file name. Raises UserError with one line for each thing that is wrong."""
+ARCHITECTURES: dict[Kind, Literal["classifier", "gan"]] = {Kind.CLASSIFICATION: "classifier", Kind.GAN: "gan"}
+
+
+def resolve(path: Path = layout.PARAMS) -> Resolved:
+    """The resolved values of params.yaml. Raises UserError with one line for each thing that is wrong."""
     resolver = Resolver(ParamsFile(path))
     resolver.resolve()
-    return resolver.outputs()
+    return resolver.resolved()
 
 
 def write(path: Path = layout.PARAMS, to: Path = layout.RESOLVED) -> None:
     """Resolves params.yaml into a folder, which is replaced whole or, after an error, not at all."""
-    values = resolve(path)
-    with files.atomic_folder(to) as folder:
-        for name, value in values.items():
-            files.write_json(folder / f"{name}.json", value)
+    resolve(path).write(to)
+    adopt_outputs()  # Before DVC removes the outputs of the stages that will run.

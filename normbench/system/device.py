@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
-import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from normbench.system.errors import UserError, hint
+from normbench.system.memory import keep_freed_memory
 
 KINDS = ("cuda", "mps", "cpu")
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 VECTOR = 16  # float32 numbers in a register of AVX-512
 
 
@@ -50,28 +42,10 @@ def prepare(kind: str) -> None:
         keep_freed_memory()
 
 
-def keep_freed_memory() -> None:
-    """Has glibc's allocator keep what is freed: activations are large, and each fresh page costs a page fault.
-
-    By default such blocks go back to the system at once. Other allocators are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """precision: `float32`, or `bfloat16` by autocast. memory_format: `channels_last` or `contiguous`. step_seconds: of
-    a training step in each candidate, where the choice was measured."""
-
-    precision: str
-    memory_format: str
-    step_seconds: dict[str, float] | None = None
-
-    def __str__(self) -> str:
-        return f"{self.precision}, {self.memory_format}"
+def use_threads(count: int, kind: str) -> None:
+    """Has operations on a CPU use so many threads. Sums are rounded in another order with another number of them."""
+    if kind == "cpu":
+        torch.set_num_threads(count)
 
 
 def has_bfloat16(kind: str) -> bool:
@@ -80,14 +54,6 @@ def has_bfloat16(kind: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = kind == "cpu" and torch.backends.mkldnn.is_available()
     return cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def by_rule(recipe: dict[str, Any], kind: str) -> Numerics:
-    """What a recipe leaves open without a measurement: bfloat16 on a GPU of NVIDIA's that has it, and channels_last."""
-    precision, memory_format = recipe["precision"], recipe["memory_format"]
-    if precision == "auto":
-        precision = "bfloat16" if kind == "cuda" and has_bfloat16(kind) else "float32"
-    return Numerics(precision, "channels_last" if memory_format == "auto" else memory_format)
 
 
 def memory_format(model: nn.Module, kind: str, wanted: str = "channels_last") -> torch.memory_format:
@@ -122,55 +88,3 @@ def narrow_stride(layer: nn.Module) -> bool:
 def placed(model: nn.Module, kind: str, wanted: str = "channels_last") -> nn.Module:
     """A network on its device, in the memory format that it computes in there (see `memory_format`)."""
     return model.to(kind).to(memory_format=memory_format(model, kind, wanted))
-
-
-class LiveBytes(TorchDispatchMode):
-    """Inside it, `peak` is the largest sum of bytes of tensors that operations made and that were alive together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self.seen: set[weakref.ref] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given:  # else a view of it
-                self.track(tensor.untyped_storage())
-        return result
-
-    def track(self, storage: torch.UntypedStorage) -> None:
-        size = storage.nbytes()
-
-        def released(reference: weakref.ref) -> None:
-            self.seen.discard(reference)
-            self.live -= size
-
-        reference = weakref.ref(storage, released)
-        if reference not in self.seen:
-            self.seen.add(reference)
-            self.live += size
-            self.peak = max(self.peak, self.live)
-
-
-def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def step_memory(model: nn.Module, step: Callable[[], None], kind: str) -> int:
-    """Peak bytes of a training step: parameters, their momentum, buffers, and at most what the step holds beside them.
-
-    On CUDA from the allocator, elsewhere by following every tensor that the step makes (what a kernel holds inside
-    itself is not seen there). `step` runs once unmeasured first, so that the optimizer has its state.
-    """
-    step()
-    persistent = 2 * tensor_bytes(model.parameters()) + tensor_bytes(model.buffers())
-    if kind == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return persistent + torch.cuda.max_memory_allocated() - before
-    with LiveBytes() as live:
-        step()
-    return persistent + live.peak

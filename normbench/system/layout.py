@@ -15,6 +15,10 @@ TRAINED = Path("build/trained")
 GENERATED = Path("build/generated")
 SCORES = Path("build/scores")
 RESULTS = Path("results")
+TABLES = Path("build/tables")
+
+# What commands of normbench write into the checkout: a changed table is not a changed source.
+GENERATED_PATHS = ("results", "dvc.lock", "params.yaml", "suites")
 
 
 def store() -> Path:

@@ -8,8 +8,6 @@ import multiprocessing.process
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 
@@ -20,27 +18,26 @@ FORKS = sys.platform == "linux"  # elsewhere a forked process may not use what i
 beside = 1  # processes that share the machine with this one, itself included; it stands in each record
 
 
-def shares(kind: str, seeds: int) -> tuple[int, int]:
-    """Processes that the seeds of a task and variant are trained in, and the threads of each."""
-    threads = torch.get_num_threads()
-    processes = min(threads, seeds) if kind == "cpu" and FORKS else 1
-    return processes, threads // processes
+def processes_for(kind: str, threads: int, tasks: int) -> int:
+    """How many processes of so many threads work on the tasks: as many as torch's threads, by default one for each
+    core, leave room for on a Linux CPU; one elsewhere."""
+    room = torch.get_num_threads() // threads if kind == "cpu" and FORKS else 1
+    return max(1, min(room, tasks))
 
 
-def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -> None:
+def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, threads: int) -> None:
     """Calls every task, several at a time on a Linux CPU and one after the other elsewhere.
 
-    The threads are divided among as many processes as there are seeds, however many tasks are left of them: bits
-    depend on the number of threads, and a run that is made up for later must equal one that was not. A task that fails
-    leaves the others alone; then the process ends with 1, as the failing one has said why. Where this process is to end
-    (`preemption`), the others are told so, and it ends when they have saved their state.
+    kind: of the device. threads: of each task on a CPU, however many tasks run beside it, as bits depend on that. A task
+    that fails leaves the others alone; then the process ends with 1, as the failing one has said why. Where this
+    process is asked to end (see `preemption`), it tells the others so, and ends when they have saved their state.
     """
-    threads = torch.get_num_threads()
-    processes, threads_each = shares(kind, seeds)
+    processes = processes_for(kind, threads, len(tasks))
     if processes == 1:
         for task in tasks:
             task()
         return
+    before = torch.get_num_threads()
     # A process that has used threads cannot be forked: those of OpenMP would be missing in its child.
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
@@ -51,7 +48,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -
         while waiting or running:
             while waiting and len(running) < processes:
                 with preemption.saved():  # a child that is not in the list yet would not be told to end
-                    new = context.Process(target=_call, args=(waiting.pop(0), processes, threads_each))
+                    new = context.Process(target=_call, args=(waiting.pop(0), processes, threads))
                     new.start()
                     running.append(new)
                 if preemption.requested():
@@ -70,42 +67,9 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, seeds: int) -
             child.terminate()
         for child in running:
             child.join()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     if codes - {0}:
         raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
-
-
-class Lost(Exception):
-    """A process ended without the result that it was to bring."""
-
-
-def apart(task: Callable[[], Any]) -> Any:
-    """What a task returns, from a forked process where there are such: this one stays as it is, and can be forked.
-
-    Raises Lost where that process ends without a result; unless it was killed, it has said why.
-    """
-    if not FORKS:
-        return task()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # see `side_by_side`
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_tell, args=(task, there))
-    try:
-        child.start()
-        there.close()
-        return here.recv()
-    except EOFError:
-        raise Lost from None
-    finally:
-        child.terminate()
-        child.join()
-        torch.set_num_threads(threads)
-
-
-def _tell(task: Callable[[], Any], pipe: Connection) -> None:
-    preemption.forked()
-    pipe.send(task())
 
 
 def _call(task: Callable[[], object], processes: int, threads: int) -> None:

@@ -9,19 +9,19 @@ so that running statistics see only what is trained on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Images
 from normbench.training.attacks import pgd
+from normbench.training.recipe import Adversary
 
 LEVELS = 255
 
 
 def inputs(
-    model: nn.Module, images: Images, pixels: Tensor, labels: Tensor, adversary: dict[str, Any] | None, seed: int
+    model: nn.Module, images: Images, pixels: Tensor, labels: Tensor, adversary: Adversary | None, seed: int
 ) -> Iterator[Tensor]:
     """The normalized images of each training pass over a batch uint8 (B, C, H, W): one pass without an adversary.
 
@@ -30,9 +30,9 @@ def inputs(
     if adversary is None:
         yield images.normalized(pixels)
         return
-    clean, epsilon = pixels.float() / LEVELS, adversary["epsilon"] / LEVELS
-    step = (adversary["step"] or adversary["epsilon"] / (1 if adversary["kind"] == "free" else 4)) / LEVELS
-    if adversary["kind"] == "pgd":
+    clean, epsilon = pixels.float() / LEVELS, adversary.epsilon / LEVELS
+    step = (adversary.step or adversary.epsilon / (1 if adversary.kind == "free" else 4)) / LEVELS
+    if adversary.kind == "pgd":
         mode = model.training
         model.eval()
         generator = torch.Generator().manual_seed(seed)
@@ -41,12 +41,12 @@ def inputs(
             x = (values - images.mean) / images.std
             return model(x.contiguous(memory_format=images.memory_format)).float()
 
-        found = pgd(classifier, clean, labels, epsilon, step, adversary["steps"], 1, generator)
+        found = pgd(classifier, clean, labels, epsilon, step, adversary.steps, 1, generator)
         model.train(mode)
         yield ((found - images.mean) / images.std).contiguous(memory_format=images.memory_format)
         return
     noise = torch.zeros_like(clean)
-    for _ in range(adversary["repeats"]):
+    for _ in range(adversary.repeats):
         noise.requires_grad_()
         x = ((clean + noise).clamp(0, 1) - images.mean) / images.std
         yield x.contiguous(memory_format=images.memory_format)

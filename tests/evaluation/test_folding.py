@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from normbench.methods import fold, registry
+from normbench.evaluation import fold
+from normbench.methods import registry
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.network_deconvolution import DeconvConv2d, DeconvLinear
 from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchNorm2d

@@ -94,7 +94,7 @@ def test_every_method_trains_in_the_discriminator_alone(name: str) -> None:
 class Recorder(BatchNorm):
     """Notes the roles that it is asked for, in `roles`."""
 
-    roles = []  # noqa: RUF012  # shared on purpose, and no option of the method
+    roles = []  # shared on purpose, and no option of the method
 
     def conv(self, *arguments: Any, role: Role, **others: Any) -> nn.Module:
         self.roles.append(role)

@@ -1,0 +1,86 @@
+"""The training of a run of a classifier: progress as it goes, then weights, predictions and what it cost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from normbench.data.prepared import Splits
+from normbench.methods import registry as methods
+from normbench.models import registry as models
+from normbench.runs.checkpoint import save_weights
+from normbench.runs.contents import PREDICTIONS, WEIGHTS
+from normbench.runs.record import Numerics
+from normbench.runs.run import Run
+from normbench.runs.trained import Clock, Speed, Trained
+from normbench.system import device as devices
+from normbench.system import layout
+from normbench.system.progress import Progress
+from normbench.training import classifier
+from normbench.training.compilation import keep_compiled
+from normbench.training.keeper import Keeper
+from normbench.training.loop import Outcome
+from normbench.training.task import Task
+
+
+def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained:
+    """Trains a classifier on the device of its data."""
+    task = run.task
+    assert isinstance(task, Task)
+    recipe, clock = task.recipe, Clock(time.perf_counter)
+    keep_compiled(str(layout.store() / "compiled"))
+    method = methods.build(run.variant.method, run.variant.options)
+    model = models.get(task.model, "classifier")
+    prepared = classifier.prepare(task, model, method, run.bound, run.seed, data)
+    parameters = prepared.parameters
+    clock.end("setup")
+
+    speed = Speed(recipe.batch_size, time.perf_counter)
+
+    def report(epoch: int, step: int, steps: int, loss: float) -> None:
+        images = speed.at(epoch * steps + step)
+        progress.update(
+            epoch + step / steps, f"epoch {epoch + 1}/{recipe.epochs}, loss {loss:.3f}, {images:,.0f} images/s"
+        )
+
+    outcome = classifier.fit(prepared, task, run.seed, report, keeper)
+    clock.end("train")
+    metrics, predicted = classifier.measure(prepared, outcome)
+    clock.end("evaluate")
+
+    def write(folder: Path) -> None:
+        save_weights(prepared.model, folder / WEIGHTS)
+        if predicted is not None:
+            np.savez_compressed(folder / PREDICTIONS, predicted=predicted)
+
+    return Trained(
+        summary=_summary(outcome, metrics.get("clean_accuracy")),
+        diverged=outcome.diverged,
+        metrics=metrics,
+        images_per_second=_images_per_second(outcome, len(prepared.train)),
+        parameters=parameters,
+        epoch_seconds=outcome.epoch_seconds,
+        resumed=outcome.resumed,
+        seconds=clock.seconds | {"train": outcome.seconds, "compile": outcome.compile_seconds},
+        numerics=Numerics(
+            precision=recipe.precision,
+            memory_format=devices.memory_format_name(prepared.model, data.device, recipe.memory_format),
+            threads=recipe.threads if data.device == "cpu" else None,
+        ),
+        write=write,
+        step_memory=lambda: classifier.step_memory(prepared),
+    )
+
+
+def _summary(outcome: Outcome, accuracy: float | None) -> str:
+    if outcome.diverged is not None:
+        return f"diverged at step {outcome.diverged['step']}"
+    return f"clean accuracy {accuracy:.4f}"
+
+
+def _images_per_second(outcome: Outcome, images: int) -> float | None:
+    """The median over the epochs after the first, in which kernels are chosen and warmed up."""
+    seconds = outcome.epoch_seconds[1:] or outcome.epoch_seconds
+    return images / float(np.median(seconds)) if seconds else None

@@ -1,0 +1,24 @@
+"""The files that a finished run consists of, and how large each may be."""
+
+from __future__ import annotations
+
+from normbench.runs.run import Kind, Status
+
+RECORD = "record.json"
+WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # of a classifier
+GENERATOR, SAMPLES = "generator.pt", "samples.png"  # of a GAN
+
+GIB = 2**30
+LARGEST = {  # bytes
+    RECORD: GIB // 4,
+    WEIGHTS: 16 * GIB,
+    PREDICTIONS: GIB,
+    GENERATOR: 16 * GIB,
+    SAMPLES: GIB // 16,
+}
+
+
+def contents(kind: Kind, status: Status) -> list[str]:
+    """The files of a run beside its record. A run that diverged has its weights alone."""
+    always, finished = {Kind.CLASSIFICATION: (WEIGHTS, PREDICTIONS), Kind.GAN: (GENERATOR, SAMPLES)}[kind]
+    return [always, finished] if status is Status.FINISHED else [always]

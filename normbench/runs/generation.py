@@ -1,0 +1,95 @@
+"""The training of a run of a GAN: progress as it goes, then the generator, samples of it and what it cost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from normbench.data.prepared import Splits
+from normbench.gan import trainer
+from normbench.gan.loop import Outcome
+from normbench.gan.task import GanTask
+from normbench.methods import registry as methods
+from normbench.models import registry as models
+from normbench.runs.checkpoint import save_weights
+from normbench.runs.contents import GENERATOR, SAMPLES
+from normbench.runs.record import Numerics
+from normbench.runs.run import Run
+from normbench.runs.trained import Clock, Speed, Trained
+from normbench.system import device as devices
+from normbench.system.progress import Progress
+from normbench.training.keeper import Keeper
+
+SHOWN = 64  # pixels of the grid of samples for an image, at least
+
+
+def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained:
+    """Trains a GAN on the device of its data."""
+    task = run.task
+    assert isinstance(task, GanTask)
+    recipe, clock = task.recipe, Clock(time.perf_counter)
+    per_iteration = recipe.batch_size * recipe.discriminator_steps
+    method = methods.build(run.variant.method, run.variant.options)
+    model = models.get(task.model, "gan")
+    gan = trainer.prepare(task, model, method, run.bound, run.seed, data)
+    parameters = gan.parameters
+    clock.end("setup")
+
+    speed = Speed(per_iteration, time.perf_counter)
+
+    def report(done: int, discriminator_loss: float, generator_loss: float) -> None:
+        losses = f"losses {discriminator_loss:.3f} and {generator_loss:.3f}"
+        progress.update(done, f"iteration {done}/{recipe.iterations}, {losses}, {speed.at(done):,.0f} images/s")
+
+    outcome = trainer.fit(gan, task, run.seed, report, keeper)
+    clock.end("train")
+    grid = trainer.samples(outcome.average, task, data.device) if outcome.diverged is None else None
+    clock.end("samples")
+
+    def write(folder: Path) -> None:
+        save_weights(outcome.average, folder / GENERATOR)
+        if grid is not None:
+            save_grid(grid, folder / SAMPLES)
+
+    rates = outcome.rates[1:] or outcome.rates  # Kernels are chosen and warmed up in the first stretch.
+    return Trained(
+        summary=_summary(outcome, recipe.iterations),
+        diverged=outcome.diverged,
+        metrics={"history": outcome.history},
+        images_per_second=float(np.median(rates)) * per_iteration if rates else None,
+        parameters=parameters,
+        epoch_seconds=[],
+        resumed=outcome.resumed,
+        seconds=clock.seconds | {"train": outcome.seconds},
+        numerics=Numerics(
+            precision="float32",
+            memory_format=devices.memory_format_name(gan.discriminator, data.device, "channels_last"),
+            threads=recipe.threads if data.device == "cpu" else None,
+        ),
+        write=write,
+        step_memory=lambda: trainer.step_memory(gan),
+    )
+
+
+def _summary(outcome: Outcome, iterations: int) -> str:
+    if outcome.diverged is not None:
+        return f"diverged at step {outcome.diverged['step']}"
+    last = outcome.history[-1]
+    losses = f"losses {last['discriminator_loss']:.3f} and {last['generator_loss']:.3f}"
+    return f"{iterations} iterations, {losses}"
+
+
+def save_grid(images: Tensor, path: Path) -> None:
+    """uint8 (SIDE * SIDE, C, H, W), C 1 or 3, as one PNG; small images are enlarged by whole pixels."""
+    side = trainer.SIDE
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    scale = max(1, SHOWN // pixels.shape[1])
+    pixels = np.pad(pixels.repeat(scale, 1).repeat(scale, 2), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=128)
+    _, height, width, channels = pixels.shape
+    grid = pixels.reshape(side, side, height, width, channels).swapaxes(1, 2)
+    grid = grid.reshape(side * height, side * width, channels)
+    Image.fromarray(grid if channels == 3 else grid[:, :, 0]).save(path, format="PNG")

@@ -1,0 +1,47 @@
+"""The trained networks of finished runs, built again from their records and weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from normbench.gan import trainer
+from normbench.gan.task import GanTask
+from normbench.methods import registry as methods
+from normbench.models import registry as models
+from normbench.models.build import load_weights
+from normbench.runs.contents import GENERATOR, WEIGHTS
+from normbench.runs.record import Record
+from normbench.system import device as devices
+from normbench.training import classifier
+from normbench.training.task import Task
+
+
+def initial_classifier(record: Record, device: str) -> nn.Module:
+    """The network with which the training of a run began, on a device, in evaluation mode."""
+    return devices.placed(_classifier(record), device, record.provenance.numerics.memory_format).eval()
+
+
+def trained_classifier(record: Record, folder: Path, device: str) -> nn.Module:
+    """The trained network of a run, whose files lie in a folder, on a device, in evaluation mode."""
+    model = load_weights(_classifier(record), folder / WEIGHTS)
+    return devices.placed(model, device, record.provenance.numerics.memory_format).eval()
+
+
+def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
+    """The averaged generator of a run, whose files lie in a folder, on a device, in evaluation mode."""
+    origin = record.provenance
+    assert isinstance(origin.task, GanTask)
+    method = methods.build(origin.variant.method, origin.variant.options)
+    model = models.get(origin.task.model, "gan")
+    generator, _ = trainer.networks(origin.task, model, method, origin.dataset, record.seed)
+    return devices.placed(load_weights(generator, folder / GENERATOR), device).eval()
+
+
+def _classifier(record: Record) -> nn.Module:
+    origin = record.provenance
+    assert isinstance(origin.task, Task)
+    method = methods.build(origin.variant.method, origin.variant.options)
+    model = models.get(origin.task.model, "classifier")
+    return classifier.network(origin.task, model, method, origin.dataset, record.seed)

@@ -1,0 +1,75 @@
+"""One run from its claim to its record: trained into the run store, unless it is finished there."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+
+from normbench.data.prepared import Splits
+from normbench.runs import provenance, store
+from normbench.runs.checkpoint import Checkpoints
+from normbench.runs.contents import RECORD
+from normbench.runs.record import FORMAT, Cost, Record
+from normbench.runs.run import Kind, Run, Status
+from normbench.runs.trained import Trained
+from normbench.system import files, preemption
+from normbench.system.progress import Progress
+
+# The module whose `train` trains a run of each kind; imported when it is needed, as one of them is enough for a stage.
+TRAINERS = {Kind.CLASSIFICATION: "normbench.runs.classification", Kind.GAN: "normbench.runs.generation"}
+
+Trainer = Callable[[Run, Splits, Checkpoints, Progress], Trained]
+
+
+def trainer(kind: Kind) -> Trainer:
+    """The function that trains a run of a kind on its data."""
+    return importlib.import_module(TRAINERS[kind]).train
+
+
+def claim_and_train(run: Run, data: Callable[[], Splits]) -> bool:
+    """Trains a run into the store, unless another process has done so meanwhile; returns whether it was trained here.
+
+    data: gives the images of the run, and is called only if they are needed.
+    """
+    with store.claimed(run.id):
+        trained = not store.finished(run.id)
+        if trained:
+            train(run, data())
+        store.forget(run.id)
+    if preemption.requested():  # A signal came at a moment when it could only be noted.
+        raise SystemExit(preemption.EXIT_CODE)
+    return trained
+
+
+def train(run: Run, data: Splits) -> None:
+    """Trains a run, or goes on with it from its last checkpoint, and moves all that it leaves into the store."""
+    started, checkpoints = provenance.now(), Checkpoints(store.unfinished(run.id))
+    with Progress(run.title, run.steps) as progress:
+        with preemption.saved():
+            trained = trainer(run.kind)(run, data, checkpoints, progress)
+        progress.close(trained.summary)
+    with files.atomic_folder(store.folder(run.id)) as folder:
+        trained.write(folder)
+        began = time.perf_counter()
+        memory = trained.step_memory()
+        seconds = {"memory": time.perf_counter() - began, "checkpoints": checkpoints.spent}
+        record = Record(
+            format=FORMAT,
+            run=run.id,
+            kind=run.kind,
+            seed=run.seed,
+            status=Status.FINISHED if trained.diverged is None else Status.DIVERGED,
+            diverged=trained.diverged,
+            metrics=trained.metrics,
+            cost=Cost(
+                images_per_second=trained.images_per_second,
+                peak_memory_bytes=memory,
+                parameters=trained.parameters,
+                epoch_seconds=trained.epoch_seconds,
+                resumed=trained.resumed,
+                seconds=trained.seconds | seconds,
+            ),
+            provenance=provenance.collect(run, trained.numerics, data.device, started),
+        )
+        record.write(folder / RECORD)

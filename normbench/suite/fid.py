@@ -1,0 +1,107 @@
+"""The stage `fid`: the Frechet distance of every trained GAN of a task and variant, added to its record."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+from torch import nn
+
+from normbench.data import prepared
+from normbench.data.bound import Bound
+from normbench.data.prepared import Splits
+from normbench.gan import fid
+from normbench.gan.task import GanTask
+from normbench.methods.variant import Variant
+from normbench.models import registry as models
+from normbench.runs import store
+from normbench.runs.contents import RECORD, SAMPLES
+from normbench.runs.networks import trained_classifier, trained_generator
+from normbench.runs.record import Record
+from normbench.runs.run import FID_FEATURES, OUTPUTS, Kind, Run
+from normbench.runs.train import claim_and_train
+from normbench.suite import code, resolved
+from normbench.system import device as devices
+from normbench.system import files, layout
+from normbench.system.errors import UserError
+from normbench.system.progress import Progress
+from normbench.training.recipe import Recipe
+from normbench.training.task import Task
+
+CLASSIFIER, WIDTH, EPOCHS = "resnet8", 16, 4  # whose features are compared
+
+
+def score(task: str, variant: str) -> None:
+    """Add the FID to the records of a GAN task and variant."""
+    spec = resolved.task(Kind.GAN, task)
+    assert isinstance(spec, GanTask)
+    bound = Bound.read(layout.BOUND / f"{task}.json")
+    device = "cpu" if devices.choose() == "mps" else devices.choose()  # MPS has no float64.
+    devices.prepare(device)
+    devices.use_threads(spec.recipe.threads, device)
+    data = prepared.load(bound, device)
+    pixels = data.train.pixels
+    count = fid.sample_count(spec, len(pixels))
+    runs = [OUTPUTS[Kind.GAN] / task / variant / str(seed) for seed in spec.seeds]
+    with files.atomic_folder(layout.SCORES / Kind.GAN / task / variant) as out:
+        network, description = features(data, bound)
+        metric = fid.reference(network, pixels)
+        description |= {"samples": count, "references": len(pixels)}
+        found = []
+        with Progress(f"fid {task} {variant}", len(runs)) as progress:
+            for done, run in enumerate(runs, start=1):
+                record = Record.read(run / RECORD)
+                if record.finished:
+                    began = time.perf_counter()
+                    generator = trained_generator(record, run, device)
+                    found.append(fid.fid(metric, generator, spec, record.seed, count, device))
+                    seconds = {"fid": time.perf_counter() - began}
+                    record = record.with_scores({"fid": found[-1], "fid_features": description}, seconds)
+                    shutil.copyfile(run / SAMPLES, out / f"{record.seed}.png")
+                record.write(out / f"{record.seed}.json")
+                progress.update(done, f"seed {record.seed}")
+            progress.close(", ".join(f"{value:.2f}" for value in found) or "no finished run")
+
+
+def features(data: Splits, bound: Bound) -> tuple[fid.Features, dict[str, Any]]:
+    """The network from uint8 images to the features that are compared, and what records say of it.
+
+    It is a classifier of the dataset, trained once and kept in the run store; no variant or seed has a part in it.
+    """
+    run = feature_run(bound)
+    claim_and_train(run, lambda: data)
+    record = store.record(run.id)
+    if not record.finished:
+        raise UserError(f"{store.folder(run.id)}: the classifier of {bound.name} whose features the FID needs diverged")
+    model: nn.Module = trained_classifier(record, store.folder(run.id), data.device)
+    network = fid.Features(model, data.train)
+    description = {
+        "network": f"{CLASSIFIER} (width {WIDTH}) trained on {bound.name} for {EPOCHS} epochs",
+        "run": run.id,
+        "test_accuracy": record.metrics["clean_accuracy"],
+        "dimensions": network.num_features,
+    }
+    return network, description
+
+
+def feature_run(bound: Bound) -> Run:
+    """The run that trains the classifier of a dataset whose features the FID compares."""
+    task = Task(
+        name=FID_FEATURES,
+        seed=0,
+        seeds=[0],
+        dataset=bound.name,
+        model=CLASSIFIER,
+        model_options=models.get(CLASSIFIER).options() | {"width": WIDTH},
+        model_code=code.model(CLASSIFIER),
+        recipe=Recipe(epochs=EPOCHS, batch_size=64, crop_padding=1),
+    )
+    variant = Variant(
+        name="batch_norm",
+        method="batch_norm",
+        options={"eps": 1e-5, "momentum": 0.1},
+        method_code=code.method("batch_norm"),
+    )
+    digest = code.training(Kind.CLASSIFICATION)
+    return Run(Kind.CLASSIFICATION, task, variant, 0, bound, digest, f"train the features of {bound.name}")

@@ -1,0 +1,92 @@
+"""The runs of the suite: which there are, which are finished, and what DVC brings back of them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from normbench.data.bound import Bound
+from normbench.runs import archive, store
+from normbench.runs.contents import RECORD
+from normbench.runs.record import Record
+from normbench.runs.run import OUTPUTS, Kind, Run
+from normbench.suite.resolved import Resolved
+from normbench.system import files, layout
+from normbench.system.errors import UserError
+
+STAGES = {Kind.CLASSIFICATION: "train", Kind.GAN: "gan"}  # the stage that trains the runs of a kind
+
+
+def bound_tasks(resolved: Resolved) -> tuple[dict[str, Bound], dict[str, str]]:
+    """What the tasks of the suite work on, by task; and by dataset, why that is not known here (yet)."""
+    found: dict[str, Bound] = {}
+    absent: dict[str, str] = {}
+    for tasks in resolved.tasks.values():
+        for name, task in tasks.items():
+            dataset = task.dataset
+            folder, spec = layout.DATA / dataset, layout.RESOLVED / f"datasets/{dataset}.json"
+            if not (folder / "meta.json").is_file():
+                absent[dataset] = "not here yet"
+            elif not spec.is_file() or files.read_json(spec) != resolved.datasets[dataset]:
+                absent[dataset] = "another one since it was changed in params.yaml"
+            else:
+                found[name] = bound_dataset(dataset)
+    return found, absent
+
+
+def bound_dataset(name: str) -> Bound:
+    """What the runs of a task meet of its prepared dataset."""
+    meta = files.read_json(layout.DATA / name / "meta.json")
+    kept = {key: meta[key] for key in Bound.model_fields if key in meta}
+    return Bound.model_validate(kept | {"name": name, "path": str(layout.DATA / name)})
+
+
+def of_suite(resolved: Resolved, bound: dict[str, Bound]) -> list[Run]:
+    """The runs of the suite in its order, without those of tasks that are not in `bound` (see `bound_tasks`)."""
+    code = {kind: resolved.code[stage]["digest"] for kind, stage in STAGES.items()}
+    return [
+        Run(
+            kind,
+            resolved.tasks[kind][task],
+            resolved.variants[variant],
+            seed,
+            bound[task],
+            code[kind],
+            f"{task} {variant} seed {seed}",
+        )
+        for kind, task, variant, seed in resolved.suite.names()
+        if task in bound
+    ]
+
+
+def done(run: Run) -> bool:
+    """Whether a run is finished: in the store, or in the output of its stage, as DVC's cache brings it."""
+    path = run.linked / RECORD
+    return store.finished(run.id) or (path.is_file() and files.read_json(path).get("run") == run.id)
+
+
+def adopt_outputs() -> None:
+    """Copies finished runs that only the outputs of stages have into the run store.
+
+    DVC removes the outputs of a stage before it runs it. After `dvc pull` they are the only place where finished runs
+    lie, so that without this one more seed would train all seeds of a stage. What is damaged is named and left out.
+    """
+    for output in OUTPUTS.values():
+        for path in sorted(output.glob(f"*/*/*/{RECORD}")):
+            try:
+                adopt(path.parent)
+            except UserError as error:
+                print(f"{error}; it is not taken into the run store", file=sys.stderr, flush=True)
+
+
+def adopt(folder: Path) -> None:
+    """Copies a finished run into the store, verified, unless it is there. Raises UserError where it is damaged."""
+    run = Record.read(folder / RECORD).run
+    if store.ID.fullmatch(run) and store.finished(run):
+        return
+    archive.check_content(folder, run, folder)
+    with store.claimed(run):
+        if not store.finished(run):
+            with files.atomic_folder(store.folder(run)) as target:
+                shutil.copytree(folder, target, dirs_exist_ok=True)

@@ -1,0 +1,52 @@
+"""The suite: which tasks, variants and seeds are worked through, and the runs that these are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from normbench.runs.run import Kind
+from normbench.system import layout
+from normbench.system.schema import NotNegative, Strict
+
+
+class Suite(Strict):
+    """The section `suite` of params.yaml: lists of names, in the order in which they are worked through.
+
+    seed: of all random draws that the runs have in common. seeds: one run a task, variant and seed. baseline: the
+    variant that the mean corruption error is relative to.
+    """
+
+    seed: NotNegative = 0
+    seeds: Annotated[list[NotNegative], Field(min_length=1)]
+    datasets: Annotated[list[str], Field(min_length=1)]
+    tasks: list[str]
+    variants: list[str]
+    baseline: str | None = None
+    gan_tasks: list[str]
+    gan_variants: list[str]
+
+    @classmethod
+    def resolved(cls) -> Suite:
+        """The suite as it was last resolved."""
+        return cls.read(layout.RESOLVED / "suite.json")
+
+    def of_kind(self, kind: Kind) -> tuple[list[str], list[str]]:
+        """The names of the tasks and of the variants of a kind."""
+        gan = kind is Kind.GAN
+        return (self.gan_tasks, self.gan_variants) if gan else (self.tasks, self.variants)
+
+    def names(self) -> list[tuple[Kind, str, str, int]]:
+        """Kind, task, variant and seed of every run, in the order of the suite."""
+        return [
+            (kind, task, variant, seed)
+            for kind in Kind
+            for task in self.of_kind(kind)[0]
+            for variant in self.of_kind(kind)[1]
+            for seed in self.seeds
+        ]
+
+
+# The section of params.yaml, and the folder of build/resolved, that has the tasks of a kind.
+SECTIONS = {Kind.CLASSIFICATION: "tasks", Kind.GAN: "gan_tasks"}

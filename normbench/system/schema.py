@@ -1,0 +1,45 @@
+"""The base of everything that is read from params.yaml or from JSON: strict, frozen, and typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from normbench.system import files
+from normbench.system.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegativeReal = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+Model = TypeVar("Model", bound="Strict")
+
+
+class Strict(BaseModel):
+    """A value whose keys and types are checked when it is made. Unknown keys are an error, nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @classmethod
+    def read(cls: type[Model], path: Path) -> Model:
+        """The value in a JSON file. Raises UserError, naming file and key, where the file does not hold such a value."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise UserError(
+                f"{path}: {f'{key}: ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Writes the value as JSON, whole or not at all; equal values are equal files."""
+        files.write_json(path, self.json_value())
+
+    def json_value(self) -> Any:
+        """The value as dictionaries, lists, numbers and text."""
+        return self.model_dump(mode="json")

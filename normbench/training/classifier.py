@@ -1,0 +1,107 @@
+"""One classifier from its task, variant and seed to its predictions: everything that shapes a run's outcome.
+
+Nothing here knows where a run is stored or what its record looks like, so that the digest of this code, which is part
+of every run's id, moves only with what can change a result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from normbench.data.batches import Batches, Images
+from normbench.data.bound import Bound
+from normbench.data.prepared import Splits
+from normbench.methods.base import Method
+from normbench.models.build import build_classifier
+from normbench.models.registry import Model
+from normbench.system import device as devices
+from normbench.system import memory
+from normbench.system.seeds import derive
+from normbench.training import loop
+from normbench.training.keeper import Keeper
+from normbench.training.logits import logits
+from normbench.training.optimization import optimizer, step_loss
+from normbench.training.recipe import Recipe
+from normbench.training.task import Task
+from normbench.training.training_set import training_set
+
+
+@dataclass
+class Classifier:
+    """A classifier that is ready to be trained: the network on its device, and images in the form that it takes.
+
+    training_set: what the record says of the training images.
+    """
+
+    model: nn.Module
+    method: Method
+    recipe: Recipe
+    train: Images
+    test: Images
+    training_set: dict[str, Any]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+def network(task: Task, model: Model, method: Method, bound: Bound, seed: int) -> nn.Module:
+    """The network with which the training of a run begins, on the CPU."""
+    drawn = derive(task.seed, "init", seed)
+    return build_classifier(model, task.model_options, method, bound.channels, bound.classes, drawn)
+
+
+def prepare(task: Task, model: Model, method: Method, bound: Bound, seed: int, data: Splits) -> Classifier:
+    """The network of a run and its images, on the device of `data`, with the threads that the recipe asks for."""
+    devices.prepare(data.device)
+    devices.use_threads(task.recipe.threads, data.device)
+    images, facts = training_set(data.train, task, bound.classes)
+    wanted = task.recipe.memory_format
+    placed = devices.placed(network(task, model, method, bound, seed), data.device, wanted)
+    train, test = images.made_for(placed, wanted), data.test.made_for(placed, wanted)
+    return Classifier(placed, method, task.recipe, train, test, facts)
+
+
+def fit(
+    classifier: Classifier, task: Task, seed: int, report: loop.Report, keeper: Keeper | None = None
+) -> loop.Outcome:
+    """Trains a prepared classifier in place (see `normbench.training.loop.fit`)."""
+    order = derive(task.seed, "order", seed)
+    return loop.fit(classifier.model, classifier.method, classifier.train, classifier.recipe, order, report, keeper)
+
+
+def measure(classifier: Classifier, outcome: loop.Outcome) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The metrics of a trained classifier, and the predicted class of each test image, int32 (N,).
+
+    `history` (see `normbench.training.loop.Outcome`), `training_set`, and unless it diverged `clean_accuracy`, the share
+    of test images that are classified rightly. There are no predictions of a classifier that diverged.
+    """
+    metrics = {"history": outcome.history, "training_set": classifier.training_set}
+    if outcome.diverged is not None:
+        return metrics, None
+    test = classifier.test
+    predicted = logits(classifier.model, test, test.pixels, classifier.recipe.precision).argmax(1).numpy()
+    metrics["clean_accuracy"] = float((predicted == test.labels.cpu().numpy()).mean())
+    return metrics, predicted.astype(np.int32)
+
+
+def step_memory(classifier: Classifier) -> int:
+    """Peak bytes of a training step. The step moves the weights, so this comes after all that a run leaves is made."""
+    model, method, recipe, images = classifier.model, classifier.method, classifier.recipe, classifier.train
+    model.train()
+    optim = optimizer(model, method, recipe)
+    batches = Batches(images, recipe.batch_size, recipe.crop_padding, recipe.flip, recipe.drop_last, 0)
+    x, y = next(batches.epoch(0))
+
+    def step() -> None:
+        loss, _ = step_loss(model, model, method, x, y, recipe)
+        loss.backward()
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+
+    return memory.step_memory(model, step, images.pixels.device.type)

@@ -1,0 +1,31 @@
+"""The training images of a task: with wrong labels where it asks for them, and only a part where it says so."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from normbench.data.batches import Images
+from normbench.data.labels import corrupt_labels, part_of_each_class
+from normbench.system.seeds import derive
+from normbench.training.task import Task
+
+
+def training_set(images: Images, task: Task, classes: int) -> tuple[Images, dict[str, Any]]:
+    """The images that a task trains on, and what the record says of them.
+
+    The latter has `images`, their number, and `flipped_labels`, the share of them whose label is not the true one.
+    """
+    labels = images.labels.cpu().numpy()
+    noise, noisy = task.label_noise, labels
+    if noise is not None:
+        noisy = corrupt_labels(labels, noise.fraction, classes, derive(task.seed, "label_noise"), noise.kind)
+    kept = part_of_each_class(labels, task.train_fraction, derive(task.seed, "train_fraction"))
+    done = {"images": len(kept), "flipped_labels": float((noisy != labels)[kept].mean())}
+    if noise is None and len(kept) == len(labels):
+        return images, done
+    place = torch.from_numpy(kept).to(images.pixels.device)
+    given = torch.from_numpy(noisy[kept]).to(images.labels)
+    return dataclasses.replace(images, pixels=images.pixels[place], labels=given), done
