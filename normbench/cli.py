@@ -2,84 +2,93 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from normbench import __version__
 from normbench.system import files, layout
 from normbench.system.errors import UserError, hint
+from normbench.system.stage import guarded
 
 app = typer.Typer(
-    help="Beside `dvc repro`, which makes every result.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    help="Beside `dvc repro`, which makes every result.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-
-
 runs_app = typer.Typer(
     help="The run store: list it, clear it up, and move finished runs between machines.", no_args_is_help=True
 )
 app.add_typer(runs_app, name="runs")
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"normbench {__version__}")
+        raise typer.Exit
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
 
 @app.callback()
-def _commands() -> None:
+def _commands(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
     """normbench: compare normalization methods."""
 
 
 @app.command()
 def check(
     refresh: Annotated[bool, typer.Option(help="Let DVC see method files that lie where it does not look.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check params.yaml, and whether all method files are as they were at the last `dvc repro`."""
     from normbench.suite.resolve import resolve
 
     fresh = resolve()
-    changed = [
-        name for name, value in fresh.items() if name.startswith("variants/") and _before(name) not in (None, value)
-    ]
+    changed = []
+    for name, variant in fresh.variants.items():
+        before = layout.RESOLVED / f"variants/{name}.json"
+        if before.is_file() and files.read_json(before) != variant.json_value():
+            changed.append(name)
     if changed and refresh:
         # DVC watches normbench/ and my_methods/ alone; `resolve` is what reads a method's file elsewhere.
         subprocess.run(
             [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"], check=True
         )
-    suite = fresh["suite"]
-    runs = len(suite["seeds"]) * (
-        len(suite["tasks"]) * len(suite["variants"]) + len(suite["gan_tasks"]) * len(suite["gan_variants"])
-    )
-    print(f"{layout.PARAMS}: in order; the suite has {runs} runs")
+    count = len(fresh.suite.names())
+    if as_json:
+        _print_json({"params": str(layout.PARAMS), "runs": count, "changed": changed})
+        return
+    print(f"{layout.PARAMS}: in order; the suite has {count} runs")
     if changed:
-        print(f"changed since the last repro: {', '.join(name.removeprefix('variants/') for name in changed)}")
-
-
-def _before(name: str) -> dict | None:
-    path = layout.RESOLVED / f"{name}.json"
-    return files.read_json(path) if path.is_file() else None
+        print(f"changed since the last repro: {', '.join(changed)}")
 
 
 @app.command("list")
-def list_() -> None:
-    """The names that params.yaml may use: methods with their options, models, datasets, corruptions."""
-    import dataclasses
+def list_(as_json: Json = False) -> None:
+    """The names that params.yaml may use: methods, models and sources with their options, corruptions and scores."""
+    from normbench.suite.names import names
 
-    from normbench.corruptions import NAMES
-    from normbench.methods import registry as methods
-    from normbench.models import registry as models
-    from normbench.suite.schema import SOURCES
-
-    print("methods")
-    for name in methods.names():
-        options = ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(methods.method_class(name)))
-        print(f"  {name}({options})")
-    print("models", *models.CLASSIFIERS, sep="\n  ")
-    print("GAN models", *models.GANS, sep="\n  ")
-    print("dataset sources", *SOURCES, sep="\n  ")
-    print("corruptions", *NAMES, sep="\n  ")
+    found = names()
+    if as_json:
+        _print_json(found)
+        return
+    for section, entries in found.items():
+        print(section)
+        for name, options in entries.items():
+            shown = ", ".join(f"{option}={default!r}" for option, default in options.items())
+            print(f"  {name}({shown})" if options else f"  {name}")
 
 
 @app.command()
@@ -100,7 +109,6 @@ def corrupt(
     """Write corrupted test images in the layout of CIFAR-10-C. Repeated, it keeps what is finished."""
     from normbench.corruptions import MAIN, NAMES
     from normbench.corruptions.export import export
-    from normbench.system.stage import guarded
 
     chosen = {"all": [*NAMES], "main": [*MAIN]}.get(names, [name.strip() for name in names.split(",")])
     levels = severities.split(",")
@@ -137,12 +145,19 @@ def suite(
 @app.command()
 def plan(
     measure: Annotated[bool, typer.Option(help="Estimate times from 20 training steps of each variant.")] = True,
+    as_json: Json = False,
 ) -> None:
     """Show what `dvc repro` or a sweep would train: runs done, missing, stale (and why), and how long it takes."""
     from normbench.sweep import plan as planning
-    from normbench.system.stage import guarded
 
-    guarded(lambda: planning.plan(measure))
+    def print_plan() -> None:
+        made = planning.make(measure)
+        if as_json:
+            _print_json(planning.as_json(made))
+        else:
+            planning.show(made)
+
+    guarded(print_plan)
 
 
 @app.command()
@@ -154,28 +169,30 @@ def sweep(
     ] = None,
 ) -> None:
     """Train all missing runs of the suite into the run store; `dvc repro` then only assembles them."""
-    from normbench.sweep import command as sweeping
-    from normbench.system.stage import guarded
+    from normbench.sweep import command
 
-    guarded(lambda: sweeping.sweep(jobs, ray, store))
+    guarded(lambda: command.sweep(jobs, ray, store))
 
 
 @runs_app.command("list")
-def runs_list() -> None:
+def runs_list(as_json: Json = False) -> None:
     """The runs of the suite, and others in the run store: id, task, variant, seed, status, clean accuracy."""
-    from normbench.sweep.listing import show
+    from normbench.sweep import listing
 
-    show()
+    if as_json:
+        found, absent = listing.listed()
+        _print_json({"runs": [dataclasses.asdict(each) for each in found], "absent": absent})
+    else:
+        listing.show()
 
 
 @runs_app.command("prune")
 def runs_prune(
-    remove: Annotated[bool, typer.Option(help="Remove it; else it is only shown.")] = False,
+    remove: Annotated[bool, typer.Option(help="Remove it; otherwise it is only shown.")] = False,
     finished: Annotated[bool, typer.Option(help="Also finished runs that are not of the suite.")] = False,
 ) -> None:
     """Show what the run store no longer needs: checkpoints of other suites, remains of killed processes."""
     from normbench.sweep.prune import prune
-    from normbench.system.stage import guarded
 
     guarded(lambda: prune(finished, remove))
 
@@ -186,14 +203,13 @@ def runs_export(
     to: Annotated[Path, typer.Option(help="The folder for one .run.tar a run.")] = Path("exported"),
 ) -> None:
     """Write finished runs as one file each, to take to another machine."""
-    from normbench.runs import archive as transfer
+    from normbench.runs import archive
     from normbench.sweep import listing
-    from normbench.system.stage import guarded
 
     def export() -> None:
         chosen = listing.chosen(ids or [])
         for run in chosen:
-            print(transfer.export(run, to))
+            print(archive.export(run, to))
         print(f"{len(chosen)} runs in {to}; `normbench runs import` takes them into another run store")
 
     guarded(export)
@@ -204,32 +220,13 @@ def runs_import(
     paths: Annotated[list[Path], typer.Argument(help="Files .run.tar, or folders of such.")],
 ) -> None:
     """Take exported runs into the run store, verified; `dvc repro` then assembles them."""
-    from normbench.runs import archive as transfer
-    from normbench.system.stage import guarded
+    from normbench.runs import archive
 
-    new = equal = 0
-    problems: list[str] = []
-
-    def take(path: Path) -> None:
-        nonlocal new, equal
-        try:
-            added = transfer.import_(path)[1]
-        except UserError as error:
-            problems.append(str(error))
-            return
-        new, equal = new + added, equal + (not added)
-
-    def take_all() -> None:
-        for path in transfer.archives(paths):
-            take(path)
-        print(f"{new} runs taken into {layout.store()}, {equal} were there")
-        if problems:
-            raise UserError("\n".join(problems))
-
-    guarded(take_all)
+    guarded(lambda: print(archive.import_all(paths)))
 
 
 def main() -> None:
+    """The command's entry point: a user's mistake is one line and exit code 1."""
     try:
         app()
     except UserError as error:

@@ -1,6 +1,6 @@
 """Score the trained runs of a task and variant: corrupted images, calibration, attacks."""
 
-from normbench.evaluation.evaluate import evaluate
+from normbench.suite.evaluate import evaluate
 from normbench.system import stage
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Score the GANs of a task and variant by their FID."""
 
-from normbench.gan.fid import score
+from normbench.suite.fid import score
 from normbench.system import stage
 
 if __name__ == "__main__":

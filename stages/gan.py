@@ -1,8 +1,7 @@
 """Train every seed of a GAN task and variant."""
 
-from normbench.gan.train import train
-
+from normbench.suite.train import train_gans
 from normbench.system import stage
 
 if __name__ == "__main__":
-    stage.run(train, "task", "variant")
+    stage.run(train_gans, "task", "variant")

@@ -1,8 +1,7 @@
 """Train every seed of a task and variant."""
 
-from normbench.training.classify import train
-
+from normbench.suite.train import train_classifiers
 from normbench.system import stage
 
 if __name__ == "__main__":
-    stage.run(train, "task", "variant")
+    stage.run(train_classifiers, "task", "variant")

@@ -36,9 +36,9 @@ class Bound(Strict):
 class Corrupted(Strict):
     """The corrupted test images of a dataset, as `meta.json` beside them says.
 
-    names, severities: which there are. source_fingerprint: the dataset's. sha256: of each file. engine, constants, seed:
-    how they were made, null for published ones, which lie in the folder `published`. versions: of the packages on which
-    their bytes depend.
+    names, severities: which there are. source_fingerprint: the dataset's. sha256: of each file. engine, constants and
+    seed: how they were made; null for published ones, which lie in the folder `published`. versions: of the packages on
+    which their bytes depend.
     """
 
     path: str

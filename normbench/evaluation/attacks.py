@@ -7,18 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normbench.evaluation.auto_attack import auto_attack
+from normbench.evaluation.auto_attack import auto_attack, version
 from normbench.evaluation.calibration import accuracy, finite
-from normbench.evaluation.registry import score
+from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import LEVELS, Scores, Subject
-from normbench.system.schema import NotNegative, Positive, PositiveReal, Strict
+from normbench.system.errors import UserError
+from normbench.system.schema import NotNegative, Positive, PositiveReal
 from normbench.system.seeds import derive
 from normbench.training.attacks import Classifier, fgsm, pgd
 
 SUSPICIOUS = 0.2  # by how much FGSM may leave more accuracy than PGD before a run is marked
 
 
-class Attacks(Strict):
+class Attacks(ScoreSettings):
     """FGSM and PGD within a maximum norm, on `examples` test images.
 
     epsilon, step: in 255ths. steps, restarts: of PGD. long_examples, long_steps: a second PGD with more steps on fewer
@@ -35,6 +36,15 @@ class Attacks(Strict):
     long_steps: Positive = 100
     auto_attack_examples: NotNegative = 0
     batch_size: Positive = 250
+
+    def problems(self) -> list[tuple[str, str]]:
+        """AutoAttack needs a package that may be missing."""
+        try:
+            if self.auto_attack_examples:
+                version()
+        except UserError as error:
+            return [("auto_attack_examples", str(error))]
+        return []
 
 
 @score("attacks", Attacks)

@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from normbench.evaluation.calibration import accuracy, finite
-from normbench.evaluation.registry import score
+from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import Scores, Subject
-from normbench.system.schema import NotNegativeReal, Strict
+from normbench.system.schema import NotNegativeReal
 from normbench.training.logits import logits
 
 
@@ -62,7 +62,7 @@ class Mixing:
         vars(layer)["momentum"] = momentum
 
 
-class BatchStatistics(Strict):
+class BatchStatistics(ScoreSettings):
     """Evaluation with the statistics of test batches of `batch_size`, those of training weighing as `prior` images."""
 
     prior: NotNegativeReal = 16.0

@@ -12,7 +12,16 @@ from normbench.evaluation.subject import Scores, Subject
 from normbench.system.plugins import Table
 from normbench.system.schema import Strict
 
-Settings = TypeVar("Settings", bound=Strict)
+
+class ScoreSettings(Strict):
+    """What params.yaml may set of a score; its fields are the keys under the score's name."""
+
+    def problems(self) -> list[tuple[str, str]]:
+        """What keeps the score from being measured here, as pairs of a key and a message; nothing by default."""
+        return []
+
+
+Settings = TypeVar("Settings", bound=ScoreSettings)
 
 
 @dataclass(frozen=True)
@@ -21,8 +30,8 @@ class Score:
     (None: it is not measured then), and the function that measures it."""
 
     name: str
-    settings: type[Strict]
-    default: Strict | None
+    settings: type[ScoreSettings]
+    default: ScoreSettings | None
     measure: Callable[[Subject, Any], Scores]
 
     @property

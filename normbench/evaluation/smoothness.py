@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from normbench.evaluation.lipschitz import bounds
-from normbench.evaluation.registry import score
+from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import LEVELS, Scores, Subject
 from normbench.spectral import margin_radius
-from normbench.system.schema import PositiveReal, Strict
+from normbench.system.schema import PositiveReal
 
 
-class Smoothness(Strict):
+class Smoothness(ScoreSettings):
     """Lipschitz constants, certified accuracy at `radii` (2-norm, in 255ths), and feature maps by depth.
 
     examples: test images for what is measured at images. Large layers take seconds each.
@@ -28,7 +28,7 @@ class Smoothness(Strict):
 
 @score("smoothness", Smoothness)
 def smoothness(subject: Subject, settings: Smoothness) -> Scores:
-    """`smoothness` (see `constants`) and `features` (see there), the latter `initial`, before training, and `trained`."""
+    """`smoothness`: see `constants`; and `features`: see there, of the network `initial`, before training, and `trained`."""
     images = subject.images
     chosen = subject.drawn("smoothness", settings.examples).to(images.pixels.device)
     x = images.normalized(images.pixels[chosen])

@@ -219,7 +219,7 @@ class Training:
         return torch.stack([loss.detach(), generator_loss.detach()])
 
     def note(self, done: int, values: list[list[float]], last: bool) -> None:
-        """Reports losses that have been read, and twenty times in a run adds them to the history and saves the state."""
+        """Reports losses that have been read; twenty times in a run, adds them to the history and saves the state."""
         self.losses, self.window = [], self.window + values
         means = [sum(column) / len(column) for column in zip(*self.window, strict=True)]
         self.report(done, means[0], means[1])

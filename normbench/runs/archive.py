@@ -25,7 +25,7 @@ from PIL import Image
 from normbench.runs import store
 from normbench.runs.contents import LARGEST, RECORD, contents
 from normbench.runs.record import Record
-from normbench.system import files
+from normbench.system import files, layout
 from normbench.system.errors import UserError
 
 MANIFEST, FORMAT, SUFFIX = "manifest.json", 1, ".run.tar"
@@ -79,6 +79,23 @@ def archives(paths: Iterable[Path]) -> list[Path]:
         else:
             raise UserError(f"{path}: no such file or folder")
     return found
+
+
+def import_all(paths: Iterable[Path]) -> str:
+    """Takes archives, or folders of such, into the store; returns a line that says how many were new.
+
+    Raises UserError with a line for each archive that was refused, when all others are taken.
+    """
+    added, problems = [], []
+    for path in archives(paths):
+        try:
+            added.append(import_(path)[1])
+        except UserError as error:
+            problems.append(str(error))
+    line = f"{sum(added)} runs taken into {layout.store()}, {len(added) - sum(added)} were there"
+    if problems:
+        raise UserError("\n".join([line, *problems]))
+    return line
 
 
 def import_(path: Path) -> tuple[str, bool]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from typing import Any
 
 from normbench.runs.record import Device, Git, Numerics, Provenance
 from normbench.runs.run import Run
@@ -57,7 +58,7 @@ def device(kind: str) -> Device:
 
     from normbench.system import side_by_side
 
-    facts = {
+    facts: dict[str, Any] = {
         "type": kind,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),

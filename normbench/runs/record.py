@@ -10,8 +10,7 @@ from normbench.data.bound import Bound, Corrupted
 from normbench.gan.task import GanTask
 from normbench.methods.variant import Variant
 from normbench.runs.run import Kind, Run, Status
-from normbench.system.schema import Strict
-from normbench.training.recipe import MemoryFormat, Precision
+from normbench.system.schema import MemoryFormat, Precision, Strict
 from normbench.training.task import Task
 
 FORMAT = 2  # of records; the stages that train depend on it, so that an older record is not taken for a new one

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from normbench.corruptions import NAMES as CORRUPTIONS
 from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_side
-from normbench.evaluation import auto_attack
+from normbench.evaluation.registry import SCORES
 from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.methods import registry as methods
 from normbench.methods.variant import Variant
@@ -201,12 +201,10 @@ class Resolver:
                 self.problem(("corruptions", "engine"), f"dataset {name}: {error}")
 
     def evaluation(self) -> None:
-        attacks = self.params.evaluation.attacks
-        if attacks is not None and attacks.auto_attack_examples:
-            try:
-                auto_attack.version()
-            except UserError as error:
-                self.problem(("evaluation", "attacks", "auto_attack_examples"), str(error))
+        for name in SCORES.names():
+            settings = getattr(self.params.evaluation, name)
+            for key, message in settings.problems() if settings is not None else ():
+                self.problem(("evaluation", name, key), message)
 
     def resolved(self) -> Resolved:
         """What the suite uses of all that was resolved."""

@@ -16,25 +16,38 @@ import signal
 import socket
 import threading
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normbench.data.batches import Images
-from normbench.runs import run as runs
+from normbench.data import prepared
+from normbench.data.prepared import Arrays, Splits
 from normbench.runs import store
 from normbench.runs.remote import Remote
 from normbench.runs.run import Run
-from normbench.sweep import command as sweep
-from normbench.sweep import plan
+from normbench.suite import code
+from normbench.sweep import cost, worker
 from normbench.sweep.board import Board
+from normbench.sweep.local import POLL
+from normbench.sweep.room import processes
 from normbench.system import device as devices
 from normbench.system import layout, preemption
 from normbench.system.errors import UserError
-from normbench.training import numerics
 
 RETRIES = 20  # of a run whose node or process is lost; it goes on from its last checkpoint
 PATIENCE = 120.0  # seconds that interrupted runs have to save their state
 PASSED_ON = ("NORMBENCH_DEVICE", "NORMBENCH_CHECKPOINT_MINUTES", "NORMBENCH_TRACEBACK")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node works: the folder of the repository, the run store (None: its own), the address of finished runs and
+    checkpoints (None: the store), and variables of the environment."""
+
+    root: str
+    store: str | None
+    address: str | None
+    environment: dict[str, str]
 
 
 class Reports:
@@ -52,59 +65,76 @@ class Reports:
         return told
 
 
-def train_all(todo: list[Run], cluster: str, address: str | None, threads: int, beside: int | None) -> set[int]:
-    """Trains the runs on a cluster and returns exit codes, as `sweep.train_all` does.
+def train_all(todo: list[Run], cluster: str, address: str | None, beside: int | None) -> set[int]:
+    """Trains the runs on a cluster and returns exit codes, as `normbench.sweep.local.train_all` does.
 
     cluster: as `ray.init` takes it. address: where finished runs and checkpoints go, None for the shared run store.
-    beside: runs that share a GPU, None for as many as there is room for; on a CPU a run takes `threads` cores.
+    beside: runs that share a GPU, None for as many as there is room for; on a CPU a run takes as many cores as it has
+    threads.
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError(f"--ray {cluster}: Ray is not installed here; install normbench[ray]")
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     remote = Remote(address) if address is not None else None
     if remote is not None:
         todo = [run for run in todo if not remote.take(run.id)]
         if not todo:
             return set()
+    connect(cluster)
+    try:
+        place = Place(
+            root=str(Path.cwd()),
+            store=str(layout.store().absolute()) if address is None else None,
+            address=address,
+            environment={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+        )
+        refs, reports = submit(todo, cluster, place, beside)
+        return _follow(refs, reports, todo, remote)
+    finally:
+        ray.shutdown()
+
+
+def connect(cluster: str) -> None:
+    """Connects to a cluster. Raises UserError where there is none."""
+    import ray
+
     check_address(cluster)
     try:
         ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--ray {cluster}: no cluster there ({str(error).partition(chr(10))[0]})") from None
-    preemption.watch()  # ray.init puts a handler of its own in its place
-    remotely: Any = ray.remote  # its types know no options that are computed
-    try:
-        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        reports = remotely(num_cpus=0, scheduling_strategy=here)(Reports).remote()
-        data = {path: ray.put(runs.arrays(Path(path))) for path in {run.bound["path"] for run in todo}}
-        place = {
-            "root": str(Path.cwd()),
-            "store": str(layout.store().absolute()) if address is None else None,
-            "address": address,
-            "environment": {name: os.environ[name] for name in PASSED_ON if name in os.environ},
-        }
+    preemption.watch()  # ray.init puts a handler of its own in its place.
+
+
+def submit(todo: list[Run], cluster: str, place: Place, beside: int | None) -> tuple[dict[Any, Run], Any]:
+    """Submits a task for each run; returns the runs by their tasks, and the actor to which the tasks report."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remotely: Any = ray.remote  # Its types know no options that are computed.
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    reports = remotely(num_cpus=0, scheduling_strategy=here)(Reports).remote()
+    data = {run.bound.path: run.bound for run in todo}
+    held = {path: ray.put(prepared.read(Path(path))) for path in data}
+    wanted = os.environ.get("NORMBENCH_DEVICE", "auto")
+    gpus = ray.cluster_resources().get("GPU", 0) if wanted in ("auto", "cuda") else 0
+    if gpus and beside is None:
+        first = {run.cell: run for run in todo}
+        ask = remotely(num_cpus=1, num_gpus=1)(room)
+        rooms = ray.get([ask.remote(run, held[run.bound.path], place) for run in first.values()])
+        beside = min(len(todo), min(rooms))
+    refs = {}
+    for run in todo:
+        threads = run.task.recipe.threads
         options: dict[str, Any] = {"num_cpus": threads, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
-        wanted = os.environ.get("NORMBENCH_DEVICE", "auto")
-        gpus = ray.cluster_resources().get("GPU", 0) if wanted in ("auto", "cuda") else 0
-        if gpus:
-            if beside is None:
-                first = {(run.kind, *run.name[:2]): run for run in todo}
-                measured = [(run, data[run.bound["path"]]) for run in first.values()]
-                ask = remotely(num_cpus=1, num_gpus=1)(room)
-                beside = min(len(todo), min(ray.get([ask.remote(*each, place) for each in measured])))
+        if gpus and beside is not None:
             options |= {"num_cpus": 1, "num_gpus": 1 / beside}
-        else:
-            todo = numerics.settled(todo, "cpu", threads, functools.partial(_machine, cluster, threads, place))
+        elif not any(node["Alive"] and node["Resources"].get("CPU", 0) >= threads for node in ray.nodes()):
+            raise UserError(f"--ray {cluster}: no node has the {threads} CPUs of a run (`threads` in its recipe)")
         task = remotely(**options)(work)
-        refs = {
-            task.remote(run, data[run.bound["path"]], None if gpus else threads, beside, place, reports): run
-            for run in todo
-        }
-        return _follow(refs, reports, todo, remote)
-    finally:
-        ray.shutdown()
+        refs[task.remote(run, held[run.bound.path], beside if gpus else None, place, reports)] = run
+    return refs, reports
 
 
 def check_address(cluster: str) -> None:
@@ -131,7 +161,7 @@ def _follow(refs: dict[Any, Run], reports: Any, todo: list[Run], remote: Remote 
             while refs:
                 if preemption.requested():
                     raise SystemExit(preemption.EXIT_CODE)
-                ended, _ = ray.wait(list(refs), num_returns=len(refs), timeout=sweep.POLL)
+                ended, _ = ray.wait(list(refs), num_returns=len(refs), timeout=POLL)
                 for run, (share, fields) in ray.get(reports.read.remote()).items():
                     if board.rows[run].state != "done":
                         board.tell(run, "running", share, fields)
@@ -148,7 +178,7 @@ def _follow(refs: dict[Any, Run], reports: Any, todo: list[Run], remote: Remote 
                     if error:
                         board.tell(run.id, "failed", fields=f"failed: {error.strip().splitlines()[-1]}")
                     else:
-                        board.tell(run.id, "done", 1.0, sweep.outcome(run))
+                        board.tell(run.id, "done", 1.0, worker.outcome(run))
                 board.tick()
         finally:
             for ref in refs:
@@ -168,56 +198,51 @@ def _error(ref: Any) -> str:
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def settle(place: dict[str, Any]) -> None:
+def settle(place: Place) -> None:
     """Makes a process of a node like the driver: folder, run store, variables."""
-    if os.path.isdir(place["root"]):
-        os.chdir(place["root"])  # else where `ray start` was called
-    if place["store"] is not None:
-        os.environ["NORMBENCH_STORE"] = place["store"]
-    os.environ.update(place["environment"])
+    if os.path.isdir(place.root):
+        os.chdir(place.root)  # Otherwise it stays where `ray start` was called.
+    if place.store is not None:
+        os.environ["NORMBENCH_STORE"] = place.store
+    os.environ.update(place.environment)
 
 
-_read: dict[str, dict[str, Images]] = {}  # the dataset of the last run in this process, on its device
+_read: dict[str, Splits] = {}  # the dataset of the last run in this process, on its device
 
 
-def _images(run: Run, arrays: dict[str, Any]) -> dict[str, Images]:
-    key = f"{run.bound['path']} {run.bound['fingerprint']}"
+def _images(run: Run, arrays: Arrays) -> Splits:
+    key = f"{run.bound.path} {run.bound.identity()}"
     if key not in _read:
         _read.clear()
-        _read[key] = runs.images(arrays, devices.choose())
+        _read[key] = prepared.placed(arrays, run.bound, devices.choose())
     return _read[key]
 
 
-def work(
-    run: Run, arrays: dict[str, Any], threads: int | None, beside: int | None, place: dict[str, Any], reports: Any
-) -> str:
+def work(run: Run, arrays: Arrays, beside: int | None, place: Place, reports: Any) -> str:
     """Trains a run in a process of a node, and returns what went wrong, or nothing.
 
-    threads: None for as many as torch takes. beside: runs that share a GPU; on a CPU as many as the node has room for.
+    beside: runs that share a GPU; None on a CPU, where as many run as the node has room for.
     """
     settle(place)
     if threading.current_thread() is threading.main_thread():
         preemption.watch()
         signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
-        import torch
-
-        threads = threads or torch.get_num_threads()
-        problem = _code_problem(run)
+        problem = code_problem(run)
         if problem:
             raise UserError(f"{platform.node()}: {problem}")
         tell = functools.partial(_tell, reports, run.id)
         tell(0.0, "")
         images = functools.partial(_images, run, arrays)
-        beside = beside or _cores() // threads
-        if place["address"] is None:
-            sweep.train_here(run, images, threads, beside, tell)
+        beside = beside or max(1, _cores() // run.task.recipe.threads)
+        if place.address is None:
+            worker.train_here(run, images, beside, tell)
             return ""
-        remote = Remote(place["address"])
+        remote = Remote(place.address)
         if not remote.take(run.id):
             remote.fetch_checkpoints(run.id)
             with remote.mirrored(run.id):
-                sweep.train_here(run, images, threads, beside, tell)
+                worker.train_here(run, images, beside, tell)
             remote.give(run.id)
         return ""
     except (UserError, OSError) as error:
@@ -231,7 +256,7 @@ def _tell(reports: Any, run: str, share: float, fields: str) -> None:
 
 
 def _cores() -> int:
-    """Those that this node gives to Ray."""
+    """The cores that this node gives to Ray."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -239,66 +264,31 @@ def _cores() -> int:
     return max(1, int(found["Resources"].get("CPU", 1)))
 
 
-def _code_problem(run: Run) -> str | None:
-    key = run.kind, run.code, run.task["model_code"], run.variant["method_code"]
+def code_problem(run: Run) -> str | None:
+    """What of the code behind a run is different on this node; None where all is equal. Compared once a process."""
+    key = run.kind, run.code, run.task.model_code, run.variant.method_code
     if key not in _checked:
-        _checked[key] = runs.code_problem(run)
+        _checked[key] = _compare(run)
     return _checked[key]
 
 
-_checked: dict[tuple[str, ...], str | None] = {}  # what code was compared in this process, and how it differs
+_checked: dict[tuple[str, ...], str | None] = {}
 
 
-def _machine(cluster: str, threads: int, place: dict[str, Any]) -> numerics.Machine:
-    """The CPU of a node that has as many cores as a run takes: what it is, and how long steps take there.
-
-    Raises UserError where there is none, or where it cannot tell.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= threads]
-    if not nodes:
-        raise UserError(f"--ray {cluster}: no node has the {threads} CPUs that a run takes; see OMP_NUM_THREADS")
-    options = {"num_cpus": threads, "scheduling_strategy": NodeAffinitySchedulingStrategy(min(nodes), soft=False)}
-    remotely: Any = ray.remote
-
-    def ask(function: Any, *arguments: Any) -> Any:
-        ref = remotely(**options)(function).remote(*arguments, place)
-        with preemption.saved():  # as in `_follow`
-            while not ray.wait([ref], timeout=sweep.POLL)[0]:
-                if preemption.requested():
-                    ray.cancel(ref)
-                    raise SystemExit(preemption.EXIT_CODE)
-        try:
-            return ray.get(ref)
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"--ray {cluster}: the precision cannot be measured on a node: {reason}") from None
-
-    return numerics.Machine(**ask(facts), measure=lambda run, count: ask(step_times, run, count))
+def _compare(run: Run) -> str | None:
+    for what, here, was in (
+        ("training code", lambda: code.training(run.kind), run.code),
+        (f"model {run.task.model}", lambda: code.model(run.task.model), run.task.model_code),
+        (f"method {run.variant.method}", lambda: code.method(run.variant.method), run.variant.method_code),
+    ):
+        if here() != was:
+            return f"the {what} here is not that of the run: bring the code up to date here"
+    return None
 
 
-def facts(place: dict[str, Any]) -> dict[str, str]:
-    """Of a node, those on which a choice of the precision depends."""
-    settle(place)
-    here = numerics.this_machine()
-    return {"cpu": here.cpu, "torch": here.torch}
-
-
-def step_times(run: Run, threads: int, place: dict[str, Any]) -> numerics.Times:
-    """What a step of a run takes on a node, by precision and memory format."""
-    settle(place)
-    problem = _code_problem(run)
-    if problem:
-        raise UserError(f"{platform.node()}: {problem}")
-    return numerics.step_times(run.task, run.bound, threads)
-
-
-def room(run: Run, arrays: dict[str, Any], place: dict[str, Any]) -> int:
+def room(run: Run, arrays: Arrays, place: Place) -> int:
     """How many runs like this one fit on the GPU of a node."""
     settle(place)
     device = devices.choose()
-    devices.prepare(device)
-    cost = plan.measure(run, runs.images(arrays, device))
-    return sweep.processes(device, 1, cost.memory + sum(part.nbytes for part in arrays["train"]), 10**6)
+    measured = cost.measure(run, prepared.placed(arrays, run.bound, device))
+    return processes(device, 1, measured.memory + arrays.nbytes, 10**6)

@@ -1,60 +1,91 @@
-"""Which runs there are: those of the suite, finished or not, and others in the run store."""
+"""`normbench runs list`: which runs there are, those of the suite, finished or not, and others in the run store."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from normbench.runs import run as runs
 from normbench.runs import store
+from normbench.runs.record import Record
+from normbench.suite import runs
 from normbench.suite.resolve import resolve
-from normbench.sweep import plan
+from normbench.sweep.states import Planned, State, of_runs
 from normbench.system import layout
 from normbench.system.errors import UserError
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A run as it is listed. status: of a finished run how it ended, else its state in words. of_suite: whether the
+    suite asks for it."""
+
+    run: str
+    task: str
+    variant: str
+    seed: int
+    status: str
+    clean_accuracy: float | None
+    of_suite: bool
+
+
+def listed() -> tuple[list[Listed], dict[str, str]]:
+    """The runs of the suite, then others in the store; and datasets that are not known here, with the reason."""
+    resolved = resolve()
+    bound, absent = runs.bound_tasks(resolved)
+    suite = of_runs(runs.of_suite(resolved, bound))
+    found = [of_planned(each) for each in suite]
+    known = {each.run.id for each in suite}
+    for run in store.all_finished():
+        if run not in known:
+            try:
+                found.append(of_record(store.record(run), of_suite=False))
+            except UserError as error:
+                print(error)  # A record of another version, say: the others are listed all the same.
+    return found, absent
+
+
+def of_planned(planned: Planned) -> Listed:
+    """A run of the suite."""
+    run = planned.run
+    if store.finished(run.id):
+        return of_record(store.record(run.id), of_suite=True, names=(run.task.name, run.variant.name))
+    status = str(planned.state)
+    if planned.state is State.UNFINISHED:
+        status = f"unfinished, at {100 * planned.share:.0f} %"
+    elif planned.state is State.DONE:
+        status = "finished, not in the store"
+    return Listed(run.id, run.task.name, run.variant.name, run.seed, status, None, True)
+
+
+def of_record(record: Record, of_suite: bool, names: tuple[str, str] | None = None) -> Listed:
+    """A finished run. names: of task and variant, where they are others than when it was trained."""
+    task, variant = names or record.name[:2]
+    accuracy = record.metrics.get("clean_accuracy")
+    return Listed(record.run, task, variant, record.seed, record.status, accuracy, of_suite)
+
+
 def show() -> None:
-    """Prints a line for each run: id, task, variant, seed, status, clean accuracy; those of the suite first."""
+    """Prints a line for each run: id, task, variant, seed, status, clean accuracy."""
     from tabulate import tabulate
 
-    resolved = resolve(layout.PARAMS)
-    bound, absent = runs.bound_tasks(resolved)
-    suite = plan.of_runs(runs.of_suite(resolved, bound))
-    rows = []
-    for each in suite:
-        finished = store.finished(each.run.id)
-        result = outcome(store.record(each.run.id)) if finished else [in_words(each), ""]
-        rows.append([each.run.id, *each.run.name, *result])
-    known = {each.run.id for each in suite}
-    others = [run for run in store.all_finished() if run not in known]
-    for run in others:
-        record = store.record(run)
-        origin = record["provenance"]
-        names = origin["task"]["name"], origin["variant"]["name"]
-        rows.append([run, *names, record["seed"], *outcome(record)])
+    found, absent = listed()
+    rows: list[list[Any]] = []
+    for each in found:
+        accuracy = "" if each.clean_accuracy is None else f"{each.clean_accuracy:.4f}"
+        rows.append([each.run, each.task, each.variant, each.seed, each.status, accuracy])
     print(tabulate(rows, ["id", "task", "variant", "seed", "status", "clean accuracy"], disable_numparse=True))
     for dataset, why in absent.items():
         print(f"dataset {dataset}: {why}, so that its runs are not known; make it with `dvc repro bind`")
+    others = sum(not each.of_suite for each in found)
     if others:
-        print(f"the last {len(others)} are not of the suite as params.yaml has it")
-
-
-def outcome(record: dict[str, Any]) -> list[str]:
-    accuracy = record["metrics"].get("clean_accuracy")
-    return [record["status"], "" if accuracy is None else f"{accuracy:.4f}"]
-
-
-def in_words(planned: plan.Planned) -> str:
-    """`missing`, `unfinished, at 40 %`; `done` is a run that only the output of its stage has."""
-    if planned.state == "unfinished":
-        return f"unfinished, at {100 * planned.share:.0f} %"
-    return "finished, not in the store" if planned.state == "done" else planned.state
+        print(f"the last {others} are not of the suite as params.yaml has it")
 
 
 def chosen(ids: list[str]) -> list[str]:
     """The ids of finished runs that begin as those given do; of all of the suite where none is given."""
     there = store.all_finished()
     if not ids:
-        resolved = resolve(layout.PARAMS)
+        resolved = resolve()
         suite = runs.of_suite(resolved, runs.bound_tasks(resolved)[0])
         found = [run.id for run in suite if store.finished(run.id)]
         if not found:

@@ -6,8 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-from normbench.runs import run as runs
 from normbench.runs import store
+from normbench.runs.run import FID_FEATURES
+from normbench.suite import runs
 from normbench.suite.resolve import resolve
 from normbench.system import layout
 from normbench.system.errors import UserError
@@ -23,7 +24,7 @@ def needless(finished: bool) -> dict[Path, str]:
     behind; where `finished`, also finished runs that are not of the suite. What a process works on is left out. Raises
     UserError where the runs of the suite are not known, as a dataset is missing.
     """
-    resolved = resolve(layout.PARAMS)
+    resolved = resolve()
     bound, absent = runs.bound_tasks(resolved)
     if absent:
         name, why = next(iter(absent.items()))
@@ -42,12 +43,20 @@ def needless(finished: bool) -> dict[Path, str]:
         elif re.fullmatch(ID, path.name):
             run, why = path.name, "finished, not of the suite"
             needed = not finished or run in suite or not store.finished(run)
-            needed = needed or store.record(run)["provenance"]["task"]["name"] == runs.FID_FEATURES
+            needed = needed or is_feature_run(run)
         else:
             continue
         if not needed and not store.busy(run):
             found[path] = why
     return found
+
+
+def is_feature_run(run: str) -> bool:
+    """Whether a finished run is a classifier whose features the FID compares; those belong to every suite."""
+    try:
+        return store.record(run).name[0] == FID_FEATURES
+    except UserError:
+        return False
 
 
 def prune(finished: bool, remove: bool) -> None:

@@ -9,9 +9,13 @@ from torch import nn
 
 from normbench.system.errors import UserError, hint
 from normbench.system.memory import keep_freed_memory
+from normbench.system.schema import MemoryFormat
 
 KINDS = ("cuda", "mps", "cpu")
-FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+FORMATS: dict[MemoryFormat, torch.memory_format] = {
+    "channels_last": torch.channels_last,
+    "contiguous": torch.contiguous_format,
+}
 VECTOR = 16  # float32 numbers in a register of AVX-512
 
 
@@ -56,7 +60,7 @@ def has_bfloat16(kind: str) -> bool:
     return cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def memory_format(model: nn.Module, kind: str, wanted: str = "channels_last") -> torch.memory_format:
+def memory_format(model: nn.Module, kind: str, wanted: MemoryFormat = "channels_last") -> torch.memory_format:
     """The wanted one of `FORMATS`, but contiguous on the CPU for networks that channels_last breaks there.
 
     oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory on the CPU, with channels_last and
@@ -66,7 +70,7 @@ def memory_format(model: nn.Module, kind: str, wanted: str = "channels_last") ->
     return torch.contiguous_format if broken else FORMATS[wanted]
 
 
-def memory_format_name(model: nn.Module, kind: str, wanted: str) -> str:
+def memory_format_name(model: nn.Module, kind: str, wanted: MemoryFormat) -> MemoryFormat:
     """What `memory_format` gives, as a key of `FORMATS`."""
     given = memory_format(model, kind, wanted)
     return next(name for name, value in FORMATS.items() if value == given)
@@ -85,6 +89,6 @@ def narrow_stride(layer: nn.Module) -> bool:
     return weight.shape[2:] == (1, 1) and max(stride) > 1 and weight.shape[1] < VECTOR
 
 
-def placed(model: nn.Module, kind: str, wanted: str = "channels_last") -> nn.Module:
+def placed(model: nn.Module, kind: str, wanted: MemoryFormat = "channels_last") -> nn.Module:
     """A network on its device, in the memory format that it computes in there (see `memory_format`)."""
     return model.to(kind).to(memory_format=memory_format(model, kind, wanted))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,8 @@ Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegativeReal = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Precision = Literal["float32", "bfloat16"]
+MemoryFormat = Literal["channels_last", "contiguous"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 Model = TypeVar("Model", bound="Strict")
@@ -26,7 +28,7 @@ class Strict(BaseModel):
 
     @classmethod
     def read(cls: type[Model], path: Path) -> Model:
-        """The value in a JSON file. Raises UserError, naming file and key, where the file does not hold such a value."""
+        """The value in a JSON file. Raises UserError, naming file and key, where it holds no such value."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:

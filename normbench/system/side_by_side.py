@@ -28,8 +28,8 @@ def processes_for(kind: str, threads: int, tasks: int) -> int:
 def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, threads: int) -> None:
     """Calls every task, several at a time on a Linux CPU and one after the other elsewhere.
 
-    kind: of the device. threads: of each task on a CPU, however many tasks run beside it, as bits depend on that. A task
-    that fails leaves the others alone; then the process ends with 1, as the failing one has said why. Where this
+    kind: of the device. threads: of each task on a CPU, however many tasks run beside it, as bits depend on that.
+    A task that fails leaves the others alone; then the process ends with 1, as the failing one has said why. Where this
     process is asked to end (see `preemption`), it tells the others so, and ends when they have saved their state.
     """
     processes = processes_for(kind, threads, len(tasks))

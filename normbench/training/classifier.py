@@ -78,10 +78,10 @@ def fit(
 def measure(classifier: Classifier, outcome: loop.Outcome) -> tuple[dict[str, Any], np.ndarray | None]:
     """The metrics of a trained classifier, and the predicted class of each test image, int32 (N,).
 
-    `history` (see `normbench.training.loop.Outcome`), `training_set`, and unless it diverged `clean_accuracy`, the share
-    of test images that are classified rightly. There are no predictions of a classifier that diverged.
+    `history` (see `normbench.training.loop.Outcome`), `training_set`, and unless it diverged `clean_accuracy`, the
+    share of test images that are classified rightly. There are no predictions of a classifier that diverged.
     """
-    metrics = {"history": outcome.history, "training_set": classifier.training_set}
+    metrics: dict[str, Any] = {"history": outcome.history, "training_set": classifier.training_set}
     if outcome.diverged is not None:
         return metrics, None
     test = classifier.test

@@ -6,10 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from normbench.system.schema import NotNegative, NotNegativeReal, Positive, PositiveReal, Share, Strict
-
-Precision = Literal["float32", "bfloat16"]
-MemoryFormat = Literal["channels_last", "contiguous"]
+from normbench.system.schema import (
+    MemoryFormat,
+    NotNegative,
+    NotNegativeReal,
+    Positive,
+    PositiveReal,
+    Precision,
+    Share,
+    Strict,
+)
 
 
 class Adversary(Strict):

@@ -1,0 +1,32 @@
+"""The names that params.yaml may use, with their options and defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from normbench.corruptions import NAMES
+from normbench.evaluation.registry import scores
+from normbench.methods import registry as methods
+from normbench.models import registry as models
+
+
+def names() -> dict[str, dict[str, dict[str, Any]]]:
+    """What there is of each: a name and its options with their defaults, `...` for an option that must be given."""
+    return {
+        "methods": {name: of_dataclass(methods.method_class(name)) for name in methods.names()},
+        "models": {name: models.get(name).options() for name in models.names("classifier")},
+        "GAN models": {name: models.get(name).options() for name in models.names("gan")},
+        "corruptions": {name: {} for name in NAMES},
+        "scores": {
+            score.name: {name: info.default for name, info in score.settings.model_fields.items()} for score in scores()
+        },
+    }
+
+
+def of_dataclass(kind: type) -> dict[str, Any]:
+    """The fields of a dataclass and their defaults."""
+    return {
+        field.name: "..." if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(kind)
+    }

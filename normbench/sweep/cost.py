@@ -1,0 +1,174 @@
+"""What a run is expected to cost, measured on its first training steps."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from normbench.data import prepared
+from normbench.data.batches import Batches
+from normbench.data.prepared import Splits
+from normbench.gan import trainer
+from normbench.gan.task import GanTask
+from normbench.methods import registry as methods
+from normbench.models import registry as models
+from normbench.runs.run import Kind, Run
+from normbench.system import device as devices
+from normbench.system.progress import Progress
+from normbench.training import classifier
+from normbench.training.logits import logits
+from normbench.training.task import Task
+
+WARM, STEPS = 3, 20  # steps that are not measured, as kernels are chosen in them, and steps that are
+SCORED = 500  # test images on which the time of predictions is measured
+ADVANTAGE = 1.25  # from which on another precision is worth a line of advice
+
+Cell = tuple[Kind, str, str]  # kind, task and variant
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run is expected to take. step: seconds of a training step. steps: of the whole training. rest: seconds
+    beside the steps. memory: peak bytes of a step on a GPU, 0 elsewhere."""
+
+    step: float
+    steps: int
+    rest: float
+    memory: int
+
+    def seconds(self, share: float = 0.0) -> float:
+        """Of a run whose training is done to a part of `share`."""
+        return self.step * self.steps * (1 - share) + self.rest
+
+
+class Enough(Exception):
+    """Ends a training whose steps are measured."""
+
+
+class Stopwatch:
+    """A `normbench.training.keeper.Keeper` that keeps nothing, and takes the time of steps: a training asks it after
+    each."""
+
+    spent = 0.0
+
+    def __init__(self, device: str):
+        self.device, self.times = device, [time.perf_counter()]
+
+    def resume(self) -> None:
+        return None
+
+    def due(self) -> bool:
+        if len(self.times) in (WARM, WARM + STEPS) and self.device == "cuda":
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+        if len(self.times) > WARM + STEPS:
+            raise Enough
+        return False
+
+    def save(self, state: dict[str, object]) -> None:
+        if "epoch" in state:  # The loop of classifiers saves after the last step of an epoch, in place of asking.
+            self.due()
+
+    def step(self) -> float:
+        """Seconds of a step, without the first few where there are others."""
+        first = WARM if len(self.times) > WARM + 1 else 0
+        return (self.times[-1] - self.times[first]) / max(1, len(self.times) - 1 - first)
+
+    def before(self) -> float:
+        """Seconds to the end of the first step that are not those of a step: a recipe may compile the network."""
+        return max(0.0, self.times[1] - self.times[0] - self.step()) if len(self.times) > 1 else 0.0
+
+
+def measure(run: Run, data: Splits) -> Cost:
+    """The cost of a run, from its first steps on the device of its data."""
+    cuda = data.device == "cuda"
+    with torch.random.fork_rng():
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        cost = _of_gan(run, run.task, data) if isinstance(run.task, GanTask) else _of_classifier(run, run.task, data)
+    if not cuda:
+        return cost
+    memory = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    return Cost(cost.step, cost.steps, cost.rest, memory)
+
+
+def _of_classifier(run: Run, task: Task, data: Splits) -> Cost:
+    method = methods.build(run.variant.method, run.variant.options)
+    model = models.get(task.model, "classifier")
+    prepared_run = classifier.prepare(task, model, method, run.bound, run.seed, data)
+    watch = Stopwatch(data.device)
+    with contextlib.suppress(Enough):
+        classifier.fit(prepared_run, task, run.seed, lambda *_: None, watch)
+    start = time.perf_counter()
+    test = prepared_run.test
+    part = test.pixels[:SCORED]
+    logits(prepared_run.model, test, part, task.recipe.precision)
+    rest = (time.perf_counter() - start) * len(test) / len(part)
+    start = time.perf_counter()
+    classifier.step_memory(prepared_run)
+    rest += time.perf_counter() - start
+    batches = Batches(prepared_run.train, task.recipe.batch_size, 0, False, task.recipe.drop_last, 0)
+    return Cost(watch.step(), batches.steps * task.recipe.epochs, rest + watch.before(), 0)
+
+
+def _of_gan(run: Run, task: GanTask, data: Splits) -> Cost:
+    method = methods.build(run.variant.method, run.variant.options)
+    gan = trainer.prepare(task, models.get(task.model, "gan"), method, run.bound, run.seed, data)
+    watch = Stopwatch(data.device)
+    with contextlib.suppress(Enough):
+        trainer.fit(gan, task, run.seed, lambda *_: None, watch)
+    start = time.perf_counter()
+    trainer.step_memory(gan)
+    return Cost(watch.step(), task.recipe.iterations, time.perf_counter() - start, 0)
+
+
+def measure_all(todo: Iterable[Run], device: str) -> dict[Cell, Cost]:
+    """The cost of a run of each kind, task and variant that has runs to train."""
+    first: dict[Cell, Run] = {}
+    for run in todo:
+        first.setdefault(run.cell, run)
+    return dict(zip(first, _measured(list(first.values()), device), strict=True))
+
+
+def advice(todo: Iterable[Run], costs: dict[Cell, Cost], device: str) -> list[str]:
+    """A line for each task of classifiers in float32 that would be much faster in bfloat16 on this device.
+
+    It is measured on the task's first variant. Precision is part of a run's id, so nothing here changes a run.
+    """
+    if not devices.has_bfloat16(device):
+        return []
+    first: dict[str, Run] = {}
+    for run in todo:
+        if isinstance(run.task, Task) and run.task.recipe.precision == "float32":
+            first.setdefault(run.task.name, run)
+    lines = []
+    for run, cost in zip(first.values(), _measured([in_bfloat16(run) for run in first.values()], device), strict=True):
+        faster = costs[run.cell].step / cost.step
+        if faster >= ADVANTAGE:
+            lines.append(f"{run.task.name}: bfloat16 would be {faster:.1f}x as fast here: `precision: bfloat16`")
+    return lines
+
+
+def in_bfloat16(run: Run) -> Run:
+    """The run with its recipe in bfloat16, which is another run."""
+    recipe = run.task.recipe.model_copy(update={"precision": "bfloat16"})
+    task = run.task.model_copy(update={"recipe": recipe})
+    return Run(run.kind, task, run.variant, run.seed, run.bound, run.code, run.title)
+
+
+def _measured(runs: list[Run], device: str) -> list[Cost]:
+    """The cost of each run; the threads of this process are as before afterwards."""
+    before, data, found = torch.get_num_threads(), dict[str, Splits](), list[Cost]()
+    with Progress("plan: measuring", max(1, len(runs))) as progress:
+        for number, run in enumerate(runs):
+            progress.update(number, f"{STEPS} steps of {run.task.name} {run.variant.name}")
+            if run.bound.path not in data:
+                data = {run.bound.path: prepared.load(run.bound, device)}
+            found.append(measure(run, data[run.bound.path]))
+    torch.set_num_threads(before)
+    return found

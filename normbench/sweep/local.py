@@ -1,0 +1,152 @@
+"""A sweep on this machine: a process for each run, several at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from normbench.data import prepared
+from normbench.data.prepared import Splits
+from normbench.runs import store
+from normbench.runs.run import Run
+from normbench.runs.train import trainer
+from normbench.sweep import worker
+from normbench.sweep.board import Board
+from normbench.system import device as devices
+from normbench.system import preemption
+from normbench.system.side_by_side import FORKS
+
+POLL = 0.2  # seconds between two looks at what is running
+OTHER = " (by another process)"
+
+
+@dataclass
+class Child:
+    """A process that trains a run, and the end of the pipe by which it tells how that goes.
+
+    error: why it failed. other: whether another process had the run trained.
+    """
+
+    run: Run
+    process: BaseProcess
+    pipe: Connection
+    error: str = ""
+    other: bool = False
+
+
+def train_all(todo: list[Run], processes: int, device: str) -> set[int]:
+    """Trains the runs, `processes` at a time, and returns the exit codes that they ended with.
+
+    A run that fails leaves the others alone. Runs that another process of this store trains are left to it, and looked
+    at again later. Where this process is to end, the others save their state first.
+    """
+    forked = device == "cpu" and FORKS
+    context: Any = multiprocessing.get_context("fork" if forked else "spawn")
+    data: dict[str, Splits] = {}
+    before = torch.get_num_threads()
+    if forked:
+        make_forkable(todo, device)
+    waiting, running, codes = list(todo), list[Child](), set[int]()
+    with Board(todo) as board:
+        try:
+            while waiting or running:
+                for run in [run for run in waiting if store.finished(run.id)]:
+                    waiting.remove(run)
+                    board.tell(run.id, "done", 1.0, worker.outcome(run) + OTHER)
+                for run in list(waiting):
+                    if len(running) == processes:
+                        break
+                    if store.busy(run.id):
+                        board.tell(run.id, "elsewhere")
+                        continue
+                    waiting.remove(run)
+                    path = run.bound.path
+                    if forked and path not in data:
+                        data = {path: prepared.load(run.bound, device)}
+                    with preemption.saved():  # A child that is not in the list yet would not be told to end.
+                        running.append(start(context, run, data.get(path), processes))
+                    if preemption.requested():
+                        raise SystemExit(preemption.EXIT_CODE)
+                    board.tell(run.id, "running", 0.0, "")
+                multiprocessing.connection.wait([child.process.sentinel for child in running], timeout=POLL)
+                running, ended = look(running, board)
+                codes |= ended
+                board.tick()
+        finally:
+            for child in running:
+                child.process.terminate()
+            for child in running:
+                child.process.join()
+            look(running, board)
+            torch.set_num_threads(before)
+    return codes
+
+
+def make_forkable(todo: list[Run], device: str) -> None:
+    """Imports once what the children need, and has this process use no thread but its own.
+
+    A process that has used threads cannot be forked: those of OpenMP would be missing in its child.
+    """
+    torch.set_num_threads(1)
+    devices.prepare(device)  # This imports a good part of torch.
+    for kind in {run.kind for run in todo}:
+        trainer(kind)
+
+
+def start(context: Any, run: Run, data: Splits | None, beside: int) -> Child:
+    """Starts the process of a run."""
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=worker.child, args=(run, data, beside, there, os.getpid()))
+    process.start()
+    there.close()
+    return Child(run, process, here)
+
+
+def look(running: list[Child], board: Board) -> tuple[list[Child], set[int]]:
+    """Tells the board what the children told; returns those still alive, and the exit codes of the others."""
+    alive, codes = [], set()
+    for child in running:
+        ended = child.process.exitcode is not None
+        listen(child, board)
+        if not ended:
+            alive.append(child)
+            continue
+        child.pipe.close()
+        codes.add(child.process.exitcode or 0)
+        tell_end(child, board)
+    return alive, codes
+
+
+def listen(child: Child, board: Board) -> None:
+    """Takes in the messages of a child (see `worker.child`)."""
+    try:
+        while child.pipe.poll():
+            kind, share, text = child.pipe.recv()
+            if kind == "running":
+                board.tell(child.run.id, "running", share, text)
+            child.other = kind == "other"
+            child.error = text if kind == "failed" else ""
+    except EOFError:
+        pass
+
+
+def tell_end(child: Child, board: Board) -> None:
+    """Tells the board how the process of a run ended."""
+    code = child.process.exitcode or 0
+    if code == 0:
+        board.tell(child.run.id, "done", 1.0, worker.outcome(child.run) + child.other * OTHER)
+    elif code == preemption.EXIT_CODE:
+        board.tell(child.run.id, "stopped", fields="stopped; the same command goes on with it")
+    else:
+        memory = " (out of memory?)" if code == -9 else ""
+        text = child.error or f"its process was ended by signal {-code}{memory}"
+        if "\n" in text:
+            board.note(text.rstrip())
+        board.tell(child.run.id, "failed", fields=f"failed: {text.strip().splitlines()[-1]}")

@@ -1,0 +1,136 @@
+"""The state of each run of the suite: done, unfinished, stale (and why) or missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normbench.runs import store
+from normbench.runs.contents import RECORD
+from normbench.runs.record import Provenance, Record
+from normbench.runs.run import UNITS, Kind, Run
+from normbench.suite import runs
+from normbench.system.errors import UserError
+
+
+class State(StrEnum):
+    """What is to be done about a run. Stale: one of this name is finished, but something of it has changed since."""
+
+    DONE = "done"
+    UNFINISHED = "unfinished"
+    STALE = "stale"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run and its state.
+
+    reasons: what was different for the last finished run of this name. share: the part of its training, 0..1, that a
+    checkpoint has.
+    """
+
+    run: Run
+    state: State
+    reasons: list[str] = field(default_factory=list)
+    share: float = 0.0
+
+    @property
+    def position(self) -> str:
+        """Where the checkpoint of an unfinished run stands: `epoch 2 of 5`."""
+        steps = self.run.steps
+        return f"{UNITS[self.run.kind]} {self.share * steps:.0f} of {steps}"
+
+
+def of_runs(suite: list[Run]) -> list[Planned]:
+    """The state of each run."""
+    before = finished_before(suite)
+    return [of_run(run, before.get(run.name)) for run in suite]
+
+
+def of_run(run: Run, before: Record | None) -> Planned:
+    """The state of one run. before: the record of the last finished run of this task, variant and seed, or None."""
+    if runs.done(run):
+        return Planned(run, State.DONE)
+    reasons = differences(before.provenance, run) if before is not None else []
+    share = checkpointed(run)
+    if share is not None:
+        return Planned(run, State.UNFINISHED, reasons, share)
+    return Planned(run, State.MISSING if before is None else State.STALE, reasons)
+
+
+def finished_before(suite: list[Run]) -> dict[tuple[str, str, int], Record]:
+    """Records by task, variant and seed of runs that are not done: those in the outputs of the stages, else the newest
+    in the store. Records that cannot be read are left out."""
+    wanted = {run.name: run for run in suite if not runs.done(run)}
+    found: dict[tuple[str, str, int], Record] = {}
+    for path in [store.folder(run) / RECORD for run in store.all_finished()] if wanted else []:
+        record = readable(path)
+        if record is None or record.name not in wanted:
+            continue
+        other = found.get(record.name)
+        if other is None or record.provenance.ended > other.provenance.ended:
+            found[record.name] = record
+    for name, run in wanted.items():
+        linked = readable(run.linked / RECORD)
+        if linked is not None:
+            found[name] = linked
+    return found
+
+
+def readable(path: Path) -> Record | None:
+    """A record, or None where there is none or it is of another version."""
+    try:
+        return Record.read(path) if path.is_file() else None
+    except UserError:
+        return None
+
+
+def differences(was: Provenance, run: Run) -> list[str]:
+    """In words, how `run` differs from a finished run: `recipe.epochs was 5, is 6`, `model code`."""
+    found = []
+    if was.dataset.fingerprint != run.bound.fingerprint:
+        found.append(f"dataset {run.bound.name}: other content")
+    for key in ("classes", "mean", "std"):
+        old, new = getattr(was.dataset, key), getattr(run.bound, key)
+        if old != new:
+            found.append(f"dataset {run.bound.name}: {key} was {old!r}, is {new!r}")
+    if was.code != run.code:
+        found.append("training code")
+    for before, now in ((was.task.identity(), run.task.identity()), (was.variant.identity(), run.variant.identity())):
+        old_values, new_values = flat(before), flat(now)
+        for key in [*new_values, *(key for key in old_values if key not in new_values)]:
+            if old_values.get(key) == new_values.get(key):
+                continue
+            if key in ("model_code", "method_code"):
+                found.append(key.replace("_", " "))
+            elif key not in old_values:
+                found.append(f"{key} is new, {new_values[key]!r}")
+            elif key not in new_values:
+                found.append(f"{key} was {old_values[key]!r}, is gone")
+            else:
+                found.append(f"{key} was {old_values[key]!r}, is {new_values[key]!r}")
+    return found or ["what a run's id is made of"]
+
+
+def flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """{"recipe": {"epochs": 5}} -> {"recipe.epochs": 5}."""
+    out: dict[str, Any] = {}
+    for key, item in value.items():
+        out |= flat(item, f"{above}{key}.") if isinstance(item, dict) and item else {f"{above}{key}": item}
+    return out
+
+
+def checkpointed(run: Run) -> float | None:
+    """The part of its training, 0..1, that the newest checkpoint of a run has; None without a checkpoint."""
+    for path in sorted(store.unfinished(run.id).glob("[0-9]*-*.pt"), reverse=True):
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")["training"]
+        except Exception:
+            continue  # A damaged one is set aside when the run goes on.
+        return state["step" if run.kind is Kind.GAN else "epoch"] / run.steps
+    return None
