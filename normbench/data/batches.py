@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from normbench.system.device import memory_format
 from normbench.system.errors import UserError
+from normbench.system.schema import MemoryFormat
 from normbench.system.seeds import derive
 
 
@@ -34,7 +35,7 @@ class Images:
         x = torch.empty(pixels.shape, device=self.pixels.device, memory_format=self.memory_format)
         return x.copy_(pixels).div_(255).sub_(self.mean).div_(self.std)
 
-    def made_for(self, model: nn.Module, wanted: str = "channels_last") -> Images:
+    def made_for(self, model: nn.Module, wanted: MemoryFormat = "channels_last") -> Images:
         """The same images, in batches as a network on this device takes them (see `device.memory_format`)."""
         return replace(self, memory_format=memory_format(model, self.pixels.device.type, wanted))
 

@@ -28,7 +28,7 @@ class Smoothness(ScoreSettings):
 
 @score("smoothness", Smoothness)
 def smoothness(subject: Subject, settings: Smoothness) -> Scores:
-    """`smoothness`: see `constants`; and `features`: see there, of the network `initial`, before training, and `trained`."""
+    """`smoothness` (see `constants`), and the `features` of the network before (`initial`) and after training."""
     images = subject.images
     chosen = subject.drawn("smoothness", settings.examples).to(images.pixels.device)
     x = images.normalized(images.pixels[chosen])
