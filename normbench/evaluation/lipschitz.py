@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from normbench.data.batches import Images
 from normbench.evaluation.folding import FirstRow, fold
 from normbench.functional.circular_filter import inverse_spectrum_norm
-from normbench.functional.graph import LayerTracer
+from normbench.functional.graph import LayerTracer, is_of_the_model
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
 from normbench.spectral import conv_bound, margin_radius, zero_padded_norm
@@ -186,10 +186,10 @@ def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     """Of each block's output, in order of depth: `rms`, `max`, and the share of energy in four bands of frequencies.
 
     x: normalized images. The bands are thirds of the radius up to half a cycle a pixel; `low` is without the mean of
-    the image, which is a band of its own. Blocks are what normbench.models defines; the activations of a network
-    without any. Shares of an output without energy are 0, numbers that are not finite None.
+    the image, which is a band of its own. Blocks are the modules that the code of the model defines; the activations
+    of a network without any. Shares of an output without energy are 0, numbers that are not finite None.
     """
-    blocks = [m for m in model.modules() if m is not model and type(m).__module__.startswith("normbench.models.")]
+    blocks = [m for m in model.modules() if m is not model and is_of_the_model(m, model)]
     blocks = blocks or [m for m in model.modules() if isinstance(m, nn.ReLU)]
     found: list[dict[str, Any]] = []
 
