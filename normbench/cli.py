@@ -44,7 +44,7 @@ def check(
         name for name, value in fresh.items() if name.startswith("variants/") and _before(name) not in (None, value)
     ]
     if changed and refresh:
-        # DVC watches normbench/ and my_methods/ alone; `resolve` is what reads a method's file elsewhere.
+        # DVC watches normbench/, my_methods/ and my_models/ alone; `resolve` reads files of one's own elsewhere too.
         subprocess.run(
             [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"], check=True
         )
@@ -64,7 +64,7 @@ def _before(name: str) -> dict | None:
 
 @app.command("list")
 def list_() -> None:
-    """The names that params.yaml may use: methods with their options, models, datasets, corruptions."""
+    """The names that params.yaml may use: methods and models with their options, datasets, corruptions."""
     import dataclasses
 
     from normbench.corruptions import NAMES
@@ -76,8 +76,12 @@ def list_() -> None:
     for name in methods.names():
         options = ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(methods.method_class(name)))
         print(f"  {name}({options})")
-    print("models", *models.CLASSIFIERS, sep="\n  ")
-    print("GAN models", *models.GANS, sep="\n  ")
+    kinds: tuple[tuple[str, models.Kind], ...] = (("models", "classifier"), ("GAN models", "gan"))
+    for title, kind in kinds:
+        print(title)
+        for name in models.names(kind):
+            options = ", ".join(f"{key}={value!r}" for key, value in models.get(name).options().items())
+            print(f"  {name}({options})")
     print("dataset sources", *SOURCES, sep="\n  ")
     print("corruptions", *NAMES, sep="\n  ")
 

@@ -16,7 +16,7 @@ from normbench.data.batches import Images
 from normbench.gan import loop
 from normbench.methods import registry as methods
 from normbench.methods.base import Method
-from normbench.models import registry as models
+from normbench.models.build import build_gan
 from normbench.runs import provenance, store
 from normbench.runs import run as runs
 from normbench.runs.checkpoint import Checkpoints, save_weights
@@ -40,7 +40,7 @@ def train(task: str, variant: str) -> None:
 def networks(task: dict[str, Any], method: Method, bound: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Generator and discriminator of a resolved task, for the images of its dataset."""
     size, latent = bound["image_size"], task["recipe"]["latent"]
-    return models.function(task["model"])(method, bound["channels"], size, latent, **task["model_options"])
+    return build_gan(task["model"], task["model_options"], method, bound["channels"], size, latent)
 
 
 def train_run(run: Run, data: dict[str, Images]) -> None:

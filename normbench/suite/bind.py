@@ -19,7 +19,7 @@ def bind() -> None:
             task = files.read_json(layout.RESOLVED / section / f"{name}.json")
             dataset = task["dataset"]
             meta = files.read_json(layout.DATA / dataset / "meta.json")
-            unfit = models.image_size_problem(task["model"], meta["image_size"])
+            unfit = models.get(task["model"]).size_problem(meta["image_size"])
             if unfit:
                 raise UserError(f"{layout.PARAMS}: {section}.{name}.model = {task['model']!r}: {unfit}")
             kept = ("fingerprint", "classes", "channels", "image_size", "train", "test", "origin", "note")

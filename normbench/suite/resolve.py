@@ -44,9 +44,9 @@ class Resolver:
         for name in self.params.datasets:
             self.dataset(name)
         for name in self.params.tasks:
-            self.tasks[name] = self.task("tasks", name, models.CLASSIFIERS)
+            self.tasks[name] = self.task("tasks", name, "classifier")
         for name in self.params.gan_tasks:
-            self.gan_tasks[name] = self.task("gan_tasks", name, models.GANS)
+            self.gan_tasks[name] = self.task("gan_tasks", name, "gan")
         for name in self.params.variants:
             self.variant(name)
         known_datasets = sorted({*self.params.datasets, *self.builtin()})
@@ -119,7 +119,7 @@ class Resolver:
             self.problem(("datasets", name), "mean and std go together")
         self.datasets[name] = {"name": name, **declared.model_dump()}
 
-    def task(self, section: str, name: str, known: dict[str, str]) -> dict[str, Any]:
+    def task(self, section: str, name: str, kind: models.Kind) -> dict[str, Any]:
         task = getattr(self.params, section)[name]
         if task.dataset not in self.params.datasets:
             if task.dataset in self.builtin():
@@ -128,21 +128,20 @@ class Resolver:
                 message = f"unknown dataset; {hint(task.dataset, [*self.params.datasets, *self.builtin()])}"
                 self.problem((section, name, "dataset"), message)
         resolved = {"name": name, "seed": self.params.suite.seed, "seeds": self.params.suite.seeds, **task.model_dump()}
-        if task.model not in known:
-            self.problem((section, name, "model"), f"unknown model; {hint(task.model, known)}")
+        try:
+            model = models.get(task.model, kind)
+        except UserError as error:
+            self.problem((section, name, "model"), str(error))
             return resolved
-        defaults = models.options(task.model)
         for option, value in task.model_options.items():
-            keys = (section, name, "model_options", option)
-            if option not in defaults:
-                self.problem(keys, f"unknown option of {task.model}; {hint(option, defaults)}")
-            elif type(value) is not type(defaults[option]) or value <= 0:
-                self.problem(keys, f"must be a positive {type(defaults[option]).__name__}")
+            wrong = model.option_problem(option, value)
+            if wrong:
+                self.problem((section, name, "model_options", option), wrong)
         size = self.image_size(task.dataset)
-        unfit = models.image_size_problem(task.model, size) if size else None
+        unfit = model.size_problem(size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)
-        resolved["model_options"] = defaults | task.model_options
+        resolved["model_options"] = model.options() | task.model_options
         resolved["model_code"] = fingerprint.code([models.source_file(task.model)])
         return resolved
 
