@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from normbench.evaluation.lipschitz import bounds
 from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import LEVELS, Scores, Subject
+from normbench.functional.graph import is_of_the_model
 from normbench.spectral import margin_radius
 from normbench.system.schema import PositiveReal
 
@@ -69,10 +70,10 @@ def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     """Of each block's output, in order of depth: `rms`, `max`, and the share of energy in four bands of frequencies.
 
     x: normalized images. The bands are thirds of the radius up to half a cycle a pixel; `low` is without the mean of
-    the image, which is a band of its own. Blocks are what normbench.models defines; the activations of a network
-    without any. Shares of an output without energy are 0, numbers that are not finite None.
+    the image, which is a band of its own. Blocks are the modules that the code of the model defines; the activations
+    of a network without any. Shares of an output without energy are 0, numbers that are not finite None.
     """
-    blocks = [m for m in model.modules() if m is not model and type(m).__module__.startswith("normbench.models.")]
+    blocks = [m for m in model.modules() if m is not model and is_of_the_model(m, model)]
     blocks = blocks or [m for m in model.modules() if isinstance(m, nn.ReLU)]
     found: list[dict[str, Any]] = []
 

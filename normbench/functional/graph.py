@@ -9,10 +9,19 @@ from normbench.system.errors import UserError
 
 
 class LayerTracer(torch.fx.Tracer):
-    """Follows a network down to its layers: into sequences and what normbench.models defines, and no further."""
+    """Follows a network down to its layers: into sequences and what its model defines, and no further."""
 
     def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
-        return type(module) is not nn.Sequential and not type(module).__module__.startswith("normbench.models.")
+        return type(module) is not nn.Sequential and not is_of_the_model(module, self.root)
+
+
+def is_of_the_model(module: nn.Module, network: nn.Module) -> bool:
+    """Whether the code of a model defines a module of a network, such as a block, and not torch or a method.
+
+    That code is normbench.models and, for a model of the user's own, the file of the network's class.
+    """
+    place, own = type(module).__module__, type(network).__module__
+    return place.startswith("normbench.models.") or (place == own and not own.startswith("torch."))
 
 
 def followers(model: nn.Module, first: type[nn.Module], second: type[nn.Module]) -> dict[str, str]:

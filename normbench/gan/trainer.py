@@ -17,7 +17,7 @@ from normbench.gan import loop
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
 from normbench.methods.base import Method
-from normbench.models.build import build_gan
+from normbench.models.build import new_gan
 from normbench.models.registry import Model
 from normbench.system import device as devices
 from normbench.system import memory
@@ -48,7 +48,7 @@ def networks(task: GanTask, model: Model, method: Method, bound: Bound, seed: in
     """Generator and discriminator with which the training of a run begins, on the CPU."""
     drawn = derive(task.seed, "init", seed)
     size, latent = bound.image_size, task.recipe.latent
-    return build_gan(model, task.model_options, method, bound.channels, size, latent, drawn)
+    return new_gan(model, task.model_options, method, bound.channels, size, latent, drawn)
 
 
 def prepare(task: GanTask, model: Model, method: Method, bound: Bound, seed: int, data: Splits) -> Gan:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods.base import Method, Role
+from normbench.models.registry import register_classifier
 
 BOTTLENECK = 4  # channels of the 1x1 convolution of a layer, in growths
-
-IMAGE_SIZE = (8, 1)  # least size, and what it must be divisible by
+LEAST_SIZE = 8  # pixels a side, which the transitions halve
 
 
 class DenseLayer(nn.Module):
@@ -81,9 +81,13 @@ class DenseNet(nn.Module):
         return self.head(torch.mean(y, dim=(2, 3)))
 
 
+@register_classifier(least_size=LEAST_SIZE)
 def densenet100(method: Method, channels: int, classes: int, *, growth: int = 12) -> DenseNet:
+    """DenseNet-BC of 100 layers in three stages, for CIFAR (section 3). growth: channels that each layer appends."""
     return DenseNet(method, channels, classes, [16, 16, 16], growth)
 
 
+@register_classifier(least_size=LEAST_SIZE)
 def densenet121(method: Method, channels: int, classes: int, *, growth: int = 12) -> DenseNet:
+    """DenseNet-BC of 121 layers in four stages, for ImageNet (table 1). growth: channels that each layer appends."""
     return DenseNet(method, channels, classes, [6, 12, 24, 16], growth)

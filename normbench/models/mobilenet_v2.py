@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods.base import Method, Role
+from normbench.models.registry import register_classifier
 
 # expansion, channels at a width of 32, blocks, stride of the first block
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -96,5 +97,7 @@ def scaled(channels: int, width: int) -> int:
     return max(1, channels * width // WIDTH)
 
 
+@register_classifier()
 def mobilenet_v2(method: Method, channels: int, classes: int, *, width: int = 32) -> MobileNetV2:
+    """The network of table 2: 17 blocks, here of three convolutions each. width: channels of the stem."""
     return MobileNetV2(method, channels, classes, width)

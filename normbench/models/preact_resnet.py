@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods.base import Method, Role
+from normbench.models.registry import register_classifier
 
 
 class Block(nn.Module):
@@ -94,5 +95,7 @@ class PreActResNet(nn.Module):
         return self.head(torch.mean(y, dim=(2, 3)))
 
 
+@register_classifier()
 def preact_resnet18(method: Method, channels: int, classes: int, *, width: int = 64) -> PreActResNet:
+    """18 layers in four stages of two blocks (figure 1b). width: channels of the stem and the first stage."""
     return PreActResNet(method, channels, classes, [2, 2, 2, 2], width)

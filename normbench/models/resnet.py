@@ -1,8 +1,9 @@
 """Residual networks for small images, He et al., arXiv 1512.03385.
 
-`resnet8` to `resnet110` are the CIFAR networks of section 4.2: three stages, 6n + 2 layers; shortcuts that change the
-size are 1x1 convolutions (option B), as a normalization method must treat them too. `resnet18` and `resnet34` are the
-ImageNet networks with the stem that is usual at 32x32: 3x3, stride 1, no pooling.
+`resnet8` to `resnet110` are the CIFAR networks of section 4.2: three stages of n blocks, 6n + 2 layers; shortcuts that
+change the size are 1x1 convolutions (option B), as a normalization method must treat them too. `resnet18` and
+`resnet34` are the ImageNet networks of section 4.1, table 1, with the stem that is usual at 32x32: 3x3, stride 1, no
+pooling.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods.base import Method, Role
+from normbench.models.registry import register_classifier
 
 
 class Block(nn.Module):
@@ -67,37 +69,49 @@ class ResNet(nn.Module):
         return self.head(torch.mean(self.stages(y), dim=(2, 3)))
 
 
-def _cifar(depth: int, method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
-    return ResNet(method, channels, classes, [(depth - 2) // 6] * 3, width)
-
-
+@register_classifier()
 def resnet8(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
-    return _cifar(8, method, channels, classes, width=width)
+    """A network of 8 layers like those of section 4.2, which begin at 20. width: channels of the first stage."""
+    return ResNet(method, channels, classes, [1, 1, 1], width)
 
 
+@register_classifier()
 def resnet20(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
-    return _cifar(20, method, channels, classes, width=width)
+    """The network of 20 layers for CIFAR (section 4.2). width: channels of the first of three stages."""
+    return ResNet(method, channels, classes, [3, 3, 3], width)
 
 
+@register_classifier()
 def resnet32(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
-    return _cifar(32, method, channels, classes, width=width)
+    """The network of 32 layers for CIFAR (section 4.2). width: channels of the first of three stages."""
+    return ResNet(method, channels, classes, [5, 5, 5], width)
 
 
+@register_classifier()
 def resnet44(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
-    return _cifar(44, method, channels, classes, width=width)
+    """The network of 44 layers for CIFAR (section 4.2). width: channels of the first of three stages."""
+    return ResNet(method, channels, classes, [7, 7, 7], width)
 
 
+@register_classifier()
 def resnet56(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
-    return _cifar(56, method, channels, classes, width=width)
+    """The network of 56 layers for CIFAR (section 4.2). width: channels of the first of three stages."""
+    return ResNet(method, channels, classes, [9, 9, 9], width)
 
 
+@register_classifier()
 def resnet110(method: Method, channels: int, classes: int, *, width: int = 16) -> ResNet:
-    return _cifar(110, method, channels, classes, width=width)
+    """The network of 110 layers for CIFAR (section 4.2). width: channels of the first of three stages."""
+    return ResNet(method, channels, classes, [18, 18, 18], width)
 
 
+@register_classifier()
 def resnet18(method: Method, channels: int, classes: int, *, width: int = 64) -> ResNet:
+    """The network of 18 layers for ImageNet (table 1). width: channels of the first of four stages."""
     return ResNet(method, channels, classes, [2, 2, 2, 2], width)
 
 
+@register_classifier()
 def resnet34(method: Method, channels: int, classes: int, *, width: int = 64) -> ResNet:
+    """The network of 34 layers for ImageNet (table 1). width: channels of the first of four stages."""
     return ResNet(method, channels, classes, [3, 4, 6, 3], width)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods.base import Method, Role
+from normbench.models.registry import register_classifier
 
 BLOCKS = (3, 3, 3)
 EXPANSION = 4  # channels of a stage, in those of the stem, in the first stage; later ones double
@@ -84,10 +85,19 @@ class ResNeXt(nn.Module):
         return self.head(torch.mean(self.stages(y), dim=(2, 3)))
 
 
+@register_classifier()
 def resnext29_2x64d(method: Method, channels: int, classes: int, *, width: int = 64) -> ResNeXt:
+    """29 layers in three stages (section 5.3), with 2 groups of `width` channels in the first.
+
+    width: channels of the stem, too.
+    """
     return ResNeXt(method, channels, classes, 2, width, width)
 
 
+@register_classifier()
 def resnext29_32x4d(method: Method, channels: int, classes: int, *, width: int = 64) -> ResNeXt:
-    """Groups have width / 16 channels, at least 1, in the first stage."""
+    """29 layers in three stages (section 5.3), with 32 groups of width / 16 channels, at least 1, in the first.
+
+    width: channels of the stem.
+    """
     return ResNeXt(method, channels, classes, 32, max(1, width // 16), width)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from normbench.methods.base import Method, Role
 from normbench.models.preact_resnet import PreActResNet
+from normbench.models.registry import register_classifier
 
 REDUCTION = 16  # the paper's r: channels over those between the two layers of a gate
 
@@ -33,5 +34,7 @@ class Gate(nn.Module):
         return x * torch.sigmoid(self.excite(functional.relu(self.squeeze(means))))
 
 
+@register_classifier()
 def senet18(method: Method, channels: int, classes: int, *, width: int = 64) -> PreActResNet:
+    """18 layers and a gate in each of the eight blocks (section 3). width: channels of the stem and the first stage."""
     return PreActResNet(method, channels, classes, [2, 2, 2, 2], width, gate=Gate, architecture="senet")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from normbench.methods.base import Method, Role
+from normbench.models.registry import register_gan
 
-IMAGE_SIZE = (8, 4)  # least size, and what it must be divisible by
 LEAK = 0.1  # slope of the leaky ReLU
 
 
@@ -76,11 +76,11 @@ class Discriminator(nn.Module):
         return self.head(self.layers(images))[:, 0]
 
 
+@register_gan(least_size=8, divisor=4)
 def sngan(method: Method, channels: int, size: int, latent: int, *, width: int = 64) -> tuple[Generator, Discriminator]:
-    """Generator and discriminator; `width` channels at full size, twice as many after each halving (paper: 64).
+    """Generator and discriminator of table 3, of five and eight layers from 32 pixels on, else of four and six.
 
-    The generator is drawn first, so that it starts from the same weights whatever the method is.
+    width: channels at full size, twice as many after each halving (paper: 64). The generator is drawn first, so that it
+    starts from the same weights whatever the method is.
     """
-    generator, discriminator = Generator(channels, size, latent, width), Discriminator(method, channels, size, width)
-    method.initialize(discriminator)
-    return generator, discriminator
+    return Generator(channels, size, latent, width), Discriminator(method, channels, size, width)

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from normbench.methods.base import Method, Role
+from normbench.models.registry import register_classifier
 
-IMAGE_SIZE = (32, 1)  # least size, and what it must be divisible by
-# convolutions a stage; a max-pooling halves the image after each stage
-STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+LEAST_SIZE = 32  # pixels a side, which five poolings halve to one
 
 
 class VGG(nn.Module):
-    """Images (N, channels, H, W), H and W at least 32, to logits (N, classes); widths double up to 8 * width."""
+    """Images (N, channels, H, W), H and W at least 32, to logits (N, classes).
 
-    def __init__(self, method: Method, channels: int, classes: int, depth: int, width: int):
+    stages: the convolutions of each stage; a max-pooling halves the image after each. width: channels of the first
+    stage; they double from stage to stage, up to 8 * width.
+    """
+
+    def __init__(self, method: Method, channels: int, classes: int, stages: Sequence[int], width: int):
         super().__init__()
         layers: list[nn.Module] = []
         role = functools.partial(Role, architecture="vgg")
         in_channels = channels
-        for stage, count in enumerate(STAGES[depth]):
+        for stage, count in enumerate(stages):
             out_channels = width * min(2**stage, 8)
             for index in range(count):
                 place = "stem" if stage == 0 and index == 0 else "body"
-                here = role(place, stage, last_stage=stage == len(STAGES[depth]) - 1)
+                here = role(place, stage, last_stage=stage == len(stages) - 1)
                 layers += [
                     method.conv(in_channels, out_channels, 3, padding=1, role=here),
                     method.norm(out_channels, role=dataclasses.replace(here, last_in_block=index == count - 1)),
@@ -35,23 +39,31 @@ class VGG(nn.Module):
                 in_channels = out_channels
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.head = method.linear(in_channels, classes, role=role("head", len(STAGES[depth]) - 1, last_stage=True))
+        self.head = method.linear(in_channels, classes, role=role("head", len(stages) - 1, last_stage=True))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x).mean((2, 3)))
 
 
+@register_classifier(least_size=LEAST_SIZE)
 def vgg11(method: Method, channels: int, classes: int, *, width: int = 64) -> VGG:
-    return VGG(method, channels, classes, 11, width)
+    """Configuration A of table 1: 8 convolutions (section 2.1). width: channels of the first stage."""
+    return VGG(method, channels, classes, [1, 1, 2, 2, 2], width)
 
 
+@register_classifier(least_size=LEAST_SIZE)
 def vgg13(method: Method, channels: int, classes: int, *, width: int = 64) -> VGG:
-    return VGG(method, channels, classes, 13, width)
+    """Configuration B of table 1: 10 convolutions (section 2.1). width: channels of the first stage."""
+    return VGG(method, channels, classes, [2, 2, 2, 2, 2], width)
 
 
+@register_classifier(least_size=LEAST_SIZE)
 def vgg16(method: Method, channels: int, classes: int, *, width: int = 64) -> VGG:
-    return VGG(method, channels, classes, 16, width)
+    """Configuration D of table 1: 13 convolutions (section 2.1). width: channels of the first stage."""
+    return VGG(method, channels, classes, [2, 2, 3, 3, 3], width)
 
 
+@register_classifier(least_size=LEAST_SIZE)
 def vgg19(method: Method, channels: int, classes: int, *, width: int = 64) -> VGG:
-    return VGG(method, channels, classes, 19, width)
+    """Configuration E of table 1: 16 convolutions (section 2.1). width: channels of the first stage."""
+    return VGG(method, channels, classes, [2, 2, 4, 4, 4], width)

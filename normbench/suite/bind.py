@@ -24,7 +24,7 @@ def bind() -> None:
             for name in suite.of_kind(kind)[0]:
                 task = resolved.task(kind, name)
                 bound = bound_dataset(task.dataset)
-                unfit = models.image_size_problem(task.model, bound.image_size)
+                unfit = models.get(task.model).size_problem(bound.image_size)
                 if unfit:
                     raise UserError(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
                 bound.write(folder / f"{name}.json")

@@ -53,7 +53,7 @@ def training(kind: Kind) -> str:
 def model(reference: str) -> str:
     """The digest of the code behind a model."""
     entry = models.get(reference)
-    return digest([entry.source])
+    return digest([Root(*entry.source)])
 
 
 def method(reference: str) -> str:

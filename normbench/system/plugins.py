@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -106,8 +107,9 @@ def imported(place: str) -> ModuleType:
 
 def _of_file(path: Path) -> ModuleType:
     """Imports a file under a name of its own; files beside it can be imported by it."""
-    name = f"normbench_own_{path.resolve().stem}"
-    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]  # files of one name may lie in two folders
+    name = f"normbench_own_{path.stem}_{place}"
+    if name in sys.modules:
         return sys.modules[name]
     spec: Any = importlib.util.spec_from_file_location(name, path.resolve())
     module = importlib.util.module_from_spec(spec)

@@ -16,7 +16,7 @@ from normbench.data.batches import Batches, Images
 from normbench.data.bound import Bound
 from normbench.data.prepared import Splits
 from normbench.methods.base import Method
-from normbench.models.build import build_classifier
+from normbench.models.build import new_classifier
 from normbench.models.registry import Model
 from normbench.system import device as devices
 from normbench.system import memory
@@ -53,7 +53,7 @@ class Classifier:
 def network(task: Task, model: Model, method: Method, bound: Bound, seed: int) -> nn.Module:
     """The network with which the training of a run begins, on the CPU."""
     drawn = derive(task.seed, "init", seed)
-    return build_classifier(model, task.model_options, method, bound.channels, bound.classes, drawn)
+    return new_classifier(model, task.model_options, method, bound.channels, bound.classes, drawn)
 
 
 def prepare(task: Task, model: Model, method: Method, bound: Bound, seed: int, data: Splits) -> Classifier:

@@ -19,7 +19,7 @@ from normbench.methods import registry as methods
 from normbench.methods.base import Method, Role
 from normbench.methods.batch_norm import BatchNorm
 from normbench.methods.spectral_norm import SpectralNorm
-from normbench.models.sngan import sngan
+from normbench.models.build import build_gan
 from normbench.suite.schema import GanRecipe
 from normbench.system import files, layout
 
@@ -52,8 +52,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
 
 
 def built(method: Method, seed: int = 0, latent: int = 8) -> tuple[nn.Module, nn.Module]:
-    torch.manual_seed(seed)
-    return sngan(method, 1, SIZE, latent, width=8)
+    return build_gan("sngan", {"width": 8}, method, 1, SIZE, latent, seed)
 
 
 # The networks
@@ -61,7 +60,7 @@ def built(method: Method, seed: int = 0, latent: int = 8) -> tuple[nn.Module, nn
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (12, 3), (16, 1), (28, 1), (32, 3), (36, 1), (48, 3)])
 def test_shapes_and_range(size: int, channels: int) -> None:
-    generator, discriminator = sngan(BatchNorm(), channels, size, 5, width=2)
+    generator, discriminator = build_gan("sngan", {"width": 2}, BatchNorm(), channels, size, 5)
     images = generator(10 * torch.randn(3, 5))
     assert images.shape == (3, channels, size, size)
     assert images.abs().max() <= 1
@@ -69,7 +68,7 @@ def test_shapes_and_range(size: int, channels: int) -> None:
 
 
 def test_channels_at_32_are_those_of_the_paper() -> None:
-    generator, discriminator = sngan(SpectralNorm(batch_norm=False), 3, 32, 128)
+    generator, discriminator = build_gan("sngan", {}, SpectralNorm(batch_norm=False), 3, 32, 128)
     convs = [module for module in discriminator.modules() if isinstance(module, nn.Conv2d)]
     assert [conv.out_channels for conv in convs] == [64, 64, 128, 128, 256, 256, 512]
     assert [conv.stride[0] for conv in convs] == [1, 2, 1, 2, 1, 2, 1]
@@ -103,7 +102,7 @@ class Recorder(BatchNorm):
 
 def test_roles() -> None:
     Recorder.roles.clear()
-    sngan(Recorder(), 1, 16, 5, width=2)
+    build_gan("sngan", {"width": 2}, Recorder(), 1, 16, 5)
     assert [(r.place, r.stage, r.last_stage) for r in Recorder.roles] == [
         ("stem", 0, False),
         ("body", 1, False),

@@ -1,0 +1,161 @@
+"""What models tell methods of the places of their layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+from torch import nn
+
+from normbench.methods.base import Method, Role
+from normbench.models import registry
+from normbench.models.build import build_gan
+from tests.models.networks import ON_NARROW, built, images, logits_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Spy(Method):
+    """Writes down the roles that it is asked for."""
+
+    convolutions: list[Role] = dataclasses.field(default_factory=list)
+    norms: list[Role] = dataclasses.field(default_factory=list)
+    linears: list[Role] = dataclasses.field(default_factory=list)
+
+    def conv(self, in_channels: int, out_channels: int, kernel_size: int, *, role: Role, **where: int) -> nn.Module:
+        self.convolutions.append(role)
+        return super().conv(in_channels, out_channels, kernel_size, role=role, **where)
+
+    def norm(self, channels: int, *, role: Role) -> nn.Module:
+        self.norms.append(role)
+        return super().norm(channels, role=role)
+
+    def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
+        self.linears.append(role)
+        return super().linear(in_features, out_features, role=role)
+
+
+def family(name: str) -> str:
+    return registry.get(name).source[0].stem
+
+
+Roles = tuple[list[Role], list[Role], int]
+
+
+def resnet8_roles(role: Callable[..., Role]) -> Roles:
+    layers = [role("stem")]
+    for stage in range(3):
+        layers += [role("body", stage), role("body", stage, last_in_block=True)]
+        layers += [role("downsample", stage)] if stage > 0 else []
+    return layers, layers, 2
+
+
+def vgg11_roles(role: Callable[..., Role]) -> Roles:
+    stages = [0, 1, 2, 2, 3, 3, 4, 4]
+    convs = [role("body" if index else "stem", stage) for index, stage in enumerate(stages)]
+    last = [0, 1, 3, 5, 7]
+    norms = [dataclasses.replace(conv, last_in_block=index in last) for index, conv in enumerate(convs)]
+    return convs, norms, 4
+
+
+def preact_resnet18_roles(role: Callable[..., Role]) -> Roles:
+    """No norm after the stem and in shortcuts, one before the pooling."""
+    blocks, downsamples = [], []
+    for stage in range(4):
+        blocks += [role("body", stage), role("body", stage, last_in_block=True)] * 2
+        downsamples += [role("downsample", stage)] if stage > 0 else []
+    return [role("stem"), *blocks, *downsamples], [*blocks, role("body", 3)], 3
+
+
+def senet18_roles(role: Callable[..., Role]) -> Roles:
+    convs, norms, last = preact_resnet18_roles(role)
+    return convs + [role("gate", stage) for stage in range(4)] * 4, norms, last
+
+
+def densenet121_roles(role: Callable[..., Role]) -> Roles:
+    convs, norms = [role("stem")], [role("body", 3)]
+    for stage, layers in enumerate((6, 12, 24, 16)):
+        convs += [role("body", stage)] * 2 * layers
+        norms += [role("body", stage), role("body", stage, last_in_block=True)] * layers
+    transitions = [role("body", stage) for stage in range(3)]
+    return convs + transitions, norms + transitions, 3
+
+
+def resnext29_2x64d_roles(role: Callable[..., Role]) -> Roles:
+    layers = [role("stem")]
+    for stage in range(3):
+        block = [role("body", stage), role("grouped", stage), role("projection", stage, last_in_block=True)]
+        layers += block * 3 + [role("downsample", stage)]
+    return layers, layers, 2
+
+
+def mobilenet_v2_roles(role: Callable[..., Role]) -> Roles:
+    """Stages of 3, 3, 7 and 4 blocks; the first block of those after the first has no addition."""
+    layers = [role("stem"), role("body", 3)]
+    for stage, (blocks, downsamples) in enumerate([(3, 2), (3, 0), (7, 1), (4, 1)]):
+        layers += [role("body", stage), role("depthwise", stage)] * blocks
+        for index in range(blocks):
+            expansion = 1 if stage == index == 0 else 6
+            layers += [role("projection", stage, last_in_block=stage == 0 or index > 0, expansion=expansion)]
+        layers += [role("downsample", stage)] * downsamples
+    return layers, layers, 3
+
+
+@ON_NARROW
+def test_roles(name: str) -> None:
+    convs, norms, last = globals()[f"{name}_roles"](functools.partial(Role, architecture=family(name)))
+
+    def counted(roles: list[Role]) -> list[str]:
+        return sorted(map(repr, roles))
+
+    def marked(roles: list[Role]) -> list[Role]:
+        return [dataclasses.replace(role, last_stage=role.stage == last) for role in roles]
+
+    spy = Spy()
+    built(name, spy)
+    assert counted(spy.convolutions) == counted(marked(convs))
+    assert counted(spy.norms) == counted(marked(norms))
+    assert spy.linears == marked([Role("head", last, architecture=family(name))])
+    assert spy.convolutions[0].place == "stem"
+
+
+@ON_NARROW
+def test_marked_norms_are_the_last_ones_to_run(name: str) -> None:
+    """Before the addition of their block, or in their dense layer or stage."""
+
+    class Marking(Method):
+        def norm(self, channels: int, *, role: Role) -> nn.Module:
+            layer = super().norm(channels, role=role)
+            layer.role = role
+            return layer
+
+    model = built(name, Marking())
+    marks: dict[str, list[bool]] = {}
+
+    def note(place: str, module: nn.Module) -> None:
+        marks.setdefault(place, []).append(module.role.last_in_block)
+
+    for key, module in model.named_modules():
+        if hasattr(module, "role") and "shortcut" not in key:
+            place = f"stage {module.role.stage}" if name == "vgg11" else key.rpartition(".")[0]
+            module.register_forward_hook(lambda module, _x, _output, place=place: note(place, module))
+    logits_of(model, images(0, 1))
+    found = {place: [i - len(marked) for i, mark in enumerate(marked) if mark] for place, marked in marks.items()}
+    outside = [place for place, last in found.items() if last != [-1]]
+    expected = ["" for place in found if place == ""]  # stem, end of the network
+    if name == "densenet121":
+        expected += ["stages.0.6", "stages.1.12", "stages.2.24"]  # transitions
+    if name == "mobilenet_v2":
+        expected += ["blocks.3", "blocks.6", "blocks.13"]  # no addition
+    assert sorted(outside) == sorted(expected)
+    assert not any(found[place] for place in outside)
+
+
+def test_roles_in_an_sngan() -> None:
+    spy = Spy()
+    build_gan("sngan", {"width": 4}, spy, 3, 32, 8)
+    role = functools.partial(Role, architecture="sngan")
+    convs = [role("stem")] + [role("body", stage, stage == 3) for stage in (1, 1, 2, 2, 3, 3)]
+    assert spy.convolutions == convs
+    assert spy.norms == [dataclasses.replace(conv, last_in_block=i in (0, 2, 4, 6)) for i, conv in enumerate(convs)]
+    assert spy.linears == [role("head", 3, True)]
