@@ -14,9 +14,14 @@ from normbench.data.batches import Images
 from normbench.gan.task import GanTask
 from normbench.gan.trainer import sample
 from normbench.system.seeds import derive
+from normbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
+
+# The classifier whose features are compared, and how it is trained.
+CLASSIFIER, METHOD, WIDTH = "resnet8", "batch_norm", 16
+RECIPE = Recipe(epochs=4, batch_size=64, crop_padding=1)
 
 MOST_SAMPLES = 10_000  # where the recipe does not say how many
 BATCH = 500

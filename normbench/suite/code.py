@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from normbench.gan import fid
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.fingerprint import Root, closure
@@ -38,7 +39,7 @@ STAGES = {
     "corrupt": [("corruptions/files.py", "write_corrupted"), ("corruptions/files.py", "copy_published")],
     "bind": [("suite/bind.py", "bind")],
     "evaluate": [("evaluation/evaluate.py", "measure"), ("data/prepared.py", "held_out")],
-    "fid": [("gan/fid.py", "score")],
+    "fid": [("gan/fid.py", name) for name in ("Features", "reference", "fid", "sample_count", "RECIPE", "WIDTH")],
     "aggregate": [("results/tables.py", "aggregate")],
     "report": [("results/report.py", "report")],
 }
@@ -77,6 +78,8 @@ def of_stages() -> dict[str, dict[str, Any]]:
     }
     for stage, places in STAGES.items():
         found[stage] = {"digest": digest(_roots(places))}
+        if stage == "fid":  # The features are those of a classifier, which is trained for them.
+            found[stage]["features"] = [training(Kind.CLASSIFICATION), model(fid.CLASSIFIER), method(fid.METHOD)]
         if stage in DATA_FILES:
             found[stage]["files"] = {name: files.sha256(PACKAGE / name) for name in DATA_FILES[stage]}
     return found

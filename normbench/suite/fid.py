@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from normbench.data.bound import Bound
 from normbench.data.prepared import Splits
 from normbench.gan import fid
 from normbench.gan.task import GanTask
+from normbench.methods import registry as methods
 from normbench.methods.variant import Variant
 from normbench.models import registry as models
 from normbench.runs import store
@@ -26,10 +28,7 @@ from normbench.system import device as devices
 from normbench.system import files, layout
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
-from normbench.training.recipe import Recipe
 from normbench.training.task import Task
-
-CLASSIFIER, WIDTH, EPOCHS = "resnet8", 16, 4  # whose features are compared
 
 
 def score(task: str, variant: str) -> None:
@@ -77,7 +76,7 @@ def features(data: Splits, bound: Bound) -> tuple[fid.Features, dict[str, Any]]:
     model: nn.Module = trained_classifier(record, store.folder(run.id), data.device)
     network = fid.Features(model, data.train)
     description = {
-        "network": f"{CLASSIFIER} (width {WIDTH}) trained on {bound.name} for {EPOCHS} epochs",
+        "network": f"{fid.CLASSIFIER} (width {fid.WIDTH}) trained on {bound.name} for {fid.RECIPE.epochs} epochs",
         "run": run.id,
         "test_accuracy": record.metrics["clean_accuracy"],
         "dimensions": network.num_features,
@@ -92,16 +91,16 @@ def feature_run(bound: Bound) -> Run:
         seed=0,
         seeds=[0],
         dataset=bound.name,
-        model=CLASSIFIER,
-        model_options=models.get(CLASSIFIER).options() | {"width": WIDTH},
-        model_code=code.model(CLASSIFIER),
-        recipe=Recipe(epochs=EPOCHS, batch_size=64, crop_padding=1),
+        model=fid.CLASSIFIER,
+        model_options=models.get(fid.CLASSIFIER).options() | {"width": fid.WIDTH},
+        model_code=code.model(fid.CLASSIFIER),
+        recipe=fid.RECIPE,
     )
     variant = Variant(
-        name="batch_norm",
-        method="batch_norm",
-        options={"eps": 1e-5, "momentum": 0.1},
-        method_code=code.method("batch_norm"),
+        name=fid.METHOD,
+        method=fid.METHOD,
+        options=dataclasses.asdict(methods.build(fid.METHOD, {})),
+        method_code=code.method(fid.METHOD),
     )
     digest = code.training(Kind.CLASSIFICATION)
     return Run(Kind.CLASSIFICATION, task, variant, 0, bound, digest, f"train the features of {bound.name}")
