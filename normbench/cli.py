@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -34,17 +35,19 @@ def _commands() -> None:
 
 @app.command()
 def check(
-    refresh: Annotated[bool, typer.Option(help="Let DVC see method files that lie where it does not look.")] = False,
+    refresh: Annotated[bool, typer.Option(help="Let DVC see files of your own where it does not look.")] = False,
 ) -> None:
-    """Check params.yaml, and whether all method files are as they were at the last `dvc repro`."""
+    """Check params.yaml, and whether the files of methods and data sources are as they were at the last `dvc repro`."""
     from normbench.suite.resolve import resolve
 
     fresh = resolve()
     changed = [
-        name for name, value in fresh.items() if name.startswith("variants/") and _before(name) not in (None, value)
+        name
+        for name, value in fresh.items()
+        if name.startswith(("variants/", "datasets/")) and _before(name) not in (None, value)
     ]
     if changed and refresh:
-        # DVC watches normbench/ and my_methods/ alone; `resolve` is what reads a method's file elsewhere.
+        # DVC watches normbench/ and my_methods/ alone; `resolve` is what reads a file that lies elsewhere.
         subprocess.run(
             [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"], check=True
         )
@@ -54,7 +57,7 @@ def check(
     )
     print(f"{layout.PARAMS}: in order; the suite has {runs} runs")
     if changed:
-        print(f"changed since the last repro: {', '.join(name.removeprefix('variants/') for name in changed)}")
+        print(f"changed since the last repro: {', '.join(name.partition('/')[2] for name in changed)}")
 
 
 def _before(name: str) -> dict | None:
@@ -64,22 +67,28 @@ def _before(name: str) -> dict | None:
 
 @app.command("list")
 def list_() -> None:
-    """The names that params.yaml may use: methods with their options, models, datasets, corruptions."""
-    import dataclasses
-
+    """The names that params.yaml may use: methods and dataset sources with their options, models, corruptions."""
     from normbench.corruptions import NAMES
+    from normbench.data.sources import registry as sources
     from normbench.methods import registry as methods
     from normbench.models import registry as models
-    from normbench.suite.schema import SOURCES
 
     print("methods")
     for name in methods.names():
-        options = ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(methods.method_class(name)))
-        print(f"  {name}({options})")
+        print(f"  {name}({_options(methods.method_class(name))})")
     print("models", *models.CLASSIFIERS, sep="\n  ")
     print("GAN models", *models.GANS, sep="\n  ")
-    print("dataset sources", *SOURCES, sep="\n  ")
+    print("dataset sources")
+    for name in sources.names():
+        print(f"  {name}({_options(sources.source_class(name))})")
     print("corruptions", *NAMES, sep="\n  ")
+
+
+def _options(kind: type) -> str:
+    """The fields of a dataclass with their defaults, as its signature has them."""
+    return ", ".join(
+        f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default!r}" for f in dataclasses.fields(kind)
+    )
 
 
 @app.command()

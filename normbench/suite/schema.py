@@ -17,8 +17,6 @@ from ruamel.yaml.error import YAMLError
 
 from normbench.system.errors import UserError, hint
 
-Source = Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "imagefolder", "npz"]
-SOURCES = get_args(Source)
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 Positive = Annotated[int, Field(gt=0)]
@@ -113,19 +111,25 @@ class Evaluation(Strict):
 
 
 class Dataset(Strict):
-    """source: where from. image_size: pixels a side; where null the source's own, and 16 for digits. path: the file of
-    `npz` or the folder of `imagefolder`. sha256: of the npz file. mirror: folder or address in place of the official
-    one. mean, std: the input normalization in 0..1 for each channel, measured on the training images where null. note:
-    what readers of its results should know of these data; it stands in every record and in the report."""
+    """The keys of every dataset. All others are options of its source, which `resolve` checks by the source's class.
 
-    source: Source
+    source: a name of normbench/data/sources, `path/to/file.py:name` or `package.module:name`. image_size: height and
+    width in pixels; where null, the source's own. mean, std: the input normalization in 0..1 for each channel, measured
+    on the training images where null. note: what readers of its results should know of these data; it stands in every
+    record and in the report.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    source: str
     image_size: Annotated[int, Field(ge=4)] | None = None
-    path: str | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    mirror: str | None = None
     mean: list[Share] | None = None
     std: list[PositiveReal] | None = None
     note: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The options of the source, as they stand in params.yaml."""
+        return dict(self.model_extra or {})
 
 
 class Adversary(Strict):
@@ -304,24 +308,35 @@ class ParamsFile:
         return line
 
 
-def check_options(kind: type, options: dict[str, Any]) -> list[tuple[str, str]]:
-    """What is wrong with the options of a method class, a dataclass: (option, message) pairs."""
+def check_options(kind: type, options: dict[str, Any], called: str | None = None) -> list[tuple[str, str]]:
+    """What is wrong with options: (option, message) pairs.
+
+    kind: the dataclass whose fields are the valid options, such as a method. called: what messages call it, where that
+    is not the name of the class.
+    """
+    called = called or kind.__name__
     hints = get_type_hints(kind, include_extras=True)
-    fields: dict[str, Any] = {
-        field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
-        for field in dataclasses.fields(kind)
-    }
+    fields: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(kind)}
     try:
         create_model(kind.__name__, __config__=Strict.model_config, **fields).model_validate(options)
     except ValidationError as error:
-        return [(str(e["loc"][0]), _option_message(kind.__name__, fields, options, e)) for e in error.errors()]
+        return [(str(e["loc"][0]), _option_message(called, fields, options, e)) for e in error.errors()]
     return []
 
 
-def _option_message(method: str, fields: dict[str, Any], options: dict[str, Any], error: ErrorDetails) -> str:
+def _default(field: dataclasses.Field) -> Any:
+    """The default of a field as pydantic takes it: `...` where there is none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return Field(default_factory=field.default_factory)
+    return ... if field.default is dataclasses.MISSING else field.default
+
+
+def _option_message(called: str, fields: dict[str, Any], options: dict[str, Any], error: ErrorDetails) -> str:
     name = error["loc"][0]
     if error["type"] == "extra_forbidden":
-        return f"unknown option of {method}; {hint(name, fields)}"
+        return f"unknown option of {called}; {hint(name, fields)}"
+    if error["type"] == "missing":
+        return f"missing; {called} needs it"
     if error["type"] == "literal_error":
         return f"not valid; {hint(options[str(name)], [str(v) for v in get_args(fields[str(name)][0])])}"
     return _message(error)

@@ -13,7 +13,7 @@ from normbench.training import loop
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
-# What carries results and shapes none: where files lie, how they are written, processes, messages.
+# What carries results and shapes none: where files lie, how they are written, how code is found, processes, messages.
 CARRIERS = {
     *(
         "normbench/runs/checkpoint.py",
@@ -28,7 +28,8 @@ CARRIERS = {
         "normbench/system/progress.py",
     ),
     *("normbench/runs/provenance.py", "normbench/runs/run.py", "normbench/system/stage.py", "normbench/runs/store.py"),
-    *("normbench/methods/registry.py", "normbench/models/registry.py"),
+    *("normbench/methods/registry.py", "normbench/models/registry.py", "normbench/data/sources/registry.py"),
+    "normbench/system/plugins.py",
 }
 # Read for names and constants alone; what they make is a dependency of its own.
 NAMES_OF = {"aggregate": ("normbench/corruptions/",), "report": ("normbench/corruptions/",)}
