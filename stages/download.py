@@ -1,6 +1,6 @@
 """`python -m stages.download --dataset NAME`: build/data/NAME/, the arrays of one dataset, from its named source."""
 
-from normbench.data import sources
+from normbench.data.prepare import prepare
 from normbench.system import files, layout, stage
 from normbench.system.errors import UserError, hint
 
@@ -12,7 +12,7 @@ def download(dataset: str) -> None:
     if not spec.is_file():
         raise UserError(f"{spec}: no such dataset; {hint(dataset, (path.stem for path in resolved.glob('*.json')))}")
     with files.atomic_folder(layout.DATA / dataset) as out:
-        sources.prepare(files.read_json(spec), out)
+        prepare(files.read_json(spec), out)
         facts = files.read_json(out / "meta.json")
     size = "{image_size}x{image_size}x{channels}".format(**facts)
     print(f"{dataset}: {facts['train']} + {facts['test']} images of {size} in {facts['classes']} classes")

@@ -1,4 +1,7 @@
-"""Archives fetched whole or not at all: resumed after a break, checked by md5, official or from a mirror."""
+"""Fetches archives from their official addresses or from a mirror, and checks their md5.
+
+A transfer that breaks goes on where it broke, also in a later call. A file that is not whole never has its final name.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ from normbench import __version__
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
 
-TIMEOUT = 20.0  # seconds without a byte
+TIMEOUT = 20.0  # seconds without a byte after which a connection counts as broken
 WAITS = (0.5, 2.0)  # seconds before the first and the second retry
-CHUNK = 1 << 18  # bytes
+CHUNK = 1 << 18  # bytes that are read at a time
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,21 @@ class Archive:
 
 
 class Unavailable(Exception):
-    """Why one place did not give the file."""
+    """One folder or address did not give an archive. Its text says why, and stands in the error line of that place."""
 
 
 def fetch(archives: Sequence[Archive], folder: Path, dataset: str, source: str, mirror: str | None) -> list[Path]:
-    """The paths of `archives` in `folder`, each with the right md5; what is missing there is fetched.
+    """Returns the paths of `archives` in `folder`, each with the right md5; fetches those that are missing there.
 
     `mirror` is a folder or an http(s) address that replaces the official addresses: a file is looked for at
-    `<mirror>/<name>` and at `<mirror>/<source>/<name>`. A file takes its name only once its md5 holds; until then it
-    is `<name>.part`, at whose end the next call goes on. `dataset` and `source` are named in errors.
+    `<mirror>/<name>` and at `<mirror>/<source>/<name>`. Where it is None, the environment variable NORMBENCH_MIRROR is
+    the mirror, if it is set. `source` is the name of the source, `dataset` that of the dataset, for error lines.
 
-    Raises UserError, a text of one screen, where an archive is to be had nowhere.
+    A file takes its name once its md5 is right. Until then it is `<name>.part`, at whose end the next call goes on.
+
+    Raises UserError, with what was tried and what helps, where an archive is to be had nowhere.
     """
+    mirror = mirror or os.environ.get("NORMBENCH_MIRROR") or None
     missing = [archive for archive in archives if not holds(folder / archive.name, archive.md5)]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,16 +70,18 @@ def md5(path: Path) -> str:
 
 
 def holds(path: Path, expected: str) -> bool:
+    """Whether there is a file at `path` with that md5."""
     return path.is_file() and md5(path) == expected
 
 
 def is_address(place: str) -> bool:
+    """Whether a place is an http(s) address, and not a folder or file."""
     return place.startswith(("http://", "https://"))
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time: several stages and several checkouts may share a download folder."""
+    """Lets one process at a time into the block, as several stages and checkouts may share a download folder."""
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +98,7 @@ def _fetch_one(
     looked = f"{target}: not there"
     if target.is_file():
         found = md5(target)
-        if found == archive.md5:  # fetched by another process while this one waited
+        if found == archive.md5:  # Another process has fetched it while this one waited.
             return
         looked = f"{target}: md5 {found}, {target.stat().st_size} bytes: truncated, or another file"
     part = folder / f"{archive.name}.part"
@@ -128,7 +136,11 @@ def _copy(path: Path, part: Path, archive: Archive) -> None:
 
 
 def _download(address: str, part: Path, archive: Archive) -> None:
-    """`part` with the right md5. A file that arrives wrong, e.g. on top of an old part, is fetched once more whole."""
+    """Leaves the archive in `part`, with the right md5.
+
+    A file with another md5, e.g. the rest of the archive behind the beginning of an older one, is fetched once more as
+    a whole. Raises Unavailable.
+    """
     for _ in range(2):
         _receive(address, part)
         found, size = md5(part), part.stat().st_size
@@ -139,7 +151,10 @@ def _download(address: str, part: Path, archive: Archive) -> None:
 
 
 def _receive(address: str, part: Path) -> None:
-    """All bytes of `address` in `part`. A broken transfer goes on where it broke, after a short wait."""
+    """Leaves all bytes of `address` in `part`. A broken transfer goes on where it broke, after a short wait.
+
+    Raises Unavailable after a refusal, and after three requests in a row that brought nothing.
+    """
     failures = 0
     while True:
         before = _size(part)
@@ -147,20 +162,23 @@ def _receive(address: str, part: Path) -> None:
             _transfer(address, part)
             return
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-            failures = 1 if _size(part) > before else failures + 1  # only tries that bring nothing count
+            failures = 1 if _size(part) > before else failures + 1  # A request that brought bytes starts a new count.
             if failures > len(WAITS) or not _transient(error):
                 raise Unavailable(_reason(error)) from None
         time.sleep(WAITS[failures - 1])
 
 
 def _transfer(address: str, part: Path) -> None:
-    """One request: appends to `part` what it lacks, or all where the server sends the whole file."""
+    """Makes one request, which appends to `part` what it lacks. A server without ranges sends the file as a whole.
+
+    Raises the errors of urllib and http.client, and ConnectionError where the transfer ended early.
+    """
     have = _size(part)
     headers = {"User-Agent": f"normbench/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is lacking, or the part is of another file, which its md5 tells
+        if error.code == 416 and have:  # The part has all bytes, or more; its md5 tells.
             return
         raise
     with response:
@@ -198,7 +216,7 @@ def _megabytes(size: int | None) -> str:
 
 
 def _transient(error: Exception) -> bool:
-    """Whether the same request may succeed in a moment: not after a refusal, nor where nothing answers at all."""
+    """Whether the same request may succeed in a moment: not after a refusal, or where nothing answered in time."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code >= 500 or error.code in (408, 429)
     return not (isinstance(error, urllib.error.URLError) and isinstance(error.reason, TimeoutError))

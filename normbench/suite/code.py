@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from normbench.data.sources import registry as sources
 from normbench.gan import fid
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -55,6 +56,12 @@ def model(reference: str) -> str:
     """The digest of the code behind a model."""
     entry = models.get(reference)
     return digest([Root(*entry.source)])
+
+
+def source(reference: str) -> str:
+    """The digest of the code that prepares a dataset from a source."""
+    kind = sources.source_class(reference)
+    return digest([Root(PACKAGE / "data/prepare.py", "prepare"), Root(sources.source_file(reference), kind.__name__)])
 
 
 def method(reference: str) -> str:

@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -85,24 +85,35 @@ class ParamsFile:
         return line
 
 
-def check_options(kind: type, options: dict[str, Any]) -> list[tuple[str, str]]:
-    """What is wrong with the options of a dataclass, such as a method: (option, message) pairs."""
+def check_options(kind: type, options: dict[str, Any], called: str | None = None) -> list[tuple[str, str]]:
+    """What is wrong with options: (option, message) pairs.
+
+    kind: the dataclass whose fields are the valid options, such as a method. called: what messages call it, where that
+    is not the name of the class.
+    """
+    called = called or kind.__name__
     hints = get_type_hints(kind, include_extras=True)
-    fields: dict[str, Any] = {
-        field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
-        for field in dataclasses.fields(kind)
-    }
+    fields: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(kind)}
     try:
         create_model(kind.__name__, __config__=Strict.model_config, **fields).model_validate(options)
     except ValidationError as error:
-        return [(str(e["loc"][0]), _option_message(kind.__name__, fields, options, e)) for e in error.errors()]
+        return [(str(e["loc"][0]), _option_message(called, fields, options, e)) for e in error.errors()]
     return []
 
 
-def _option_message(method: str, fields: dict[str, Any], options: dict[str, Any], error: ErrorDetails) -> str:
+def _default(field: dataclasses.Field) -> Any:
+    """The default of a field as pydantic takes it: `...` where there is none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return Field(default_factory=field.default_factory)
+    return ... if field.default is dataclasses.MISSING else field.default
+
+
+def _option_message(called: str, fields: dict[str, Any], options: dict[str, Any], error: ErrorDetails) -> str:
     name = error["loc"][0]
     if error["type"] == "extra_forbidden":
-        return f"unknown option of {method}; {hint(name, fields)}"
+        return f"unknown option of {called}; {hint(name, fields)}"
+    if error["type"] == "missing":
+        return f"missing; {called} needs it"
     if error["type"] == "literal_error":
         return f"not valid; {hint(options[str(name)], [str(v) for v in get_args(fields[str(name)][0])])}"
     return _message(error)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from normbench.corruptions import NAMES
+from normbench.data.sources import registry as sources
 from normbench.evaluation.registry import scores
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -17,6 +18,7 @@ def names() -> dict[str, dict[str, dict[str, Any]]]:
         "methods": {name: of_dataclass(methods.method_class(name)) for name in methods.names()},
         "models": {name: models.get(name).options() for name in models.names("classifier")},
         "GAN models": {name: models.get(name).options() for name in models.names("gan")},
+        "dataset sources": {name: of_dataclass(sources.source_class(name)) for name in sources.names()},
         "corruptions": {name: {} for name in NAMES},
         "scores": {
             score.name: {name: info.default for name, info in score.settings.model_fields.items()} for score in scores()

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from normbench.corruptions import NAMES as CORRUPTIONS
 from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_side
+from normbench.data.sources import registry as sources
+from normbench.data.sources.base import COMMON_KEYS, Source
 from normbench.evaluation.registry import SCORES
 from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.methods import registry as methods
@@ -21,16 +23,13 @@ from normbench.suite import code
 from normbench.suite.file import ParamsFile, check_options
 from normbench.suite.resolved import Resolved
 from normbench.suite.runs import adopt_outputs
-from normbench.suite.schema import NAME, SOURCES, Dataset
+from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS
 from normbench.system import layout
 from normbench.system.errors import UserError, hint
 from normbench.training.task import Task, TaskEntry
 
 Keys = tuple[str | int, ...]
-
-# Pixels a side where `image_size` is not set; those of npz arrays are known when they are read (see `bind`).
-NATIVE_SIZES = {"digits": 16, "mnist": 28, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "svhn": 32, "stl10": 96}
 
 
 class Resolver:
@@ -40,6 +39,7 @@ class Resolver:
         self.file, self.params, self.raw = file, file.params, file.raw
         self.problems: list[str] = []
         self.datasets: dict[str, dict[str, Any]] = {}
+        self.sources: dict[str, type[Source]] = {}  # by the names of datasets
         self.tasks: dict[Kind, dict[str, Task | GanTask]] = {kind: {} for kind in Kind}
         self.variants: dict[str, Variant] = {}
 
@@ -48,7 +48,7 @@ class Resolver:
 
     def resolve(self) -> None:
         suite = self.params.suite
-        for name in self.params.datasets:
+        for name in dict.fromkeys([*self.params.datasets, *(n for n in suite.datasets if n in self.builtin())]):
             self.dataset(name)
         for name, entry in self.params.tasks.items():
             self.task(Kind.CLASSIFICATION, name, entry)
@@ -112,19 +112,45 @@ class Resolver:
 
     def builtin(self) -> list[str]:
         """Datasets that need no entry under `datasets`."""
-        return [name for name in SOURCES if name not in ("imagefolder", "npz")]
+        return sources.builtin_datasets()
 
     def dataset(self, name: str) -> None:
-        declared = self.params.datasets.get(name)
-        if declared is None:
-            declared = Dataset.model_validate({"source": name})
-        if declared.source in ("imagefolder", "npz") and declared.path is None:
-            self.problem(("datasets", name, "path"), f"missing; source {declared.source} needs it")
-        if declared.source == "imagefolder" and declared.image_size is None:
-            self.problem(("datasets", name, "image_size"), "missing; source imagefolder needs it")
+        declared = self.params.datasets.get(name) or Dataset(source=name)
         if (declared.mean is None) != (declared.std is None):
             self.problem(("datasets", name), "mean and std go together")
-        self.datasets[name] = {"name": name, **declared.model_dump()}
+        try:
+            kind = self.sources[name] = sources.source_class(declared.source)
+        except UserError as error:
+            self.problem(("datasets", name, "source"), str(error))
+            return
+        if kind.needs_image_size and declared.image_size is None:
+            self.problem(("datasets", name, "image_size"), f"missing; source {kind.name} needs it")
+        options = declared.options()
+        wrong = [(key, self.unknown_key(key, kind)) for key in options if key not in sources.options(kind)]
+        known = {key: value for key, value in options.items() if key in sources.options(kind)}
+        wrong += check_options(kind, known, f"source {kind.name}")
+        for option, message in wrong:
+            self.problem(("datasets", name, option), message)
+        if wrong:
+            return
+        try:
+            source = kind(**known)
+        except (TypeError, ValueError) as error:
+            self.problem(("datasets", name), str(error))
+            return
+        self.datasets[name] = {
+            "name": name,
+            **declared.model_dump(include=set(COMMON_KEYS)),
+            "source_code": code.source(declared.source),
+            **{key: getattr(source, key) for key in sources.options(kind)},
+        }
+
+    def unknown_key(self, key: str, kind: type[Source]) -> str:
+        """The end of the error line of a key that is none of COMMON_KEYS and no option of the dataset's source."""
+        others = [name for name in sources.names() if key in sources.options(sources.source_class(name))]
+        if others:
+            return f"unknown key: source {kind.name} does not have it; these do: {', '.join(others)}"
+        return f"unknown key; {hint(key, [*COMMON_KEYS, *sources.options(kind)])}"
 
     def task(self, kind: Kind, name: str, task: TaskEntry | GanTaskEntry) -> None:
         section, architecture = SECTIONS[kind], ARCHITECTURES[kind]
@@ -156,7 +182,8 @@ class Resolver:
     def image_size(self, dataset: str) -> int | None:
         """Pixels a side, or None where only the data tell."""
         declared = self.params.datasets.get(dataset)
-        return (declared and declared.image_size) or NATIVE_SIZES.get(declared.source if declared else dataset)
+        kind = self.sources.get(dataset)
+        return (declared and declared.image_size) or (kind.native_size if kind else None)
 
     def variant(self, name: str) -> None:
         variant = self.params.variants[name]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, create_model
+from pydantic import BeforeValidator, ConfigDict, Field, create_model
 
 from normbench.evaluation.registry import scores
 from normbench.gan.task import GanTaskEntry
@@ -14,8 +14,6 @@ from normbench.suite.suite import Suite
 from normbench.system.schema import Positive, PositiveReal, Share, Strict
 from normbench.training.task import TaskEntry
 
-Source = Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "imagefolder", "npz"]
-SOURCES = get_args(Source)
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
@@ -56,19 +54,25 @@ else:
 
 
 class Dataset(Strict):
-    """source: where from. image_size: pixels a side; where null the source's own, and 16 for digits. path: the file of
-    `npz` or the folder of `imagefolder`. sha256: of the npz file. mirror: folder or address in place of the official
-    one. mean, std: the input normalization in 0..1 for each channel, measured on the training images where null. note:
-    what readers of its results should know of these data; it stands in every record and in the report."""
+    """The keys of every dataset. All others are options of its source, which `resolve` checks by the source's class.
 
-    source: Source
+    source: a name of normbench/data/sources, `path/to/file.py:name` or `package.module:name`. image_size: height and
+    width in pixels; where null, the source's own. mean, std: the input normalization in 0..1 for each channel, measured
+    on the training images where null. note: what readers of its results should know of these data; it stands in every
+    record and in the report.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    source: str
     image_size: Annotated[int, Field(ge=4)] | None = None
-    path: str | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    mirror: str | None = None
     mean: list[Share] | None = None
     std: list[PositiveReal] | None = None
     note: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The options of the source, as they stand in params.yaml."""
+        return dict(self.model_extra or {})
 
 
 class Params(Strict):

@@ -186,7 +186,21 @@ MISTAKES = {
         "      compile: defalt\n      epochs: 5",
         r"recipe\.compile = 'defalt': not valid; did you mean 'default'",
     ),
-    "sha256": ("image_size: 12", "sha256: 12ab", r"datasets\.digits\.sha256 = '12ab': "),
+    "sha256": (
+        "source: digits",
+        "source: npz\n    path: a.npz\n    sha256: 12ab",
+        r"datasets\.digits\.sha256 = '12ab': string should match pattern",
+    ),
+    "option of another source": (
+        "image_size: 12",
+        "image_size: 12\n    mirror: there",
+        r"datasets\.digits\.mirror = 'there': unknown key: source digits does not have it; these do: mnist,",
+    ),
+    "misspelt key of a dataset": (
+        "image_size: 12",
+        "imagesize: 12",
+        r"datasets\.digits\.imagesize = 12: unknown key; did you mean 'image_size'",
+    ),
     "not YAML": ("suite:", "suite: [", r"params\.yaml:\d+: not YAML"),
     "name": ("tasks: [digits-resnet8]", 'tasks: ["../up"]', r"suite\.tasks\.0 = '\.\./up': unknown"),
 }

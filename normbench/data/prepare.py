@@ -1,0 +1,86 @@
+"""From a resolved dataset to its folder: the arrays that its source writes, and a meta.json about them.
+
+A prepared dataset is a folder with `train_images.npy`, `test_images.npy` (uint8, N x H x W x C, square, C 1 or 3),
+`train_labels.npy`, `test_labels.npy` (int64, N, counted from 0 without gaps) and `meta.json`: name, source, classes,
+class_names (list or null), channels, image_size, train, test (numbers of images), mean, std (for each channel, pixels
+in 0..1), origin, sha256 (of the source's archive, null where there is none), fingerprint (see
+`normbench.data.arrays.fingerprint`) and note.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normbench.data import arrays
+from normbench.data.sources import registry
+from normbench.data.sources.base import ADDED_KEYS, COMMON_KEYS, Request
+from normbench.system import files
+
+
+def prepare(spec: dict[str, Any], out: Path) -> None:
+    """Writes the dataset that `spec` describes into the folder `out`, which exists.
+
+    spec: a resolved dataset of params.yaml: the keys of COMMON_KEYS and ADDED_KEYS, and the options of its source.
+    Raises UserError where the source cannot be had or does not hold what it should.
+    """
+    kind = registry.source_class(spec["source"])
+    source = kind(**{key: value for key, value in spec.items() if key not in (*COMMON_KEYS, *ADDED_KEYS)})
+    request = Request(spec["name"], spec["image_size"] or kind.native_size)
+    origin = source.write(request, out)
+    stored = {name: np.load(out / f"{name}.npy", mmap_mode="r") for name in arrays.ARRAYS}
+    arrays.checked(stored, f"dataset '{request.dataset}'")
+    count, size, _, channels = stored["train_images"].shape
+    if request.image_size not in (None, size):
+        raise request.error(f"the source wrote images of {size} pixels a side, {request.image_size} were asked for")
+    classes = int(stored["train_labels"].max()) + 1
+    if origin.class_names is not None and len(origin.class_names) != classes:
+        raise request.error(f"the source names {len(origin.class_names)} classes, the labels have {classes}")
+    mean, std = statistics(stored["train_images"], spec["mean"], spec["std"], request)
+    meta = {
+        "name": spec["name"],
+        "source": spec["source"],
+        "classes": classes,
+        "class_names": origin.class_names,
+        "channels": channels,
+        "image_size": size,
+        "train": count,
+        "test": len(stored["test_images"]),
+        "mean": mean,
+        "std": std,
+        "origin": origin.text,
+        "sha256": origin.sha256,
+        "fingerprint": arrays.fingerprint(stored),
+        "note": spec["note"],
+    }
+    files.write_json(out / "meta.json", meta)
+
+
+def statistics(
+    images: np.ndarray, mean: list[float] | None, std: list[float] | None, request: Request
+) -> tuple[list[float], list[float]]:
+    """The mean and the population standard deviation of each channel, with pixels in 0..1.
+
+    images: uint8 (N, H, W, C). mean, std: C numbers each that are returned as they are, or None to measure them on the
+    images; they are computed from counts of the 256 values, exactly, whatever the batch. Raises UserError where there
+    are not C of them, and where a measured deviation is zero.
+    """
+    channels = images.shape[-1]
+    for key, given in (("mean", mean), ("std", std)):
+        if given is not None and len(given) != channels:
+            raise request.error(f"{key} has {len(given)} values, the images have {channels} channels")
+    if mean is not None and std is not None:
+        return list(mean), list(std)
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), arrays.BATCH):
+        batch = images[start : start + arrays.BATCH]
+        for channel in range(channels):
+            counts[channel] += np.bincount(batch[..., channel].ravel(), minlength=256)
+    weights, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
+    measured_mean = weights @ values
+    measured_std = np.sqrt((weights * (values - measured_mean[:, None]) ** 2).sum(1))
+    if std is None and not measured_std.all():
+        raise request.error("a channel of the training images has one value only; give `std`")
+    return list(mean or measured_mean.tolist()), list(std or measured_std.tolist())

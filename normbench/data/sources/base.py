@@ -1,0 +1,116 @@
+"""What a data source is: a frozen dataclass with one hook, `write`, registered under a name.
+
+A source is one file in this folder, or a file of the user's own that params.yaml names as `path/to/file.py:name`.
+docs/extending.md has a complete example.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, TypeVar
+
+from pydantic import Field
+
+from normbench.system.errors import UserError
+from normbench.system.plugins import Table
+
+# The keys that every dataset in params.yaml may have. All its other keys are options of its source.
+COMMON_KEYS = ("source", "image_size", "mean", "std", "note")
+# What a resolved dataset has beside those keys and the options of its source. No option may be called like one of them.
+ADDED_KEYS = ("name", "source_code")
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a source is asked to write.
+
+    dataset: the name of the dataset in params.yaml, for error lines and progress bars.
+    image_size: the height and width in pixels that all images must have, or None to keep the stored size.
+    """
+
+    dataset: str
+    image_size: int | None
+
+    def error(self, message: str) -> UserError:
+        """An exception to raise for what the user can put right. Its text is `dataset 'NAME': ` and the message."""
+        return UserError(f"dataset '{self.dataset}': {message}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the arrays of a dataset came from; it stands in meta.json and in every record.
+
+    text: an address, a path, or a package with its version.
+    sha256: the hexadecimal sha256 of the file that was read, or None where there is no single file.
+    class_names: the name of each class in the order of the labels, or None where the classes have no names.
+    """
+
+    text: str
+    sha256: str | None = None
+    class_names: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place that datasets come from. Subclass it as a frozen dataclass and decorate it with `source("name")`.
+
+    The fields of the subclass are its options: the keys that a dataset with this source may have in params.yaml beside
+    those of COMMON_KEYS. Their types and defaults are checked when params.yaml is resolved. A field without a default
+    is an option that must be given. A `__post_init__` may raise ValueError for values that do not go together.
+
+    A source whose options all have defaults is itself a dataset: `suite.datasets` and tasks may name it without an
+    entry under `datasets`. Such a source sets `native_size`.
+
+    No source imports torch, so that the download starts quickly, and a package that only one source needs is imported
+    inside its functions.
+    """
+
+    name: ClassVar[str]
+    """The name that the source is registered under; the decorator sets it."""
+
+    native_size: ClassVar[int | None] = None
+    """The height and width in pixels of the images where the dataset sets no `image_size`, or None where it depends on
+    the data. Models that do not fit images of this size are refused when params.yaml is resolved."""
+
+    needs_image_size: ClassVar[bool] = False
+    """Whether every dataset of this source must set `image_size`."""
+
+    def write(self, request: Request, out: Path) -> Origin:
+        """Writes the four arrays of a dataset into the folder `out`, which exists and is empty.
+
+        They are `train_images.npy` and `test_images.npy`, uint8 (N, H, W, C) with H = W = request.image_size (where
+        that is not None) and 1 or 3 channels, and `train_labels.npy` and `test_labels.npy`, int64 (N,), counted from 0
+        without gaps. `normbench.data.arrays.save` resizes, checks and writes arrays that fit into the memory.
+
+        Raises UserError (see `Request.error`) where the data cannot be had or are not what they should be.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define write")
+
+
+TABLE: Table[type[Source]] = Table("normbench.data.sources", "source")
+
+Kind = TypeVar("Kind", bound=type[Source])
+
+
+def source(name: str) -> Callable[[Kind], Kind]:
+    """Registers a subclass of Source under a name. The decorator stands above `@dataclass(frozen=True)`.
+
+    Raises TypeError where the class is not a dataclass derived from Source, or has an option with a reserved name.
+    """
+
+    def register(kind: Kind) -> Kind:
+        if not issubclass(kind, Source) or "__dataclass_fields__" not in vars(kind):
+            raise TypeError(f"@source({name!r}) needs a subclass of Source with @dataclass(frozen=True) below it")
+        for field in dataclasses.fields(kind):
+            if field.name in (*COMMON_KEYS, *ADDED_KEYS):
+                raise TypeError(f"an option of source {name} cannot be called {field.name!r}: every dataset has that")
+        kind.name = name
+        TABLE.add(name, kind.__module__, kind)
+        return kind
+
+    return register

@@ -1,0 +1,239 @@
+"""The sources that torchvision reads, on small archives in the real formats, behind a server on this machine."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from normbench.system.errors import UserError
+from tests.support.archive_server import Server
+from tests.support.prepared import by_hand, md5, pictures, prepared, same
+
+pytestmark = pytest.mark.usefixtures("own_folders")
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The IDX format of MNIST: 0, 0, type (8 for unsigned bytes), dimensions; each length big-endian; the bytes."""
+    lengths = b"".join(length.to_bytes(4, "big") for length in array.shape)
+    return gzip.compress(bytes([0, 0, 8, array.ndim]) + lengths + array.astype(np.uint8).tobytes(), mtime=0)
+
+
+def tar(contents: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def mnist(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """A small MNIST on the server, at the second of two addresses."""
+    from torchvision import datasets
+
+    arrays = {"train_images": pictures(30, 28, 1), "train_labels": np.arange(30) % 10}
+    arrays |= {"test_images": pictures(20, 28, 1, seed=1), "test_labels": np.arange(20) % 10}
+    resources = []
+    for split, stem in (("train", "train"), ("test", "t10k")):
+        for kind, suffix in (("images", "images-idx3"), ("labels", "labels-idx1")):
+            name, array = f"{stem}-{suffix}-ubyte.gz", arrays[f"{split}_{kind}"]
+            server.contents[name] = idx(array[..., 0] if kind == "images" else array)
+            resources.append((name, md5(server.contents[name])))
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{server.address}moved/", server.address])
+    return arrays
+
+
+@pytest.fixture
+def cifar10(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """A small CIFAR-10 on the server: two training batches of 20 and one test batch."""
+    from torchvision import datasets
+
+    arrays = {"train_images": pictures(40, 32, 3), "train_labels": np.arange(40) % 10}
+    arrays |= {"test_images": pictures(20, 32, 3, seed=1), "test_labels": np.arange(20)[::-1] % 10}
+
+    def batch(images: np.ndarray, labels: np.ndarray) -> bytes:
+        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), 3072)
+        return pickle.dumps({"data": planes, "labels": labels.tolist()}, protocol=2)
+
+    images, labels = arrays["train_images"], arrays["train_labels"]
+    contents = {
+        "data_batch_1": batch(images[:20], labels[:20]),
+        "data_batch_2": batch(images[20:], labels[20:]),
+        "test_batch": batch(arrays["test_images"], arrays["test_labels"]),
+        "batches.meta": pickle.dumps({"label_names": [f"class {label}" for label in range(10)]}, protocol=2),
+    }
+    archive = tar({f"cifar-10-batches-py/{name}": content for name, content in contents.items()})
+    server.contents["cifar-10-python.tar.gz"] = archive
+    sums = {name: md5(content) for name, content in contents.items()}
+    kind = datasets.CIFAR10
+    monkeypatch.setattr(kind, "url", f"{server.address}cifar-10-python.tar.gz")
+    monkeypatch.setattr(kind, "tgz_md5", md5(archive))
+    monkeypatch.setattr(kind, "train_list", [[n, sums[n]] for n in ("data_batch_1", "data_batch_2")])
+    monkeypatch.setattr(kind, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": sums["batches.meta"]})
+    return arrays
+
+
+def test_mnist(server: Server, mnist: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
+    arrays, meta = prepared("mnist")
+    same(arrays, mnist)
+    assert "mine: 30 + 20 images of 28x28x1 in 10 classes" in capsys.readouterr().out
+    assert (meta["name"], meta["source"], meta["classes"], meta["channels"]) == ("mine", "mnist", 10, 1)
+    assert meta["class_names"][3] == "3 - three"
+    assert meta["origin"] == f"{server.address}moved/"
+    pixels = mnist["train_images"] / 255
+    assert meta["mean"] == pytest.approx([pixels.mean()])
+    assert meta["std"] == pytest.approx([pixels.std()])
+    assert meta["fingerprint"] == by_hand(arrays)
+    names = [name for name, *_ in server.log if not name.startswith("moved/")]
+    sums = "".join(f"{hashlib.sha256(server.contents[name]).hexdigest()}  {name}\n" for name in names)
+    assert len(names) == 4
+    assert meta["sha256"] == hashlib.sha256(sums.encode()).hexdigest()
+    raw = Path("downloads/mnist/MNIST/raw")
+    assert sorted(path.name for path in raw.glob("[!.]*")) == sorted(names)
+
+    # Neither a half-unpacked file nor an old converted one beside the archives is read.
+    (raw / "train-images-idx3-ubyte").write_bytes(b"half")
+    (raw.parent / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        (raw.parent / "processed" / name).write_bytes(b"half")
+    server.log.clear()
+    assert prepared("mnist")[1] == meta
+    assert server.log == []
+
+
+def test_cifar10(server: Server, cifar10: dict[str, np.ndarray]) -> None:
+    arrays, meta = prepared("cifar10", mean=[0.5, 0.4, 0.3], std=[0.2, 0.2, 0.1])
+    same(arrays, cifar10)
+    assert meta["class_names"] == [f"class {label}" for label in range(10)]
+    assert (meta["mean"], meta["std"]) == ([0.5, 0.4, 0.3], [0.2, 0.2, 0.1])
+    archive = server.contents["cifar-10-python.tar.gz"]
+    assert (meta["origin"], meta["sha256"]) == (
+        server.address + "cifar-10-python.tar.gz",
+        hashlib.sha256(archive).hexdigest(),
+    )
+    assert meta["fingerprint"] == by_hand(arrays)
+
+    # An archive that was cut short is fetched again; what an earlier unpacking left is not looked at.
+    Path("downloads/cifar10/cifar-10-python.tar.gz").write_bytes(archive[:500])
+    half = Path("downloads/cifar10/cifar-10-batches-py")
+    half.mkdir()
+    (half / "data_batch_1").write_bytes(b"half")
+    arrays, meta = prepared("cifar10")
+    same(arrays, cifar10)
+    pixels = cifar10["train_images"] / 255
+    assert meta["mean"] == pytest.approx(pixels.mean((0, 1, 2)))
+    assert meta["std"] == pytest.approx(pixels.std((0, 1, 2)))
+    assert [status for _, _, status, _ in server.log] == [200, 200]
+    with pytest.raises(UserError, match="mean has 1 values, the images have 3 channels"):
+        prepared("cifar10", mean=[0.5])
+
+
+def test_cifar10_at_another_size(cifar10: dict[str, np.ndarray]) -> None:
+    arrays, meta = prepared("cifar10", image_size=16)
+    assert meta["image_size"] == 16
+    smaller = Image.fromarray(cifar10["train_images"][7]).resize((16, 16), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(arrays["train_images"][7], np.asarray(smaller))
+
+
+def test_mirror_of_params_and_of_the_environment(
+    server: Server, cifar10: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mirror" / "cifar10"
+    folder.mkdir(parents=True)
+    (folder / "cifar-10-python.tar.gz").write_bytes(server.contents["cifar-10-python.tar.gz"])
+    same(prepared("cifar10", mirror="mirror")[0], cifar10)
+    assert server.log == []
+    server.contents["copies/cifar-10-python.tar.gz"] = server.contents.pop("cifar-10-python.tar.gz")
+    monkeypatch.setenv("NORMBENCH_MIRROR", f"{server.address}copies")
+    monkeypatch.setenv("NORMBENCH_DOWNLOADS", str(tmp_path / "elsewhere"))
+    same(prepared("cifar10")[0], cifar10)
+    assert [(name, status) for name, _, status, _ in server.log] == [("copies/cifar-10-python.tar.gz", 200)]
+    assert (tmp_path / "elsewhere/cifar10/cifar-10-python.tar.gz").is_file()
+
+
+def test_nothing_is_unpickled_or_written_outside(
+    server: Server, cifar10: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets
+
+    class Harm:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "unpickled",)
+
+    name = "cifar-10-python.tar.gz"
+    server.contents[name] = tar({"cifar-10-batches-py/data_batch_1": pickle.dumps(Harm())})
+    with pytest.raises(UserError, match="another file"):
+        prepared("cifar10")
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(server.contents[name]))  # were the archive's md5 forged
+    with pytest.raises(RuntimeError):
+        prepared("cifar10")
+    outside = {"../../../../outside": b"x", str(tmp_path / "outside"): b"x"}
+    for path, content in outside.items():
+        server.contents[name] = tar({path: content})
+        monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(server.contents[name]))
+        with pytest.raises((tarfile.TarError, RuntimeError)):
+            prepared("cifar10")
+    assert not list(tmp_path.rglob("unpickled"))
+    assert not list(tmp_path.rglob("outside"))
+    assert not list(tmp_path.parent.glob("outside"))
+    assert list(Path("build/data").iterdir()) == []
+
+
+def test_svhn(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    import scipy.io
+    from torchvision import datasets
+
+    listed, images = {}, {"train": pictures(20, 32, 3), "test": pictures(10, 32, 3, seed=1)}
+    for split, array in images.items():
+        stream, name = io.BytesIO(), f"{split}_32x32.mat"
+        stored = np.arange(len(array)) % 10 + 1  # 1..10, where 10 is the digit 0
+        scipy.io.savemat(stream, {"X": array.transpose(1, 2, 3, 0), "y": stored[:, None].astype(np.uint8)})
+        server.contents[name] = stream.getvalue()
+        listed[split] = [f"{server.address}{name}", name, md5(server.contents[name])]
+    monkeypatch.setattr(datasets.SVHN, "split_list", listed)
+    arrays, meta = prepared("svhn")
+    labels = (np.arange(20) + 1) % 10
+    same(
+        arrays,
+        {"train_images": images["train"], "train_labels": labels}
+        | {"test_images": images["test"], "test_labels": labels[:10]},
+    )
+    assert meta["class_names"] == list("0123456789")
+    assert len(server.log) == 2
+
+
+def test_stl10(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import datasets
+
+    images = {"train": pictures(10, 96, 3), "test": pictures(20, 96, 3, seed=1)}
+    contents = {"unlabeled_X.bin": b"", "class_names.txt": "\n".join(f"thing {n}" for n in range(10)).encode()}
+    for split, array in images.items():
+        contents[f"{split}_X.bin"] = array.transpose(0, 3, 2, 1).tobytes()  # planes, each column by column
+        contents[f"{split}_y.bin"] = bytes(n % 10 + 1 for n in range(len(array)))
+    archive = tar({f"stl10_binary/{name}": content for name, content in contents.items()})
+    server.contents["stl10_binary.tar.gz"] = archive
+    sums = {name: md5(content) for name, content in contents.items()}
+    kind = datasets.STL10
+    monkeypatch.setattr(kind, "url", f"{server.address}stl10_binary.tar.gz")
+    monkeypatch.setattr(kind, "tgz_md5", md5(archive))
+    monkeypatch.setattr(kind, "train_list", [[n, sums[n]] for n in ("train_X.bin", "train_y.bin", "unlabeled_X.bin")])
+    monkeypatch.setattr(kind, "test_list", [[n, sums[n]] for n in ("test_X.bin", "test_y.bin")])
+    arrays, meta = prepared("stl10")
+    same(
+        arrays,
+        {"train_images": images["train"], "train_labels": np.arange(10)}
+        | {"test_images": images["test"], "test_labels": np.arange(20) % 10},
+    )
+    assert meta["class_names"][9] == "thing 9"
