@@ -12,7 +12,8 @@ def corrupt(dataset: str) -> None:
     """Writes the corrupted copies of a dataset's test images, or takes published ones."""
     wanted = read_json(layout.RESOLVED / "corruptions.json")
     source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
-    published = wanted.pop("source")
+    published, own = wanted.pop("source"), wanted.pop("own", {})
+    wanted["names"] = [own[name]["reference"] if name in own else name for name in wanted["names"]]
     if published is None:
         write_corrupted(source, target, **wanted)
     else:

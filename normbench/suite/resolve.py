@@ -9,8 +9,9 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from normbench.corruptions import NAMES as CORRUPTIONS
-from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_side
+from normbench.corruptions import registry as corruptions
+from normbench.corruptions.constants import BENCHMARK
+from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_side
 from normbench.evaluation import auto_attack
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -177,12 +178,16 @@ class Resolver:
 
     def corruptions(self) -> None:
         chosen = self.params.corruptions
-        if chosen.names != "all":
-            for index, name in enumerate(chosen.names):
-                if name not in CORRUPTIONS:
-                    self.problem(("corruptions", "names", index), f"unknown corruption; {hint(name, CORRUPTIONS)}")
-        self.corruption_names = list(CORRUPTIONS) if chosen.names == "all" else chosen.names
         made_here = chosen.engine == "normbench"
+        everything = corruptions.names() if made_here and chosen.source is None else BENCHMARK
+        self.corruption_names: dict[str, str] = {}  # from the name of each to its reference
+        for index, reference in enumerate(everything if chosen.names == "all" else chosen.names):
+            try:
+                self.corruption_names = corruptions.named([*self.corruption_names.values(), reference])
+                if not made_here:
+                    check_name(reference)
+            except UserError as error:
+                self.problem(("corruptions", "names", index), str(error))
         if chosen.source is not None and (not made_here or chosen.constants != "auto"):
             self.problem(("corruptions", "source"), "with published images, leave out engine and constants")
         elif not made_here and chosen.constants not in ("auto", "imagenet"):
@@ -204,14 +209,16 @@ class Resolver:
     def outputs(self) -> dict[str, Any]:
         """File name below build/resolved -> JSON value, for what the suite uses."""
         suite = self.params.suite
+        own = corruptions.own(self.corruption_names)
         out: dict[str, Any] = {
             "suite": suite.model_dump(),
             "evaluation": self.params.evaluation.model_dump(),
             "corruptions": {
-                "names": self.corruption_names,
+                "names": list(self.corruption_names),
                 "severities": sorted(set(self.params.corruptions.severities)),
                 "seed": suite.seed,
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
+                **({"own": own} if own else {}),
             },
         }
         out |= {f"datasets/{name}": self.datasets[name] for name in suite.datasets}
