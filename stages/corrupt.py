@@ -13,6 +13,7 @@ def corrupt(dataset: str) -> None:
     wanted = read_json(layout.RESOLVED / "corruptions.json")
     source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
     published = wanted.pop("source")
+    wanted["names"] = list(wanted.pop("references").values())
     if published is None:
         write_corrupted(source, target, **wanted)
     else:

@@ -3,8 +3,12 @@
     from normbench.corruptions import corrupt
     noisy = corrupt(images, "gaussian_noise", severity=3, seed=0)
 
-Made to give the bytes of the reference (hendrycks/robustness @ 8190fe32, ImageNet-C/create_c) from the same draws. The
-published arrays were drawn without a seed, so they are matched in distribution, not in bytes.
+From the same random numbers they give the bytes of the reference (hendrycks/robustness @ 8190fe32,
+ImageNet-C/create_c). The published arrays were drawn without a seed, so they are matched in distribution, not in bytes.
+
+A corruption is a function under the decorator `registry.corruption`; docs/extending.md shows how to add one. `MAIN` and
+`EXTRA` are those of the benchmark, and `NAMES` has all of this package. An import of this module imports no corruption:
+that happens when one is first used, or when `NAMES` is read.
 """
 
 from __future__ import annotations
@@ -15,56 +19,33 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from normbench.corruptions import blur, digital, frost, noise, spatter, weather
+from normbench.corruptions import registry
 from normbench.corruptions.constants import EXTRA, MAIN, SETS, SEVERITIES, set_for
-from normbench.corruptions.draws import draw
 from normbench.corruptions.operators import Bytes, colour, luma
+from normbench.corruptions.registry import Corruption
 from normbench.system.errors import UserError, hint
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MAIN", "NAMES", "check", "check_names", "corrupt"]
+    NAMES: tuple[str, ...]
+
+__all__ = ["EXTRA", "MAIN", "NAMES", "check", "corrupt"]
 
 Images = TypeVar("Images", Bytes, "torch.Tensor")
 
-FUNCTIONS: dict[str, Callable[..., Bytes]] = {
-    function.__name__: function
-    for function in (
-        noise.gaussian_noise,
-        noise.shot_noise,
-        noise.impulse_noise,
-        noise.speckle_noise,
-        blur.gaussian_blur,
-        blur.defocus_blur,
-        blur.glass_blur,
-        blur.motion_blur,
-        blur.zoom_blur,
-        weather.fog,
-        weather.snow,
-        frost.frost,
-        spatter.spatter,
-        digital.brightness,
-        digital.saturate,
-        digital.contrast,
-        digital.jpeg_compression,
-        digital.pixelate,
-        digital.elastic_transform,
-    )
-}
+SMALLEST_SIDE = 8  # pixels
+BLOCK = 3 << 15  # Values that are worked on at a time (32 images of CIFAR-10), so that temporaries stay in the cache.
 
-NAMES = MAIN + EXTRA
-
-# These work on colours. A grey image is corrupted as the RGB image of three equal channels, and its luma is kept.
-NEEDS_COLOUR = frozenset({"brightness", "saturate", "snow", "frost", "spatter"})
-
-SMALLEST_SIDE = 8
-BLOCK = 3 << 15  # values worked on at a time (32 images of CIFAR-10): temporaries that stay in the cache
-
-
-# Allocated, never touched and freed at once: from then on glibc keeps what is freed, up to this size, for what comes
-# next. It would give each temporary back to the system, whose fresh pages take as long as the arithmetic.
+# This array is freed at once. From then on glibc keeps freed blocks of up to this size for the next temporary, where it
+# would give each back to the system; the fresh pages that follow would take as long as the arithmetic.
 np.empty(30 << 20, np.uint8)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "NAMES":
+        return registry.names()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def corrupt(
@@ -77,10 +58,14 @@ def corrupt(
 ) -> Images:
     """Corrupted copies of `images`, uint8 (N, H, H, C), C = 1 or 3, H >= 8; same shape and type.
 
-    `name` is one of `NAMES`, `severity` 1 to 5. `index` (N,) are the images' numbers in their dataset (default 0..N-1):
-    each result depends on its image, `name`, `severity`, `seed`, its number and `constants` alone. `constants` says how
-    much a severity is: `cifar` (default for sides below 48), `tiny_imagenet` (below 128) or `imagenet`. A torch tensor
-    is (N, C, H, H), its result too, on the same device; it is computed on the CPU. UserError on anything else.
+    name: one of `NAMES`, or a reference to a corruption of the user's own, such as `my_corruptions/salt.py:salt`.
+    severity: 1 to 5. index: (N,), the numbers of the images in their dataset; by default 0..N-1. Each result depends on
+    its image, its number, the name of the corruption, `severity`, `seed` and `constants`, and on nothing else.
+    constants: what a severity means, `cifar` (by default for sides below 48), `tiny_imagenet` (below 128) or
+    `imagenet`.
+
+    A torch tensor is (N, C, H, H) and so is its result, on the same device; it is computed on the CPU. UserError for
+    anything else.
     """
     change: Callable[..., Any] = _corrupt_tensor if _is_tensor(images) else _corrupt_array
     return change(images, name, severity, seed, index, constants)
@@ -104,26 +89,32 @@ def _corrupt_array(images: Bytes, name: str, severity: int, seed: int, index: An
     numbers = check(images, name, severity, index)
     if constants is not None and constants not in SETS:
         raise UserError(f"unknown constants '{constants}': {hint(constants, SETS)}")
-    values = SETS[constants or set_for(images.shape[1])][name][severity - 1]
+    found = registry.get(name)
+    values = found.constants[constants or set_for(images.shape[1])][severity - 1]
     result = np.empty_like(images)
     step = max(1, BLOCK // max(1, images[:1].size))
     for start in range(0, len(images), step):
         block = slice(start, start + step)
-        result[block] = _corrupt_block(images[block], name, values, int(severity), seed, numbers[block])
+        result[block] = _corrupt_block(images[block], found, values, int(severity), seed, numbers[block])
     return result
 
 
-def _corrupt_block(images: Bytes, name: str, constants: Any, severity: int, seed: int, index: np.ndarray) -> Bytes:
-    grey = images.shape[3] == 1 and name in NEEDS_COLOUR
+def _corrupt_block(
+    images: Bytes, found: Corruption, constants: Any, severity: int, seed: int, index: np.ndarray
+) -> Bytes:
+    grey = images.shape[3] == 1 and found.needs_colour
     if grey:
         images = colour(images)
-    result = FUNCTIONS[name](images, constants, *draw(name, images, constants, seed, severity, index))
+    result = found.function(images, constants, *found.draw(images, constants, seed, severity, index))
+    if result.dtype != np.uint8 or result.shape != images.shape:
+        made = f"{result.dtype} of shape {result.shape}"
+        raise UserError(f"corruption '{found.name}' made {made}: needs uint8 of shape {images.shape}")
     return luma(result) if grey else result
 
 
 def check(images: Bytes, name: str, severity: int, index: np.ndarray | list[int] | None) -> np.ndarray:
-    """UserError where one of these is not as `corrupt` says; the images' numbers (N,)."""
-    check_names([name])
+    """The numbers of the images, integers (N,). UserError where an argument is not as `corrupt` says."""
+    registry.get(name)
     if severity not in SEVERITIES:
         raise UserError(f"severity {severity!r} of '{name}': valid: 1, 2, 3, 4, 5")
     _check_images(images)
@@ -133,13 +124,6 @@ def check(images: Bytes, name: str, severity: int, index: np.ndarray | list[int]
             f"index: {numbers.dtype} of shape {numbers.shape} for {len(images)} images: needs one integer each"
         )
     return numbers
-
-
-def check_names(names: list[str]) -> None:
-    """UserError where one of the names is not a corruption."""
-    for name in names:
-        if name not in FUNCTIONS:
-            raise UserError(f"unknown corruption '{name}': {hint(name, NAMES, limit=len(NAMES))}")
 
 
 def _check_images(images: Any, channels_first: bool = False) -> None:

@@ -1,7 +1,11 @@
 """Blur: gaussian, defocus, glass, motion, zoom.
 
-Each function takes images uint8 (N, H, H, C), the constants of one severity (see constants.py) and its draws, if any
-(see draws.py), and gives images of the same shape.
+Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
+@ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
+
+Each function takes images uint8 (N, H, H, C), the constants of one severity and its random arrays, if any, and returns
+new images of the same shape and type. Above each function stand its constants, severity 1 first, and their meaning.
+Constants in pixels hold for every image size.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.corruptions.draws import Draws, Stream, below, uniform
 from normbench.corruptions.operators import (
     Bytes,
     Floats,
@@ -27,14 +32,32 @@ from normbench.corruptions.operators import (
     single_unit,
     unit,
 )
+from normbench.corruptions.registry import corruption
 
 
+# Standard deviation in pixels.
+@corruption(
+    constants={
+        "cifar": (0.4, 0.6, 0.7, 0.8, 1),
+        "tiny_imagenet": (0.5, 0.75, 1, 1.25, 1.5),
+        "imagenet": (1, 2, 3, 4, 6),
+    },
+)
 def gaussian_blur(images: Bytes, sigma: float) -> Bytes:
+    """A gaussian filter; outside of the image its outer pixels go on."""
     return quantise(gaussian(unit(images), sigma))
 
 
+# Radius of the disk and the standard deviation that it is smoothed with, in pixels.
+@corruption(
+    constants={
+        "cifar": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+        "tiny_imagenet": ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
+        "imagenet": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+    },
+)
 def defocus_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
-    """Correlation with a disk of a `radius`, itself smoothed."""
+    """The mean over a disk whose edge is smoothed; outside of the image it is mirrored."""
     kernel = _disk(*constants)
     reach = len(kernel) // 2
     padded = np.pad(unit(images), [(0, 0), (reach, reach), (reach, reach), (0, 0)], mode="reflect")
@@ -46,9 +69,10 @@ def defocus_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
 
 
 def _disk(radius: float, sigma: float) -> Singles:
-    """A disk of sum 1 after a gaussian of `sigma`, in single precision as in the reference.
+    """A disk of sum 1, smoothed by a gaussian of `sigma` pixels, in single precision as in the reference.
 
-    As there, the grid that it is smoothed on ends 8 pixels from the centre, or at a larger radius, and is mirrored.
+    As there, it is smoothed on a grid that ends 8 pixels from the centre, or `radius` pixels where that is more, and is
+    mirrored at its end. Rows and columns of zeros are cut off.
     """
     reach, taps = (8, 1) if radius <= 8 else (math.floor(radius), 2)
     grid = np.arange(-reach, reach + 1)
@@ -65,12 +89,28 @@ def _disk(radius: float, sigma: float) -> Singles:
     return disk[used][:, used]
 
 
-def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArray[np.int64]) -> Bytes:
-    """Each pixel takes the place of a neighbour, between two gaussian blurs.
+def _glass_offsets(stream: Stream, images: Bytes, constants: tuple[float, int, int]) -> Draws:
+    _, distance, passes = constants
+    side = images.shape[1] - 2 * distance
+    shape = (len(images), passes, side, side, 2)
+    return (below(stream.bits(passes * side * side * 2).reshape(shape), 2 * distance) - distance,)
 
-    `offsets`: (N, passes, H - 2 d, H - 2 d, 2), in -d..d-1, last axis (x, y), in the order of the reference's scan,
-    which goes from the last row and column backwards. The reference means to swap two pixels but, as its two views
-    share memory, copies one; so does this.
+
+# Standard deviation of the two blurs and the largest distance that a pixel is moved, in pixels; number of passes.
+@corruption(
+    constants={
+        "cifar": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+        "tiny_imagenet": ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
+        "imagenet": ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+    },
+    draws=_glass_offsets,
+)
+def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArray[np.int64]) -> Bytes:
+    """Between two gaussian blurs each pixel is overwritten with a random neighbour, one pixel after the other.
+
+    offsets: (N, passes, H - 2 d, H - 2 d, 2), where the neighbour lies, in -d..d-1 with d the distance; the last axis
+    is (x, y). They are in the order in which the reference goes over the pixels, from the last row and column
+    backwards. The reference means to swap two pixels, but its two views share memory, so it copies one onto the other.
     """
     sigma, distance, passes = constants
     count, size, _, channels = images.shape
@@ -78,7 +118,7 @@ def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArra
     blurred *= 255
     pixels = np.zeros((count, size, size, 4 if channels == 3 else 1), np.uint8)
     pixels[..., :channels] = blurred
-    # A pixel as one number: three bytes and an empty one.
+    # Each pixel is read as one number, of three bytes and an empty one, or of one byte.
     items = pixels.view(np.uint32 if channels == 3 else np.uint8).reshape(-1)
     moved = slice(distance + 1, size - distance + 1)
     place = np.arange(size * size).reshape(size, size)
@@ -96,10 +136,11 @@ def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArra
 
 
 def _followed(source: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each value comes from after one pass, (N, H * H), from the place that each pixel looks at.
+    """The place whose old value each pixel has after one pass, (N, H * H), from the place that it was copied from.
 
-    A place further on was scanned before, so that what is found there is already that from its own source: such chains
-    are followed, twice as far each time. With distance 1 there is none.
+    place: the number of each pixel, (H * H,). The pass goes backwards, so a source with a higher number was overwritten
+    before, with the value of its own source. Such chains are followed to their end, twice as far in each step. At
+    distance 1 there are none.
     """
     chained = source > place
     while chained.any():
@@ -110,16 +151,38 @@ def _followed(source: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np
     return source
 
 
+def _motion_angles(stream: Stream, images: Bytes, constants: Any) -> Draws:
+    return (uniform(stream.bits(1)[:, 0], -45, 45),)
+
+
+# Radius and standard deviation, in pixels.
+@corruption(
+    constants={
+        "cifar": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+        "tiny_imagenet": ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
+        "imagenet": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+    },
+    draws=_motion_angles,
+)
 def motion_blur(images: Bytes, constants: tuple[float, float], angles: Floats) -> Bytes:
-    """`angles`: (N,), degrees."""
+    """Blur along a line to one side of each pixel. angles: (N,), its direction in degrees, in -45..45."""
     radius, sigma = constants
     return motion(images, radius, sigma, angles)
 
 
+# The factors of the zooms go from 1 to below the first number, in steps of the second.
+@corruption(
+    constants={
+        "cifar": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+        "tiny_imagenet": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+        "imagenet": ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+    },
+)
 def zoom_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
-    """Mean of the image and its zooms by 1, 1 + step, ... below stop, in single precision as in the reference.
+    """The mean of the image and its zooms, which the reference computes in single precision.
 
-    All zooms are one sparse matrix; where the reference's roundings decide the byte, they are followed.
+    One sparse matrix makes all zooms at once. Where rounding could change a byte, the zooms of that pixel are computed
+    one after the other, as the reference does.
     """
     size = images.shape[1]
     zooms, matrix = _zooms(size, *constants)
@@ -141,7 +204,7 @@ def zoom_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
 
 @functools.lru_cache(maxsize=8)
 def _zooms(size: int, stop: float, step: float) -> tuple[list[Zoom], Any]:
-    """The zooms, and the sparse matrix of the image and all of them, (H * H, H * H)."""
+    """The zooms, and the sparse matrix (H * H, H * H) that makes the sum of the image and all of them."""
     from scipy import sparse
 
     zooms = [Zoom(size, factor) for factor in np.arange(1, stop, step)]

@@ -1,7 +1,11 @@
 """Digital: brightness, saturation, contrast, JPEG, pixelation, elastic deformation.
 
-Each function takes images uint8 (N, H, H, C), the constants of one severity (see constants.py) and its draws, if any
-(see draws.py), and gives images of the same shape. Brightness and saturation take RGB only.
+Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
+@ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
+
+Each function takes images uint8 (N, H, H, C), the constants of one severity and its random arrays, if any, and returns
+new images of the same shape and type. Above each function stand its constants, severity 1 first, and their meaning.
+Constants in pixels hold for every image size.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from normbench.corruptions.draws import Draws, Stream, uniform
 from normbench.corruptions.operators import (
     UNIT,
     Bytes,
@@ -25,24 +30,46 @@ from normbench.corruptions.operators import (
     single_unit,
     unit,
 )
+from normbench.corruptions.registry import corruption
 
 Places = NDArray[np.intp]
 
 
+# What is added to the value of hue, saturation and value, in 0..1.
+@corruption(
+    constants={
+        "cifar": (0.05, 0.1, 0.15, 0.2, 0.3),
+        "tiny_imagenet": (0.1, 0.2, 0.3, 0.4, 0.5),
+        "imagenet": (0.1, 0.2, 0.3, 0.4, 0.5),
+    },
+    needs_colour=True,
+)
 def brightness(images: Bytes, amount: float) -> Bytes:
+    """A higher value of each pixel at the same hue and saturation; RGB (N, H, H, 3)."""
     return _by_hsv(images, UNIT, np.clip(UNIT + amount, 0, 1), lambda saturation: saturation)
 
 
+# What the saturation is multiplied by, and what is then added to it.
+@corruption(
+    constants={
+        "cifar": ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+        "tiny_imagenet": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
+        "imagenet": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
+    },
+    needs_colour=True,
+)
 def saturate(images: Bytes, constants: tuple[float, float]) -> Bytes:
+    """Another saturation of each pixel at the same hue and value; RGB (N, H, H, 3)."""
     factor, summand = constants
     return _by_hsv(images, UNIT, UNIT, lambda saturation: np.clip(saturation * factor + summand, 0, 1))
 
 
 def _by_hsv(images: Bytes, values: Floats, new_values: Floats, change: Callable[[Floats], Floats]) -> Bytes:
-    """RGB images by way of hue, saturation and value: `values` of the grey levels become `new_values`.
+    """RGB images, changed in hue, saturation and value.
 
-    `change` is that of the saturation. Of two largest channels the later decides the hue. The largest and the smallest
-    channel depend on nothing else than the two: they are tabulated, and only the middle one is computed for each pixel.
+    values, new_values: (256,), the value in 0..1 of each grey level, before and after. change: from the old saturations
+    to the new ones. Where two channels are the largest, the later one decides the hue. The new largest and smallest
+    channels depend only on the old ones, so they are read from tables, and only the middle one is computed.
     """
     red, green, blue = (np.ascontiguousarray(images[..., i]) for i in range(3))
     largest = np.maximum(np.maximum(red, green), blue)
@@ -53,7 +80,7 @@ def _by_hsv(images: Bytes, values: Floats, new_values: Floats, change: Callable[
     pair |= smallest
     delta = delta_table.take(pair)  # 1 for a grey
     saturation = saturation_table.take(pair)
-    # The hue in sixths: an even number and the difference of the two channels after the largest one.
+    # The hue in sixths of the circle: 0, 2 or 4 by the largest channel, plus the scaled difference of the other two.
     blue_first, green_first = blue == largest, green == largest
     first = np.where(blue_first, red, np.where(green_first, blue, green))
     second = np.where(blue_first, green, np.where(green_first, red, blue))
@@ -90,7 +117,10 @@ _SECTORS = [
 
 
 def _hsv_tables(values: Floats, new_values: Floats, change: Callable[[Floats], Floats]) -> tuple[Floats, Floats, Bytes]:
-    """Of the largest channel * 256 + the smallest: their difference, the new saturation, the new smallest channel."""
+    """Tables (65536,) over 256 * largest channel + smallest: their difference, new saturation, new smallest channel.
+
+    The difference is 1 where there is none, as it is divided by.
+    """
     delta = values[:, None] - values
     grey = delta <= 0
     saturation = change(np.where(grey, 0, delta / np.where(values == 0, 1, values)[:, None]))
@@ -98,17 +128,34 @@ def _hsv_tables(values: Floats, new_values: Floats, change: Callable[[Floats], F
     return np.where(grey, 1, delta).ravel(), saturation.ravel(), low.ravel()
 
 
+# What the distance of each value from the mean of its channel is multiplied by.
+@corruption(
+    constants={
+        "cifar": (0.75, 0.5, 0.4, 0.3, 0.15),
+        "tiny_imagenet": (0.4, 0.3, 0.2, 0.1, 0.05),
+        "imagenet": (0.4, 0.3, 0.2, 0.1, 0.05),
+    },
+)
 def contrast(images: Bytes, factor: float) -> Bytes:
+    """Each value is drawn towards the mean of its image and channel."""
     values = unit(images)
     mean = values.mean(axis=(1, 2), keepdims=True)
     return quantise((values - mean) * factor + mean)
 
 
+# Quality of the JPEG, 1 to 100.
+@corruption(
+    constants={
+        "cifar": (80, 65, 58, 50, 40),
+        "tiny_imagenet": (65, 58, 50, 40, 25),
+        "imagenet": (25, 18, 15, 10, 7),
+    },
+)
 def jpeg_compression(images: Bytes, quality: int) -> Bytes:
-    """libjpeg-turbo's encoder and decoder (4:2:0, standard tables), whose bytes are those of Pillow, the reference.
+    """Encoded as JPEG and decoded (4:2:0, standard tables).
 
-    Through OpenCV, whose calls take a quarter of the time of Pillow's. Grey is coded as grey, which gives what grey RGB
-    would.
+    By OpenCV, whose libjpeg-turbo gives the bytes of Pillow, which the reference uses, in a quarter of the time. A grey
+    image is encoded as grey, with the same result as grey RGB.
     """
     import cv2
 
@@ -123,14 +170,22 @@ def jpeg_compression(images: Bytes, quality: int) -> Bytes:
     return result
 
 
+# Side of the small image, relative to the side of the image.
+@corruption(
+    constants={
+        "cifar": (0.95, 0.9, 0.85, 0.75, 0.65),
+        "tiny_imagenet": (0.9, 0.8, 0.7, 0.6, 0.5),
+        "imagenet": (0.6, 0.5, 0.4, 0.3, 0.25),
+    },
+)
 def pixelate(images: Bytes, side: float) -> Bytes:
-    """Pillow's BOX resize to int(H * side) pixels and back."""
+    """Resized to int(H * side) pixels and back, as by Pillow with the filter BOX."""
     size = images.shape[1]
     return _box(_box(images, int(size * side)), size)
 
 
 def _box(images: Bytes, size: int) -> Bytes:
-    """Pillow's BOX resize to `size`, where a pixel is the mean of a block: columns, then rows, in bytes."""
+    """Resized to `size` as by Pillow's BOX: each new pixel is the mean of a block, rounded over columns, then rows."""
     first, last = _blocks(images.shape[1], size)
     most = (last - first).max()
     factors = ((1 << 22) / (last - first) + 0.5).astype(np.uint32)  # Pillow's weights have 22 bits
@@ -162,12 +217,34 @@ def _blocks(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
     return inside.argmax(axis=0), size - inside[::-1].argmax(axis=0)
 
 
+def _elastic_draws(stream: Stream, images: Bytes, constants: tuple[float, float, float]) -> Draws:
+    count, size = images.shape[:2]
+    reach = constants[2] * size
+    random = stream.bits(2 * size * size + 6)
+    moves = uniform(random[:, -6:], -reach, reach).reshape(count, 3, 2)
+    across, down = uniform(random[:, :-6], -1, 1).reshape(count, 2, size, size).swapaxes(0, 1)
+    return moves.astype(np.float32), across, down
+
+
+# Displacement, standard deviation that it is smoothed with, largest move of a point of the affine map, each relative to
+# the side of the images. One deviation: in the set imagenet these are the constants of the package imagecorruptions
+# 1.1.2, which has no affine map and displaces less. Its amplitudes, 12.5, 16.25, 21.25, 25 and 30, are those of noise
+# in -0.005..0.005 of the side.
+@corruption(
+    constants={
+        "cifar": ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+        "tiny_imagenet": ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
+        "imagenet": ((0.0625, 0.01, 0), (0.08125, 0.01, 0), (0.10625, 0.01, 0), (0.125, 0.01, 0), (0.15, 0.01, 0)),
+    },
+    draws=_elastic_draws,
+)
 def elastic_transform(
     images: Bytes, constants: tuple[float, float, float], moves: Singles, across: Floats, down: Floats
 ) -> Bytes:
-    """An affine map that moves three points, then a smooth random displacement, both bilinear.
+    """An affine map that moves three points, then a smooth random displacement, both with bilinear interpolation.
 
-    `moves`: (N, 3, 2), the moves of the points in pixels, last axis (x, y). `across`, `down`: (N, H, H) in -1..1.
+    moves: float32 (N, 3, 2), how far the points move, in pixels; the last axis is (x, y). across, down: (N, H, H) in
+    -1..1, the displacement of each pixel to the right and downwards before it is smoothed and scaled.
     """
     size = images.shape[1]
     length, sigma = (constant * size for constant in constants[:2])
@@ -189,7 +266,7 @@ def elastic_transform(
 
 
 def _smooth(fields: Floats, sigma: float) -> Floats:
-    """`gaussian` of (N, H, H), three sigma far; for small sides as products of matrices, image by image."""
+    """`gaussian` of (N, H, H) with taps up to three sigma; for small sides as products of matrices."""
     size = fields.shape[1]
     if size > 64:
         return gaussian(fields, sigma, "symmetric", 3)
@@ -199,8 +276,8 @@ def _smooth(fields: Floats, sigma: float) -> Floats:
 
 @functools.lru_cache(maxsize=8)
 def _smoothing(size: int, sigma: float) -> Floats:
-    """What `gaussian` multiplies a column of pixels with."""
-    columns = np.eye(size)[:, :, None].repeat(size, axis=2)  # each constant along its rows
+    """The matrix (size, size) that smooths a column of pixels as `gaussian` does."""
+    columns = np.eye(size)[:, :, None].repeat(size, axis=2)  # Each image is constant along its rows.
     return np.ascontiguousarray(gaussian(columns, sigma, "symmetric", 3)[:, :, 0].T)
 
 

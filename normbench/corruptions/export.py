@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from normbench.corruptions import check
+from normbench.corruptions import check, registry
 from normbench.corruptions.constants import SETS
 from normbench.corruptions.files import check_choice, constants_for, maker, versions, write_arrays
 from normbench.corruptions.operators import Bytes
@@ -33,10 +33,11 @@ def export(
     """Writes `<name>.npy`, uint8 (S * N, H, W, C), lowest severity first, and `labels.npy` into the folder `out`.
 
     `dataset`: a name in build/data, an .npz with test_images and test_labels, or a folder with these as .npy. A file
-    appears when it is whole, and `meta.json` has its sha256; what `out` has of the same settings is kept. Other
-    arguments as of `write_corrupted`. UserError on anything that is not valid.
+    appears when it is whole, and `meta.json` has its sha256. A file that `out` has of the same settings is kept; one of
+    a corruption of the user's own is made again where its code is another one now. Other arguments as of
+    `write_corrupted`. UserError for anything that is not valid.
     """
-    check_choice(names, severities)
+    chosen = check_choice(names, severities, engine)
     if engine not in ENGINES:
         raise UserError(f"unknown engine '{engine}': {hint(engine, ENGINES)}")
     if constants not in ("auto", *SETS):
@@ -52,26 +53,34 @@ def export(
         "images": _fingerprint(images, labels),
         "versions": versions(engine),
     }
-    hashes = _finished(out, settings)
-    missing = [name for name in names if name not in hashes]
+    own = registry.own(chosen)
+    hashes, known = _finished(out, settings)
+    hashes = {name: value for name, value in hashes.items() if name not in chosen or known.get(name) == own.get(name)}
+    own = {name: value for name, value in known.items() if name in hashes} | own
+    missing = [name for name in chosen if name not in hashes]
     title, rows = f"corrupt {Path(dataset).stem}", len(severities) * len(images)
     out.mkdir(parents=True, exist_ok=True)
+
+    def note() -> None:
+        write_json(out / "meta.json", {**settings, "sha256": hashes} | ({"own": own} if own else {}))
+
     if not hashes:
-        write_json(out / "meta.json", {**settings, "sha256": {}})
+        note()
     with atomic(out / "labels.npy") as path, path.open("wb") as file:
         kind = np.uint8 if labels.max(initial=0) <= 255 and labels.min(initial=0) >= 0 else np.int64
         np.save(file, np.tile(labels.astype(kind), len(severities)))
     for left in out.glob(".*.npy.partial"):  # of a run that was killed
         left.unlink()
-    partial = {name: out / f".{name}.npy.partial" for name in missing}
+    partial = {chosen[name]: out / f".{name}.npy.partial" for name in missing}
+    whole = {chosen[name]: name for name in missing}
     try:
         with Progress(title, total=max(1, len(missing) * rows)) as progress:
             make = maker(images, seed, engine, settings["constants"])
-            for name in write_arrays(partial, severities, len(images), images.shape[1:], make, progress, workers):
-                hashes[name] = sha256(partial[name])
-                partial[name].replace(out / f"{name}.npy")
-                write_json(out / "meta.json", {**settings, "sha256": hashes})
-            kept = f", {len(names) - len(missing)} were there" if len(missing) < len(names) else ""
+            for reference in write_arrays(partial, severities, len(images), images.shape[1:], make, progress, workers):
+                hashes[whole[reference]] = sha256(partial[reference])
+                partial[reference].replace(out / f"{whole[reference]}.npy")
+                note()
+            kept = f", {len(chosen) - len(missing)} were there" if len(missing) < len(chosen) else ""
             progress.close(f"{len(missing)} corruptions{kept}, {len(severities)} severities, {len(images)} images")
     finally:
         for path in partial.values():
@@ -122,21 +131,24 @@ def _fingerprint(images: Bytes, labels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _finished(out: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """The sha256 of the files that `out` has of these settings. UserError where it has something else."""
+def _finished(out: Path, settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """The sha256 of each file that `out` has of these settings, and what it notes of the user's own corruptions.
+
+    UserError where it has something else.
+    """
     path = out / "meta.json"
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: not a folder")
     if not path.is_file():
         if out.is_dir() and any(out.iterdir()):
             raise UserError(f"{out}: not empty, and without meta.json: choose another folder")
-        return {}
+        return {}, {}
     try:
         meta = read_json(path)
-        hashes: dict[str, str] = dict(meta["sha256"])
+        hashes, own = dict(meta["sha256"]), dict(meta.get("own", {}))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not of `normbench corrupt`: choose another folder") from None
     for key, value in settings.items():
         if meta.get(key) != value:
             raise UserError(f"{out}: made with other {key}: {meta.get(key)}, now {value}: choose another folder")
-    return {name: value for name, value in hashes.items() if (out / f"{name}.npy").is_file()}
+    return {name: value for name, value in hashes.items() if (out / f"{name}.npy").is_file()}, own

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
-from normbench.corruptions import check_names, corrupt
+from normbench.corruptions import corrupt, registry
 from normbench.corruptions.constants import SEVERITIES, set_for
-from normbench.corruptions.imagecorruptions_engine import check_side, corrupt_with_imagecorruptions
+from normbench.corruptions.imagecorruptions_engine import check_name, check_side, corrupt_with_imagecorruptions
 from normbench.corruptions.operators import Bytes
 from normbench.system.errors import UserError
 from normbench.system.files import atomic_folder, read_json, sha256, write_json
@@ -29,7 +29,8 @@ from normbench.system.progress import Progress
 IMAGES = 250  # images in memory at a time
 PARALLEL = 1 << 28  # values from which on several processes are worth their start: a second or so of work
 
-Maker = Callable[[str, int, np.ndarray], Bytes]  # name, severity, numbers of the images: their corrupted copies
+# From the name or reference of a corruption, a severity and the numbers of some images to their corrupted copies.
+Maker = Callable[[str, int, np.ndarray], Bytes]
 
 
 def write_corrupted(
@@ -44,20 +45,31 @@ def write_corrupted(
 ) -> None:
     """Corrupts the test images of the prepared dataset `source` into the folder `target`, all of it or nothing.
 
-    `engine`: normbench, or imagecorruptions, whose constants are always those of imagenet. `constants`: as for
-    `corrupt`, `auto` for its default. For each name `<name>.npy`, uint8 (S * N, H, W, C), one block of N images in test
-    order for each of the S ascending severities; `labels.npy`, the labels as often (uint8; int64 above 255 classes);
-    `meta.json`: names, severities, engine, constants, seed, published (null), source_fingerprint, the sha256 of each
-    file and the versions that its bytes depend on. UserError where an argument is not valid.
+    names: of corruptions, or references to the user's own. engine: normbench, or imagecorruptions, whose constants are
+    always those of imagenet. constants: as for `corrupt`, `auto` for its default. workers: how many processes share the
+    work; by default one for each core where it takes more than a few seconds. The bytes are the same for any number.
 
-    `workers` processes (default: one for each core) share the work where it is more than a few seconds; the bytes are
-    the same for any number of them.
+    `target` then holds, for each corruption, `<name>.npy`, uint8 (S * N, H, W, C), one block of N images in test order
+    for each of the S ascending severities; `labels.npy`, the labels repeated S times (uint8; int64 above 255 classes);
+    and `meta.json` with names, severities, engine, constants, seed, published (null), source_fingerprint, the sha256 of
+    each file, the versions that its bytes depend on, and under `own` the reference and the code of the user's own
+    corruptions, where there are any.
+
+    UserError where an argument is not valid.
     """
-    check_choice(names, severities)
+    chosen = check_choice(names, severities, engine)
     images = np.load(source / "test_images.npy", mmap_mode="r")
     used = constants_for(engine, constants, images.shape[1])
-    origin = {"engine": engine, "constants": used, "seed": seed, "published": None, "versions": versions(engine)}
-    _write(source, target, names, severities, maker(images, seed, engine, used), origin, workers)
+    origin: dict[str, Any] = {
+        "engine": engine,
+        "constants": used,
+        "seed": seed,
+        "published": None,
+        "versions": versions(engine),
+    }
+    own = registry.own(chosen)
+    origin |= {"own": own} if own else {}
+    _write(source, target, chosen, severities, maker(images, seed, engine, used), origin, workers)
 
 
 def constants_for(engine: str, constants: str, side: int) -> str:
@@ -85,7 +97,7 @@ def copy_published(source: Path, target: Path, names: list[str], severities: lis
     `published` has `<name>.npy`, uint8 (5 N, H, W, C), severity 1 first, and `labels.npy`, (5 N,). Writes what
     `write_corrupted` writes, with null for what is not known. UserError where a file does not fit the dataset.
     """
-    check_choice(names, severities)
+    chosen = check_choice(names, severities)
     shape = np.load(source / "test_images.npy", mmap_mode="r").shape
     labels = np.load(source / "test_labels.npy")
     count = len(labels)
@@ -96,8 +108,9 @@ def copy_published(source: Path, target: Path, names: list[str], severities: lis
     differing = np.count_nonzero(stored != np.tile(labels, 5))
     if differing:
         raise UserError(f"{path}: {differing} of {5 * count} labels are not those of the test images of {source.name}")
-    arrays = {name: _mapped(published / f"{name}.npy") for name in names}
-    for name, array in arrays.items():
+    arrays = {reference: _mapped(published / f"{name}.npy") for name, reference in chosen.items()}
+    for name, reference in chosen.items():
+        array = arrays[reference]
         if array.dtype != np.uint8 or array.shape != (5 * count, *shape[1:]):
             raise UserError(
                 f"{published / name}.npy: {array.dtype} of shape {array.shape}, "
@@ -114,14 +127,20 @@ def copy_published(source: Path, target: Path, names: list[str], severities: lis
         "published": str(published),
         "versions": {},
     }
-    _write(source, target, names, severities, make, origin)
+    _write(source, target, chosen, severities, make, origin)
 
 
-def check_choice(names: list[str], severities: list[int]) -> None:
-    """UserError where a name is no corruption, or the severities are not some of 1 to 5, ascending."""
-    check_names(names)
+def check_choice(names: list[str], severities: list[int], engine: str = "normbench") -> dict[str, str]:
+    """From the name of each corruption to its reference, as `registry.named` has it.
+
+    UserError where a name is no corruption or none of the engine, or the severities are not some of 1 to 5, ascending.
+    """
+    chosen = registry.named(names)
+    for name in chosen if engine == "imagecorruptions" else ():
+        check_name(name)
     if not severities or list(severities) != [level for level in SEVERITIES if level in severities]:
         raise UserError(f"severities {severities}: valid: some of 1, 2, 3, 4, 5, ascending")
+    return chosen
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -137,7 +156,7 @@ def _mapped(path: Path) -> np.ndarray:
 def _write(
     source: Path,
     target: Path,
-    names: list[str],
+    chosen: dict[str, str],
     severities: list[int],
     make: Maker,
     origin: dict[str, Any],
@@ -149,21 +168,21 @@ def _write(
     count = len(labels)
     rows = len(severities) * count
     hashes: dict[str, str] = {}
-    with atomic_folder(target) as folder, Progress(f"corrupt {source.name}", total=len(names) * rows) as progress:
-        paths = {name: folder / f"{name}.npy" for name in names}
-        for name in write_arrays(paths, severities, count, shape[1:], make, progress, workers):
-            hashes[name] = sha256(paths[name])
+    with atomic_folder(target) as folder, Progress(f"corrupt {source.name}", total=len(chosen) * rows) as progress:
+        paths = {reference: folder / f"{name}.npy" for name, reference in chosen.items()}
+        for reference in write_arrays(paths, severities, count, shape[1:], make, progress, workers):
+            hashes[paths[reference].stem] = sha256(paths[reference])
         label_type = np.int64 if dataset["classes"] > 255 else np.uint8
         np.save(folder / "labels.npy", np.tile(labels.astype(label_type), len(severities)))
         meta = {
-            "names": list(names),
+            "names": list(chosen),
             "severities": list(severities),
             "source_fingerprint": dataset["fingerprint"],
             "sha256": hashes,
             **origin,
         }
         write_json(folder / "meta.json", meta)
-        progress.close(f"{len(names)} corruptions, {len(severities)} severities, {count} images")
+        progress.close(f"{len(chosen)} corruptions, {len(severities)} severities, {count} images")
 
 
 def write_arrays(
@@ -175,10 +194,11 @@ def write_arrays(
     progress: Progress,
     workers: int | None = None,
 ) -> Iterator[str]:
-    """Writes the array of each name, (S * count, *shape); gives the names, each as soon as its file is whole.
+    """Writes the array of each corruption, uint8 (S * count, *shape) for S severities; yields each when it is whole.
 
-    `workers`: processes (default: one for each core), where the work is large. They are forked, and each writes its own
-    part of the file: nothing is copied between them.
+    paths: from the name or reference of a corruption, which `make` is given, to its file. workers: how many processes
+    share the work; by default one for each core where the work is large. They are forked, and each writes its own parts
+    of the files, so that nothing is copied between them.
     """
     total = len(paths) * len(severities) * count
     blocks = [

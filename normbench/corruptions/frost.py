@@ -1,7 +1,10 @@
 """Frost: a crop of one of five photographs of frost, added to the image.
 
-The photographs are those of hendrycks/robustness @ 8190fe32, which the package imagecorruptions 1.1.2 carries; a sixth
-is never used, as in the reference. The package is not imported, as its import fails without pkg_resources.
+Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
+@ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
+
+The photographs are read from the installed package imagecorruptions 1.1.2, which carries those of hendrycks/robustness.
+Its sixth is never used, as in the reference. The package is not imported, as that fails without pkg_resources.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from normbench.corruptions.draws import Draws, Stream, below
 from normbench.corruptions.operators import Bytes
+from normbench.corruptions.registry import corruption
 from normbench.system.errors import UserError
 
 PACKAGE = "imagecorruptions"
@@ -27,11 +32,33 @@ TEXTURES = {  # file: sha256
     "frost4.jpg": "3f8b91ca1a9fa7167b09e773da53f5ae60d0a1fd88f02a783f6e328a72887f6e",
     "frost5.jpg": "5fc6a19df4a429ba68abdcc8f8a4278d4c9f81c9ccafd2c92ab0c8cf8992ebd2",
 }
-ROOM = 1.1  # of an enlarged texture: its shorter side, in sides of the images
+ROOM = 1.1  # The shorter side of a texture that had to be enlarged, relative to the side of the images.
 
 
+def _frost_crops(stream: Stream, images: Bytes, constants: tuple[float, float, float]) -> Draws:
+    size = images.shape[1]
+    known = textures(constants[2], size)
+    random = stream.bits(3)
+    number = below(random[:, :1], len(known))
+    room = np.array([texture.shape[:2] for texture in known]) - size
+    return (np.concatenate([number, below(random[:, 1:], room[number[:, 0]])], axis=1),)
+
+
+# Factor of the image, factor of the texture, scale of the texture.
+@corruption(
+    constants={
+        "cifar": ((1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)),
+        "tiny_imagenet": ((1, 0.3, 0.3), (0.9, 0.4, 0.3), (0.8, 0.45, 0.3), (0.75, 0.5, 0.3), (0.7, 0.55, 0.3)),
+        "imagenet": ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
+    },
+    draws=_frost_crops,
+    needs_colour=True,
+)
 def frost(images: Bytes, constants: tuple[float, float, float], crops: NDArray[np.int64]) -> Bytes:
-    """RGB (N, H, H, 3). `crops`: (N, 3), which texture, and the first row and column of its crop."""
+    """A weighted sum of the image and a crop of a texture; RGB (N, H, H, 3).
+
+    crops: (N, 3), the number of the texture (see `textures`), and the first row and column of the crop.
+    """
     share, strength, scale = constants
     size = images.shape[1]
     known = textures(scale, size)
@@ -41,9 +68,9 @@ def frost(images: Bytes, constants: tuple[float, float, float], crops: NDArray[n
 
 @functools.cache
 def textures(scale: float, size: int) -> tuple[Bytes, ...]:
-    """The five textures (rows, columns, 3), made `scale` times as large, for images of side `size`.
+    """The five textures, uint8 (rows, columns, 3), scaled by `scale`, for images of `size` x `size` pixels.
 
-    The reference fails where a texture is then not larger than the images: such a texture is made so large that its
+    The reference fails where a scaled texture is not larger than the images. Here such a texture is scaled until its
     shorter side is 1.1 times theirs, as in imagecorruptions. UserError where a file is missing or altered.
     """
     result = []
@@ -79,7 +106,7 @@ def _read(path: Path, wanted: str) -> Bytes:
 
 
 def _resized(texture: Bytes, scale: float) -> Bytes:
-    """Bilinear, without smoothing first, in the integers of OpenCV 5.0: weights in 1/2048, sums cut twice."""
+    """Bilinear scaling without smoothing, in OpenCV 5.0's integer arithmetic: weights in 1/2048, two truncations."""
     if scale == 1:
         return texture
     top, below = _taps(texture.shape[0], scale)
@@ -94,7 +121,7 @@ Taps = tuple[NDArray[np.intp], NDArray[np.int64]]
 
 
 def _taps(size: int, scale: float) -> tuple[Taps, Taps]:
-    """The two pixels of `size` that each pixel of round(size * scale) lies between, with their weights in 1/2048."""
+    """For each of the round(size * scale) new pixels the two old ones that it lies between; weights in 1/2048."""
     position = ((np.arange(round(size * scale)) + 0.5) * (1 / scale) - 0.5).astype(np.float32).clip(0, size - 1)
     low = np.floor(position)
     rest = position - low

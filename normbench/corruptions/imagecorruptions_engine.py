@@ -26,10 +26,11 @@ import numpy as np
 from PIL import Image
 
 from normbench.corruptions import check
+from normbench.corruptions.constants import BENCHMARK
 from normbench.corruptions.draws import bits, generator
 from normbench.corruptions.frost import PACKAGE, package_folder
 from normbench.corruptions.operators import Bytes, colour, luma
-from normbench.system.errors import UserError
+from normbench.system.errors import UserError, hint
 
 VERSION = "1.1.2"
 SMALLEST_SIDE = 32
@@ -40,10 +41,11 @@ def corrupt_with_imagecorruptions(
 ) -> Bytes:
     """Corrupted copies of `images`, uint8 (N, H, H, C), C = 1 or 3, H >= 32; same shape and type.
 
-    Arguments as of `corrupt`, whose draws these are where both draw alike. Grey images are corrupted as RGB, and their
-    luma is kept. Not for several threads at a time. UserError on anything else.
+    name: one of the 19 of the benchmark; the other arguments are as of `corrupt`. A grey image is corrupted as an RGB
+    image, and the luma of the result is kept. Not for several threads at a time. UserError for anything else.
     """
     numbers = check(images, name, severity, index)
+    check_name(name)
     check_side(images.shape[1])
     package = _package()
     result = np.empty_like(images)
@@ -58,6 +60,12 @@ def corrupt_with_imagecorruptions(
         changed = np.where(np.isnan(values), source, values).astype(np.uint8)
         target[:] = luma(changed[None])[0] if grey else changed
     return result
+
+
+def check_name(name: str) -> None:
+    """UserError for a corruption that the package does not have: it has those of the benchmark only."""
+    if name not in BENCHMARK:
+        raise UserError(f"{PACKAGE} has no corruption '{name}': {hint(name, BENCHMARK, limit=len(BENCHMARK))}")
 
 
 def check_side(side: int) -> None:

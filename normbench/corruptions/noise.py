@@ -1,9 +1,13 @@
-"""Noise: gaussian, shot (Poisson), impulse (salt and pepper), speckle. Every channel of a pixel has draws of its own.
+"""Noise: gaussian, shot (Poisson), impulse (salt and pepper), speckle. Each channel of a pixel has noise of its own.
 
-Each function takes images uint8 (N, H, W, C), the constants of one severity (see constants.py) and a random 32-bit
-integer r for each value (see draws.py). With u = (r + 1/2) / 2**32, uniform in 0..1, each value becomes what the
-reference's formula makes of the quantile u of its distribution. As the formulas are monotone in it, the levels at which
-the resulting byte changes are known for each of the 256 values: they are tabulated, and nothing is computed in between.
+Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
+@ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
+
+Each function takes images uint8 (N, H, W, C), the constant of one severity and a random 32-bit integer r for each value
+(`draws.one_each`), and returns new images of the same shape and type. Above each function stand its constants, severity
+1 first, and their meaning. With x a value in 0..1 and u = (r + 1/2) / 2**32, uniform in 0..1, x becomes what the
+reference's formula makes of the quantile u of the noise. The formulas are monotone in u, so for each of the 256 values
+there is a table of the r at which the resulting byte changes, and no formula is evaluated for a pixel.
 """
 
 from __future__ import annotations
@@ -14,44 +18,82 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.corruptions.draws import Bits, one_each
 from normbench.corruptions.operators import Bytes, Floats, quantise
+from normbench.corruptions.registry import corruption
 
-Bits = NDArray[np.uint32]
 LEVELS = np.arange(256)
 
 
+# Standard deviation, of values in 0..1.
+@corruption(
+    constants={
+        "cifar": (0.04, 0.06, 0.08, 0.09, 0.1),
+        "tiny_imagenet": (0.04, 0.08, 0.12, 0.15, 0.18),
+        "imagenet": (0.08, 0.12, 0.18, 0.26, 0.38),
+    },
+    draws=one_each,
+)
 def gaussian_noise(images: Bytes, deviation: float, bits: Bits) -> Bytes:
-    """x + deviation * n, n standard normal: in grey levels, the whole part of 255 deviation n is added."""
+    """x + deviation * n with n standard normal; of 255 * deviation * n the whole part is added to the grey level."""
     lowest, steps = _normal_steps(float(deviation))
     return np.clip(steps(bits) + (images + np.int16(lowest)), 0, 255).astype(np.uint8)
 
 
+# Number of photons of a value of 1.
+@corruption(
+    constants={
+        "cifar": (500, 250, 100, 75, 50),
+        "tiny_imagenet": (250, 100, 50, 30, 15),
+        "imagenet": (60, 25, 12, 5, 3),
+    },
+    draws=one_each,
+)
 def shot_noise(images: Bytes, photons: float, bits: Bits) -> Bytes:
-    """k / photons, k of the Poisson distribution of mean x * photons."""
+    """k / photons, where k has the Poisson distribution of mean x * photons."""
     return _poisson_steps(float(photons))(bits, images).astype(np.uint8)
 
 
+# Probability that a value is replaced.
+@corruption(
+    constants={
+        "cifar": (0.01, 0.02, 0.03, 0.05, 0.07),
+        "tiny_imagenet": (0.01, 0.02, 0.05, 0.08, 0.14),
+        "imagenet": (0.03, 0.06, 0.09, 0.17, 0.27),
+    },
+    draws=one_each,
+)
 def impulse_noise(images: Bytes, probability: float, bits: Bits) -> Bytes:
-    """u <= probability makes a value white (the lower half) or black."""
+    """A value becomes 255 where u <= probability / 2, and 0 where u is above that and <= probability."""
     result = images.copy()
     hits = np.flatnonzero(bits < round(probability * 2**32))
     result.reshape(-1)[hits] = np.where(bits.reshape(-1)[hits] < round(probability * 2**31), np.uint8(255), np.uint8(0))
     return result
 
 
+# Standard deviation, relative to the value.
+@corruption(
+    constants={
+        "cifar": (0.06, 0.1, 0.12, 0.16, 0.2),
+        "tiny_imagenet": (0.15, 0.2, 0.25, 0.3, 0.35),
+        "imagenet": (0.15, 0.2, 0.35, 0.45, 0.6),
+    },
+    draws=one_each,
+)
 def speckle_noise(images: Bytes, deviation: float, bits: Bits) -> Bytes:
-    """x + x * deviation * n, n standard normal."""
+    """x + x * deviation * n with n standard normal."""
     return _speckle_steps(float(deviation))(bits, images).astype(np.uint8)
 
 
 class Steps:
-    """Step functions of a 32-bit integer r: rows of ascending thresholds; the value is how many are <= r.
+    """Step functions of a 32-bit integer r: each row has ascending thresholds; the value is how many of them are <= r.
 
-    `known` has the value for the first bits of r, or -1 where a threshold falls among the integers with these.
+    Most values are read from the table `known`, by the leading bits of r. It holds -1 where a threshold lies between
+    two integers with the same leading bits; for these the thresholds are searched.
     """
 
     def __init__(self, cumulative: Floats, bits: int):
-        """`cumulative`: (rows, thresholds), ascending, in 0..1: u is compared with them."""
+        """cumulative: the thresholds of u, (rows, thresholds), ascending in each row, in 0..1. bits: how many lead."""
         rows, self.count = cumulative.shape
         thresholds = np.ceil(cumulative * 2**32 - 0.5).clip(0, 2**32).astype(np.int64)
         self.bits, self.rest = bits, 32 - bits
@@ -68,7 +110,7 @@ class Steps:
         self.sorted = ((row << 32) + thresholds).ravel()
 
     def __call__(self, bits: Bits, row: Bytes | None = None) -> NDArray[np.int16]:
-        """The values for r = `bits`, in the rows given, or in the only one."""
+        """The value for each integer in `bits`, by the step function whose number is in `row`, or by the only one."""
         cell = bits >> np.uint32(self.rest)
         if row is not None:
             cell |= row.astype(np.uint32) << np.uint32(self.bits)

@@ -1,10 +1,10 @@
 """What several corruptions share: quantisation, smoothing, zoom, motion blur, colour and grey.
 
 Arrays are (images, height, width, channels), height = width. Values are in 0..1 and float64 where nothing else is said.
-Quantisation truncates, so the order of the floating-point operations decides bytes: it is that of the reference
-(see constants.py and the libraries that it calls) and must not be rearranged. Where it is, for speed, the values whose
-byte could be another one, as they are nearer to a whole level than all rounding errors, are computed as the reference
-does (`near_a_level`).
+Quantisation truncates, so the order of the floating-point operations decides bytes. It is that of the reference and of
+the libraries that the reference calls, and must not be changed. Where it is changed for speed, the values that lie so
+close to a whole level that rounding errors could change their byte are found (`near_a_level`) and computed again, in
+the order of the reference.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def quantise(values: NDArray[Real]) -> Bytes:
 
 
 def near_a_level(levels: NDArray[Real], roundings: float) -> NDArray[np.intp]:
-    """Flat indices of what `roundings` errors of single precision, of numbers up to 256, could carry over a level."""
+    """Flat indices of the `levels`, in 0..255, that are so close to a whole number that errors could carry them across.
+
+    roundings: how many rounding errors of single precision may add up, each of a number up to 256.
+    """
     distance = levels - np.rint(levels)
     return np.flatnonzero(np.abs(distance, out=distance) < roundings * 256 * 2**-24)
 

@@ -1,4 +1,7 @@
-"""Spatter: drops of water (severities 1 to 3 of CIFAR-10-C) or mud (4, 5) on the lens.
+"""Spatter: drops of water (severities 1 to 3) or mud (4 and 5) on the lens.
+
+Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
+@ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
 
 What the reference calls of OpenCV (Canny, the chamfer distance, histogram equalisation, small filters) is written here
 for many layers at a time. Checked against OpenCV 5.0.0, byte for byte: the images, and the layers too where OpenCV uses
@@ -7,26 +10,66 @@ its own distance transform (Intel's, which its builds for x86 prefer, rounds oth
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.corruptions.draws import Draws, Stream
 from normbench.corruptions.operators import Bytes, Floats, Singles, gaussian, quantise, single_unit
+from normbench.corruptions.registry import corruption
 
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
 WATER = (175, 238, 238)  # RGB
 MUD = (63, 42, 20)
-RELIEF = np.array([(-2, -1, 0), (-1, 1, 1), (0, 1, 2)], np.int32)  # light from one corner
-FARTHEST = 20  # pixels, to an edge of a drop
+RELIEF = np.array([(-2, -1, 0), (-1, 1, 1), (0, 1, 2)], np.int32)  # A filter that lights drops from one corner.
+FARTHEST = 20  # Distances to the edge of a drop above so many pixels count as so many.
 
-# OpenCV's 5 x 5 distance mask: rows up, columns aside, length in 1/65536 pixel (1, 1.4 and 2.1969 pixels).
+# OpenCV's 5 x 5 distance mask. Each step: rows up, columns aside, length in 1/65536 pixel (1, 1.4 and 2.1969 pixels).
 ONE = 1 << 16
 STEPS = ((1, 0, ONE), (1, 1, 91750), (1, 2, 143976), (2, 1, 143976))
 
 
+def _spatter_normals(stream: Stream, images: Bytes, constants: Any) -> Draws:
+    return (stream.normals(*images.shape[1:3]),)
+
+
+# Mean and deviation of the noise that is the liquid, standard deviation in pixels that it is smoothed with, threshold
+# below which there is none, opacity of water or standard deviation in pixels of the edge of mud, and 1 for mud.
+@corruption(
+    constants={
+        "cifar": (
+            (0.62, 0.1, 0.7, 0.7, 0.5, 0),
+            (0.65, 0.1, 0.8, 0.7, 0.5, 0),
+            (0.65, 0.3, 1, 0.69, 0.5, 0),
+            (0.65, 0.1, 0.7, 0.69, 0.6, 1),
+            (0.65, 0.1, 0.5, 0.68, 0.6, 1),
+        ),
+        "tiny_imagenet": (
+            (0.62, 0.1, 0.7, 0.7, 0.6, 0),
+            (0.65, 0.1, 0.8, 0.7, 0.6, 0),
+            (0.65, 0.3, 1, 0.69, 0.6, 0),
+            (0.65, 0.1, 0.7, 0.68, 0.6, 1),
+            (0.65, 0.1, 0.5, 0.67, 0.6, 1),
+        ),
+        "imagenet": (
+            (0.65, 0.3, 4, 0.69, 0.6, 0),
+            (0.65, 0.3, 3, 0.68, 0.6, 0),
+            (0.65, 0.3, 2, 0.68, 0.5, 0),
+            (0.65, 0.3, 1, 0.65, 1.5, 1),
+            (0.67, 0.4, 1, 0.65, 1.5, 1),
+        ),
+    },
+    draws=_spatter_normals,
+    needs_colour=True,
+)
 def spatter(images: Bytes, constants: tuple[float, float, float, float, float, int], normals: Floats) -> Bytes:
-    """RGB (N, H, H, 3). `normals`: standard normal (N, H, H): the liquid does not depend on the image."""
+    """Smoothed noise above a threshold is a liquid, lit from a side where it is water; RGB (N, H, H, 3).
+
+    normals: standard normal (N, H, H). The liquid does not depend on the image.
+    """
     mean, deviation, sigma, threshold, strength, mud = constants
     liquid = gaussian(mean + deviation * normals, sigma)
     liquid[liquid < threshold] = 0
@@ -35,7 +78,7 @@ def spatter(images: Bytes, constants: tuple[float, float, float, float, float, i
         share = gaussian((liquid > threshold).astype(np.float32), strength)[..., None]
         share[share < 0.8] = 0
         return quantise(values * (1 - share) + share * _colour(MUD))
-    # Levels above 255 wrap round, as in the reference; the detour makes that so on every machine.
+    # Levels above 255 wrap round, as in the reference. The cast by way of integers makes that so on every machine.
     drops = (liquid * 255).astype(np.int64).astype(np.uint8)
     light = drops.astype(np.float32) * _relief(drops)
     brightest = light.max(axis=(1, 2), keepdims=True)
@@ -48,7 +91,7 @@ def _colour(levels: tuple[int, int, int]) -> Singles:
 
 
 def _relief(drops: Bytes) -> Bytes:
-    """How much light each pixel of the drops (N, H, H) throws back: their distance from an edge, seen from a side."""
+    """How bright the drops (N, H, H) are lit from a side, uint8: they are higher farther from their edges."""
     distance = np.minimum(_distance(_edges(drops)), FARTHEST * ONE)
     around = _around(distance).astype(np.float64) / ONE * (1 / 9)
     depth = _equalise(around.astype(np.float32).astype(np.uint8))

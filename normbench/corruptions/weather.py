@@ -1,14 +1,22 @@
 """Weather: fog and snow.
 
-Each function takes images uint8 (N, H, H, C), the constants of one severity (see constants.py) and its draws
-(see draws.py), and gives images of the same shape.
+Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
+@ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
+
+Each function takes images uint8 (N, H, H, C), the constants of one severity and its random arrays, if any, and returns
+new images of the same shape and type. Above each function stand its constants, severity 1 first, and their meaning.
+Constants in pixels hold for every image size.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from normbench.corruptions.draws import Draws, Stream, uniform
 from normbench.corruptions.operators import Bytes, Floats, motion, quantise, single_unit, unit, zoom
+from normbench.corruptions.registry import corruption
 
 
 def fog_side(size: int) -> int:
@@ -16,8 +24,24 @@ def fog_side(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
+def _fog_uniforms(stream: Stream, images: Bytes, constants: Any) -> Draws:
+    return (uniform(stream.bits(fog_side(images.shape[1]) ** 2 - 1), -1, 1),)
+
+
+# Amount of fog, and what the roughness of its height map is divided by from one scale to the next finer one.
+@corruption(
+    constants={
+        "cifar": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+        "tiny_imagenet": ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
+        "imagenet": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
+    },
+    draws=_fog_uniforms,
+)
 def fog(images: Bytes, constants: tuple[float, float], uniforms: Floats) -> Bytes:
-    """`uniforms`: (N, side * side - 1) in -1..1, side = `fog_side(H)`, in the order in which points are set."""
+    """A fractal height map is added, and the image is darkened so that its brightest value stays the brightest.
+
+    uniforms: (N, side * side - 1) in -1..1 with side = `fog_side(H)`, in the order in which the points are computed.
+    """
     amount, decay = constants
     size = images.shape[1]
     heights = _plasma(uniforms, fog_side(size), decay)[:, :size, :size, None]
@@ -30,12 +54,15 @@ def fog(images: Bytes, constants: tuple[float, float], uniforms: Floats) -> Byte
 
 
 def _plasma(uniforms: Floats, side: int, decay: float) -> Floats:
-    """Diamond-square height maps (N, side, side) on a torus, each scaled to 0..1."""
+    """Height maps (N, side, side) by the diamond-square algorithm, periodic in both directions, each scaled to 0..1."""
     heights = np.zeros((len(uniforms), side, side))
     step, roughness, used = side, 100.0, 0
 
     def jittered(total: Floats) -> Floats:
-        """The mean of four neighbours plus the next draws, whose amplitude is the roughness squared (sic)."""
+        """A quarter of `total`, a sum of four neighbours, plus random numbers.
+
+        Their amplitude is the square of the roughness, as in the reference.
+        """
         nonlocal used
         count = total[0].size
         draws = uniforms[:, used : used + count].reshape(total.shape)
@@ -57,10 +84,46 @@ def _plasma(uniforms: Floats, side: int, decay: float) -> Floats:
     return heights / heights.max(axis=(1, 2), keepdims=True)
 
 
+def _snow_draws(stream: Stream, images: Bytes, constants: Any) -> Draws:
+    return stream.normals(*images.shape[1:3]), uniform(stream.bits(1)[:, 0], -135, -45)
+
+
+# Mean and deviation of the noise that flakes are made of, factor of its zoom, threshold below which there is no flake,
+# radius and standard deviation of the motion blur in pixels, share of the image that is not whitened.
+@corruption(
+    constants={
+        "cifar": (
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        ),
+        "tiny_imagenet": (
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
+            (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
+            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
+            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
+        ),
+        "imagenet": (
+            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ),
+    },
+    draws=_snow_draws,
+    needs_colour=True,
+)
 def snow(
     images: Bytes, constants: tuple[float, float, float, float, float, float, float], normals: Floats, angles: Floats
 ) -> Bytes:
-    """RGB (N, H, H, 3). `normals`: standard normal (N, H, H), one a pixel; `angles`: (N,), degrees: how flakes fall."""
+    """Noise above a threshold, blurred along the fall of the flakes, over a whitened image; RGB (N, H, H, 3).
+
+    normals: standard normal (N, H, H), one for each pixel. angles: (N,), the direction of the fall, in degrees.
+    """
     mean, deviation, factor, threshold, radius, sigma, share = constants
     flakes = zoom((mean + deviation * normals).transpose(1, 2, 0), factor)
     flakes[flakes < threshold] = 0

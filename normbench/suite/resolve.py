@@ -9,8 +9,9 @@ import itertools
 from pathlib import Path
 from typing import Any, Literal
 
-from normbench.corruptions import NAMES as CORRUPTIONS
-from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_side
+from normbench.corruptions import registry as corruptions
+from normbench.corruptions.constants import BENCHMARK
+from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_side
 from normbench.data.sources import registry as sources
 from normbench.data.sources.base import COMMON_KEYS, Source
 from normbench.evaluation.registry import SCORES
@@ -211,12 +212,16 @@ class Resolver:
 
     def corruptions(self) -> None:
         chosen = self.params.corruptions
-        if chosen.names != "all":
-            for index, name in enumerate(chosen.names):
-                if name not in CORRUPTIONS:
-                    self.problem(("corruptions", "names", index), f"unknown corruption; {hint(name, CORRUPTIONS)}")
-        self.corruption_names = list(CORRUPTIONS) if chosen.names == "all" else chosen.names
         made_here = chosen.engine == "normbench"
+        everything = corruptions.names() if made_here and chosen.source is None else BENCHMARK
+        self.corruption_names: dict[str, str] = {}  # from the name of each to its reference
+        for index, reference in enumerate(everything if chosen.names == "all" else chosen.names):
+            try:
+                self.corruption_names = corruptions.named([*self.corruption_names.values(), reference])
+                if not made_here:
+                    check_name(reference)
+            except UserError as error:
+                self.problem(("corruptions", "names", index), str(error))
         if chosen.source is not None and (not made_here or chosen.constants != "auto"):
             self.problem(("corruptions", "source"), "with published images, leave out engine and constants")
         elif not made_here and chosen.constants not in ("auto", "imagenet"):
@@ -233,6 +238,10 @@ class Resolver:
             for key, message in settings.problems() if settings is not None else ():
                 self.problem(("evaluation", name, key), message)
 
+    def scores(self) -> list[str]:
+        """The scores that are measured."""
+        return [name for name in SCORES.names() if getattr(self.params.evaluation, name) is not None]
+
     def resolved(self) -> Resolved:
         """What the suite uses of all that was resolved."""
         suite = self.params.suite
@@ -242,13 +251,14 @@ class Resolver:
             tasks={kind: {name: self.tasks[kind][name] for name in suite.of_kind(kind)[0]} for kind in Kind},
             variants={name: self.variants[name] for name in [*suite.variants, *suite.gan_variants]},
             corruptions={
-                "names": self.corruption_names,
+                "names": list(self.corruption_names),
                 "severities": sorted(set(self.params.corruptions.severities)),
                 "seed": suite.seed,
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
+                "references": self.corruption_names,
             },
             evaluation=self.params.evaluation.json_value(),
-            code=code.of_stages(),
+            code=code.of_stages(self.corruption_names, self.scores()),
         )
 
 

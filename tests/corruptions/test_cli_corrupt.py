@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from normbench import cli
-from normbench.corruptions import NAMES, corrupt
+from normbench.corruptions import MAIN, NAMES, corrupt
 from normbench.corruptions import export as module
 from normbench.corruptions import files as corrupted
 from normbench.corruptions.files import write_corrupted
@@ -74,7 +74,7 @@ def test_all_and_main(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "export", lambda dataset, out, names, *rest: asked.append((names, rest)))
     for names in ("all", "main"):
         assert run(monkeypatch, "scenes", "--out", "out", "--names", names, "--workers", "2") == 0
-    assert [len(names) for names, _ in asked] == [19, 15]
+    assert [names for names, _ in asked] == [[*NAMES], [*MAIN]]
     assert asked[0][1] == ([1, 2, 3, 4, 5], 0, "normbench", "auto", 2)
 
 

@@ -17,10 +17,10 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from normbench.corruptions import FUNCTIONS, NAMES, corrupt
+from normbench.corruptions import corrupt, registry
 from normbench.corruptions import imagecorruptions_engine as engine
-from normbench.corruptions.constants import SETS, SEVERITIES
-from normbench.corruptions.draws import DRAWS, generator
+from normbench.corruptions.constants import BENCHMARK, SEVERITIES
+from normbench.corruptions.draws import generator
 from normbench.corruptions.imagecorruptions_engine import corrupt_with_imagecorruptions
 from normbench.system.errors import UserError
 
@@ -62,7 +62,7 @@ def nothing_is_left_behind() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BENCHMARK)
 def test_runs_and_repeats(name: str, size: int, images: np.ndarray) -> None:
     images = images[:, :size, :size]
     for severity in SEVERITIES:
@@ -75,7 +75,7 @@ def test_runs_and_repeats(name: str, size: int, images: np.ndarray) -> None:
             assert (found != images).any(axis=(1, 2, 3)).all()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name in DRAWS])
+@pytest.mark.parametrize("name", [name for name in BENCHMARK if registry.get(name).draws is not None])
 def test_is_a_function_of_seed_severity_and_index(name: str, images: np.ndarray) -> None:
     image = images[:1, :32, :32]
     severity = 4 if name == "spatter" else 3
@@ -112,19 +112,19 @@ def draws_of_the_package(name: str, image: np.ndarray, constants: Any, random: n
     return (random.standard_normal(shape[:2]),) if name == "spatter" else ()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHERWISE])
+@pytest.mark.parametrize("name", [name for name in BENCHMARK if name not in OTHERWISE])
 def test_is_the_other_engine_with_the_constants_of_imagenet(name: str, images: np.ndarray) -> None:
     """From the same draws: this checks both, formulas and constants."""
     for size in (32, 64):
         for severity in SEVERITIES:
             found = corrupt_with_imagecorruptions(images[:, :size, :size], name, severity, 5)
-            constants = SETS["imagenet"][name][severity - 1]
+            constants = registry.get(name).constants["imagenet"][severity - 1]
             each = [
                 draws_of_the_package(name, image[:size, :size], constants, state)
                 for image, state in zip(images, (generator(5, name, severity, i) for i in (0, 1)), strict=True)
             ]
             draws = [np.stack(arrays) for arrays in zip(*each, strict=True)]
-            ours = FUNCTIONS[name](images[:, :size, :size], constants, *draws)
+            ours = registry.get(name).function(images[:, :size, :size], constants, *draws)
             difference = np.abs(found.astype(int) - ours)
             assert difference.max() <= 1
             assert difference.mean() < 1e-3

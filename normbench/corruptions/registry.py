@@ -1,0 +1,145 @@
+"""The table of the corruptions, and the decorator that puts a function into it.
+
+A corruption is a function under the decorator `corruption`, in a file of this folder or in a file of the user's own.
+The decorator carries everything about it, so there is no list to edit:
+
+    @corruption(constants=(0.01, 0.02, 0.03, 0.05, 0.08), draws=one_each)
+    def salt(images: Bytes, share: float, bits: Bits) -> Bytes: ...
+
+`salt` in a file of this folder is known by its name. In a file of the user's own it is known by a reference,
+`my_corruptions/salt.py:salt` or `package.module:salt`. docs/extending.md has a complete example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from normbench.corruptions.constants import BENCHMARK, SETS, SEVERITIES
+from normbench.corruptions.draws import Draws, Stream
+from normbench.corruptions.operators import Bytes
+from normbench.system import plugins
+from normbench.system.errors import UserError, hint
+
+Function = TypeVar("Function", bound=Callable[..., Bytes])
+Drawing = Callable[[Stream, Bytes, Any], Draws]
+
+# A folder of corrupted images also holds labels.npy, so no corruption may have this name.
+RESERVED = "labels"
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A corruption of the table, with what the decorator `corruption` was told about it.
+
+    name: the name of its function, and of the file `<name>.npy` that its images are written to.
+    function: takes images uint8 (N, H, H, C), the constants of one severity and the arrays that `draws` returns. It
+    returns new images of the same shape and type and leaves the given ones as they are.
+    constants: for each name in `SETS` the constants of the five severities, the mildest first.
+    draws: makes the random arrays from a `Stream`, the images and the constants; None where nothing is random.
+    needs_colour: whether the function takes RGB images only.
+    """
+
+    name: str
+    function: Callable[..., Bytes]
+    constants: Mapping[str, tuple[Any, ...]]
+    draws: Drawing | None = None
+    needs_colour: bool = False
+
+    def draw(self, images: Bytes, constants: Any, seed: int, severity: int, index: np.ndarray) -> Draws:
+        """The random arrays for images uint8 (N, H, H, C), each with the images on its first axis.
+
+        index: integers (N,), the numbers of the images in their dataset. Nothing else about the order or the size of a
+        batch has an influence. An empty tuple where nothing is random.
+        """
+        if self.draws is None:
+            return ()
+        return self.draws(Stream(seed, self.name, severity, index), images, constants)
+
+
+TABLE: plugins.Table[Corruption] = plugins.Table("normbench.corruptions", "corruption")
+
+
+def corruption(
+    *,
+    constants: Mapping[str, Sequence[Any]] | Sequence[Any],
+    draws: Drawing | None = None,
+    needs_colour: bool = False,
+) -> Callable[[Function], Function]:
+    """A decorator that registers a function as a corruption, under the name of the function.
+
+    constants: what the function is given at each of the five severities, the mildest first: one sequence of five for
+    images of any size, or a mapping with a sequence of five for each of `cifar`, `tiny_imagenet` and `imagenet`.
+    draws: a function of a `Stream`, the images and the constants that returns the random arrays, as a tuple. They are
+    the further arguments of the corruption, and each has the images on its first axis.
+    needs_colour: True for a function that takes RGB images only. A grey image is then given to it as an RGB image of
+    three equal channels, and the luma of the result is kept.
+
+    ValueError where the constants are not complete or the name is not free.
+    """
+    known = constants if isinstance(constants, Mapping) else dict.fromkeys(SETS, constants)
+    if set(known) != set(SETS):
+        raise ValueError(f"constants for {', '.join(known)}: a corruption needs {', '.join(SETS)}")
+    for place, values in known.items():
+        if len(values) != len(SEVERITIES):
+            raise ValueError(f"{len(values)} constants for {place}: a corruption needs one for each of 5 severities")
+
+    def register(function: Function) -> Function:
+        name = function.__name__
+        if name == RESERVED:
+            raise ValueError(f"a corruption cannot be called {name}: {name}.npy holds the labels of the images")
+        entry = Corruption(name, function, {key: tuple(known[key]) for key in SETS}, draws, needs_colour)
+        TABLE.add(name, function.__module__, entry)
+        return function
+
+    return register
+
+
+def names() -> tuple[str, ...]:
+    """The names of the corruptions of this package: those of the benchmark in its order, then others by name."""
+    return (*BENCHMARK, *sorted(set(TABLE.names()) - set(BENCHMARK)))
+
+
+def get(reference: str) -> Corruption:
+    """The corruption of that name or reference. Raises UserError where there is none.
+
+    A corruption of the user's own that has the name of one of this package is an error too: their files and their
+    results could not be told apart.
+    """
+    known = TABLE.names()
+    if ":" not in reference and reference not in known:
+        raise UserError(f"unknown corruption '{reference}': {hint(reference, known, limit=len(known))}")
+    found = TABLE.get(reference)
+    if found.name in known and TABLE.get(found.name) is not found:
+        raise UserError(f"corruption '{reference}': normbench has a {found.name} too; rename the function")
+    return found
+
+
+def named(references: Iterable[str]) -> dict[str, str]:
+    """From the name of each corruption to its reference, in the order given; for our own corruptions both are equal.
+
+    UserError where there is no such corruption, or where two have the same name, as both would be `<name>.npy`.
+    """
+    found: dict[str, str] = {}
+    for reference in references:
+        name = get(reference).name
+        if found.setdefault(name, reference) != reference:
+            raise UserError(f"corruptions '{found[name]}' and '{reference}' have the same name; rename one function")
+    return found
+
+
+def own(chosen: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Of the result of `named`, the corruptions of the user's own: name -> `reference`, and `code`.
+
+    `code` is a sha256 over the file of the corruption and all project files that it imports.
+    """
+    from normbench.runs import fingerprint
+
+    return {
+        name: {"reference": reference, "code": fingerprint.code([plugins.source_file(reference.partition(":")[0])])}
+        for name, reference in chosen.items()
+        if ":" in reference
+    }
