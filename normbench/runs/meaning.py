@@ -86,9 +86,9 @@ class Meaning:
         whole = {alias.name: Imported(0, tuple(alias.name.split("."))) for alias in statement.names}
         what = whole.values() if isinstance(statement, ast.Import) else dict(imported(statement)).values()
         found = [self.tree.follow(self.module.file, origin) for origin in what]
-        # What is installed and not used is no part of the project's meaning.
-        unused = statement in self.module.effects
-        return tuple(("import", self.referred(place)) for place in found if place.place or not unused)
+        if statement in self.module.effects:  # no one uses the name: of that, modules of the project have effects
+            found = [one for one in found if one.place and one.place.name is None]
+        return tuple(("import", self.referred(one)) for one in found)
 
     def only_tells(self, function: ast.expr) -> bool:
         """Whether a call prints, logs or warns."""

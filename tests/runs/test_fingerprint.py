@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 
-from normbench.runs import fingerprint, source_tree
+from normbench.runs import source_tree
 from normbench.runs.fingerprint import EFFECTS, Root, closure, code, explain
 from normbench.system.errors import UserError
 from tests.support.sample_sources import closure_of, digest, reached, write
@@ -144,7 +144,7 @@ SAMPLE = {
             return cast(float, layer.forward(total)) + np.mean(values)
 
 
-        def another() -> int:
+        def another(problem: Wrong | None = None) -> int:
             return UNUSED
 
 
@@ -339,6 +339,12 @@ REACHED = {
     "a star": ({"a": "from pkg.b import *\ndef f(): return g()", "b": G + "x = 1"}, {"a.f", f"a.{EFFECTS}", "b.g", "b.x"}),
     "a star of stars": ({"a": "from pkg.b import g\ndef f(): return g()", "b": "from pkg.c import *", "c": G}, {"a.f", "c.g"}),
     "an import for its effects": ({"a": "import pkg.b\ndef f(): return 1", "b": "import torch\ntorch.x = 1"}, {"a.f", f"a.{EFFECTS}", f"b.{EFFECTS}"}),
+    "a module for its effects": ({"a": "from pkg import b\ndef f(): return 1", "b": G}, {"a.f", f"a.{EFFECTS}", "b.g"}),
+    "nothing that is imported for no use": ({"a": "from pkg.b import g\ndef f(): return 1", "b": G}, {"a.f"}),
+    "no type in a function": (
+        {"a": "from typing import TYPE_CHECKING\ndef f():\n    if TYPE_CHECKING:\n        from pkg.b import T\n        y = T\n    return 1", "b": "T = int"},
+        {"a.f"},
+    ),
     "no type": ({"a": "from pkg.b import T\ndef f(x: T) -> 'T':\n    y: T = x\n    return y", "b": "T = int"}, {"a.f"}),
     "a base class": ({"a": "class B: pass\nclass C(B): pass\ndef f(): return C()"}, {"a.f", "a.C", "a.B"}),
     "a default": ({"a": f"{G}def f(x=g): return x"}, {"a.f", "a.g"}),
@@ -772,5 +778,7 @@ def test_the_training_loop_is_fingerprinted_fast() -> None:
 
 
 def test_the_whole_project_can_be_read() -> None:
-    for path in sorted((ROOT / "normbench").rglob("*.py")):
-        assert len(fingerprint.code([path])) == 64
+    paths = sorted((ROOT / "normbench").rglob("*.py"))
+    found = closure(Root(path) for path in paths)
+    assert found.digest == code(paths)
+    assert {path for path in paths if path.name != "__init__.py"} <= set(found.files)
