@@ -12,8 +12,10 @@ The decorator carries everything about it, so there is no list to edit:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +25,7 @@ from normbench.corruptions.draws import Draws, Stream
 from normbench.corruptions.operators import Bytes
 from normbench.system import plugins
 from normbench.system.errors import UserError, hint
+from normbench.system.fingerprint import Root, closure
 
 Function = TypeVar("Function", bound=Callable[..., Bytes])
 Drawing = Callable[[Stream, Bytes, Any], Draws]
@@ -49,6 +52,11 @@ class Corruption:
     draws: Drawing | None = None
     needs_colour: bool = False
 
+    @property
+    def source(self) -> tuple[Path, str]:
+        """The file of the function and the function's name in it: the code behind the corruption."""
+        return Path(inspect.getfile(self.function)), self.function.__name__
+
     def draw(self, images: Bytes, constants: Any, seed: int, severity: int, index: np.ndarray) -> Draws:
         """The random arrays for images uint8 (N, H, H, C), each with the images on its first axis.
 
@@ -63,6 +71,7 @@ class Corruption:
 TABLE: plugins.Table[Corruption] = plugins.Table("normbench.corruptions", "corruption")
 
 
+@plugins.registers
 def corruption(
     *,
     constants: Mapping[str, Sequence[Any]] | Sequence[Any],
@@ -134,12 +143,10 @@ def named(references: Iterable[str]) -> dict[str, str]:
 def own(chosen: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Of the result of `named`, the corruptions of the user's own: name -> `reference`, and `code`.
 
-    `code` is a sha256 over the file of the corruption and all project files that it imports.
+    `code` is the digest of what the code of the corruption means (see `normbench.system.fingerprint`).
     """
-    from normbench.runs import fingerprint
-
     return {
-        name: {"reference": reference, "code": fingerprint.code([plugins.source_file(reference.partition(":")[0])])}
+        name: {"reference": reference, "code": closure([Root(*get(reference).source)]).digest}
         for name, reference in chosen.items()
         if ":" in reference
     }

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from normbench.evaluation import corrupted
-from normbench.evaluation.registry import SCORES
+from normbench.evaluation.registry import Score, ScoreSettings
 from normbench.evaluation.subject import Scores, Subject
-from normbench.system.schema import Strict
+
+Chosen = tuple[Score, ScoreSettings]
 
 
 def measure(
-    subject: Subject, settings: Mapping[str, Strict | None], report: Callable[[int, str], None]
+    subject: Subject, chosen: Iterable[Chosen], report: Callable[[int, str], None]
 ) -> tuple[Scores, dict[str, float]]:
-    """The scores on clean and corrupted images, and each one that has settings; and the seconds of each.
+    """The scores on clean and corrupted images and the chosen ones, in one; and the seconds of each.
 
     Metrics have an entry `columns` with the columns of all of them. report: see `normbench.evaluation.corrupted`.
     """
     began = time.perf_counter()
     found = corrupted.measure(subject, report)
     seconds = {"corruptions": time.perf_counter() - began}
-    for name, chosen in settings.items():
-        if chosen is None:
-            continue
+    for score, settings in chosen:
         began = time.perf_counter()
-        more = SCORES.get(name).measure(subject, chosen)
+        more = score.measure(subject, settings)
         found.metrics |= more.metrics
         found.columns |= more.columns
         found.predictions |= more.predictions
-        seconds[name] = time.perf_counter() - began
+        seconds[score.name] = time.perf_counter() - began
     metrics: dict[str, Any] = found.metrics | {"columns": found.columns}
     return Scores(metrics, found.columns, found.predictions), seconds

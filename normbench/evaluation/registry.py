@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from normbench.evaluation.subject import Scores, Subject
-from normbench.system.plugins import Table
+from normbench.system.plugins import Table, registers
 from normbench.system.schema import Strict
 
 
@@ -43,6 +43,7 @@ class Score:
 SCORES: Table[Score] = Table("normbench.evaluation", "score")
 
 
+@registers
 def score(
     name: str, settings: type[Settings], default: Settings | None = None
 ) -> Callable[[Callable[[Subject, Settings], Scores]], Callable[[Subject, Settings], Scores]]:

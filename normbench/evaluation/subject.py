@@ -51,6 +51,15 @@ class Subject:
             yield channels_first(torch.from_numpy(block)).to(self.images.pixels.device)
 
 
+def scored_images(count: int, seed: int, corrupted_examples: int | None) -> np.ndarray:
+    """The numbers, ascending, of the test images whose corrupted copies are scored, of `count` test images.
+
+    seed: the suite's, which draws them. corrupted_examples: how many there are to be; None for all of them.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "corrupted_examples"))
+    return torch.randperm(count, generator=generator)[:corrupted_examples].sort().values.numpy()
+
+
 @dataclass
 class Scores:
     """What one score measured.

@@ -25,7 +25,7 @@ from torch import nn
 
 from normbench.methods.base import Method
 from normbench.system.errors import UserError, hint
-from normbench.system.plugins import Table
+from normbench.system.plugins import Table, registers
 
 Kind = Literal["classifier", "gan"]
 Networks = nn.Module | tuple[nn.Module, nn.Module]
@@ -94,6 +94,7 @@ class Model:
 MODELS: Table[Model] = Table("normbench.models", "model")
 
 
+@registers
 def register_classifier(*, least_size: int = 1, divisor: int = 1) -> Callable[[Function], Function]:
     """Registers `function(method, channels, classes, *, options) -> network` under its name.
 
@@ -102,6 +103,7 @@ def register_classifier(*, least_size: int = 1, divisor: int = 1) -> Callable[[F
     return _registers("classifier", least_size, divisor)
 
 
+@registers
 def register_gan(*, least_size: int = 1, divisor: int = 1) -> Callable[[Function], Function]:
     """Registers `function(method, channels, size, latent, *, options) -> (generator, discriminator)` under its name.
 

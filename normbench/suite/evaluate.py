@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from normbench.data.bound import Bound, Corrupted
 from normbench.data.prepared import held_out
-from normbench.evaluation.evaluate import measure
-from normbench.evaluation.registry import SCORES
-from normbench.evaluation.subject import Subject
+from normbench.evaluation.evaluate import Chosen, measure
+from normbench.evaluation.registry import scores
+from normbench.evaluation.subject import Subject, scored_images
 from normbench.runs.contents import RECORD
 from normbench.runs.networks import initial_classifier, trained_classifier
 from normbench.runs.record import Record
@@ -23,8 +22,6 @@ from normbench.suite import resolved
 from normbench.system import device as devices
 from normbench.system import files, layout
 from normbench.system.progress import Progress
-from normbench.system.schema import Strict
-from normbench.system.seeds import derive
 from normbench.system.side_by_side import side_by_side
 from normbench.training.task import Task
 
@@ -63,21 +60,21 @@ def score(
     if record.finished:
         subject = subject_of(record, run, bound, corrupted, settings["corrupted_examples"], device)
         with Progress(title, len(corrupted.names)) as progress:
-            scores, seconds = measure(subject, scores_of(settings), progress.update)
-            mean = np.mean(list(scores.metrics["corruption_accuracy"].values()))
+            found, seconds = measure(subject, scores_of(settings), progress.update)
+            mean = np.mean(list(found.metrics["corruption_accuracy"].values()))
             progress.close(f"corruption accuracy {mean:.4f}")
-        record = record.with_scores(scores.metrics, seconds, {"corrupted": corrupted, "evaluation": settings})
-        np.savez_compressed(out.with_suffix(".npz"), allow_pickle=False, **scores.predictions)
+        record = record.with_scores(found.metrics, seconds, {"corrupted": corrupted, "evaluation": settings})
+        np.savez_compressed(out.with_suffix(".npz"), allow_pickle=False, **found.predictions)
     record.write(out.with_suffix(".json"))
 
 
-def scores_of(settings: Mapping[str, Any]) -> dict[str, Strict | None]:
-    """The settings of each score, from the JSON of the section `evaluation`."""
-    chosen = {name: value for name, value in settings.items() if name in SCORES.names()}
-    return {
-        name: None if value is None else SCORES.get(name).settings.model_validate(value)
-        for name, value in chosen.items()
-    }
+def scores_of(settings: Mapping[str, Any]) -> list[Chosen]:
+    """The scores that are measured, with their settings, from the JSON of the section `evaluation`."""
+    return [
+        (score, score.settings.model_validate(settings[score.name]))
+        for score in scores()
+        if settings.get(score.name) is not None
+    ]
 
 
 def subject_of(
@@ -92,14 +89,12 @@ def subject_of(
     devices.use_threads(task.recipe.threads, device)
     model = trained_classifier(record, run, device)
     images = held_out(bound, device).made_for(model, record.provenance.numerics.memory_format)
-    generator = torch.Generator().manual_seed(derive(task.seed, "corrupted_examples"))
-    index = torch.randperm(len(images), generator=generator)[:corrupted_examples].sort().values.numpy()
     return Subject(
         model=model,
         initial=lambda: initial_classifier(record, device),
         images=images,
         corrupted=corrupted,
-        index=index,
+        index=scored_images(len(images), task.seed, corrupted_examples),
         precision=task.recipe.precision,
         seed=task.seed,
     )

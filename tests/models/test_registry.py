@@ -16,8 +16,8 @@ from normbench.evaluation.lipschitz import features
 from normbench.methods.batch_norm import BatchNorm
 from normbench.models import build, registry
 from normbench.models.build import build_classifier, build_gan
-from normbench.runs import fingerprint
 from normbench.suite import resolve
+from normbench.system import fingerprint
 from normbench.system.errors import UserError
 from tests.models.networks import ALL, images, logits_of
 

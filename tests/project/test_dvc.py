@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from normbench.runs import fingerprint
+from normbench.system import fingerprint
 from normbench.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ CARRIERS = {
         "normbench/runs/checkpoint.py",
         "normbench/system/errors.py",
         "normbench/system/files.py",
-        "normbench/runs/fingerprint.py",
+        "normbench/system/fingerprint.py",
     ),
     *(
         "normbench/system/side_by_side.py",

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from textwrap import dedent
 
-from normbench.runs.fingerprint import Closure, Root, closure
+from normbench.system.fingerprint import Closure, Root, closure
 
 MOMENTS = itertools.count(10**18)  # of files, each later than the one before, however fast they are written
 

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, TypeVar
 from pydantic import Field
 
 from normbench.system.errors import UserError
-from normbench.system.plugins import Table
+from normbench.system.plugins import Table, registers
 
 # The keys that every dataset in params.yaml may have. All its other keys are options of its source.
 COMMON_KEYS = ("source", "image_size", "mean", "std", "note")
@@ -97,6 +97,7 @@ TABLE: Table[type[Source]] = Table("normbench.data.sources", "source")
 Kind = TypeVar("Kind", bound=type[Source])
 
 
+@registers
 def source(name: str) -> Callable[[Kind], Kind]:
     """Registers a subclass of Source under a name. The decorator stands above `@dataclass(frozen=True)`.
 

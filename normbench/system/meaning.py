@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from normbench.runs.source_tree import (
+from normbench.system.source_tree import (
     Bound,
     Found,
     Imported,
@@ -28,6 +28,7 @@ from normbench.runs.source_tree import (
 
 Dump = tuple[Any, ...]  # of texts and of further ones
 NOT_MEANT = {"ctx", "type_comment", "type_params", "kind", "returns", "annotation"}
+MARK = "registers"  # what marks decorators that only register (see `normbench.system.plugins`)
 TYPING = ("external:typing.", "external:typing_extensions.")
 KINDS_OF_FIELD = re.compile(r"""['"]?(?:\w+\.)*(ClassVar|InitVar|KW_ONLY)\b""")
 WITHOUT_EFFECT = (
@@ -113,6 +114,29 @@ class Meaning:
 
     def is_typing(self, node: ast.expr, name: str) -> bool:
         return self.label(node) in [prefix + name for prefix in TYPING]
+
+    def decorators(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> Dump:
+        """The decorators of a definition; of those that only put it into a table, the arguments alone."""
+        return tuple(self.decorator(made) for made in node.decorator_list)
+
+    def decorator(self, made: ast.expr) -> Dump:
+        called = made.func if isinstance(made, ast.Call) else made
+        if not self.only_registers(called):
+            return self.node(made)
+        return ("registered", self.value(made.args), self.value(made.keywords)) if isinstance(made, ast.Call) else ()
+
+    def only_registers(self, decorator: ast.expr) -> bool:
+        """Whether a decorator of the project is itself marked by `normbench.system.plugins.registers`."""
+        found = self.found(decorator)
+        if found is None or found.rest or found.place is None or found.place.name is None:
+            return False
+        module = self.tree.module(found.place.file)
+        marks = [
+            Meaning(self.tree, module).found(mark)
+            for statement in module.names[found.place.name]
+            for mark in getattr(statement, "decorator_list", [])
+        ]
+        return any(mark is not None and mark.label == MARK and mark.place is not None for mark in marks)
 
     # Names
 
@@ -244,7 +268,7 @@ class Meaning:
         return "AugAssign", target, self.node(node.op), self.node(node.value)
 
     def _FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Dump:
-        outside = self.value(node.decorator_list), self.node(node.args)
+        outside = self.decorators(node), self.node(node.args)
         with self.scope(_names_of_function(node, node.body)):
             return type(node).__name__, node.name, *outside, self.block(node.body)
 
@@ -256,7 +280,7 @@ class Meaning:
             return "Lambda", arguments, self.node(node.body)
 
     def _ClassDef(self, node: ast.ClassDef) -> Dump:
-        decorators = self.value(node.decorator_list)
+        decorators = self.decorators(node)
         parameters = _type_parameters(node)
         with self.scope(parameters) if parameters.names else nullcontext():
             bases = self.value(node.bases), self.value(node.keywords)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from normbench.runs.meaning import Dump, Meaning
-from normbench.runs.source_tree import PACKAGE_ROOT, Place, Tree, package_files
 from normbench.system.errors import UserError, hint
+from normbench.system.meaning import Dump, Meaning
+from normbench.system.source_tree import PACKAGE_ROOT, Place, Tree, package_files
 
 __all__ = ["EFFECTS", "PACKAGE_ROOT", "Closure", "Place", "Root", "closure", "code", "explain"]
 

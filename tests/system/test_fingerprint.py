@@ -12,8 +12,8 @@ from textwrap import dedent
 import pytest
 
 from normbench.runs import source_tree
-from normbench.runs.fingerprint import EFFECTS, Root, closure, code, explain
 from normbench.system.errors import UserError
+from normbench.system.fingerprint import EFFECTS, Root, closure, code, explain
 from tests.support.sample_sources import closure_of, digest, reached, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -736,7 +736,7 @@ def f(x, *, text="a"):
 DIGESTS = """
 import sys
 from pathlib import Path
-from normbench.runs.fingerprint import Root, closure
+from normbench.system.fingerprint import Root, closure
 for file, name in zip(sys.argv[1::2], sys.argv[2::2]):
     print(closure([Root(Path(file), name)]).digest)
 """
