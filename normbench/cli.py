@@ -52,17 +52,17 @@ def check(
     refresh: Annotated[bool, typer.Option(help="Let DVC see files of your own where it does not look.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check params.yaml, and whether the files of methods and data sources are as they were at the last `dvc repro`."""
+    """Check params.yaml, and whether all that it resolves to is as it was at the last `dvc repro`."""
     from normbench.suite.resolve import resolve
 
     fresh = resolve()
     changed = []
     for name, value in fresh.files().items():
         before = layout.RESOLVED / f"{name}.json"
-        if name.startswith(("variants/", "datasets/")) and before.is_file() and files.read_json(before) != value:
-            changed.append(name.partition("/")[2])
+        if before.is_file() and files.read_json(before) != value:
+            changed.append(name)
     if changed and refresh:
-        # DVC watches normbench/ and my_methods/ alone; `resolve` is what reads a file that lies elsewhere.
+        # DVC watches normbench/ and the folders my_*; `resolve` is what reads a file that lies elsewhere.
         subprocess.run(
             [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"], check=True
         )

@@ -71,7 +71,7 @@ class Corruption:
 TABLE: plugins.Table[Corruption] = plugins.Table("normbench.corruptions", "corruption")
 
 
-@plugins.registers
+@plugins.registers_arguments
 def corruption(
     *,
     constants: Mapping[str, Sequence[Any]] | Sequence[Any],

@@ -28,7 +28,7 @@ from normbench.system.source_tree import (
 
 Dump = tuple[Any, ...]  # of texts and of further ones
 NOT_MEANT = {"ctx", "type_comment", "type_params", "kind", "returns", "annotation"}
-MARK = "registers"  # what marks decorators that only register (see `normbench.system.plugins`)
+REGISTERS = {"registers", "registers_arguments"}  # marks of decorators that only register (`normbench.system.plugins`)
 TYPING = ("external:typing.", "external:typing_extensions.")
 KINDS_OF_FIELD = re.compile(r"""['"]?(?:\w+\.)*(ClassVar|InitVar|KW_ONLY)\b""")
 WITHOUT_EFFECT = (
@@ -116,27 +116,30 @@ class Meaning:
         return self.label(node) in [prefix + name for prefix in TYPING]
 
     def decorators(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> Dump:
-        """The decorators of a definition; of those that only put it into a table, the arguments alone."""
-        return tuple(self.decorator(made) for made in node.decorator_list)
+        """The decorators of a definition, without those that only put it into a table."""
+        return tuple(dump for made in node.decorator_list if (dump := self.decorator(made)))
 
     def decorator(self, made: ast.expr) -> Dump:
         called = made.func if isinstance(made, ast.Call) else made
-        if not self.only_registers(called):
+        marks = self.marks(called)
+        if not marks:
             return self.node(made)
-        return ("registered", self.value(made.args), self.value(made.keywords)) if isinstance(made, ast.Call) else ()
+        if isinstance(made, ast.Call) and "registers_arguments" in marks:
+            return "registered", self.value(made.args), self.value(made.keywords)
+        return ()
 
-    def only_registers(self, decorator: ast.expr) -> bool:
-        """Whether a decorator of the project is itself marked by `normbench.system.plugins.registers`."""
+    def marks(self, decorator: ast.expr) -> set[str]:
+        """Those of `REGISTERS` that a decorator of the project is itself marked with."""
         found = self.found(decorator)
         if found is None or found.rest or found.place is None or found.place.name is None:
-            return False
+            return set()
         module = self.tree.module(found.place.file)
-        marks = [
+        marked = [
             Meaning(self.tree, module).found(mark)
             for statement in module.names[found.place.name]
             for mark in getattr(statement, "decorator_list", [])
         ]
-        return any(mark is not None and mark.label == MARK and mark.place is not None for mark in marks)
+        return {mark.label for mark in marked if mark is not None and mark.place is not None} & REGISTERS
 
     # Names
 

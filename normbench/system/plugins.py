@@ -21,9 +21,14 @@ Decorator = TypeVar("Decorator", bound=Callable[..., Any])
 def registers(decorator: Decorator) -> Decorator:
     """Marks a decorator, or what makes one, that puts its function or class into a table and gives it back unchanged.
 
-    The fingerprint of code (`normbench.system.fingerprint`) passes over a decorator that is marked so, as how a thing
-    is found changes no number; the arguments that the decorator is given count.
+    The fingerprint of code (`normbench.system.fingerprint`) passes over a decorator that is marked so, with its
+    arguments, as how a thing is found changes no number.
     """
+    return decorator
+
+
+def registers_arguments(decorator: Decorator) -> Decorator:
+    """As `registers`, for a decorator whose arguments change numbers: the fingerprint of code takes those in."""
     return decorator
 
 
