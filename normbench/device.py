@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from normbench.errors import UserError, hint
+from normbench.functional import convolution
 
 KINDS = ("cuda", "mps", "cpu")
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-VECTOR = 16  # float32 numbers in a register of AVX-512
 
 
 def choose() -> str:
@@ -93,8 +93,8 @@ def by_rule(recipe: dict[str, Any], kind: str) -> Numerics:
 def memory_format(model: nn.Module, kind: str, wanted: str = "channels_last") -> torch.memory_format:
     """The wanted one of `FORMATS`, but contiguous on the CPU for networks that channels_last breaks there.
 
-    oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory on the CPU, with channels_last and
-    fewer input channels than a vector register takes (oneDNN issue 6035, in torch 2.15): narrow ResNets have such.
+    Those are networks with narrow strided 1x1 convolutions that are not computed by normbench.functional.convolution,
+    which says what happens to them.
     """
     broken = kind == "cpu" and any(narrow_stride(layer) for layer in model.modules())
     return torch.contiguous_format if broken else FORMATS[wanted]
@@ -107,21 +107,47 @@ def memory_format_name(model: nn.Module, kind: str, wanted: str) -> str:
 
 
 def narrow_stride(layer: nn.Module) -> bool:
-    """Whether a layer is a strided 1x1 convolution of fewer channels than the widest vector register takes.
+    """Whether a layer is a strided 1x1 convolution of few channels, and none of ours, which have no need of care.
 
     Its parameters are looked at, and not `layer.weight`, which a parametrization computes: spectral norm takes a power
     iteration with it.
     """
     stride, own = getattr(layer, "stride", None), dict(layer.named_parameters())
     weight = own.get("weight", own.get("parametrizations.weight.original"))
-    if weight is None or weight.dim() != 4 or not isinstance(stride, tuple):
+    if getattr(layer, "takes_pixels_first", False) or weight is None or weight.dim() != 4:
         return False
-    return weight.shape[2:] == (1, 1) and max(stride) > 1 and weight.shape[1] < VECTOR
+    return isinstance(stride, tuple) and convolution.narrow_stride(weight, stride)
 
 
 def placed(model: nn.Module, kind: str, wanted: str = "channels_last") -> nn.Module:
     """A network on its device, in the memory format that it computes in there (see `memory_format`)."""
-    return model.to(kind).to(memory_format=memory_format(model, kind, wanted))
+    model = model.to(kind).to(memory_format=memory_format(model, kind, wanted))
+    for layer in model.modules() if kind == "cpu" else ():
+        if narrow_stride(layer):
+            keep_contiguous(layer)
+    return model
+
+
+def keep_contiguous(layer: nn.Module) -> None:
+    """Gives the weight of a layer, and all that it is called with from now on, strides that pass for no other format.
+
+    Without it a layer in a contiguous network is still broken by a weight from a network that was in channels_last
+    before, or by images from a layer that works on their last dimension and turns them back.
+    """
+    for parameter in layer.parameters(recurse=True):
+        parameter.data = restrided(parameter.data)
+    if not any(hook is contiguous_inputs for hook in layer._forward_pre_hooks.values()):
+        layer.register_forward_pre_hook(contiguous_inputs)
+
+
+def contiguous_inputs(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(restrided(each) if isinstance(each, torch.Tensor) else each for each in inputs)
+
+
+def restrided(x: torch.Tensor) -> torch.Tensor:
+    """x with the strides of a new contiguous tensor, copied if it has others (`contiguous` takes many for the same)."""
+    strides = torch.empty(x.shape, device="meta").stride()
+    return x if x.stride() == strides else x.clone(memory_format=torch.contiguous_format)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -11,6 +11,8 @@ from torch import nn
 
 from normbench import device
 from normbench.errors import UserError
+from normbench.functional.convolution import Conv2d
+from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.network_deconvolution import DeconvConv2d
 from normbench.methods.spectral_norm import SpectralNorm
 from normbench.models import registry as models
@@ -39,19 +41,20 @@ for i in range(100):
 @pytest.mark.parametrize("channels", [4, 16, 17, 40])
 def test_the_memory_format_of_the_cpu_computes_strided_1x1_gradients(channels: int):
     """In a process of its own, with the allocator's checks on: the fault is a write outside an array."""
-    environment = {"MALLOC_CHECK_": "3", "PYTHONPATH": ":".join(sys.path)}
+    environment = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3", "PYTHONPATH": ":".join(sys.path)}
     command = [sys.executable, "-c", STRIDED, str(channels)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_memory_formats():
-    """channels_last but for strided 1x1 convolutions of few channels on the CPU, whatever the class of the layer."""
+    """channels_last but for strided 1x1 convolutions of few channels on the CPU that are not ours."""
     narrow, wide = nn.Conv2d(8, 16, 1, 2), nn.Conv2d(16, 16, 1, 2)
     plain = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 1), wide, nn.MaxPool2d(1, 2), nn.Linear(2, 2))
     assert device.memory_format(plain, "cpu") == torch.channels_last
     assert device.memory_format(nn.Sequential(plain, narrow), "cpu") == torch.contiguous_format
-    assert device.memory_format(nn.Sequential(plain, DeconvConv2d(8, 8, 1, 2)), "cpu") == torch.contiguous_format
+    ours = nn.Sequential(plain, DeconvConv2d(8, 8, 1, 2), ConvNorm2d(8, 8, 1, 2), Conv2d(8, 8, 1, 2))
+    assert device.memory_format(ours, "cpu") == torch.channels_last
     assert (
         device.memory_format(nn.Sequential(plain, nn.Conv2d(32, 32, 1, 2, groups=4)), "cpu") == torch.contiguous_format
     )
@@ -66,7 +69,7 @@ def test_placing_leaves_a_network_as_it_is():
     model = models.classifier("resnet8", {"width": 4}, method, 1, 4).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     placed = device.placed(model, "cpu")
-    assert device.memory_format(placed, "cpu") == torch.contiguous_format  # its shortcuts are narrow
+    assert device.memory_format(placed, "cpu") == torch.channels_last  # its narrow shortcuts are ours
     for name, value in placed.state_dict().items():
         assert torch.equal(value, before[name]), name
 
