@@ -23,13 +23,15 @@ def narrow_stride(weight: Tensor, stride: tuple[int, ...]) -> bool:
 
 
 def every_pixel(x: Tensor, stride: Pair) -> Tensor:
-    """Every `stride`-th row and column of x (N, C, H, W), a view or x itself; its gradient has the memory format of x."""
+    """Every `stride`-th row and column of x (N, C, H, W); the result and its gradient have the memory format of x."""
     rows, columns = stride
     if stride == (1, 1):
         return x
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        # The gradient of a slice is contiguous in the order of the dimensions that were sliced.
-        return x.permute(0, 2, 3, 1)[:, ::rows, ::columns].permute(0, 3, 1, 2)
+        # The gradient of a slice is contiguous in the order of the dimensions that were sliced. With an odd height the
+        # strides of the slice are not taken for channels_last, and the convolution copies it in any case.
+        taken = x.permute(0, 2, 3, 1)[:, ::rows, ::columns].permute(0, 3, 1, 2)
+        return taken.contiguous(memory_format=torch.channels_last)
     return x[..., ::rows, ::columns]
 
 
