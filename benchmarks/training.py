@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from normbench.data.batches import Batches, on_device
+from normbench.functional import placement
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.suite.schema import Recipe
@@ -105,7 +106,7 @@ def ours(
     torch.set_num_threads(arguments.threads)
     devices.prepare(device)
     method, wanted = methods.build(arguments.method, {}), chosen.memory_format
-    model = devices.placed(models.classifier(arguments.model, {}, method, 3, 10), device, wanted)
+    model = placement.placed(models.classifier(arguments.model, {}, method, 3, 10), device, wanted)
     images = on_device(torch.from_numpy(pixels), torch.from_numpy(labels), MEAN, STD, device).made_for(model, wanted)
     recipe = settings(arguments) | {"precision": chosen.precision}
     return len(pixels) / loop.fit(model, method, images, recipe, 0, lambda *_: None).epoch_seconds[-1]

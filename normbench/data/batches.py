@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.system.device import memory_format
+from normbench.functional.placement import memory_format
 from normbench.system.errors import UserError
 from normbench.system.schema import MemoryFormat
 from normbench.system.seeds import derive
@@ -36,7 +36,7 @@ class Images:
         return x.copy_(pixels).div_(255).sub_(self.mean).div_(self.std)
 
     def made_for(self, model: nn.Module, wanted: MemoryFormat = "channels_last") -> Images:
-        """The same images, in batches as a network on this device takes them (see `device.memory_format`)."""
+        """The same images, in batches as a network on this device takes them (see `normbench.functional.placement`)."""
         return replace(self, memory_format=memory_format(model, self.pixels.device.type, wanted))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, parametrize
 
+from normbench.functional.convolution import Conv2d
 from normbench.functional.graph import followers
 from normbench.functional.pooled_spectral_norm import Plane
 from normbench.methods.conv_norm import ConvNorm2d
@@ -99,11 +100,11 @@ def plain_layer(layer: nn.Module) -> nn.Module | None:
             return None
 
 
-def convolution(layer: DeconvConv2d | ConvNorm2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+def convolution(layer: DeconvConv2d | ConvNorm2d, weight: Tensor, bias: Tensor) -> Conv2d:
     """A Conv2d with the geometry of a layer."""
     dilation = layer.dilation if isinstance(layer, DeconvConv2d) else 1
     out, share = weight.shape[:2]
-    conv = nn.Conv2d(
+    conv = Conv2d(
         share * layer.groups, out, layer.kernel_size, layer.stride, layer.padding, dilation, layer.groups, device="meta"
     )
     conv.weight, conv.bias = nn.Parameter(weight.contiguous()), nn.Parameter(bias)

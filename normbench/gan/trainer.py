@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from normbench.data.batches import Images
 from normbench.data.bound import Bound
 from normbench.data.prepared import Splits
+from normbench.functional import placement
 from normbench.gan import loop
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
@@ -56,7 +57,7 @@ def prepare(task: GanTask, model: Model, method: Method, bound: Bound, seed: int
     devices.prepare(data.device)
     devices.use_threads(task.recipe.threads, data.device)
     built = networks(task, model, method, bound, seed)
-    generator, discriminator = (devices.placed(network, data.device) for network in built)
+    generator, discriminator = (placement.placed(network, data.device) for network in built)
     return Gan(generator, discriminator, method, task.recipe, data.train.made_for(discriminator))
 
 

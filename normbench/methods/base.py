@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
+from normbench.functional.convolution import Conv2d
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -84,7 +86,7 @@ class Method:
     ) -> nn.Module:
         """A convolution (N, in, H, W) -> (N, out, H', W'); without a bias, for a norm follows it, but in a gate."""
         bias = role.place == "gate"
-        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+        return Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         """The layer after a convolution, or before its activation where that comes first: keeps (N, channels, H, W)."""

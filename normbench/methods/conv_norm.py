@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.functional.circular_filter import CircularFilter, inverse_spectrum_norm
+from normbench.functional.convolution import every_pixel
 from normbench.functional.pairs import Pair, pair
 from normbench.methods.base import Method, Role
 
@@ -31,6 +32,8 @@ class ConvNorm2d(nn.Module):
     Parameters: weight (out, in/groups, kh, kw), affine.weight (out, 1, kh, kw), affine.bias (out,), batch_norm.*.
     Raises ValueError for an even kernel or a padding that is too large.
     """
+
+    takes_pixels_first = True
 
     def __init__(
         self,
@@ -69,9 +72,8 @@ class ConvNorm2d(nn.Module):
 
     def pointwise(self, x: Tensor) -> Tensor:
         """The spectrum of a 1x1 kernel is flat: each channel over the norm of its weights, without its gradient."""
-        x = x[..., :: self.stride[0], :: self.stride[1]]
         weight = self.weight * self.weight.detach().square().sum((1, 2, 3), keepdim=True).rsqrt()
-        return functional.conv2d(x, weight, groups=self.groups)
+        return functional.conv2d(every_pixel(x, self.stride), weight, groups=self.groups)
 
     def filtered(self, x: Tensor) -> Tensor:
         """The full convolution, filtered on its own grid; cropping and striding come after the filter."""

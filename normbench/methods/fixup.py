@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from normbench.functional.convolution import Conv2d
 from normbench.methods.base import Method, Positive, Role
 
 
@@ -68,7 +69,7 @@ class Fixup(Method):
         groups: int = 1,
     ) -> nn.Module:
         bias = role.place == "gate"
-        layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+        layer = Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
         return layer if role.place in ("stem", "gate") else BiasedConv2d(layer, role)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:

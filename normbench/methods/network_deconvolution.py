@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from normbench.functional.convolution import conv2d
 from normbench.functional.inverse_sqrt import inverse_sqrt
 from normbench.functional.pairs import Pair, pair
 from normbench.functional.patch_moments import PatchMoments, Sampling
@@ -81,6 +82,7 @@ class DeconvConv2d(_Whitening):
     or (groups, F, F), with F = block * kh * kw.
     """
 
+    takes_pixels_first = True
     bias: Tensor | None
 
     def __init__(
@@ -117,9 +119,7 @@ class DeconvConv2d(_Whitening):
         with torch.autocast(x.device.type, enabled=False):
             mean, deconv = self.statistics(x, self.sampling) if self.renews() else self.running()
             weight, bias = self.folded(mean, deconv)
-        return functional.conv2d(
-            x, weight.to(x.dtype), bias.to(x.dtype), self.stride, self.padding, self.dilation, self.groups
-        )
+        return conv2d(x, weight.to(x.dtype), bias.to(x.dtype), self.stride, self.padding, self.dilation, self.groups)
 
     def renews(self) -> bool:
         """Whether this call computes statistics of its own; a frozen layer counts its training steps here."""

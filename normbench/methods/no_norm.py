@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from normbench.functional.convolution import Conv2d
 from normbench.methods.base import Method, NotNegative, Role
 
 
@@ -30,7 +31,7 @@ class NoNorm(Method):
         padding: int = 0,
         groups: int = 1,
     ) -> nn.Module:
-        layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=True)
+        layer = Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=True)
         nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
         layer.bias = nn.Parameter(torch.zeros(out_channels))
         if role.last_in_block:

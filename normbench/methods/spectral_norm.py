@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from normbench.functional.convolution import Conv2d
 from normbench.methods.base import Count, Method, Role
 
 
@@ -37,7 +38,7 @@ class SpectralNorm(Method):
         groups: int = 1,
     ) -> nn.Module:
         bias = not self.batch_norm or role.place == "gate"
-        layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+        layer = Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
         return parametrizations.spectral_norm(layer, n_power_iterations=self.power_iterations)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:

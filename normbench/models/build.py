@@ -1,6 +1,6 @@
 """The one way to build a network: all that shapes its initial weights is here.
 
-What is built has float32 parameters on the CPU and is in training mode; `normbench.system.device.placed` moves it.
+What is built has float32 parameters on the CPU and is in training mode; `normbench.functional.placement` moves it.
 """
 
 from __future__ import annotations

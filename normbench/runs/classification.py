@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from normbench.data.prepared import Splits
+from normbench.functional import placement
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.checkpoint import save_weights
@@ -15,7 +16,6 @@ from normbench.runs.contents import PREDICTIONS, WEIGHTS
 from normbench.runs.record import Numerics
 from normbench.runs.run import Run
 from normbench.runs.trained import Clock, Speed, Trained
-from normbench.system import device as devices
 from normbench.system import layout
 from normbench.system.progress import Progress
 from normbench.training import classifier
@@ -66,7 +66,7 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
         seconds=clock.seconds | {"train": outcome.seconds, "compile": outcome.compile_seconds},
         numerics=Numerics(
             precision=recipe.precision,
-            memory_format=devices.memory_format_name(prepared.model, data.device, recipe.memory_format),
+            memory_format=placement.memory_format_name(prepared.model, data.device, recipe.memory_format),
             threads=recipe.threads if data.device == "cpu" else None,
         ),
         write=write,

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from normbench.data.prepared import Splits
+from normbench.functional import placement
 from normbench.gan import trainer
 from normbench.gan.loop import Outcome
 from normbench.gan.task import GanTask
@@ -20,7 +21,6 @@ from normbench.runs.contents import GENERATOR, SAMPLES
 from normbench.runs.record import Numerics
 from normbench.runs.run import Run
 from normbench.runs.trained import Clock, Speed, Trained
-from normbench.system import device as devices
 from normbench.system.progress import Progress
 from normbench.training.keeper import Keeper
 
@@ -67,7 +67,7 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
         seconds=clock.seconds | {"train": outcome.seconds},
         numerics=Numerics(
             precision="float32",
-            memory_format=devices.memory_format_name(gan.discriminator, data.device, "channels_last"),
+            memory_format=placement.memory_format_name(gan.discriminator, data.device, "channels_last"),
             threads=recipe.threads if data.device == "cpu" else None,
         ),
         write=write,

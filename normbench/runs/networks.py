@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from normbench.functional import placement
 from normbench.gan import trainer
 from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
@@ -13,20 +14,19 @@ from normbench.models import registry as models
 from normbench.models.build import load_weights
 from normbench.runs.contents import GENERATOR, WEIGHTS
 from normbench.runs.record import Record
-from normbench.system import device as devices
 from normbench.training import classifier
 from normbench.training.task import Task
 
 
 def initial_classifier(record: Record, device: str) -> nn.Module:
     """The network with which the training of a run began, on a device, in evaluation mode."""
-    return devices.placed(_classifier(record), device, record.provenance.numerics.memory_format).eval()
+    return placement.placed(_classifier(record), device, record.provenance.numerics.memory_format).eval()
 
 
 def trained_classifier(record: Record, folder: Path, device: str) -> nn.Module:
     """The trained network of a run, whose files lie in a folder, on a device, in evaluation mode."""
     model = load_weights(_classifier(record), folder / WEIGHTS)
-    return devices.placed(model, device, record.provenance.numerics.memory_format).eval()
+    return placement.placed(model, device, record.provenance.numerics.memory_format).eval()
 
 
 def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
@@ -36,7 +36,7 @@ def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
     method = methods.build(origin.variant.method, origin.variant.options)
     model = models.get(origin.task.model, "gan")
     generator, _ = trainer.networks(origin.task, model, method, origin.dataset, record.seed)
-    return devices.placed(load_weights(generator, folder / GENERATOR), device).eval()
+    return placement.placed(load_weights(generator, folder / GENERATOR), device).eval()
 
 
 def _classifier(record: Record) -> nn.Module:

@@ -1,22 +1,15 @@
-"""The device that trains, and how to start and to measure on it."""
+"""The device that trains, and how to start on it."""
 
 from __future__ import annotations
 
 import os
 
 import torch
-from torch import nn
 
 from normbench.system.errors import UserError, hint
 from normbench.system.memory import keep_freed_memory
-from normbench.system.schema import MemoryFormat
 
 KINDS = ("cuda", "mps", "cpu")
-FORMATS: dict[MemoryFormat, torch.memory_format] = {
-    "channels_last": torch.channels_last,
-    "contiguous": torch.contiguous_format,
-}
-VECTOR = 16  # float32 numbers in a register of AVX-512
 
 
 def choose() -> str:
@@ -58,37 +51,3 @@ def has_bfloat16(kind: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = kind == "cpu" and torch.backends.mkldnn.is_available()
     return cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def memory_format(model: nn.Module, kind: str, wanted: MemoryFormat = "channels_last") -> torch.memory_format:
-    """The wanted one of `FORMATS`, but contiguous on the CPU for networks that channels_last breaks there.
-
-    oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory on the CPU, with channels_last and
-    fewer input channels than a vector register takes (oneDNN issue 6035, in torch 2.15): narrow ResNets have such.
-    """
-    broken = kind == "cpu" and any(narrow_stride(layer) for layer in model.modules())
-    return torch.contiguous_format if broken else FORMATS[wanted]
-
-
-def memory_format_name(model: nn.Module, kind: str, wanted: MemoryFormat) -> MemoryFormat:
-    """What `memory_format` gives, as a key of `FORMATS`."""
-    given = memory_format(model, kind, wanted)
-    return next(name for name, value in FORMATS.items() if value == given)
-
-
-def narrow_stride(layer: nn.Module) -> bool:
-    """Whether a layer is a strided 1x1 convolution of fewer channels than the widest vector register takes.
-
-    Its parameters are looked at, and not `layer.weight`, which a parametrization computes: spectral norm takes a power
-    iteration with it.
-    """
-    stride, own = getattr(layer, "stride", None), dict(layer.named_parameters())
-    weight = own.get("weight", own.get("parametrizations.weight.original"))
-    if weight is None or weight.dim() != 4 or not isinstance(stride, tuple):
-        return False
-    return weight.shape[2:] == (1, 1) and max(stride) > 1 and weight.shape[1] < VECTOR
-
-
-def placed(model: nn.Module, kind: str, wanted: MemoryFormat = "channels_last") -> nn.Module:
-    """A network on its device, in the memory format that it computes in there (see `memory_format`)."""
-    return model.to(kind).to(memory_format=memory_format(model, kind, wanted))

@@ -15,6 +15,7 @@ from torch import nn
 from normbench.data.batches import Batches, Images
 from normbench.data.bound import Bound
 from normbench.data.prepared import Splits
+from normbench.functional import placement
 from normbench.methods.base import Method
 from normbench.models.build import new_classifier
 from normbench.models.registry import Model
@@ -62,7 +63,7 @@ def prepare(task: Task, model: Model, method: Method, bound: Bound, seed: int, d
     devices.use_threads(task.recipe.threads, data.device)
     images, facts = training_set(data.train, task, bound.classes)
     wanted = task.recipe.memory_format
-    placed = devices.placed(network(task, model, method, bound, seed), data.device, wanted)
+    placed = placement.placed(network(task, model, method, bound, seed), data.device, wanted)
     train, test = images.made_for(placed, wanted), data.test.made_for(placed, wanted)
     return Classifier(placed, method, task.recipe, train, test, facts)
 

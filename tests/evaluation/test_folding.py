@@ -103,7 +103,7 @@ def test_one_layer_becomes_a_convolution(layer: Callable[[], nn.Module]) -> None
     for _ in range(2):
         module(torch.randn(5, 4, 9, 9).double())
     folded = fold(module)
-    assert type(folded) is nn.Conv2d
+    assert isinstance(folded, nn.Conv2d)
     x = torch.randn(3, 4, 11, 8).double()
     with torch.no_grad():
         assert oracles.relative_error(folded(x), module.eval()(x)) < 1e-12

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from normbench.functional.convolution import Conv2d
 from normbench.methods.base import Role
 from normbench.methods.conv_norm import ConvNorm, ConvNorm2d
 from normbench.models import registry
@@ -438,10 +439,10 @@ def test_options_reach_the_layers(affine: bool, batch_norm: bool) -> None:
 def test_gates_are_plain_convolutions() -> None:
     """Those of squeeze-and-excitation, on one pixel an image, have a bias and no norm."""
     gate = ConvNorm().conv(8, 2, 1, role=Role("gate"))
-    assert type(gate) is nn.Conv2d
+    assert type(gate) is Conv2d
     assert gate.bias is not None
     model = registry.classifier("senet18", {"width": 16}, ConvNorm(), 3, 10)
-    plain = [name for name, layer in model.named_modules() if type(layer) is nn.Conv2d and not name.endswith("affine")]
+    plain = [name for name, layer in model.named_modules() if type(layer) is Conv2d]
     assert len(plain) == 16
     assert all("gate" in name and model.get_submodule(name).bias is not None for name in plain)
     assert not any("gate" in name for name, layer in model.named_modules() if isinstance(layer, ConvNorm2d))

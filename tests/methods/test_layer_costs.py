@@ -14,7 +14,7 @@ from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fantastic_four import FantasticFour
 from normbench.methods.network_deconvolution import ChannelDeconv, DeconvConv2d, DeconvLinear
 from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchNorm2d
-from normbench.system.device import LiveBytes
+from normbench.system.memory import LiveBytes
 
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addmm_", "baddbmm_"}
 TRANSFORMS = {"_fft_r2c", "_fft_c2r", "_fft_c2c"}

@@ -1,0 +1,71 @@
+"""Convolutions that keep clear of a fault in oneDNN, which torch computes them with on the CPU.
+
+oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory where the tensors look channels_last and
+there are fewer input channels than a vector register takes (oneDNN issue 6035, in torch 2.15). A tensor looks
+channels_last by its strides alone: a 1x1 weight that some computation has left with the strides (c, 1, c, c) is enough.
+So the format of a network is no protection, and here such a convolution takes its pixels before it multiplies them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normbench.functional.pairs import Pair
+
+VECTOR = 16  # float32 numbers in a register of AVX-512
+
+
+def narrow_stride(weight: Tensor, stride: tuple[int, ...]) -> bool:
+    """Whether oneDNN's fault can meet a convolution with a weight of this shape (out, in/groups, kh, kw)."""
+    return weight.shape[2:] == (1, 1) and max(stride) > 1 and weight.shape[1] < VECTOR
+
+
+def every_pixel(x: Tensor, stride: Pair) -> Tensor:
+    """Every `stride`-th row and column of x (N, C, H, W); the result and its gradient have the memory format of x."""
+    rows, columns = stride
+    if stride == (1, 1):
+        return x
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        # The gradient of a slice is contiguous in the order of the dimensions that were sliced. With an odd height the
+        # strides of the slice are not taken for channels_last, and the convolution copies it in any case.
+        taken = x.permute(0, 2, 3, 1)[:, ::rows, ::columns].permute(0, 3, 1, 2)
+        return taken.contiguous(memory_format=torch.channels_last)
+    return x[..., ::rows, ::columns]
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair | str = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv2d`, x (N, C, H, W), without a strided 1x1 kernel of few channels on the CPU.
+
+    The values are those of torch's, up to the order of additions; those of all other convolutions are the same bits.
+    """
+    if x.device.type == "cpu" and x.dim() == 4 and narrow_stride(weight, stride):
+        if not isinstance(padding, str) and max(padding) > 0:  # `valid` and `same` of a 1x1 kernel add no pixels
+            x = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+        x, stride, padding = every_pixel(x, stride), (1, 1), (0, 0)
+    return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` on `conv2d` above: the layer that methods here build.
+
+    takes_pixels_first: tells `normbench.functional.placement` that a layer is safe in every format.
+    """
+
+    takes_pixels_first = True
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = (0, 0)
+        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
