@@ -64,6 +64,31 @@ class Role:
 
 
 @dataclass(frozen=True)
+class ConvSpec:
+    """A convolution that a model asks for: what `torch.nn.Conv2d` takes, with square kernels, and its role."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    role: Role
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+
+    def plain(self, bias: bool) -> Conv2d:
+        """The plain convolution of this description, with torch's initial weights."""
+        return Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            groups=self.groups,
+            bias=bias,
+        )
+
+
+@dataclass(frozen=True)
 class Method:
     """A normalization method: subclass it as a frozen dataclass, whose fields are the method's options.
 
@@ -73,20 +98,9 @@ class Method:
     network, so that it is saved with it.
     """
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        role: Role,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-    ) -> nn.Module:
-        """A convolution (N, in, H, W) -> (N, out, H', W'); without a bias, for a norm follows it, but in a gate."""
-        bias = role.place == "gate"
-        return Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        """A convolution (N, in, H, W) -> (N, out, H', W'). It has no bias, as a norm follows it, except in a gate."""
+        return spec.plain(bias=spec.role.place == "gate")
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         """The layer after a convolution, or before its activation where that comes first: keeps (N, channels, H, W)."""

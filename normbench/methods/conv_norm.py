@@ -20,7 +20,7 @@ from torch.nn import functional
 from normbench.functional.circular_filter import CircularFilter, inverse_spectrum_norm
 from normbench.functional.convolution import every_pixel
 from normbench.functional.pairs import Pair, pair
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 
 
 class ConvNorm2d(nn.Module):
@@ -97,26 +97,16 @@ class ConvNorm(Method):
     affine: bool = True
     batch_norm: bool = True
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        role: Role,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-    ) -> nn.Module:
-        if role.place == "gate":
-            return super().conv(in_channels, out_channels, kernel_size, role=role)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        if spec.role.place == "gate":
+            return super().conv(spec)
         return ConvNorm2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            groups,
+            spec.in_channels,
+            spec.out_channels,
+            spec.kernel_size,
+            spec.stride,
+            spec.padding,
+            spec.groups,
             affine=self.affine,
             batch_norm=self.batch_norm,
         )

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normbench.functional.convolution import Conv2d
-from normbench.methods.base import Method, Positive, Role
+from normbench.methods.base import ConvSpec, Method, Positive, Role
 
 
 class ScalarBias(nn.Module):
@@ -57,20 +56,9 @@ class Fixup(Method):
 
     lr_factor: Positive = 0.1
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        role: Role,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-    ) -> nn.Module:
-        bias = role.place == "gate"
-        layer = Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
-        return layer if role.place in ("stem", "gate") else BiasedConv2d(layer, role)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        layer = spec.plain(bias=spec.role.place == "gate")
+        return layer if spec.role.place in ("stem", "gate") else BiasedConv2d(layer, spec.role)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         if role.place == "downsample":

@@ -22,7 +22,7 @@ from normbench.functional.convolution import conv2d
 from normbench.functional.inverse_sqrt import inverse_sqrt
 from normbench.functional.pairs import Pair, pair
 from normbench.functional.patch_moments import PatchMoments, Sampling
-from normbench.methods.base import Count, Limits, Method, Positive, Role
+from normbench.methods.base import ConvSpec, Count, Limits, Method, Positive, Role
 
 FREEZE_STEPS, FREEZE_CYCLE = 101, 1000  # a frozen layer renews its statistics in the first 101 of every 1000 steps
 
@@ -282,27 +282,18 @@ class NetworkDeconvolution(Method):
     def settings(self, role: Role) -> dict[str, Any]:
         return SETTINGS.get((role.architecture, role.place), {}) if self.authors_settings else {}
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        role: Role,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-    ) -> nn.Module:
-        options: dict[str, Any] = {"block": self.block, "iterations": self.iterations} | self.settings(role)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        options: dict[str, Any] = {"block": self.block, "iterations": self.iterations} | self.settings(spec.role)
+        role = spec.role
         if self.authors_settings and role.architecture == "mobilenet_v2" and role.place == "projection":
-            options["block"] = in_channels // role.expansion
+            options["block"] = spec.in_channels // role.expansion
         return DeconvConv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            groups=groups,
+            spec.in_channels,
+            spec.out_channels,
+            spec.kernel_size,
+            spec.stride,
+            spec.padding,
+            groups=spec.groups,
             eps=self.eps,
             momentum=self.momentum,
             sampling_stride=self.sampling_stride,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from normbench.functional.convolution import Conv2d
-from normbench.methods.base import Method, NotNegative, Role
+from normbench.methods.base import ConvSpec, Method, NotNegative, Role
 
 
 @dataclass(frozen=True)
@@ -20,21 +19,11 @@ class NoNorm(Method):
 
     residual_gain: NotNegative = 1.0
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        role: Role,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-    ) -> nn.Module:
-        layer = Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=True)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        layer = spec.plain(bias=True)
         nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-        layer.bias = nn.Parameter(torch.zeros(out_channels))
-        if role.last_in_block:
+        layer.bias = nn.Parameter(torch.zeros(spec.out_channels))
+        if spec.role.last_in_block:
             layer.weight.data.mul_(self.residual_gain)
         return layer
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from normbench.functional.convolution import Conv2d
-from normbench.methods.base import Count, Method, Role
+from normbench.methods.base import ConvSpec, Count, Method, Role
 
 
 @dataclass(frozen=True)
@@ -26,19 +25,9 @@ class SpectralNorm(Method):
     batch_norm: bool = True
     power_iterations: Count = 1
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        role: Role,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-    ) -> nn.Module:
-        bias = not self.batch_norm or role.place == "gate"
-        layer = Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        bias = not self.batch_norm or spec.role.place == "gate"
+        layer = spec.plain(bias)
         return parametrizations.spectral_norm(layer, n_power_iterations=self.power_iterations)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:

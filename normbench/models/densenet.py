@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.registry import register_classifier
 
 BOTTLENECK = 4  # channels of the 1x1 convolution of a layer, in growths
@@ -28,9 +28,9 @@ class DenseLayer(nn.Module):
         super().__init__()
         body, inner = role("body"), BOTTLENECK * growth
         self.norm1 = method.norm(in_channels, role=body)
-        self.conv1 = method.conv(in_channels, inner, 1, role=body)
+        self.conv1 = method.conv(ConvSpec(in_channels, inner, 1, role=body))
         self.norm2 = method.norm(inner, role=role("body", last_in_block=True))
-        self.conv2 = method.conv(inner, growth, 3, padding=1, role=body)
+        self.conv2 = method.conv(ConvSpec(inner, growth, 3, padding=1, role=body))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(functional.relu(self.norm1(x)))
@@ -44,7 +44,7 @@ class Transition(nn.Module):
     def __init__(self, method: Method, in_channels: int, role: Role):
         super().__init__()
         self.norm = method.norm(in_channels, role=role)
-        self.conv = method.conv(in_channels, in_channels // 2, 1, role=role)
+        self.conv = method.conv(ConvSpec(in_channels, in_channels // 2, 1, role=role))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.avg_pool2d(self.conv(functional.relu(self.norm(x))), 2)
@@ -60,7 +60,7 @@ class DenseNet(nn.Module):
         super().__init__()
         features, layers = 2 * growth, []
         stem = Role("stem", last_stage=len(blocks) == 1, architecture="densenet")
-        self.conv = method.conv(channels, features, 3, padding=1, role=stem)
+        self.conv = method.conv(ConvSpec(channels, features, 3, padding=1, role=stem))
         for stage, count in enumerate(blocks):
             last_stage = stage == len(blocks) - 1
             role = functools.partial(Role, stage=stage, last_stage=last_stage, architecture="densenet")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.registry import register_classifier
 
 # expansion, channels at a width of 32, blocks, stride of the first block
@@ -42,17 +42,17 @@ class Block(nn.Module):
         inner = expansion * in_channels
         body, depthwise = role("body"), role("depthwise")
         last = role("projection", last_in_block=stride == 1, expansion=expansion)
-        self.conv1 = method.conv(in_channels, inner, 1, role=body)
+        self.conv1 = method.conv(ConvSpec(in_channels, inner, 1, role=body))
         self.norm1 = method.norm(inner, role=body)
-        self.conv2 = method.conv(inner, inner, 3, stride=stride, padding=1, groups=inner, role=depthwise)
+        self.conv2 = method.conv(ConvSpec(inner, inner, 3, stride=stride, padding=1, groups=inner, role=depthwise))
         self.norm2 = method.norm(inner, role=depthwise)
-        self.conv3 = method.conv(inner, out_channels, 1, role=last)
+        self.conv3 = method.conv(ConvSpec(inner, out_channels, 1, role=last))
         self.norm3 = method.norm(out_channels, role=last)
         self.shortcut: nn.Module | None = nn.Identity() if stride == 1 else None
         if stride == 1 and in_channels != out_channels:
             down = role("downsample")
             self.shortcut = nn.Sequential(
-                method.conv(in_channels, out_channels, 1, role=down),
+                method.conv(ConvSpec(in_channels, out_channels, 1, role=down)),
                 method.norm(out_channels, role=down),
             )
 
@@ -70,7 +70,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         stages = sum(stride == 2 for *_, stride in ROWS) + 1
         stem = Role("stem", architecture="mobilenet_v2")
-        self.conv = method.conv(channels, width, 3, padding=1, role=stem)
+        self.conv = method.conv(ConvSpec(channels, width, 3, padding=1, role=stem))
         self.norm = method.norm(width, role=stem)
         layers, in_channels, stage = [], width, 0
         for expansion, wide, count, first_stride in ROWS:
@@ -83,7 +83,7 @@ class MobileNetV2(nn.Module):
                 in_channels = out_channels
         self.blocks = nn.Sequential(*layers)
         features, body = scaled(LAST, width), role("body")
-        self.last_conv = method.conv(in_channels, features, 1, role=body)
+        self.last_conv = method.conv(ConvSpec(in_channels, features, 1, role=body))
         self.last_norm = method.norm(features, role=body)
         self.head = method.linear(features, classes, role=role("head"))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.registry import register_classifier
 
 
@@ -38,14 +38,14 @@ class Block(nn.Module):
         super().__init__()
         body, last = role("body"), role("body", last_in_block=True)
         self.norm1 = method.norm(in_channels, role=body)
-        self.conv1 = method.conv(in_channels, out_channels, 3, stride=stride, padding=1, role=body)
+        self.conv1 = method.conv(ConvSpec(in_channels, out_channels, 3, stride=stride, padding=1, role=body))
         self.norm2 = method.norm(out_channels, role=last)
-        self.conv2 = method.conv(out_channels, out_channels, 3, padding=1, role=last)
+        self.conv2 = method.conv(ConvSpec(out_channels, out_channels, 3, padding=1, role=last))
         self.gate = gate
         self.shortcut: nn.Module = nn.Identity()
         resized = stride != 1 or in_channels != out_channels
         if resized:
-            self.shortcut = method.conv(in_channels, out_channels, 1, stride=stride, role=role("downsample"))
+            self.shortcut = method.conv(ConvSpec(in_channels, out_channels, 1, stride=stride, role=role("downsample")))
         self.shared = first or resized  # whether the shortcut starts from the activated input
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class PreActResNet(nn.Module):
     ):
         super().__init__()
         stem = Role("stem", last_stage=len(blocks) == 1, architecture=architecture)
-        self.conv = method.conv(channels, width, 3, padding=1, role=stem)
+        self.conv = method.conv(ConvSpec(channels, width, 3, padding=1, role=stem))
         stages, in_channels = [], width
         for stage, count in enumerate(blocks):
             role = functools.partial(Role, stage=stage, last_stage=stage == len(blocks) - 1, architecture=architecture)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.registry import register_classifier
 
 
@@ -26,15 +26,15 @@ class Block(nn.Module):
         super().__init__()
         role = functools.partial(Role, stage=stage, last_stage=last_stage, architecture="resnet")
         body, last = role("body"), role("body", last_in_block=True)
-        self.conv1 = method.conv(in_channels, out_channels, 3, stride=stride, padding=1, role=body)
+        self.conv1 = method.conv(ConvSpec(in_channels, out_channels, 3, stride=stride, padding=1, role=body))
         self.norm1 = method.norm(out_channels, role=body)
-        self.conv2 = method.conv(out_channels, out_channels, 3, padding=1, role=last)
+        self.conv2 = method.conv(ConvSpec(out_channels, out_channels, 3, padding=1, role=last))
         self.norm2 = method.norm(out_channels, role=last)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             down = role("downsample")
             self.shortcut = nn.Sequential(
-                method.conv(in_channels, out_channels, 1, stride=stride, role=down),
+                method.conv(ConvSpec(in_channels, out_channels, 1, stride=stride, role=down)),
                 method.norm(out_channels, role=down),
             )
 
@@ -51,7 +51,7 @@ class ResNet(nn.Module):
         super().__init__()
         role = functools.partial(Role, architecture="resnet")
         stem = role("stem", last_stage=len(blocks) == 1)
-        self.conv = method.conv(channels, width, 3, padding=1, role=stem)
+        self.conv = method.conv(ConvSpec(channels, width, 3, padding=1, role=stem))
         self.norm = method.norm(width, role=stem)
         stages, in_channels = [], width
         for stage, count in enumerate(blocks):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.registry import register_classifier
 
 BLOCKS = (3, 3, 3)
@@ -36,17 +36,17 @@ class Block(nn.Module):
     ):
         super().__init__()
         body, grouped, last = role("body"), role("grouped"), role("projection", last_in_block=True)
-        self.conv1 = method.conv(in_channels, inner, 1, role=body)
+        self.conv1 = method.conv(ConvSpec(in_channels, inner, 1, role=body))
         self.norm1 = method.norm(inner, role=body)
-        self.conv2 = method.conv(inner, inner, 3, stride=stride, padding=1, groups=groups, role=grouped)
+        self.conv2 = method.conv(ConvSpec(inner, inner, 3, stride=stride, padding=1, groups=groups, role=grouped))
         self.norm2 = method.norm(inner, role=grouped)
-        self.conv3 = method.conv(inner, out_channels, 1, role=last)
+        self.conv3 = method.conv(ConvSpec(inner, out_channels, 1, role=last))
         self.norm3 = method.norm(out_channels, role=last)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             down = role("downsample")
             self.shortcut = nn.Sequential(
-                method.conv(in_channels, out_channels, 1, stride=stride, role=down),
+                method.conv(ConvSpec(in_channels, out_channels, 1, stride=stride, role=down)),
                 method.norm(out_channels, role=down),
             )
 
@@ -66,7 +66,7 @@ class ResNeXt(nn.Module):
     def __init__(self, method: Method, channels: int, classes: int, groups: int, group_width: int, width: int):
         super().__init__()
         stem = Role("stem", architecture="resnext")
-        self.conv = method.conv(channels, width, 1, role=stem)
+        self.conv = method.conv(ConvSpec(channels, width, 1, role=stem))
         self.norm = method.norm(width, role=stem)
         stages, in_channels = [], width
         for stage, count in enumerate(BLOCKS):

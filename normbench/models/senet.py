@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.preact_resnet import PreActResNet
 from normbench.models.registry import register_classifier
 
@@ -26,8 +26,8 @@ class Gate(nn.Module):
     def __init__(self, method: Method, channels: int, role: Callable[..., Role]):
         super().__init__()
         inner = max(1, channels // REDUCTION)
-        self.squeeze = method.conv(channels, inner, 1, role=role("gate"))
-        self.excite = method.conv(inner, channels, 1, role=role("gate"))
+        self.squeeze = method.conv(ConvSpec(channels, inner, 1, role=role("gate")))
+        self.excite = method.conv(ConvSpec(inner, channels, 1, role=role("gate")))
 
     def forward(self, x: Tensor) -> Tensor:
         means = x.mean((2, 3), keepdim=True)

@@ -15,7 +15,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.registry import register_gan
 
 LEAK = 0.1  # slope of the leaky ReLU
@@ -59,7 +59,7 @@ class Discriminator(nn.Module):
         role = functools.partial(Role, architecture="sngan")
 
         def add(in_channels: int, out_channels: int, stride: int, here: Role) -> None:
-            layers.append(method.conv(in_channels, out_channels, 3, stride=stride, padding=1, role=here))
+            layers.append(method.conv(ConvSpec(in_channels, out_channels, 3, stride=stride, padding=1, role=here)))
             last = dataclasses.replace(here, last_in_block=stride == 1)  # each stage ends without a stride
             layers.extend([method.norm(out_channels, role=last), nn.LeakyReLU(LEAK)])
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.registry import register_classifier
 
 LEAST_SIZE = 32  # pixels a side, which five poolings halve to one
@@ -32,7 +32,7 @@ class VGG(nn.Module):
                 place = "stem" if stage == 0 and index == 0 else "body"
                 here = role(place, stage, last_stage=stage == len(stages) - 1)
                 layers += [
-                    method.conv(in_channels, out_channels, 3, padding=1, role=here),
+                    method.conv(ConvSpec(in_channels, out_channels, 3, padding=1, role=here)),
                     method.norm(out_channels, role=dataclasses.replace(here, last_in_block=index == count - 1)),
                     nn.ReLU(inplace=True),
                 ]

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from normbench.evaluation.folding import fold
 from torch import Tensor, nn
 
+from normbench.evaluation.folding import fold
 from normbench.functional import placement
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.methods.batch_norm import BatchNorm
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fantastic_four import FantasticFour
@@ -108,7 +108,7 @@ def network(method: Method, memory_format: torch.memory_format | None = None) ->
 
 
 def conv(method: Method, channels: int = 8, groups: int = 1, place: str = "downsample") -> nn.Module:
-    return method.conv(channels, 16, 1, role=Role(place), stride=2, groups=groups)
+    return method.conv(ConvSpec(channels, 16, 1, role=Role(place), stride=2, groups=groups))
 
 
 class ChannelNorm(nn.Module):
@@ -134,18 +134,9 @@ class Permuting(Method):
 class Foreign(Permuting):
     """And convolutions that are torch's."""
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        role: Role,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-    ) -> nn.Module:
-        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        kernel, stride, padding = spec.kernel_size, spec.stride, spec.padding
+        return nn.Conv2d(spec.in_channels, spec.out_channels, kernel, stride, padding, groups=spec.groups, bias=False)
 
 
 def last(module: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from normbench.data.batches import Images, on_device
 from normbench.gan import fid, loop
 from normbench.gan import train as gan
 from normbench.methods import registry as methods
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method
 from normbench.methods.batch_norm import BatchNorm
 from normbench.methods.spectral_norm import SpectralNorm
 from normbench.models.build import build_gan
@@ -95,9 +95,9 @@ class Recorder(BatchNorm):
 
     roles = []  # shared on purpose, and no option of the method
 
-    def conv(self, *arguments: Any, role: Role, **others: Any) -> nn.Module:
-        self.roles.append(role)
-        return super().conv(*arguments, role=role, **others)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        self.roles.append(spec.role)
+        return super().conv(spec)
 
 
 def test_roles() -> None:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from normbench.functional.convolution import Conv2d
-from normbench.methods.base import Role
+from normbench.methods.base import ConvSpec, Role
 from normbench.methods.conv_norm import ConvNorm, ConvNorm2d
 from normbench.models import registry
 from tests.oracles import layers as oracles
@@ -428,7 +428,7 @@ def test_float32_stands_near_zeros_of_the_spectrum() -> None:
 def test_options_reach_the_layers(affine: bool, batch_norm: bool) -> None:
     method = ConvNorm(affine=affine, batch_norm=batch_norm)
     case = Case(4, 6, 3, 2, 1, 2, affine, batch_norm, (5, 5))
-    layer = method.conv(4, 6, 3, role=Role("body"), stride=2, padding=1, groups=2).double()
+    layer = method.conv(ConvSpec(4, 6, 3, role=Role("body"), stride=2, padding=1, groups=2)).double()
     x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected, _ = case.oracle(x, layer)
     assert oracles.relative_error(layer(x), expected) <= 1e-11
@@ -438,7 +438,7 @@ def test_options_reach_the_layers(affine: bool, batch_norm: bool) -> None:
 
 def test_gates_are_plain_convolutions() -> None:
     """Those of squeeze-and-excitation, on one pixel an image, have a bias and no norm."""
-    gate = ConvNorm().conv(8, 2, 1, role=Role("gate"))
+    gate = ConvNorm().conv(ConvSpec(8, 2, 1, role=Role("gate")))
     assert type(gate) is Conv2d
     assert gate.bias is not None
     model = registry.classifier("senet18", {"width": 16}, ConvNorm(), 3, 10)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.methods import registry
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models import registry as models
 from normbench.system.errors import UserError
 
@@ -433,9 +433,9 @@ class Spy(Method):
     norms: list[Role]
     linears: list[Role]
 
-    def conv(self, in_channels: int, out_channels: int, kernel_size: int, *, role: Role, **where: int) -> nn.Module:
-        self.convolutions.append(role)
-        return super().conv(in_channels, out_channels, kernel_size, role=role, **where)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        self.convolutions.append(spec.role)
+        return super().conv(spec)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         self.norms.append(role)

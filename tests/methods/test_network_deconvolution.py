@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from normbench.functional import patch_moments
 from normbench.functional.patch_moments import gram
 from normbench.methods import network_deconvolution
-from normbench.methods.base import Role
+from normbench.methods.base import ConvSpec, Role
 from normbench.methods.network_deconvolution import DeconvConv2d, DeconvLinear, NetworkDeconvolution, inverse_sqrt
 from normbench.models import registry
 from tests.oracles import layers as oracles
@@ -721,7 +721,7 @@ def test_covariance_of_rounded_patches_is_close(case: str) -> None:
 
 def test_options_reach_the_layers() -> None:
     method = NetworkDeconvolution(block=2, linear_block=4, iterations=3, eps=0.1, momentum=0.5, sampling_stride=2)
-    conv = method.conv(8, 4, 3, role=Role("body"), stride=2, padding=1, groups=1)
+    conv = method.conv(ConvSpec(8, 4, 3, role=Role("body"), stride=2, padding=1, groups=1))
     assert isinstance(conv, DeconvConv2d)
     case = Case(8, 4, 3, pool=2, stride=2, padding=1, iterations=3, eps=0.1, sampling_stride=2)
     x = correlated(torch.Generator().manual_seed(0), 4, 8, 6, 6)
@@ -729,7 +729,7 @@ def test_options_reach_the_layers() -> None:
     expected, used = case.oracle(x, conv)
     assert oracles.relative_error(conv(x), expected) <= 1e-11
     assert oracles.relative_error(conv.running_mean, 0.5 * used[0][0]) <= 1e-12
-    grouped = method.conv(8, 8, 3, role=Role("depthwise"), groups=8)
+    grouped = method.conv(ConvSpec(8, 8, 3, role=Role("depthwise"), groups=8))
     assert grouped.running_deconv.shape == (8, 9, 9)
 
     linear = method.linear(12, 5, role=Role("head")).double()
@@ -738,7 +738,7 @@ def test_options_reach_the_layers() -> None:
     assert oracles.relative_error(linear(x), expected) <= 1e-11
     assert oracles.relative_error(linear.running_mean, 0.5 * linear_used[0]) <= 1e-12
     assert not conv.low_precision
-    assert NetworkDeconvolution(covariance="bfloat16").conv(8, 4, 3, role=Role("body")).low_precision
+    assert NetworkDeconvolution(covariance="bfloat16").conv(ConvSpec(8, 4, 3, role=Role("body"))).low_precision
     assert type(NetworkDeconvolution(linear_block=0).linear(12, 5, role=Role("head"))) is nn.Linear
     assert isinstance(method.norm(8, role=Role("body")), nn.Identity)
 

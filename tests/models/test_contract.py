@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.methods.batch_norm import BatchNorm
 from normbench.models import registry
 from normbench.models.build import build_classifier, build_gan, load_weights
@@ -36,8 +36,8 @@ class Marked(Method):
 
     made: list[tuple[nn.Module, Role]] = dataclasses.field(default_factory=list)
 
-    def conv(self, in_channels: int, out_channels: int, kernel_size: int, *, role: Role, **where: int) -> nn.Module:
-        self.made.append((super().conv(in_channels, out_channels, kernel_size, role=role, **where), role))
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        self.made.append((super().conv(spec), spec.role))
         return self.made[-1][0]
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:

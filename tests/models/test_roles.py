@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from normbench.methods.base import Method, Role
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models import registry
 from normbench.models.build import build_gan
 from tests.models.networks import ON_NARROW, built, images, logits_of
@@ -22,9 +22,9 @@ class Spy(Method):
     norms: list[Role] = dataclasses.field(default_factory=list)
     linears: list[Role] = dataclasses.field(default_factory=list)
 
-    def conv(self, in_channels: int, out_channels: int, kernel_size: int, *, role: Role, **where: int) -> nn.Module:
-        self.convolutions.append(role)
-        return super().conv(in_channels, out_channels, kernel_size, role=role, **where)
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        self.convolutions.append(spec.role)
+        return super().conv(spec)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         self.norms.append(role)
