@@ -340,6 +340,7 @@ REACHED = {
     "a star of stars": ({"a": "from pkg.b import g\ndef f(): return g()", "b": "from pkg.c import *", "c": G}, {"a.f", "c.g"}),
     "an import for its effects": ({"a": "import pkg.b\ndef f(): return 1", "b": "import torch\ntorch.x = 1"}, {"a.f", f"a.{EFFECTS}", f"b.{EFFECTS}"}),
     "a module for its effects": ({"a": "from pkg import b\ndef f(): return 1", "b": G}, {"a.f", f"a.{EFFECTS}", "b.g"}),
+    "a module that a docstring alone mentions": ({"a": "from pkg import b\ndef f():\n    'As b.'", "b": G}, {"a.f", f"a.{EFFECTS}", "b.g"}),
     "nothing that is imported for no use": ({"a": "from pkg.b import g\ndef f(): return 1", "b": G}, {"a.f"}),
     "no type in a function": (
         {"a": "from typing import TYPE_CHECKING\ndef f():\n    if TYPE_CHECKING:\n        from pkg.b import T\n        y = T\n    return 1", "b": "T = int"},
