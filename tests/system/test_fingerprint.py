@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 
-from normbench.runs import source_tree
+from normbench.system import source_tree
 from normbench.system.errors import UserError
 from normbench.system.fingerprint import EFFECTS, Root, closure, code, explain
 from tests.support.sample_sources import closure_of, digest, reached, write
