@@ -1,24 +1,26 @@
-"""Means over the finished runs of a variant."""
+"""The records of a suite, and means over the finished runs of a variant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import pandas as pd
 
-Runs = dict[tuple[str, str], list[dict[str, Any]]]  # (task, variant) -> records, in the order of the suite
+from normbench.runs.record import Record
+
+Runs = dict[tuple[str, str], list[Record]]  # (task, variant) -> a record for each seed, in the order of the suite
 
 
-def finished(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [record for record in records if record["status"] == "finished"]
+def finished(records: Iterable[Record]) -> list[Record]:
+    """The records of the runs that did not diverge."""
+    return [record for record in records if record.finished]
 
 
 def mean(values: Iterable[float]) -> float:
-    """NaN where there are none."""
+    """NaN where there are no values."""
     return float(pd.Series(list(values), dtype=float).mean())
 
 
 def std(values: Iterable[float]) -> float:
-    """Sample standard deviation; NaN for fewer than two values."""
+    """The sample standard deviation; NaN for fewer than two values."""
     return float(pd.Series(list(values), dtype=float).std(ddof=1))
