@@ -54,9 +54,10 @@ class Copy:
 
 
 def all_roots() -> dict[str, list[Root]]:
-    """Of everything that ids are made of: the training code of each kind, every model and every method."""
+    """Of what ids are made of: the training code of each kind, a model of each file or two, and every method."""
     roots = {f"training {kind}": code._roots(places) for kind, places in code.TRAINING.items()}
-    roots |= {f"model {name}": [Root(*models.get(name).source)] for name in models.names()}
+    one_a_file = {models.get(name).source[0]: name for name in models.names()}
+    roots |= {f"model {name}": [Root(*models.get(name).source)] for name in ["resnet8", *one_a_file.values()]}
     for name in methods.names():
         roots[f"method {name}"] = [Root(methods.source_file(name), methods.method_class(name).__name__)]
     return roots
@@ -199,7 +200,7 @@ STAYS: dict[str, tuple[str, Edit]] = {
     "the FID": ("gan/fid.py", replaced("MOST_SAMPLES = 10_000", "MOST_SAMPLES = 20_000")),
     "how a model is looked up": ("models/registry.py", replaced("names(kind)", "sorted(names(kind))")),
     "how a method is looked up": ("methods/registry.py", replaced("sorted(path.stem", "list(path.stem")),
-    "which image sizes a model takes": ("models/vgg.py", replaced("least_size=32", "least_size=33")),
+    "which image sizes a model takes": ("models/vgg.py", replaced("LEAST_SIZE = 32", "LEAST_SIZE = 33")),
     "a new model in a file of others": (
         "models/resnet.py",
         lambda text: (
@@ -368,7 +369,7 @@ MOVES: dict[str, tuple[str, Edit, str]] = {
     "a convolution's pixels": (
         "functional/convolution.py",
         replaced("x[..., ::rows, ::columns]", "x[..., ::columns, ::rows]"),
-        "method",
+        "",
     ),
     "an eps of one method": (
         "methods/batch_norm.py",
@@ -447,7 +448,7 @@ class Changed(ast.NodeTransformer):
 
 def definitions(tree: Copy) -> list[tuple[Path, str]]:
     """Of the training of classifiers and GANs, and of two methods and models: what their numbers come from."""
-    chosen = ("training", "model resnet20", "model sngan", "method network_deconvolution", "method fantastic_four")
+    chosen = ("training", "model resnet8", "model sngan", "method network_deconvolution", "method fantastic_four")
     roots = [root for name, each in tree.roots.items() if name.startswith(chosen) for root in each]
     return closure(roots).definitions
 
