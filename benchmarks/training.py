@@ -1,10 +1,10 @@
 """Training speed of normbench, against a plain torchvision and DataLoader loop that trains the same network.
 
 The plain loop is the usual script: torchvision transforms on PIL images, a DataLoader with two workers, SGD, the loss
-read at each step, float32. normbench trains in float32 and, where the device has it, in bfloat16. All train in turns, on
-a CPU each turn in a process that this one forks (so that none finds another's allocator settings or threads), on the same
-random images of CIFAR-10's size; the second of two epochs counts, and a first turn of each does not. The table has medians
-of images a second and their ratio.
+read at each step, float32. normbench trains in float32 and, where the device has it, in bfloat16. All train in turns,
+on a CPU each turn in a process that this one forks (so that none finds another's allocator settings or threads), on the
+same random images of CIFAR-10's size; the second of two epochs counts, and a first turn of each does not. The table has
+medians of images a second and their ratio.
 
     python -m benchmarks.training [--model resnet20] [--method batch_norm] [--images 2560] [--turns 5] [--threads 2]
 
