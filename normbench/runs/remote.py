@@ -65,7 +65,7 @@ class Remote:
     def fetch_checkpoints(self, run: str) -> None:
         """Brings the checkpoints of an unfinished run here. They are verified when they are read."""
         folder = store.unfinished(run)
-        for path in self.system.glob(f"{self._unfinished(run)}/*.pt"):
+        for path in self.system.glob(f"{self._unfinished(run)}/{CHECKPOINTS}"):
             folder.mkdir(parents=True, exist_ok=True)
             self.system.get_file(path, str(folder / path.rpartition("/")[2]))
 
@@ -101,8 +101,8 @@ class Remote:
             attempt()
 
     def _mirror(self, run: str) -> None:
-        there = {path.rpartition("/")[2] for path in self.system.glob(f"{self._unfinished(run)}/*.pt")}
-        here = {path.name for path in store.unfinished(run).glob("[0-9]*-*.pt")}
+        there = {path.rpartition("/")[2] for path in self.system.glob(f"{self._unfinished(run)}/{CHECKPOINTS}")}
+        here = {path.name for path in store.checkpoints(run)}
         try:
             for name in sorted(here - there):
                 self.system.makedirs(self._unfinished(run), exist_ok=True)
