@@ -30,5 +30,7 @@ class GanTask(GanTaskEntry):
 
     def identity(self) -> dict[str, Any]:
         """What of the task shapes a run of it: everything but names and the list of seeds."""
-        kept_out = {"name": True, "seeds": True, "dataset": True, "model": True, "recipe": {"fid_samples"}}
-        return self.model_dump(mode="json", exclude=kept_out)
+        return self.model_dump(
+            mode="json",
+            exclude={"name": True, "seeds": True, "dataset": True, "model": True, "recipe": {"fid_samples"}},
+        )
