@@ -1,1 +1,5 @@
-"""From records to tables, plots and the report."""
+"""From records to tables, plots and the report; `load` gives the runs as a data frame."""
+
+from normbench.results.frame import load
+
+__all__ = ["load"]

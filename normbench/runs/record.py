@@ -8,8 +8,8 @@ from pydantic import field_validator
 
 from normbench.data.bound import Bound, Corrupted
 from normbench.gan.task import GanTask
-from normbench.methods.variant import Variant
 from normbench.runs.run import Kind, Run, Status
+from normbench.runs.variant import Variant
 from normbench.system.schema import MemoryFormat, Precision, Strict
 from normbench.training.task import Task
 

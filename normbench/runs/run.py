@@ -9,7 +9,7 @@ from pathlib import Path
 
 from normbench.data.bound import Bound
 from normbench.gan.task import GanTask
-from normbench.methods.variant import Variant
+from normbench.runs.variant import Variant
 from normbench.system import files, layout
 from normbench.training.task import Task
 

@@ -50,10 +50,10 @@ STAGES = {
         ("evaluation/evaluate.py", "measure"),
     ],
     "fid": [("gan/fid.py", name) for name in ("Features", "reference", "fid", "sample_count", "RECIPE", "WIDTH")],
-    "aggregate": [("results/tables.py", "aggregate")],
+    "aggregate": [("results/tables/write.py", "aggregate")],
     "report": [("results/report.py", "report")],
 }
-DATA_FILES = {"report": ["results/report.html.j2"]}
+DATA_FILES = {"report": ["results/report.html.j2", "results/style.css.j2"]}
 
 
 def training(kind: Kind) -> str:

@@ -15,7 +15,6 @@ from normbench.data.prepared import Splits
 from normbench.gan import fid
 from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
-from normbench.methods.variant import Variant
 from normbench.models import registry as models
 from normbench.runs import store
 from normbench.runs.contents import RECORD, SAMPLES
@@ -23,6 +22,7 @@ from normbench.runs.networks import trained_classifier, trained_generator
 from normbench.runs.record import Record
 from normbench.runs.run import FID_FEATURES, OUTPUTS, Kind, Run
 from normbench.runs.train import claim_and_train
+from normbench.runs.variant import Variant
 from normbench.suite import code, resolved
 from normbench.system import device as devices
 from normbench.system import files, layout

@@ -17,9 +17,9 @@ from normbench.data.sources.base import COMMON_KEYS, Source
 from normbench.evaluation.registry import SCORES
 from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.methods import registry as methods
-from normbench.methods.variant import Variant
 from normbench.models import registry as models
 from normbench.runs.run import Kind
+from normbench.runs.variant import Variant
 from normbench.suite import code
 from normbench.suite.file import ParamsFile, check_options
 from normbench.suite.resolved import Resolved

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from normbench.gan.task import GanTask
-from normbench.methods.variant import Variant
 from normbench.runs.run import Kind
+from normbench.runs.variant import Variant
 from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError, hint

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, create_model
 
 from normbench.evaluation.registry import scores
 from normbench.gan.task import GanTaskEntry
-from normbench.methods.variant import VariantEntry
+from normbench.runs.variant import VariantEntry
 from normbench.suite.suite import Suite
 from normbench.system.schema import Positive, PositiveReal, Share, Strict
 from normbench.training.task import TaskEntry

@@ -14,9 +14,11 @@ GAP = 0.06  # of a side, between images
 
 
 def contact_sheet(data: Path, corrupted: Path, out: Path, index: int = 0) -> None:
-    """Draws a test image of a prepared dataset, clean and corrupted: a row a corruption, a column a severity.
+    """Draws a test image of a prepared dataset, clean and corrupted.
 
-    data: its folder; corrupted: that of its corrupted images; out: the PNG. index: of the image.
+    There is a row for each corruption; its columns are the clean image and one for each severity.
+
+    data: the folder of the dataset. corrupted: that of its corrupted images. out: the PNG. index: of the image.
     """
     meta = files.read_json(corrupted / "meta.json")
     clean = np.load(data / "test_images.npy", mmap_mode="r")

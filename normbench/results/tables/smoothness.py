@@ -1,15 +1,15 @@
-"""Tables of what `evaluation.smoothness` measured: Lipschitz constants, norms of layers, feature maps by depth.
+"""What the score `smoothness` measured: Lipschitz constants, norms of layers, feature maps by depth.
 
-Means over finished runs, each with the sample standard deviation beside it.
+Numbers are means over finished runs, each with its sample standard deviation beside it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from normbench.results.means import Runs, finished, mean, std
-
-Table = tuple[list[dict[str, Any]], list[str]]  # rows, and the columns in their order
+from normbench.results.tables.means import Runs, finished, mean, std
+from normbench.results.tables.table import PLAIN, REAL, Row, Table, with_std
+from normbench.runs.record import Record
 
 SMOOTHNESS = ["lipschitz_local", "lipschitz_local_max", "lipschitz_bound", "layer_bound_sum", "layer_bound_max"]
 NORMS = ["bound", "estimate"]
@@ -25,21 +25,23 @@ FEATURES = {
 
 
 def smoothness_table(runs: Runs) -> Table:
-    """One row per task and variant. `no_bound`: why the network has none, hence nothing certified."""
+    """One row for each task and variant. no_bound: why the network has no bound, so that nothing is certified."""
     found = {cell: measured(records, "smoothness") for cell, records in runs.items()}
     radii = {radius for each in found.values() for one in each for radius in one.get("certified", {})}
     numbers = SMOOTHNESS + [f"certified_{radius}" for radius in sorted(radii, key=float)]
     rows = []
     for (task, variant), each in found.items():
-        row: dict[str, Any] = {"task": task, "variant": variant}
-        row |= {"examples": each[0]["local"]["examples"] if each else ""}
+        row: Row = {"task": task, "variant": variant}
+        row["examples"] = each[0]["local"]["examples"] if each else ""
         row |= spreads([of_network(one) for one in each], numbers)
-        rows.append(row | {"no_bound": next((one["why"] for one in each if one["bound"] is None), "")})
-    return rows, ["task", "variant", "examples", *with_std(numbers), "no_bound"]
+        row["no_bound"] = next((one["why"] for one in each if one["bound"] is None), "")
+        rows.append(row)
+    columns = dict.fromkeys(("task", "variant", "examples"), PLAIN) | with_std(numbers, REAL) | {"no_bound": PLAIN}
+    return Table(columns, rows)
 
 
 def of_network(found: dict[str, Any]) -> dict[str, float]:
-    """The numbers of one run by column. Without a bound the layers are not all there: they have no sum."""
+    """The numbers of one run by column. A network without a bound lacks some layers, so it has no sum over them."""
     numbers = {"lipschitz_local": found["local"]["mean"], "lipschitz_local_max": found["local"]["max"]}
     if found["bound"] is not None:
         bounds = [layer["bound"] for layer in found["layers"]]
@@ -48,7 +50,10 @@ def of_network(found: dict[str, Any]) -> dict[str, float]:
 
 
 def layer_table(runs: Runs) -> Table:
-    """One row per task, variant and layer, in order of depth; without a bound, those before the gap."""
+    """One row for each task, variant and layer, in order of depth.
+
+    A network without a bound has the layers before the first one whose norm is not known.
+    """
     rows = []
     for (task, variant), records in runs.items():
         layers: dict[str, list[dict[str, Any]]] = {}
@@ -58,11 +63,11 @@ def layer_table(runs: Runs) -> Table:
         for place, (name, each) in enumerate(layers.items(), 1):
             row = {"task": task, "variant": variant, "place": place, "layer": name}
             rows.append(row | spreads(each, NORMS))
-    return rows, ["task", "variant", "place", "layer", *with_std(NORMS)]
+    return Table(dict.fromkeys(("task", "variant", "place", "layer"), PLAIN) | with_std(NORMS, REAL), rows)
 
 
 def feature_table(runs: Runs) -> Table:
-    """One row per task, variant, block in order of depth, and `when`: initial or trained."""
+    """One row for each task, variant, `when` (initial or trained) and block, in order of depth."""
     rows = []
     for (task, variant), records in runs.items():
         found = measured(records, "features")
@@ -71,16 +76,12 @@ def feature_table(runs: Runs) -> Table:
             for depth, each in enumerate(zip(*blocks, strict=True), 1):
                 row = {"task": task, "variant": variant, "when": when, "block": depth}
                 rows.append(row | spreads(list(each), list(FEATURES)))
-    return rows, ["task", "variant", "when", "block", *with_std(list(FEATURES))]
+    return Table(dict.fromkeys(("task", "variant", "when", "block"), PLAIN) | with_std(FEATURES, REAL), rows)
 
 
-def measured(records: list[dict[str, Any]], name: str) -> list[Any]:
-    """What finished runs have under a name; nothing of runs that were scored without it."""
-    return [record["metrics"][name] for record in finished(records) if record["metrics"].get(name)]
-
-
-def with_std(columns: list[str]) -> list[str]:
-    return [name for column in columns for name in (column, f"{column}_std")]
+def measured(records: list[Record], name: str) -> list[Any]:
+    """A metric of the finished runs that have it: runs may have been scored without it."""
+    return [record.metrics[name] for record in finished(records) if record.metrics.get(name)]
 
 
 def spreads(each: list[dict[str, Any]], columns: list[str]) -> dict[str, float]:

@@ -1,0 +1,60 @@
+"""Records as a data frame."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from normbench.results.tables.costs import cost
+from normbench.results.tables.leaderboard import corruption_accuracy
+from normbench.results.tables.robustness import columns_of, score_columns
+from normbench.results.tables.table import Row
+from normbench.runs.record import Record
+from normbench.system import layout
+from normbench.system.errors import UserError
+
+
+def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
+    """The scored runs in a folder such as build/scores, one row for each, whether the suite has them or not.
+
+    Columns: `kind`, `task`, `variant`, `seed`; `status` (finished or diverged); `clean_accuracy`, `corruption_accuracy`
+    (mean over corruptions and severities) and `fid`; every number that a score leaves for results/robustness.csv, such
+    as `nll` and `attack_pgd`; `images_per_second`, `peak_memory_mib`, `parameters`, `seconds` and `compile_seconds` as
+    in results/leaderboard.csv; `run`, the run's id. A number that a run does not have is NaN. Rows are in the order of
+    kinds, tasks, variants and seeds.
+
+    folder: has the records as `<kind>/<task>/<variant>/<seed>.json`. Raises UserError where there are none, and where a
+    file is not a record.
+
+    >>> runs = load("build/scores")
+    >>> runs.groupby(["task", "variant"])["clean_accuracy"].mean()
+    """
+    folder = Path(folder)
+    found = [path for path in folder.glob("*/*/*/*.json") if path.stem.isdecimal()]
+    paths = sorted(found, key=lambda path: (path.parts[:-1], int(path.stem)))
+    if not paths:
+        raise UserError(f"{folder}: has no records <kind>/<task>/<variant>/<seed>.json")
+    records = [Record.read(path) for path in paths]
+    scores = list(score_columns(records))
+    return pd.DataFrame([_row(path, record, scores) for path, record in zip(paths, records, strict=True)])
+
+
+def _row(path: Path, record: Record, scores: list[str]) -> Row:
+    """Task and variant are those of the path, as the suite calls them: a run keeps the names it was trained under."""
+    task, variant = path.parts[-3:-1]
+    columns = columns_of(record)
+    return {
+        "kind": record.kind.value,
+        "task": task,
+        "variant": variant,
+        "seed": record.seed,
+        "status": record.status.value,
+        "clean_accuracy": record.metrics.get("clean_accuracy", math.nan),
+        "corruption_accuracy": corruption_accuracy(record) if "corruption_accuracy" in record.metrics else math.nan,
+        "fid": record.metrics.get("fid", math.nan),
+        **{name: columns.get(name, math.nan) for name in scores},
+        **cost(record.cost),
+        "run": record.run,
+    }

@@ -1,0 +1,132 @@
+"""Plots of one number against another: a marker for each variant, with its name beside it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+from matplotlib.transforms import Bbox
+
+from normbench.results.drawing import HEIGHT, MUTED, PAPER, WIDTH, Look, new_figure
+from normbench.results.tables.table import Row
+
+# Where a name is tried around its point: in points away from it, and in degrees.
+DISTANCES, ANGLES = (8, 18, 30, 44), (0, 180, 90, 270, 30, 150, 330, 210)
+LABEL_SIZE = 8.5  # points
+LEADER = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+
+
+def speed_plot(rows: list[Row], looks: dict[str, Look]) -> Figure:
+    """Clean accuracy against images a second, of rows of the leaderboard that have both."""
+    figure, axes = new_figure(WIDTH, HEIGHT)
+    speeds = [row["images_per_second"] for row in rows]
+    points = [(row["variant"], x, 100 * row["clean_accuracy"]) for row, x in zip(rows, speeds, strict=True)]
+    bars = [(0.0, 100 * row["clean_accuracy_std"]) for row in rows]
+    if max(speeds) > 10 * min(speeds):
+        axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("training speed (images/s)")
+    axes.set_ylabel("clean accuracy (%)")
+    scatter(figure, axes, points, bars, looks)
+    return figure
+
+
+def robustness_plot(rows: list[Row], looks: dict[str, Look]) -> Figure:
+    """Corruption accuracy against clean accuracy, of rows of the leaderboard that have both."""
+    figure, axes = new_figure(WIDTH, HEIGHT)
+    points = [(row["variant"], 100 * row["clean_accuracy"], 100 * row["corruption_accuracy"]) for row in rows]
+    bars = [(100 * row["clean_accuracy_std"], 100 * row["corruption_accuracy_std"]) for row in rows]
+    axes.set_xlabel("clean accuracy (%)")
+    axes.set_ylabel("corruption accuracy (%)")
+    scatter(figure, axes, points, bars, looks)
+    return figure
+
+
+def scatter(
+    figure: Figure,
+    axes: Axes,
+    points: list[tuple[str, float, float]],
+    bars: list[tuple[float, float]],
+    looks: dict[str, Look],
+) -> None:
+    """Draws a marker at each (variant, x, y), with bars as far as its (x, y) in `bars` to both sides, and its name."""
+    axes.margins(0.12)
+    for (name, x, y), (dx, dy) in zip(points, np.nan_to_num(bars), strict=True):
+        look = looks[name]
+        axes.errorbar(
+            x,
+            y,
+            xerr=dx or None,
+            yerr=dy or None,
+            color=look.colour,
+            marker=look.marker,
+            markersize=look.size,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.6,
+            elinewidth=1.1,
+        )
+    figure.draw_without_rendering()  # Now places on the paper are known, and without a layout engine they stay.
+    figure.set_layout_engine("none")
+    label(figure, axes, points, np.nan_to_num(bars))
+
+
+def label(figure: Figure, axes: Axes, points: list[tuple[str, float, float]], bars: np.ndarray) -> None:
+    """Writes each point's name at the nearest free place around it, with a line to it where that is not next to it.
+
+    A name that finds no place is left out: the table shows its marker. Lengths are pixels, which are points at 72 dpi.
+    """
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    frame = axes.get_window_extent(renderer)
+    taken = [box for (_, x, y), bar in zip(points, bars, strict=True) for box in _drawn(axes, x, y, *bar)]
+    for name, x, y in points:
+        anchor = axes.transData.transform((x, y))
+        sample = axes.text(0, 0, name, fontsize=LABEL_SIZE)
+        size = np.array(sample.get_window_extent(renderer).size)
+        sample.remove()
+        for distance, angle in itertools.product(DISTANCES, ANGLES):
+            way = np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle))]).round(9)
+            boxes = _needed(anchor, size, distance, way)
+            if _inside(boxes[0], frame) and not any(box.count_overlaps(taken) for box in boxes):
+                taken += boxes
+                _write(axes, name, (x, y), distance, way)
+                break
+
+
+def _drawn(axes: Axes, x: float, y: float, dx: float, dy: float) -> list[Bbox]:
+    """What a marker and its bars cover."""
+    left, low, right, high = axes.transData.transform([(x - dx, y - dy), (x + dx, y + dy)]).ravel()
+    across, up = (left + right) / 2, (low + high) / 2
+    marker = Bbox([[across - 4, up - 4], [across + 4, up + 4]])
+    return [marker, Bbox([[left, up - 1], [right, up + 1]]), Bbox([[across - 1, low], [across + 1, high]])]
+
+
+def _needed(anchor: np.ndarray, size: np.ndarray, distance: float, way: np.ndarray) -> list[Bbox]:
+    """What a name covers that is `distance` away from its point, and after it the line between them in small pieces.
+
+    anchor, size: (2,), of the point and of the text. way: (2,), the unit vector from the point to the name.
+    """
+    corner = anchor + distance * way - size * (1 - np.sign(way)) / 2
+    spots = anchor + np.outer(np.arange(8, distance - 3, 4), way)
+    return [Bbox([corner, corner + size]), *(Bbox([spot - 1, spot + 1]) for spot in spots)]
+
+
+def _inside(box: Bbox, frame: Bbox) -> bool:
+    return frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+
+
+def _write(axes: Axes, name: str, point: tuple[float, float], distance: float, way: np.ndarray) -> None:
+    axes.annotate(
+        name,
+        point,
+        tuple(distance * way),
+        textcoords="offset points",
+        ha=("right", "center", "left")[int(np.sign(way[0])) + 1],
+        va=("top", "center", "bottom")[int(np.sign(way[1])) + 1],
+        fontsize=LABEL_SIZE,
+        arrowprops=LEADER if distance > DISTANCES[0] else None,
+    )

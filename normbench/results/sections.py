@@ -1,0 +1,135 @@
+"""What the page shows of each task."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from normbench.results.best import clear_best
+from normbench.results.columns import Columns, robustness_columns, smoothness_columns, suspicious, unbounded
+from normbench.results.drawing import WIDTH, Look, inline
+from normbench.results.heatmap import heatmap
+from normbench.results.loss_plot import loss_plot
+from normbench.results.scatter import robustness_plot, speed_plot
+from normbench.results.smoothness_plots import energy_plot, feature_plot, layer_plot
+from normbench.results.tables.facts import TaskFacts
+from normbench.results.tables.table import Row
+from normbench.training.task import Task
+
+Tables = dict[str, pd.DataFrame]  # by the name of their file
+
+MANY = 8  # variants; with more of them, plots are as wide as the page
+TITLES = {
+    "speed": "Clean accuracy against training speed",
+    "robustness": "Corruption accuracy against clean accuracy",
+    "corruptions": "Accuracy by variant and corruption",
+    "loss": "Training loss by epoch",
+    "layers": "Norm of each layer",
+    "features": "Size of feature maps by depth",
+    "energy": "Energy of feature maps by frequency",
+}
+
+
+@dataclass(frozen=True)
+class TaskSection:
+    """A task as the template shows it.
+
+    rows: of the leaderboard. best: column -> the variant to mark. suspicious: variants whose attacks cannot be trusted.
+    unbounded: variant -> why it has no Lipschitz bound. unfinished: variants of which no run finished. plots: by their
+    names in `TITLES`. wide: whether plots take the whole page.
+    """
+
+    name: str
+    facts: TaskFacts
+    rows: list[Row]
+    best: dict[str, str | None]
+    robustness: Columns
+    suspicious: list[str]
+    smoothness: Columns
+    unbounded: dict[str, str]
+    unfinished: list[str]
+    plots: dict[str, Markup]
+    wide: bool
+
+
+@dataclass(frozen=True)
+class GanSection:
+    """A GAN task as the template shows it.
+
+    rows: of gan.csv. best: the variant to mark. samples: variant, seed and data address of each grid of samples.
+    """
+
+    name: str
+    facts: TaskFacts
+    rows: list[Row]
+    best: str | None
+    samples: list[tuple[str, str, str]]
+
+
+def task_section(key: str, name: str, facts: TaskFacts, tables: Tables, looks: dict[str, Look]) -> TaskSection:
+    """The section of a task. key: a prefix for the ids of its plots, different for each task."""
+    own = {table: found[found["task"] == name] for table, found in tables.items()}
+    rows = own["leaderboard"].to_dict("records")
+    variants = [row["variant"] for row in rows]
+    assert isinstance(facts.task, Task)
+    figures = draw(own, facts.task.recipe.epochs, {variant: looks[variant] for variant in variants})
+    return TaskSection(
+        name=name,
+        facts=facts,
+        rows=rows,
+        best={column: clear_best(rows, column, True) for column in ("clean_accuracy", "corruption_accuracy")},
+        robustness=robustness_columns(variants, own["robustness"]),
+        suspicious=suspicious(own["robustness"]),
+        smoothness=smoothness_columns(variants, own["smoothness"]),
+        unbounded=unbounded(own["smoothness"]),
+        unfinished=[row["variant"] for row in rows if not row["finished"]],
+        plots={plot: inline(figure, f"{key}-{plot}", TITLES[plot]) for plot, figure in figures.items()},
+        wide=len(rows) > MANY,
+    )
+
+
+def draw(own: Tables, epochs: int, looks: dict[str, Look]) -> dict[str, Figure]:
+    """The plots of a task for which there are numbers. own: its rows of each table. epochs: of a finished run.
+
+    looks: by variant, in the order of the leaderboard.
+    """
+    rows = own["leaderboard"].to_dict("records")
+    width = 2 * WIDTH if len(rows) > MANY else WIDTH
+    finished = [row for row in rows if row["finished"]]
+    timed = [row for row in finished if not math.isnan(row["images_per_second"])]
+    figures = {}
+    if timed:
+        figures["speed"] = speed_plot(timed, looks)
+    if finished:
+        figures["robustness"] = robustness_plot(finished, looks)
+        figures["corruptions"] = heatmap(finished, own["corruptions"], width)
+    if len(own["curves"]):
+        figures["loss"] = loss_plot(own["curves"], list(looks), epochs, looks, width)
+    if len(own["layers"]):
+        figures["layers"] = layer_plot(own["layers"], looks, width)
+    if len(own["features"]):
+        figures["features"] = feature_plot(own["features"], looks, width)
+        figures["energy"] = energy_plot(own["features"], looks)
+    return figures
+
+
+def gan_section(name: str, facts: TaskFacts, table: pd.DataFrame, folder: Path) -> GanSection:
+    """The section of a GAN task. table: gan.csv. folder: of the samples, `<task>/<variant>/<seed>.png`."""
+    rows = table[table["task"] == name].to_dict("records")
+    samples = [
+        (row["variant"], path.stem, data_address(path))
+        for row in rows
+        for path in sorted((folder / name / row["variant"]).glob("*.png"))
+    ]
+    return GanSection(name, facts, rows, clear_best(rows, "fid", False), samples)
+
+
+def data_address(path: Path) -> str:
+    """A PNG as part of the page."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

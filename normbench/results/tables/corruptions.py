@@ -1,0 +1,42 @@
+"""Accuracy by corruption and severity, and which of them the suite has."""
+
+from __future__ import annotations
+
+from normbench.corruptions import MAIN
+from normbench.results.tables.means import Runs, finished, mean
+from normbench.results.tables.table import PLAIN, SHARE, Table
+from normbench.system import files, layout
+from normbench.system.schema import Strict
+
+
+class Corruptions(Strict):
+    """The corruptions and severities that params.yaml asks for."""
+
+    names: list[str]
+    severities: list[int]
+
+    @classmethod
+    def resolved(cls) -> Corruptions:
+        """Those of the suite as it was last resolved, each name once."""
+        found = files.read_json(layout.RESOLVED / "corruptions.json")
+        return cls(names=list(dict.fromkeys(found["names"])), severities=found["severities"])
+
+    @property
+    def main(self) -> list[str]:
+        """Those among the 15 on which the mean corruption error is defined."""
+        return [name for name in self.names if name in MAIN]
+
+
+def corruption_table(runs: Runs, chosen: Corruptions) -> Table:
+    """One row for each task, variant and corruption: mean accuracy over finished runs at each severity, and over all
+    severities."""
+    levels = [f"severity_{severity}" for severity in chosen.severities]
+    rows = []
+    for (task, variant), records in runs.items():
+        accuracies = [record.metrics["corruption_accuracy"] for record in finished(records)]
+        for name in chosen.names:
+            means = [mean(accuracy[name][level] for accuracy in accuracies) for level in range(len(levels))]
+            row = {"task": task, "variant": variant, "corruption": name, "mean": mean(means)}
+            rows.append(row | dict(zip(levels, means, strict=True)))
+    columns = dict.fromkeys(("task", "variant", "corruption"), PLAIN) | dict.fromkeys((*levels, "mean"), SHARE)
+    return Table(columns, rows)

@@ -1,0 +1,56 @@
+"""What the runs of a variant cost: speed, memory, size, time, and how many of them finished."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from normbench.results.tables.means import finished, mean
+from normbench.results.tables.table import PLAIN, Row
+from normbench.runs.record import Cost, Record
+
+MIB = 2**20  # bytes
+
+# Columns of one run, and of a variant.
+COST = {"images_per_second": ".1f", "peak_memory_mib": ".2f", "parameters": PLAIN, "seconds": ".2f"}
+COST |= {"compile_seconds": ".2f"}
+COSTS = COST | {"finished": PLAIN, "diverged": PLAIN}
+
+
+def costs(records: list[Record]) -> Row:
+    """The columns `COSTS` of a variant, and `side_by_side`.
+
+    Memory and parameters use all runs; speed and time use only those that `costed` gives. side_by_side: how many runs
+    shared the machine with one of these, itself included, at most.
+    """
+    done, timed = len(finished(records)), costed(records)
+    each = [cost(record.cost) for record in timed]
+    return {
+        "images_per_second": float(pd.Series([row["images_per_second"] for row in each], dtype=float).median()),
+        "peak_memory_mib": max(record.cost.peak_memory_bytes for record in records) / MIB,
+        "parameters": records[0].cost.parameters,
+        "seconds": mean(row["seconds"] for row in each),
+        "compile_seconds": mean(row["compile_seconds"] for row in each),
+        "finished": done,
+        "diverged": len(records) - done,
+        "side_by_side": max((record.provenance.device.side_by_side for record in timed), default=1),
+    }
+
+
+def cost(of: Cost) -> Row:
+    """The columns `COST` of one run; seconds are those of all its phases."""
+    return {
+        "images_per_second": float("nan") if of.images_per_second is None else of.images_per_second,
+        "peak_memory_mib": of.peak_memory_bytes / MIB,
+        "parameters": of.parameters,
+        "seconds": sum(of.seconds.values()),
+        "compile_seconds": of.seconds.get("compile", 0.0),
+    }
+
+
+def costed(records: list[Record]) -> list[Record]:
+    """The runs that say how fast a variant is: the finished ones that had the machine to themselves.
+
+    Where none had, all finished ones.
+    """
+    done = finished(records)
+    return [record for record in done if record.provenance.device.side_by_side == 1] or done

@@ -1,0 +1,21 @@
+"""The table of GANs: FID and costs of each task and variant."""
+
+from __future__ import annotations
+
+from normbench.results.tables.costs import COSTS, costs
+from normbench.results.tables.means import Runs, finished, mean, std
+from normbench.results.tables.portable import portable
+from normbench.results.tables.table import PERCENT, PLAIN, Table, ranked, with_std
+
+GAN = dict.fromkeys(("task", "variant", "method"), PLAIN) | with_std(("fid",), PERCENT) | COSTS
+
+
+def gan_table(runs: Runs) -> Table:
+    """One row for each GAN task and variant, by task and then by rising FID."""
+    rows = []
+    for (task, variant), records in runs.items():
+        fid = [record.metrics["fid"] for record in finished(records)]
+        method = portable(records[0].provenance.variant.method)
+        row = {"task": task, "variant": variant, "method": method, "fid": mean(fid), "fid_std": std(fid)}
+        rows.append(row | costs(records))
+    return Table(GAN, ranked(rows, "fid", falling=False))

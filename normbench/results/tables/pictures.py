@@ -1,0 +1,38 @@
+"""The pictures of the report: samples of GANs, and one image under every corruption."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from normbench.results.tables.contact_sheet import contact_sheet
+from normbench.results.tables.means import Runs, finished
+from normbench.results.tables.reading import command, place
+from normbench.runs.run import Kind
+from normbench.system import layout
+from normbench.system.errors import UserError
+
+
+def copy_samples(runs: Runs, folder: Path) -> None:
+    """Copies a grid of samples of each GAN variant to `<folder>/<task>/<variant>/<seed>.png`.
+
+    It is that of the first finished run in the order of seeds, so that nobody chooses by the look of it. Raises
+    UserError where that run has no such file.
+    """
+    for (task, variant), records in runs.items():
+        done = finished(records)
+        if done:
+            source = place(Kind.GAN, task, variant, done[0].seed).with_suffix(".png")
+            if not source.is_file():
+                raise UserError(f"{source}: no such file; `{command(Kind.GAN, task, variant)}`")
+            target = folder / task / variant
+            target.mkdir(parents=True)
+            shutil.copyfile(source, target / source.name)
+
+
+def draw_contact_sheets(datasets: list[str], folder: Path) -> None:
+    """Draws `<folder>/<dataset>.png` for each dataset whose corrupted images are there."""
+    folder.mkdir()
+    for name in datasets:
+        if (layout.CORRUPTED / name / "meta.json").is_file():
+            contact_sheet(layout.DATA / name, layout.CORRUPTED / name, folder / f"{name}.png")

@@ -1,0 +1,35 @@
+"""The made-up suite in a folder of its own, and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from normbench.results.report import report
+from normbench.results.tables import aggregate
+from tests.results.made_up_suite import write_suite
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory has the records of the suite."""
+    monkeypatch.chdir(tmp_path)
+    write_suite()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the whole suite was aggregated and reported. Tests leave these files as they are."""
+    path = tmp_path_factory.mktemp("suite")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        write_suite()
+        aggregate()
+        report()
+    return path
+
+
+@pytest.fixture(scope="session")
+def page(folder: Path) -> str:
+    return (folder / "results/report.html").read_text(encoding="utf-8")

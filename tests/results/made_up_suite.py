@@ -1,0 +1,188 @@
+"""A suite of made-up records, with every kind of gap, written as the stages before `aggregate` leave it."""
+
+from __future__ import annotations
+
+import csv
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from normbench.corruptions.constants import EXTRA, MAIN
+from normbench.runs.record import Record
+from normbench.system import files
+from tests.support.records import change, corrupted_images, record
+
+TASK, GAN_TASK = "digits-resnet8", "digits-sngan"
+SEEDS = [0, 1, 2]
+SEVERITIES = [1, 2, 3, 4, 5]
+NAMES = [*MAIN, *EXTRA]
+EPOCHS = 12
+# Clean accuracy, images a second, MiB, parameters; of the last, no run finishes.
+VARIANTS: dict[str, tuple[float, float, float, int]] = {
+    "batch_norm": (0.982, 5200, 61.5, 77_530),
+    "group_norm": (0.975, 4800, 62.1, 77_530),
+    "no_norm": (0.931, 6900, 48.0, 77_242),
+    "network_deconvolution": (0.9935, 1450, 118.4, 77_242),
+    "conv_norm": (0.980, 1900, 141.9, 80_410),
+    "spectral_batch_norm": (0.978, 5000, 63.3, 77_530),
+    "fantastic_four": (0.984, 3900, 66.0, 77_530),
+    "spectral_norm": (0.1, 4100, 62.8, 77_530),
+}
+GAN_VARIANTS = ["batch_norm", "spectral_norm_alone"]
+UNMEASURED, UNBOUNDED = "conv_norm", "group_norm"  # neither smoothness nor features; no bound on the network
+LAYERS = ["conv", "stages.0.0.conv1", "stages.0.0.conv2", "head"]
+DIVERGED = {("no_norm", 1), *(("spectral_norm", seed) for seed in SEEDS)}
+
+
+def classification_record(variant: str, seed: int) -> Record:
+    """The scored record of a classifier."""
+    draw = random.Random(f"{variant}/{seed}")
+    clean, speed, memory, parameters = VARIANTS[variant]
+    diverged = (variant, seed) in DIVERGED
+    epochs = 3 if diverged else EPOCHS
+    loss = [2.3 * math.exp(-0.35 * (1.5 if clean > 0.99 else 1) * e) + draw.uniform(0.01, 0.03) for e in range(epochs)]
+    lr = [0.05 * (1 + math.cos(math.pi * e / EPOCHS)) for e in range(epochs)]
+    history = [{"epoch": e + 1, "lr": lr[e], "loss": loss[e], "accuracy": 1 - loss[e] / 3} for e in range(epochs)]
+    metrics: dict[str, Any] = {"history": history}
+    if not diverged:
+        metrics["clean_accuracy"] = clean + draw.uniform(-0.003, 0.003)
+        metrics["corruption_accuracy"] = {
+            name: [clean - 0.01 * s * (1 + NAMES.index(name) % 7) * draw.uniform(0.9, 1.1) for s in SEVERITIES]
+            for name in sorted(NAMES)
+        }
+        metrics["columns"] = {}
+        if variant != UNMEASURED:
+            metrics |= {"smoothness": smoothness(variant, seed), "features": features(variant, seed)}
+    return record(
+        TASK,
+        variant,
+        seed,
+        "diverged" if diverged else "finished",
+        metrics=metrics,
+        cost={
+            "images_per_second": None if variant == "spectral_norm" else speed * draw.uniform(0.95, 1.05),
+            "peak_memory_bytes": int(memory * 2**20),
+            "parameters": parameters,
+            "epoch_seconds": [1437 / speed] * epochs,
+            "seconds": {"setup": 0.1, "train": 20000 / speed, "evaluate": 0.2, "save": 0.05, "corruptions": 1.5},
+        },
+        provenance={
+            "task": {"recipe": {"epochs": EPOCHS}},
+            "variant": {"options": {"placement": "last_stage"} if variant == "spectral_batch_norm" else {}},
+            "corrupted": None if diverged else corrupted_images(NAMES, SEVERITIES),
+        },
+    )
+
+
+def smoothness(variant: str, seed: int) -> dict[str, Any]:
+    """The metric of that name; of the variant without a bound, only the first layer has one."""
+    draw = random.Random(f"{variant}/{seed}/smoothness")
+    layers = []
+    for name in LAYERS[:1] if variant == UNBOUNDED else LAYERS:
+        bound = draw.uniform(1, 9)
+        filtered = variant == "network_deconvolution" and name == "conv"
+        layers.append({"name": name, "bound": bound, "estimate": None if filtered else 0.9 * bound})
+    found: dict[str, Any] = {"layers": layers}
+    found["local"] = {"mean": draw.uniform(3, 9), "max": draw.uniform(9, 20), "examples": 100}
+    if variant == UNBOUNDED:
+        return found | {"product": None, "bound": None, "why": "no Lipschitz constant is known for GroupNorm"}
+    product = math.prod(layer["bound"] for layer in layers)
+    certified = {"8": draw.uniform(0.5, 0.9), "36": draw.uniform(0, 0.5)}
+    return found | {"product": product, "bound": 3 * product, "certified": certified}
+
+
+def features(variant: str, seed: int) -> dict[str, Any]:
+    """The metric of that name, of two blocks, the second of which is too small to have low frequencies."""
+    draw = random.Random(f"{variant}/{seed}/features")
+    found: dict[str, Any] = {"initial": [], "trained": []}
+    for blocks in found.values():
+        for low in (0.25, 0.0):
+            middle = draw.uniform(0.1, 0.2)
+            shares = {"mean": 0.5 - middle, "low": low, "middle": middle, "high": 0.5 - low}
+            blocks.append({"rms": draw.uniform(0.5, 4), "max": draw.uniform(5, 60)} | shares)
+    return found
+
+
+def gan_record(variant: str, seed: int) -> Record:
+    """The scored record of a GAN."""
+    diverged = variant == "batch_norm" and seed == 0
+    method, options = ("spectral_norm", {"batch_norm": False}) if variant == "spectral_norm_alone" else (variant, {})
+    return record(
+        GAN_TASK,
+        variant,
+        seed,
+        "diverged" if diverged else "finished",
+        "gan",
+        metrics={} if diverged else {"fid": {"batch_norm": 61.5, "spectral_norm_alone": 34.25}[variant] + seed},
+        cost={
+            "images_per_second": 2100.0 + seed,
+            "peak_memory_bytes": 90 * 2**20,
+            "parameters": 411_905,
+            "seconds": {"setup": 0.2, "train": 31.0, "fid": 3.0},
+        },
+        provenance={"variant": {"method": method, "options": options}},
+    )
+
+
+def place(variant: str, seed: int, kind: str = "classification", task: str | None = None) -> Path:
+    """Where a record of the suite lies."""
+    task = task or (GAN_TASK if kind == "gan" else TASK)
+    return Path(f"build/scores/{kind}/{task}/{variant}/{seed}.json")
+
+
+def write_suite(**changed: Any) -> None:
+    """Writes the inputs of `aggregate` below the working directory. changed: other values of the suite."""
+    suite = {
+        "seed": 0,
+        "seeds": SEEDS,
+        "datasets": ["digits"],
+        "tasks": [TASK],
+        "variants": list(VARIANTS),
+        "baseline": "batch_norm",
+        "gan_tasks": [GAN_TASK],
+        "gan_variants": GAN_VARIANTS,
+    } | changed
+    files.write_json("build/resolved/suite.json", suite)
+    files.write_json("build/resolved/corruptions.json", {"names": NAMES, "severities": SEVERITIES, "seed": 0})
+    for variant in VARIANTS:
+        for seed in SEEDS:
+            classification_record(variant, seed).write(place(variant, seed))
+    for variant in GAN_VARIANTS:
+        for seed in SEEDS:
+            path = place(variant, seed, "gan")
+            gan_record(variant, seed).write(path)
+            noise = random.Random(f"{variant}{seed}").randbytes(128 * 128)
+            Image.frombytes("L", (128, 128), noise).save(path.with_suffix(".png"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Changes a written record, as `tests.support.records.change` does."""
+    change(Record.read(path), **changes).write(path)
+
+
+def edit_metrics(path: Path, edited: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes the metrics of a written record in place."""
+    found = Record.read(path)
+    edited(found.metrics)
+    found.write(path)
+
+
+def finished(variant: str) -> list[Record]:
+    """The records of the finished runs of a variant, as `write_suite` writes them."""
+    return [classification_record(variant, seed) for seed in SEEDS if (variant, seed) not in DIVERGED]
+
+
+def error_sums(variant: str) -> dict[str, float]:
+    """Corruption -> error summed over severities, mean over finished runs, in plain Python."""
+    runs = [run.metrics["corruption_accuracy"] for run in finished(variant)]
+    return {name: sum(sum(1 - a for a in run[name]) for run in runs) / len(runs) for name in NAMES}
+
+
+def rows(path: str) -> list[dict[str, str]]:
+    """The rows of a CSV file, every cell as text."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

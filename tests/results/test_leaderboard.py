@@ -1,0 +1,222 @@
+"""The leaderboard, its Markdown and the metrics, against sums in plain Python."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normbench.corruptions.constants import MAIN
+from normbench.results.report import report
+from normbench.results.tables import LEADERBOARD, aggregate
+from normbench.results.tables.corruptions import Corruptions
+from normbench.results.tables.costs import costs
+from normbench.results.tables.leaderboard import leaderboard
+from normbench.results.tables.markdown import markdown
+from normbench.results.tables.metrics import metrics
+from normbench.suite.suite import Suite
+from normbench.system import files
+from tests.results.made_up_suite import (
+    GAN_TASK,
+    NAMES,
+    SEEDS,
+    SEVERITIES,
+    TASK,
+    VARIANTS,
+    edit,
+    edit_metrics,
+    error_sums,
+    finished,
+    place,
+    rows,
+    write_suite,
+)
+from tests.support.records import corrupted_images, record
+
+
+def test_numbers_against_plain_sums(suite: None) -> None:
+    aggregate()
+    found = {row["variant"]: row for row in rows("results/leaderboard.csv")}
+    assert list(found["batch_norm"]) == list(LEADERBOARD)
+    assert set(found) == set(VARIANTS)
+    baseline = error_sums("batch_norm")
+    for variant, row in found.items():
+        runs = finished(variant)
+        assert (int(row["finished"]), int(row["diverged"])) == (len(runs), 3 - len(runs))
+        assert (row["task"], row["method"], row["mce_corruptions"]) == (TASK, variant, "15")
+        assert int(row["parameters"]) == VARIANTS[variant][3]
+        assert float(row["peak_memory_mib"]) == pytest.approx(VARIANTS[variant][2], abs=0.006)
+        if not runs:
+            empty = ["clean_accuracy", "clean_accuracy_std", "corruption_accuracy", "corruption_accuracy_std"]
+            assert [row[column] for column in [*empty, "mce", "images_per_second", "seconds"]] == [""] * 7
+            continue
+        clean = [run.metrics["clean_accuracy"] for run in runs]
+        corrupted = [sum(map(sum, run.metrics["corruption_accuracy"].values())) / (19 * 5) for run in runs]
+        own = error_sums(variant)
+        mce = 100 * sum(own[name] / baseline[name] for name in MAIN) / 15
+        assert float(row["clean_accuracy"]) == pytest.approx(statistics.mean(clean), abs=6e-6)
+        assert float(row["clean_accuracy_std"]) == pytest.approx(statistics.stdev(clean), abs=6e-6)
+        assert float(row["corruption_accuracy"]) == pytest.approx(statistics.mean(corrupted), abs=6e-6)
+        assert float(row["corruption_accuracy_std"]) == pytest.approx(statistics.stdev(corrupted), abs=6e-6)
+        assert float(row["mce"]) == pytest.approx(mce, abs=6e-4)
+        speeds = [run.cost.images_per_second for run in runs]
+        assert float(row["images_per_second"]) == pytest.approx(statistics.median(speeds), abs=0.06)
+        seconds = [sum(run.cost.seconds.values()) for run in runs]
+        assert float(row["seconds"]) == pytest.approx(statistics.mean(seconds), abs=6e-3)
+
+
+def test_it_is_ordered_by_accuracy_with_the_unfinished_last(suite: None) -> None:
+    aggregate()
+    order = [row["variant"] for row in rows("results/leaderboard.csv")]
+    accuracy = {v: statistics.mean(run.metrics["clean_accuracy"] for run in finished(v)) for v in order[:-1]}
+    assert order[-1] == "spectral_norm"
+    assert order[:-1] == sorted(accuracy, key=lambda variant: -accuracy[variant])
+
+
+def test_markdown_says_what_the_csv_says(suite: None) -> None:
+    aggregate()
+    text = Path("results/leaderboard.md").read_text(encoding="utf-8")
+    assert "relative to `batch_norm`, over 15 of the 15 main corruptions" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    shown = [[part.strip() for part in line.strip("|").split("|")] for line in lines]
+    assert len({len(line) for line in shown}) == 1
+    for cells, row in zip(shown[2:], rows("results/leaderboard.csv"), strict=True):
+        assert cells[:2] == [row["task"], row["variant"]]
+        if row["clean_accuracy"]:
+            mean, deviation = cells[2].split(" ± ")
+            assert float(mean) == pytest.approx(100 * float(row["clean_accuracy"]), abs=0.006)
+            assert float(deviation) == pytest.approx(100 * float(row["clean_accuracy_std"]), abs=0.006)
+            assert float(cells[4]) == pytest.approx(float(row["mce"]), abs=0.06)
+            assert float(cells[5]) == pytest.approx(float(row["images_per_second"]), abs=0.6)
+        assert int(cells[7]) == int(row["parameters"])
+    last = {cells[1]: cells for cells in shown[2:]}
+    assert last["spectral_norm"][2:6] == ["", "", "", ""]
+    assert [last[v][-1] for v in ("spectral_norm", "no_norm", "conv_norm")] == ["diverged 3/3", "diverged 1/3", "3/3"]
+
+
+def test_costs_are_of_runs_that_had_the_machine_to_themselves() -> None:
+    def runs(*beside: int) -> list[Any]:
+        shared = [{"device": {"side_by_side": count}} for count in beside]
+        speeds = (10.0, 20.0, 60.0)
+        return [
+            record(
+                cost={"images_per_second": speed, "seconds": {"train": 100 / speed, "compile": speed}}, provenance=each
+            )
+            for speed, each in zip(speeds, shared, strict=True)
+        ]
+
+    found = costs(runs(2, 1, 4))
+    assert (found["images_per_second"], found["finished"], found["side_by_side"]) == (20.0, 3, 1)
+    assert (found["seconds"], found["compile_seconds"]) == (5.0 + 20.0, 20.0)
+    found = costs(runs(2, 2, 4))
+    assert (found["images_per_second"], found["side_by_side"], found["compile_seconds"]) == (20.0, 4, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"), [(1, "runs that had the machine to themselves."), (3, "of which up to 3 shared the machine.")]
+)
+def test_the_caption_says_whether_runs_shared_the_machine(beside: int, told: str) -> None:
+    made = {"corruption_accuracy": {name: [0.5] * 5 for name in NAMES}, "clean_accuracy": 0.9}
+    runs = {("t", "batch_norm"): [record("t", metrics=made, provenance={"device": {"side_by_side": beside}})]}
+    chosen = Corruptions(names=NAMES, severities=SEVERITIES)
+    table = leaderboard(runs, "batch_norm", chosen)
+    assert told in markdown(table.rows, a_suite(), chosen)
+
+
+def a_suite() -> Suite:
+    return Suite(
+        seeds=[0],
+        datasets=["digits"],
+        tasks=["t"],
+        variants=["batch_norm"],
+        baseline="batch_norm",
+        gan_tasks=[],
+        gan_variants=[],
+    )
+
+
+def test_memory_and_parameters_use_all_runs_and_speed_and_time_finished_ones() -> None:
+    runs = [
+        record(cost={"images_per_second": 100.0, "peak_memory_bytes": 2 * 2**20, "seconds": {"train": 4.0}}),
+        record(
+            status="diverged",
+            cost={"images_per_second": 900.0, "peak_memory_bytes": 3 * 2**20, "seconds": {"train": 0.5}},
+        ),
+    ]
+    found = costs(runs)
+    assert (found["images_per_second"], found["seconds"], found["peak_memory_mib"]) == (100.0, 4.0, 3.0)
+    assert (found["finished"], found["diverged"], found["parameters"]) == (1, 1, 77_530)
+
+
+def test_a_run_without_a_speed_leaves_it_to_the_others() -> None:
+    speeds = (None, 100.0, 300.0)
+    assert costs([record(cost={"images_per_second": s}) for s in speeds])["images_per_second"] == 200.0
+    assert math.isnan(costs([record(cost={"images_per_second": None})])["images_per_second"])
+
+
+def test_metrics_are_nested_rounded_and_leave_out_what_has_no_value(suite: None) -> None:
+    aggregate()
+    found = json.loads(Path("results/metrics.json").read_text(encoding="utf-8"))
+    assert set(found) == {TASK, GAN_TASK}
+    assert found[TASK]["spectral_norm"] == {}
+    assert found[TASK]["batch_norm"]["mce"] == 100.0
+    assert found[GAN_TASK] == {"batch_norm": {"fid": 63.0}, "spectral_norm_alone": {"fid": 35.25}}
+    clean = statistics.mean(run.metrics["clean_accuracy"] for run in finished("conv_norm"))
+    assert found[TASK]["conv_norm"]["clean_accuracy"] == float(f"{clean:.6g}")
+
+
+def test_a_task_and_a_gan_task_of_one_name_share_their_metrics() -> None:
+    board = [{"task": "t", "variant": "v", "clean_accuracy": 0.5, "corruption_accuracy": math.nan, "mce": math.nan}]
+    found = metrics(board, [{"task": "t", "variant": "v", "fid": 2.0}])
+    assert found == {"t": {"v": {"clean_accuracy": 0.5, "fid": 2.0}}}
+
+
+def test_mce_is_over_the_main_corruptions_that_were_run_and_the_chosen_severities(suite: None) -> None:
+    names, severities = ["fog", "spatter", "gaussian_noise"], [2, 5]
+    files.write_json("build/resolved/corruptions.json", {"names": names, "severities": severities, "seed": 0})
+    for variant in VARIANTS:
+        for run in finished(variant):
+            path, accuracy = place(variant, run.seed), run.metrics["corruption_accuracy"]
+            kept = {name: [accuracy[name][1], accuracy[name][4]] for name in sorted(names)}
+            edit_metrics(path, lambda metrics, kept=kept: metrics.update(corruption_accuracy=kept))
+            edit(path, provenance={"corrupted": corrupted_images(names, severities)})
+    aggregate()
+    row = next(row for row in rows("results/leaderboard.csv") if row["variant"] == "conv_norm")
+
+    def error(variant: str, name: str) -> float:
+        runs = [run.metrics["corruption_accuracy"][name] for run in finished(variant)]
+        return sum(2 - a[1] - a[4] for a in runs) / len(runs)
+
+    ratios = [error("conv_norm", name) / error("batch_norm", name) for name in ("fog", "gaussian_noise")]
+    assert float(row["mce"]) == pytest.approx(100 * statistics.mean(ratios), abs=6e-4)
+    assert row["mce_corruptions"] == "2"
+    assert "2 of the 15" in Path("results/leaderboard.md").read_text(encoding="utf-8")
+    grid = rows("results/corruptions.csv")
+    assert list(grid[0]) == ["task", "variant", "corruption", "severity_2", "severity_5", "mean"]
+
+
+def test_no_mce_without_a_finished_baseline(suite: None) -> None:
+    write_suite(baseline="spectral_norm")
+    aggregate()
+    assert {row["mce"] for row in rows("results/leaderboard.csv")} == {""}
+
+
+def test_no_mce_with_a_baseline_that_makes_no_error(suite: None) -> None:
+    for seed in SEEDS:
+        edit_metrics(place("batch_norm", seed), lambda metrics: metrics["corruption_accuracy"].update(fog=[1.0] * 5))
+    aggregate()
+    assert {row["mce"] for row in rows("results/leaderboard.csv")} == {""}
+
+
+def test_one_seed_has_no_spread(suite: None) -> None:
+    write_suite(seeds=[2], variants=["batch_norm", "network_deconvolution", "spectral_norm"])
+    aggregate()
+    for row in rows("results/leaderboard.csv"):
+        assert row["clean_accuracy_std"] == row["corruption_accuracy_std"] == ""
+    assert " ± 0" not in Path("results/leaderboard.md").read_text(encoding="utf-8")
+    report()
+    assert 'class="best"' not in Path("results/report.html").read_text(encoding="utf-8")

@@ -1,0 +1,71 @@
+"""The runs as a data frame."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from normbench.results import load
+from normbench.system.errors import UserError
+from tests.results.made_up_suite import GAN_TASK, TASK, finished, place
+from tests.support.records import record
+
+COLUMNS = ["kind", "task", "variant", "seed", "status", "clean_accuracy", "corruption_accuracy", "fid"]
+COSTS = ["images_per_second", "peak_memory_mib", "parameters", "seconds", "compile_seconds", "run"]
+
+
+def test_a_row_for_each_run_of_the_suite(suite: None) -> None:
+    runs = load(Path("build/scores"))
+    assert list(runs) == COLUMNS + COSTS
+    assert len(runs) == 8 * 3 + 2 * 3
+    assert runs["kind"].value_counts().to_dict() == {"classification": 24, "gan": 6}
+    own = runs[(runs["task"] == TASK) & (runs["variant"] == "no_norm")].set_index("seed")
+    assert list(own.index) == [0, 1, 2]
+    assert list(own["status"]) == ["finished", "diverged", "finished"]
+    for made in finished("no_norm"):
+        row = own.loc[made.seed]
+        assert row["clean_accuracy"] == made.metrics["clean_accuracy"]
+        levels = [level for levels in made.metrics["corruption_accuracy"].values() for level in levels]
+        assert row["corruption_accuracy"] == pytest.approx(statistics.mean(levels))
+        assert row["images_per_second"] == made.cost.images_per_second
+        assert row["seconds"] == pytest.approx(sum(made.cost.seconds.values()))
+        assert row["peak_memory_mib"] == made.cost.peak_memory_bytes / 2**20
+        assert (row["parameters"], row["run"]) == (made.cost.parameters, made.run)
+    assert math.isnan(own.loc[1, "clean_accuracy"])
+    gan = runs[runs["task"] == GAN_TASK]
+    assert list(gan["fid"].dropna()) == [62.5, 63.5, 34.25, 35.25, 36.25]
+    assert gan["clean_accuracy"].isna().all()
+
+
+def test_every_number_of_a_score_is_a_column(tmp_path: Path) -> None:
+    for seed, columns in enumerate(({"ece": 0.1, "gap": 3}, {"nll": 2.0})):
+        made = record(seed=seed, metrics={"clean_accuracy": 0.5, "history": [], "columns": columns})
+        made.write(tmp_path / "classification/t/v" / f"{seed}.json")
+    runs = load(tmp_path)
+    assert list(runs) == [*COLUMNS, "nll", "ece", "gap", *COSTS]
+    assert runs["nll"].isna().tolist() == [True, False]
+    assert runs.loc[0, "gap"] == 3
+
+
+def test_names_are_those_of_folders_and_seeds_are_in_order(tmp_path: Path) -> None:
+    """A run that was trained under another name keeps it in its record; other files are not read."""
+    for seed in (10, 9):
+        record("old-name", "old_variant", seed).write(tmp_path / "classification/new-name/NA" / f"{seed}.json")
+    (tmp_path / "classification/new-name/NA/notes.json").write_text("[]", encoding="utf-8")
+    runs = load(str(tmp_path))
+    assert runs[["task", "variant", "seed"]].values.tolist() == [["new-name", "NA", 9], ["new-name", "NA", 10]]
+
+
+def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{tmp_path}: has no records"):
+        load(tmp_path)
+
+
+def test_a_file_that_is_no_record_is_named(suite: None) -> None:
+    path = place("conv_norm", 1)
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=f"{path}: format: "):
+        load()

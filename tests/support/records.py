@@ -1,0 +1,160 @@
+"""Made-up records: valid, of both kinds, without anything being trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from normbench.data.bound import Bound, Corrupted
+from normbench.gan.recipe import GanRecipe
+from normbench.gan.task import GanTask
+from normbench.runs.record import FORMAT, Cost, Device, Git, Numerics, Provenance, Record
+from normbench.runs.run import Kind, Status
+from normbench.runs.variant import Variant
+from normbench.system.schema import Strict
+from normbench.training.recipe import Recipe
+from normbench.training.task import Task
+
+EPOCHS, ITERATIONS = 4, 40  # of a finished run
+SEEDS = [0, 1, 2]
+
+
+def record(
+    task: str = "digits-resnet8",
+    variant: str = "batch_norm",
+    seed: int = 0,
+    status: str = "finished",
+    kind: str = "classification",
+    **changes: Any,
+) -> Record:
+    """A record as training leaves it: of a classifier with its history and clean accuracy, of a GAN with its history.
+
+    changes: other values of its fields. A dictionary changes only the named fields of a part that has fields of its own,
+    so `cost={"parameters": 7}` leaves the rest of the cost as it is; metrics, versions and the like are replaced whole.
+    The id is that of the run which the record describes, unless `run` gives another.
+    """
+    ended = Status(status)
+    found = Record(
+        format=FORMAT,
+        run="0" * 16,
+        kind=Kind(kind),
+        seed=seed,
+        status=ended,
+        diverged=_first_bad_loss(Kind(kind)) if ended is Status.DIVERGED else None,
+        metrics=_metrics(Kind(kind), ended),
+        cost=_cost(Kind(kind), ended),
+        provenance=Provenance(
+            task=a_gan_task(task) if Kind(kind) is Kind.GAN else a_task(task),
+            variant=Variant(name=variant, method=variant, options={}, method_code="0" * 64),
+            dataset=a_dataset(),
+            code="1" * 64,
+            git=Git(revision="0123456789abcdef" * 2 + "01234567", dirty=True),
+            versions={"python": "3.12.4", "torch": "2.9.0", "numpy": "2.3.1"},
+            device=Device(type="cpu", name="Some CPU", cpu="Some CPU", cores=8, system="Linux", side_by_side=1),
+            numerics=Numerics(precision="float32", memory_format="channels_last", threads=1),
+            started="2026-03-01T10:00:00+00:00",
+            ended="2026-03-01T10:05:00+00:00",
+        ),
+    )
+    changed = change(found, **changes)
+    return changed if "run" in changes else change(changed, run=changed.described_run().id)
+
+
+def change(given: Record, **changes: Any) -> Record:
+    """A copy with other values, as `record` takes them; checked like a record that is read from a file."""
+    return Record.model_validate_json(_changed(given, changes).model_dump_json(warnings=False))
+
+
+def _changed(part: Strict, changes: dict[str, Any]) -> Strict:
+    new = {}
+    for name, value in changes.items():
+        assert name in type(part).model_fields, name
+        old = getattr(part, name)
+        new[name] = _changed(old, value) if isinstance(old, Strict) and isinstance(value, dict) else value
+    return part.model_copy(update=new)
+
+
+def a_task(name: str = "digits-resnet8") -> Task:
+    return Task(
+        name=name,
+        dataset="digits",
+        model="resnet8",
+        model_options={"width": 16},
+        recipe=Recipe(epochs=EPOCHS, batch_size=64, crop_padding=1),
+        seed=0,
+        seeds=SEEDS,
+        model_code="2" * 64,
+    )
+
+
+def a_gan_task(name: str = "digits-sngan") -> GanTask:
+    return GanTask(
+        name=name,
+        dataset="digits",
+        model="sngan",
+        model_options={"width": 32},
+        recipe=GanRecipe(iterations=ITERATIONS),
+        seed=0,
+        seeds=SEEDS,
+        model_code="3" * 64,
+    )
+
+
+def a_dataset(name: str = "digits") -> Bound:
+    return Bound(
+        name=name,
+        path=f"build/data/{name}",
+        fingerprint="5a" * 32,
+        classes=10,
+        channels=1,
+        image_size=16,
+        train=1437,
+        test=360,
+        mean=[0.3],
+        std=[0.4],
+        origin="/home/somebody/digits.npz",
+    )
+
+
+def corrupted_images(names: list[str], severities: list[int]) -> Corrupted:
+    """What a record says of the corrupted images that it was scored on."""
+    return Corrupted(
+        path="build/corrupted/digits",
+        names=names,
+        severities=severities,
+        source_fingerprint="5a" * 32,
+        sha256=dict.fromkeys(names, "4" * 64),
+        engine="normbench",
+        constants="cifar",
+        seed=0,
+        published=None,
+        versions={"numpy": "2.3.1"},
+    )
+
+
+def _first_bad_loss(kind: Kind) -> dict[str, int]:
+    return {"step": 12} if kind is Kind.GAN else {"epoch": 1, "step": 30}
+
+
+def _metrics(kind: Kind, status: Status) -> dict[str, Any]:
+    finished = status is Status.FINISHED
+    if kind is Kind.GAN:
+        steps = (20, ITERATIONS) if finished else ()
+        return {"history": [{"iteration": s, "discriminator_loss": 1.5, "generator_loss": 0.2} for s in steps]}
+    epochs = range(EPOCHS if finished else 1)
+    history = [
+        {"epoch": e + 1, "lr": 0.1 / (e + 1), "loss": 2.0 / (e + 1), "accuracy": 1 - 0.5 / (e + 1)} for e in epochs
+    ]
+    metrics: dict[str, Any] = {"history": history, "training_set": {"images": 1437}}
+    return metrics | ({"clean_accuracy": 0.975} if finished else {})
+
+
+def _cost(kind: Kind, status: Status) -> Cost:
+    epochs = {Status.FINISHED: EPOCHS, Status.DIVERGED: 1}[status] if kind is Kind.CLASSIFICATION else 0
+    return Cost(
+        images_per_second=5000.0,
+        peak_memory_bytes=64 * 2**20,
+        parameters=77_530,
+        epoch_seconds=[0.25] * epochs,
+        resumed=None,
+        seconds={"setup": 0.5, "train": 2.0, "save": 0.25},
+    )
