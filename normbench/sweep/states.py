@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from normbench.gan.task import GanTask
-from normbench.methods.variant import Variant
 from normbench.runs import store
 from normbench.runs.contents import RECORD
 from normbench.runs.record import Provenance, Record
 from normbench.runs.run import UNITS, Kind, Run
+from normbench.runs.variant import Variant
 from normbench.suite import runs
 from normbench.system.errors import UserError
 from normbench.training.task import Task

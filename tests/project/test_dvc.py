@@ -31,13 +31,12 @@ CARRIERS = (
     ),
     *(f"normbench/system/{name}.py" for name in ("schema", "side_by_side", "source_tree", "stage")),
     *(f"normbench/{folder}/registry.py" for folder in ("evaluation", "methods", "models")),
-    *(
-        f"normbench/{name}.py"
-        for name in ("data/bound", "gan/task", "methods/base", "methods/variant", "training/task")
-    ),
+    *(f"normbench/{name}.py" for name in ("data/bound", "gan/task", "methods/base", "models/base", "training/task")),
 )
 # Definitions in other files that shape no result either, with what makes it so.
 SHAPES_NOTHING = {
+    "CLASSIFIER": "the digest has the code of what it names",
+    "METHOD": "the digest has the code of what it names",
     "choose": "which device there is",
     "KINDS": "which device there is",
     "keep_compiled": "kernels that are found again compute the same",
@@ -71,7 +70,7 @@ def calls(stage: str) -> list[Root]:
                 if module.is_file():
                     found += [Root(module, attribute) for attribute in sorted(used[name])]
                 else:
-                    found.append(Root(place.with_suffix(".py"), name))
+                    found.append(Root(place / "__init__.py" if place.is_dir() else place.with_suffix(".py"), name))
     if stage in TRAINING:  # It is imported when it is needed, by its name.
         found.append(Root(ROOT / f"{TRAINERS[TRAINING[stage]].replace('.', '/')}.py", "train"))
     return found

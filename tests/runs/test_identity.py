@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from normbench.data.labels import LabelNoise
 from normbench.gan.recipe import GanRecipe
-from normbench.methods.variant import Variant
 from normbench.runs.run import Kind, Run
+from normbench.runs.variant import Variant
 from normbench.training.recipe import Adversary, Recipe
 from normbench.training.task import Task
 from tests.support import sample_runs

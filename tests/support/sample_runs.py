@@ -7,9 +7,9 @@ from typing import Any
 from normbench.data.bound import Bound
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
-from normbench.methods.variant import Variant
 from normbench.runs.record import FORMAT, Cost, Device, Git, Numerics, Provenance, Record
 from normbench.runs.run import Kind, Run, Status
+from normbench.runs.variant import Variant
 from normbench.training.recipe import Recipe
 from normbench.training.task import Task
 
