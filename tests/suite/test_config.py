@@ -207,7 +207,7 @@ MISTAKES = {
     "precision that is measured": (
         "      epochs: 5",
         "      precision: auto\n      epochs: 5",
-        r"recipe\.precision = 'auto': not valid; valid: float32, bfloat16$",
+        r"recipe\.precision = 'auto': not valid; valid: bfloat16, float32$",
     ),
     "misspelt precision": (
         "      epochs: 5",
