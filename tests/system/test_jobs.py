@@ -49,7 +49,7 @@ def test_a_failure_leaves_the_others_alone(
 ):
     tasks = [functools.partial(fail, kind), *(functools.partial(note, tmp_path, str(i)) for i in range(3))]
     with pytest.raises(SystemExit):
-        jobs.side_by_side(tasks, "cpu", 4)
+        jobs.side_by_side(tasks, "cpu", 1)
     assert len(list(tmp_path.iterdir())) == 3
     printed = capfd.readouterr().err
     assert "on purpose" in printed
@@ -61,19 +61,9 @@ def test_a_failure_leaves_the_others_alone(
 def test_a_process_that_is_killed_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     killed = functools.partial(lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(SystemExit):
-        jobs.side_by_side([killed, functools.partial(note, tmp_path, "0")], "cpu", 4)
+        jobs.side_by_side([killed, functools.partial(note, tmp_path, "0")], "cpu", 1)
     assert "a process was ended by signal 9 (out of memory?)" in capfd.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a process of its own on Linux alone")
-def test_apart():
-    """The result comes back; state of this process stays, and whoever is killed brings none."""
-    place = []
-    assert jobs.apart(lambda: (place.append(1), os.getpid())[1]) != os.getpid()
-    assert place == []
-    with pytest.raises(jobs.Lost):
-        jobs.apart(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def test_one_after_the_other_on_a_gpu(tmp_path: Path):
