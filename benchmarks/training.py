@@ -1,10 +1,10 @@
 """Training speed of normbench, against a plain torchvision and DataLoader loop that trains the same network.
 
 The plain loop is the usual script: torchvision transforms on PIL images, a DataLoader with two workers, SGD, the loss
-read at each step, float32. normbench trains as it would by itself, with precision and memory format by a measurement on
-a CPU, and in float32. All train in turns, each turn in a process that this one forks (so that none finds another's
-allocator settings or threads), on the same random images of CIFAR-10's size; the second of two epochs counts, and a
-first turn of each does not. The table has medians of images a second and their ratio.
+read at each step, float32. normbench trains in float32 and, where the device has it, in bfloat16. All train in turns,
+on a CPU each turn in a process that this one forks (so that none finds another's allocator settings or threads), on the
+same random images of CIFAR-10's size; the second of two epochs counts, and a first turn of each does not. The table has
+medians of images a second and their ratio.
 
     python -m benchmarks.training [--model resnet20] [--method batch_norm] [--images 2560] [--turns 5] [--threads 2]
 
@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import multiprocessing
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,10 +33,9 @@ from normbench.data.batches import Batches, on_device
 from normbench.functional import placement
 from normbench.methods import registry as methods
 from normbench.models import registry as models
-from normbench.suite.schema import Recipe
 from normbench.system import device as devices
-from normbench.system import side_by_side as jobs
-from normbench.training import loop, numerics
+from normbench.training import loop
+from normbench.training.recipe import Recipe
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -94,31 +93,31 @@ def plain(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray,
     return len(pixels) / seconds
 
 
-def settings(arguments: argparse.Namespace, **fields: Any) -> dict[str, Any]:
-    fields |= {"batch_size": arguments.batch_size, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
-    return Recipe(epochs=2, crop_padding=4, flip=True, **fields).model_dump()
-
-
-def ours(
-    arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str, chosen: devices.Numerics
-) -> float:
+def ours(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str, precision: str) -> float:
     """Images a second of the second epoch of normbench's loop."""
     torch.set_num_threads(arguments.threads)
     devices.prepare(device)
-    method, wanted = methods.build(arguments.method, {}), chosen.memory_format
-    model = placement.placed(models.classifier(arguments.model, {}, method, 3, 10), device, wanted)
-    images = on_device(torch.from_numpy(pixels), torch.from_numpy(labels), MEAN, STD, device).made_for(model, wanted)
-    recipe = settings(arguments) | {"precision": chosen.precision}
+    recipe = Recipe(
+        epochs=2, batch_size=arguments.batch_size, weight_decay=1e-3, crop_padding=4, flip=True, precision=precision
+    )
+    method = methods.build(arguments.method, {})
+    model = placement.placed(models.classifier(arguments.model, {}, method, 3, 10), device, recipe.memory_format)
+    images = on_device(torch.from_numpy(pixels), torch.from_numpy(labels), MEAN, STD, device)
+    images = images.made_for(model, recipe.memory_format)
     return len(pixels) / loop.fit(model, method, images, recipe, 0, lambda *_: None).epoch_seconds[-1]
 
 
-def measured(arguments: argparse.Namespace, **fields: Any) -> devices.Numerics:
-    """What normbench would choose for this network on this CPU."""
-    recipe = settings(arguments, **fields)
-    task = {"model": arguments.model, "model_options": {}, "recipe": recipe}
-    bound = {"channels": 3, "classes": 10, "image_size": 32}
-    times = jobs.apart(lambda: numerics.step_times(task, bound, arguments.threads))
-    return numerics.choice(times, devices.by_rule(recipe, "cpu"))
+def apart(work: Callable[[], float]) -> float:
+    """What a function returns, called in a process that this one forks."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: there.send(work()))
+    child.start()
+    there.close()
+    try:
+        return here.recv()
+    finally:
+        child.join()
 
 
 def input_alone(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str) -> float:
@@ -150,18 +149,15 @@ def main() -> None:
     chance = np.random.default_rng(0)
     pixels = chance.integers(0, 256, (arguments.images, 32, 32, 3), dtype=np.uint8)
     labels = chance.integers(0, 10, arguments.images)
-    if device == "cpu":
-        chosen, single = measured(arguments), measured(arguments, precision="float32")
-    else:
-        chosen, single = (devices.by_rule(settings(arguments, precision=p), device) for p in ("auto", "float32"))
+    precisions = ["float32", *(["bfloat16"] if devices.has_bfloat16(device) else [])]
     rows: dict[str, Callable[..., float]] = {"plain loop": plain}
-    rows |= {f"normbench, {each}": functools.partial(ours, chosen=each) for each in (chosen, single)}
+    rows |= {f"normbench, {each}": functools.partial(ours, precision=each) for each in precisions}
     rows |= {"input and augmentation": input_alone}
     speeds: dict[str, list[float]] = {name: [] for name in rows}
     for number in range(arguments.turns + 1):
         for name, function in rows.items():
             work = functools.partial(function, arguments, pixels, labels, device)
-            speed = jobs.apart(work) if device == "cpu" else work()
+            speed = apart(work) if device == "cpu" else work()
             if number:
                 speeds[name].append(speed)
             print(f"turn {number}: {name} {speed:,.0f} images/s", file=sys.stderr, flush=True)
@@ -171,7 +167,7 @@ def main() -> None:
     for name, median in medians.items():
         ratio = f"{median / medians['plain loop']:.2f} x plain" if name.startswith("normbench") else ""
         print(f"  {name:<36} {median:>10,.0f} images/s  {ratio}")
-    share = medians[f"normbench, {chosen}"] / medians["input and augmentation"]
+    share = medians[f"normbench, {precisions[-1]}"] / medians["input and augmentation"]
     print(f"  input and augmentation are {100 * share:.2f} % of a step")
 
 

@@ -18,8 +18,8 @@ from normbench.gan import loop
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
 from normbench.methods.base import Method
+from normbench.models.base import Model
 from normbench.models.build import new_gan
-from normbench.models.registry import Model
 from normbench.system import device as devices
 from normbench.system import memory
 from normbench.system.seeds import derive

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from normbench.methods.base import Method
-from normbench.models import registry
-from normbench.models.registry import Model
+from normbench.models.base import Model, get
 
 
 def build_classifier(
@@ -27,13 +26,13 @@ def build_classifier(
 ) -> nn.Module:
     """A network from images (N, channels, H, W) to logits (N, classes), initialised by the method.
 
-    model: a name or a reference (see `normbench.models.registry.get`). options: those of the model that differ from its
+    model: a name or a reference (see `normbench.models.base.get`). options: those of the model that differ from its
     defaults. seed: sets torch's generator, from which layers and methods draw; the weights of run `r` of a task begin
     with `derive(task_seed, "init", r)`. None leaves the generator as it is.
 
     Raises UserError where there is no such classifier.
     """
-    return new_classifier(registry.get(model, "classifier"), options, method, channels, classes, seed)
+    return new_classifier(get(model, "classifier"), options, method, channels, classes, seed)
 
 
 def build_gan(
@@ -51,7 +50,7 @@ def build_gan(
 
     Raises UserError where there is no such GAN.
     """
-    return new_gan(registry.get(model, "gan"), options, method, channels, size, latent, seed)
+    return new_gan(get(model, "gan"), options, method, channels, size, latent, seed)
 
 
 def new_classifier(

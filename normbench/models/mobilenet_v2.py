@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods.base import ConvSpec, Method, Role
-from normbench.models.registry import register_classifier
+from normbench.models.base import register_classifier
 
 # expansion, channels at a width of 32, blocks, stride of the first block
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

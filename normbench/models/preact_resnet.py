@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods.base import ConvSpec, Method, Role
-from normbench.models.registry import register_classifier
+from normbench.models.base import register_classifier
 
 
 class Block(nn.Module):

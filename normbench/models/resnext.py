@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods.base import ConvSpec, Method, Role
-from normbench.models.registry import register_classifier
+from normbench.models.base import register_classifier
 
 BLOCKS = (3, 3, 3)
 EXPANSION = 4  # channels of a stage, in those of the stem, in the first stage; later ones double

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods.base import ConvSpec, Method, Role
+from normbench.models.base import register_classifier
 from normbench.models.preact_resnet import PreActResNet
-from normbench.models.registry import register_classifier
 
 REDUCTION = 16  # the paper's r: channels over those between the two layers of a gate
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.methods.base import ConvSpec, Method, Role
-from normbench.models.registry import register_gan
+from normbench.models.base import register_gan
 
 LEAK = 0.1  # slope of the leaky ReLU
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from normbench.methods.base import ConvSpec, Method, Role
-from normbench.models.registry import register_classifier
+from normbench.models.base import register_classifier
 
 LEAST_SIZE = 32  # pixels a side, which five poolings halve to one
 

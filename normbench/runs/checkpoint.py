@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from normbench.runs.contents import CHECKPOINTS
 from normbench.system import files, preemption
 from normbench.system.errors import UserError
 
@@ -76,7 +77,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """The files, the oldest first."""
-        return sorted(self.folder.glob("[0-9]*-*.pt"))
+        return sorted(self.folder.glob(CHECKPOINTS))
 
 
 def save_weights(module: torch.nn.Module, path: Path) -> None:

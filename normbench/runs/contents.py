@@ -8,6 +8,8 @@ RECORD = "record.json"
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # of a classifier
 GENERATOR, SAMPLES = "generator.pt", "samples.png"  # of a GAN
 
+CHECKPOINTS = "[0-9]*-*.pt"  # of an unfinished run: `<number>-<first 16 digits of its sha256>.pt`
+
 GIB = 2**30
 LARGEST = {  # bytes
     RECORD: GIB // 4,

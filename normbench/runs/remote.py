@@ -11,8 +11,9 @@ from pathlib import Path
 
 import fsspec
 
-from normbench.runs import archive as transfer
+from normbench.runs import archive
 from normbench.runs import store
+from normbench.runs.contents import CHECKPOINTS
 from normbench.system.errors import UserError
 
 MIRROR_INTERVAL = 2.0  # seconds between two looks for new checkpoints
@@ -36,18 +37,18 @@ class Remote:
 
         An archive that is damaged is set aside there, as if it were none.
         """
-        found = self.system.glob(f"{self.root}/{run}-*{transfer.SUFFIX}")
+        found = self.system.glob(f"{self.root}/{run}-*{archive.SUFFIX}")
         if not found or store.finished(run):
             return bool(found)
         for path in found:
             with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
-                archive = Path(scratch) / path.rpartition("/")[2]
-                self.system.get_file(path, str(archive))
+                file = Path(scratch) / path.rpartition("/")[2]
+                self.system.get_file(path, str(file))
                 try:
-                    transfer.import_(archive)
+                    archive.import_(file)
                     return True
                 except UserError as error:
-                    problem = str(error).replace(str(archive), path)
+                    problem = str(error).replace(str(file), path)
             self.system.mv(path, f"{path}.damaged")
             print(f"{problem}; set aside there, with .damaged at its end", file=sys.stderr, flush=True)
         return False
@@ -55,17 +56,17 @@ class Remote:
     def give(self, run: str) -> None:
         """Writes a finished run of this machine's store to the address, and removes its checkpoints there."""
         with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
-            archive = transfer.export(run, Path(scratch))
-            part = f"{self.root}/{archive.name}.part"
-            self.system.put_file(str(archive), part)
-            self.system.mv(part, f"{self.root}/{archive.name}")
+            file = archive.export(run, Path(scratch))
+            part = f"{self.root}/{file.name}.part"
+            self.system.put_file(str(file), part)
+            self.system.mv(part, f"{self.root}/{file.name}")
         if self.system.exists(self._unfinished(run)):
             self.system.rm(self._unfinished(run), recursive=True)
 
     def fetch_checkpoints(self, run: str) -> None:
         """Brings the checkpoints of an unfinished run here. They are verified when they are read."""
         folder = store.unfinished(run)
-        for path in self.system.glob(f"{self._unfinished(run)}/*.pt"):
+        for path in self.system.glob(f"{self._unfinished(run)}/{CHECKPOINTS}"):
             folder.mkdir(parents=True, exist_ok=True)
             self.system.get_file(path, str(folder / path.rpartition("/")[2]))
 
@@ -101,8 +102,8 @@ class Remote:
             attempt()
 
     def _mirror(self, run: str) -> None:
-        there = {path.rpartition("/")[2] for path in self.system.glob(f"{self._unfinished(run)}/*.pt")}
-        here = {path.name for path in store.unfinished(run).glob("[0-9]*-*.pt")}
+        there = {path.rpartition("/")[2] for path in self.system.glob(f"{self._unfinished(run)}/{CHECKPOINTS}")}
+        here = {path.name for path in store.checkpoints(run)}
         try:
             for name in sorted(here - there):
                 self.system.makedirs(self._unfinished(run), exist_ok=True)

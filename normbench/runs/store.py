@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from normbench.runs.contents import RECORD
+from normbench.runs.contents import CHECKPOINTS, RECORD
 from normbench.runs.record import Record
 from normbench.system import layout
 
@@ -46,6 +46,11 @@ def fetch(run: str, to: Path) -> None:
 def unfinished(run: str) -> Path:
     """Where a run keeps its checkpoints until it is finished."""
     return layout.store() / f"{run}.unfinished"
+
+
+def checkpoints(run: str) -> list[Path]:
+    """The checkpoints of an unfinished run, the oldest first."""
+    return sorted(unfinished(run).glob(CHECKPOINTS))
 
 
 def forget(run: str) -> None:

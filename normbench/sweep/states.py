@@ -127,7 +127,7 @@ def flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 def checkpointed(run: Run) -> float | None:
     """The part of its training, 0..1, that the newest checkpoint of a run has; None without a checkpoint."""
-    for path in sorted(store.unfinished(run.id).glob("[0-9]*-*.pt"), reverse=True):
+    for path in reversed(store.checkpoints(run.id)):
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")["training"]
         except Exception:

@@ -17,8 +17,8 @@ from normbench.data.bound import Bound
 from normbench.data.prepared import Splits
 from normbench.functional import placement
 from normbench.methods.base import Method
+from normbench.models.base import Model
 from normbench.models.build import new_classifier
-from normbench.models.registry import Model
 from normbench.system import device as devices
 from normbench.system import memory
 from normbench.system.seeds import derive

@@ -293,7 +293,7 @@ def test_files_of_one_name_in_two_folders(folder: Path) -> None:
 
 OWN_GAN = """
 from torch import nn
-from normbench.models.registry import register_gan
+from normbench.models.base import register_gan
 
 @register_gan(least_size=4)
 def small_gan(method, channels, size, latent, *, width: int = 4):
