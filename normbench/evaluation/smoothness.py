@@ -33,8 +33,9 @@ def smoothness(subject: Subject, settings: Smoothness) -> Scores:
     images = subject.images
     chosen = subject.drawn("smoothness", settings.examples).to(images.pixels.device)
     x = images.normalized(images.pixels[chosen])
-    # Before training there are no running statistics: that network is looked at in training mode.
-    initial = subject.initial().train()
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # which the initial weights are drawn from
+        # Before training there are no running statistics: that network is looked at in training mode.
+        initial = subject.initial().train()
     found = constants(subject, settings, chosen)
     depth = {"initial": features(initial, x), "trained": features(subject.model, x)}
     return Scores({"smoothness": found, "features": depth})

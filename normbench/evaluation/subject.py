@@ -22,9 +22,9 @@ LEVELS = 255  # of a pixel; lengths of attacks and radii are given in these
 class Subject:
     """A trained classifier and its test images, clean and corrupted.
 
-    model: on its device, in evaluation mode. initial: makes the network with which its training began. images: the
-    clean test images. index: the numbers (M,), ascending, of those whose corrupted copies are scored. precision: of the
-    training. seed: the suite's, of all draws.
+    model: on its device, in evaluation mode. initial: makes the network with which its training began, and seeds
+    torch's generators for that. images: the clean test images. index: the numbers (M,), ascending, of those whose
+    corrupted copies are scored. precision: of the training. seed: the suite's, of all draws.
     """
 
     model: nn.Module

@@ -242,6 +242,11 @@ class Resolver:
         """The scores that are measured."""
         return [name for name in SCORES.names() if getattr(self.params.evaluation, name) is not None]
 
+    def evaluated(self) -> dict[str, Any]:
+        """The section without scores that are left out, so that the file of a new score changes nothing by itself."""
+        chosen = self.params.evaluation.json_value()
+        return {key: chosen[key] for key in ("corrupted_examples", *self.scores())}
+
     def resolved(self) -> Resolved:
         """What the suite uses of all that was resolved."""
         suite = self.params.suite
@@ -257,7 +262,7 @@ class Resolver:
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
                 "references": self.corruption_names,
             },
-            evaluation=self.params.evaluation.json_value(),
+            evaluation=self.evaluated(),
             code=code.of_stages(self.corruption_names, self.scores()),
         )
 

@@ -14,15 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Images, on_device
+from normbench.evaluation.attacks import Attacks, attacks
 from normbench.evaluation.auto_attack import auto_attack, parts
-from normbench.evaluation.evaluate import attacked
 from normbench.suite import resolve
 from normbench.system.errors import UserError
+from tests.support.subjects import subject
 
 ROOT = Path(__file__).resolve().parents[2]
 EPSILON = 0.04
-SETTINGS: dict[str, Any] = {"examples": 40, "epsilon": 8.0, "step": 2.0, "steps": 20, "restarts": 1, "batch_size": 25}
-SETTINGS |= {"long_examples": 0, "auto_attack_examples": 30}
+SETTINGS = Attacks(examples=40, batch_size=25, long_examples=0, auto_attack_examples=30)
+
+
+def attacked(model: nn.Module, images: Images, **changes: Any) -> dict[str, Any]:
+    """What the score of the evaluation has in a record, with SETTINGS but for these."""
+    settings = Attacks.model_validate(SETTINGS.model_dump() | changes)
+    return attacks(subject(model, images), settings).metrics["attacks"]
 
 
 def linear(classes: int) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor]:
@@ -120,7 +126,7 @@ def test_a_network_under_all_attacks(network: nn.Module, images: Images) -> None
     generator, before = torch.get_rng_state(), sys.gettrace()
     sys.settrace(tracer)
     try:
-        found = attacked(network, images, SETTINGS, 0)
+        found = attacked(network, images)
         assert sys.gettrace() is tracer
     finally:
         sys.settrace(before)
@@ -132,11 +138,11 @@ def test_a_network_under_all_attacks(network: nn.Module, images: Images) -> None
     assert all(parameter.grad is None for parameter in network.parameters())
     assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == ["0.bias"]
     torch.manual_seed(7)
-    assert attacked(network, images, SETTINGS, 0) == found
+    assert attacked(network, images) == found
 
 
 def test_more_images_than_there_are(network: nn.Module, images: Images) -> None:
-    found = attacked(network, images, SETTINGS | {"examples": 12, "auto_attack_examples": 500, "epsilon": 0.5}, 0)
+    found = attacked(network, images, examples=12, auto_attack_examples=500, epsilon=0.5)
     assert found["auto_attack"]["examples"] == 12
 
 
@@ -163,7 +169,7 @@ def test_what_has_no_gradient_or_no_numbers(
     kind: str, network: nn.Module, images: Images, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Square needs no gradient, and finds what the others did not; the package doubts the result."""
-    found = attacked(Odd(network, kind).eval(), images, SETTINGS, 0)
+    found = attacked(Odd(network, kind), images)
     result = found["auto_attack"]
     assert 0 <= result["accuracy"] <= result["pgd"] <= 1
     if kind != "logits are no numbers":
@@ -201,9 +207,9 @@ def test_without_the_package_there_is_one_line(tmp_path: Path, monkeypatch: pyte
             expected = rf"{re.escape(str(path))}:\d+: evaluation\.attacks\.auto_attack_examples = 50: {re.escape(LINE)}"
             assert re.fullmatch(expected, str(caught.value))
         else:
-            assert resolve.resolve(path)["evaluation"]["attacks"]["auto_attack_examples"] == 0
+            assert resolve.resolve(path).evaluation["attacks"]["auto_attack_examples"] == 0
 
 
 @pytest.mark.usefixtures("without_package")
 def test_without_the_package_other_attacks_run(network: nn.Module, images: Images) -> None:
-    assert "auto_attack" not in attacked(network, images, SETTINGS | {"auto_attack_examples": 0}, 0)
+    assert "auto_attack" not in attacked(network, images, auto_attack_examples=0)

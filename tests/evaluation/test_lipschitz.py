@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from normbench.data.batches import on_device
-from normbench.evaluation.lipschitz import bounds, features, smoothness
+from normbench.evaluation.lipschitz import bounds
+from normbench.evaluation.smoothness import Smoothness, constants, features, smoothness
 from normbench.methods import registry
 from normbench.models import registry as models
+from tests.support.subjects import subject
 
 
 def trained(method: str, network: str, options: dict, size: int = 16, **method_options: object) -> nn.Module:
@@ -76,7 +78,8 @@ def test_smoothness_of_a_linear_classifier_is_exact() -> None:
     pixels = torch.full((4, 2, 2, 1), 255, dtype=torch.uint8)
     pixels[3] = 128  # hardly brighter than the mean
     images = on_device(pixels, torch.tensor([0, 0, 1, 0]), [0.5], [0.25], "cpu")
-    found = smoothness(model, images, {"radii": [100.0, 3.0, 0.5]}, torch.arange(4))
+    settings = Smoothness(examples=4, radii=[100.0, 3.0, 0.5])
+    found = constants(subject(model, images), settings, torch.arange(4))
     # The margin is 2 (sum of x), x = (p - 0.5) / 0.25, its gradient 8 in each of 4 pixels; the layer has norm sqrt(8).
     assert found["local"]["mean"] == pytest.approx(16 / math.sqrt(2))
     assert found["bound"] == pytest.approx(math.sqrt(8) / 0.25)
@@ -85,6 +88,25 @@ def test_smoothness_of_a_linear_classifier_is_exact() -> None:
         expected = sum(m / (math.sqrt(2) * found["bound"]) > float(radius) / 255 for m in margins) / 4
         assert share == expected
     assert found["certified"] == {"100": 0.5, "3": 0.5, "0.5": 0.75}
+    score = smoothness(subject(model, images), settings)
+    for key, value in score.metrics["smoothness"]["local"].items():  # all four images are drawn, in another order
+        assert value == pytest.approx(found["local"][key]), key
+    assert score.metrics["smoothness"]["certified"] == found["certified"]
+    assert score.columns == score.predictions == {}
+
+
+def test_features_are_of_the_network_before_and_after_training() -> None:
+    """That before training has no running statistics, and is looked at with those of its images."""
+    model = trained("batch_norm", "resnet8", {"width": 2})
+    torch.manual_seed(1)
+    before = models.classifier("resnet8", {"width": 2}, registry.build("batch_norm", {}), 2, 4).eval()
+    pixels = torch.randint(0, 256, (12, 16, 16, 2), dtype=torch.uint8)
+    images = on_device(pixels, torch.arange(12) % 4, [0.5, 0.5], [0.25, 0.25], "cpu")
+    given = subject(model, images, initial=lambda: before)
+    found = smoothness(given, Smoothness(examples=5)).metrics["features"]
+    x = images.normalized(images.pixels[given.drawn("smoothness", 5)])
+    assert found["trained"] == features(model.eval(), x)
+    assert found["initial"] == features(before.train(), x) != features(before.eval(), x)
 
 
 def test_features_of_known_images() -> None:

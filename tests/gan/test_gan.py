@@ -12,16 +12,28 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from normbench.data import prepared
 from normbench.data.batches import Images, on_device
+from normbench.data.bound import Bound
 from normbench.gan import fid, loop
-from normbench.gan import train as gan
+from normbench.gan.recipe import GanRecipe
+from normbench.gan.task import GanTask
+from normbench.gan.trainer import sample
 from normbench.methods import registry as methods
 from normbench.methods.base import ConvSpec, Method
 from normbench.methods.batch_norm import BatchNorm
 from normbench.methods.spectral_norm import SpectralNorm
 from normbench.models.build import build_gan
-from normbench.suite.schema import GanRecipe
+from normbench.runs import generation
+from normbench.runs.networks import trained_generator
+from normbench.runs.record import Record
+from normbench.suite import fid as fid_stage
+from normbench.suite.suite import Suite
+from normbench.suite.train import train_gans
 from normbench.system import files, layout
+from normbench.system.seeds import derive
+from tests.support.subjects import bound, gan_task, variant
+from tests.support.subjects import gan_recipe as recipe
 
 SIZE, CLASSES = 8, 4
 
@@ -45,10 +57,6 @@ def quadrants(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def quadrant_images(count: int = 256, seed: int = 0) -> Images:
     pixels, labels = (torch.from_numpy(array) for array in quadrants(count, seed))
     return on_device(pixels, labels, [0.25], [0.25], "cpu")
-
-
-def recipe(**changes: Any) -> dict[str, Any]:
-    return GanRecipe(**({"iterations": 6, "batch_size": 16, "lr": 2e-3, "latent": 8} | changes)).model_dump()
 
 
 def built(method: Method, seed: int = 0, latent: int = 8) -> tuple[nn.Module, nn.Module]:
@@ -192,9 +200,9 @@ def test_the_generator_comes_nearer_to_the_data() -> None:
     settings = recipe(iterations=50, batch_size=32, average=0.9)
     generator, discriminator = built(method)
     metric = fid.reference(Projection(), images.pixels)
-    before = fid.distance(metric, gan.sample(generator.eval(), 8, 256, 1, "cpu"))
+    before = fid.distance(metric, sample(generator.eval(), 8, 256, 1, "cpu"))
     outcome = loop.fit(generator, discriminator, method, images, settings, 0, lambda *_: None)
-    after = fid.distance(metric, gan.sample(outcome.average, 8, 256, 1, "cpu"))
+    after = fid.distance(metric, sample(outcome.average, 8, 256, 1, "cpu"))
     assert after < before / 4
 
 
@@ -253,29 +261,33 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pixels, labels = quadrants(count, seed=count)
         np.save(folder / f"{split}_images.npy", pixels)
         np.save(folder / f"{split}_labels.npy", labels)
-    files.write_json(folder / "meta.json", {"mean": [0.25], "std": [0.25]})
-    content = {"fingerprint": "f" * 64, "classes": CLASSES, "channels": 1, "image_size": SIZE}
-    files.write_json(layout.BOUND / "small.json", {"name": "quadrants", "path": str(folder), **content})
+    content = bound(name="quadrants", path=str(folder), train=256, test=128, mean=[0.25], std=[0.25])
+    content.write(layout.BOUND / "small.json")
     write_task(recipe())
-    variants = {"batch_norm": {}, "spectral_norm": {"batch_norm": False}}
-    for name, options in variants.items():
-        spec = {"name": name, "method": name, "options": options, "method_code": "b"}
-        files.write_json(layout.RESOLVED / f"variants/{name}.json", spec)
+    suite = Suite(
+        seeds=[3, 5], datasets=["quadrants"], tasks=[], variants=[], gan_tasks=["small"], gan_variants=["batch_norm"]
+    )
+    suite.write(layout.RESOLVED / "suite.json")
+    files.write_json(layout.RESOLVED / "code/gan.json", {"digest": "c"})
+    for one in (variant("batch_norm"), variant("spectral_norm", batch_norm=False)):
+        one.write(layout.RESOLVED / f"variants/{one.name}.json")
     return tmp_path
 
 
-def write_task(settings: dict[str, Any]) -> None:
-    model = {"dataset": "quadrants", "model": "sngan", "model_options": {"width": 8}, "model_code": "a"}
-    task = {"name": "small", "seed": 0, "seeds": [3, 5], **model, "recipe": settings}
-    files.write_json(layout.RESOLVED / "gan_tasks/small.json", task)
+def task_of(settings: GanRecipe) -> GanTask:
+    return gan_task(dataset="quadrants", seeds=[3, 5], recipe=settings)
 
 
-def trained(variant: str, seed: int) -> Path:
-    return layout.GENERATED / "small" / variant / str(seed)
+def write_task(settings: GanRecipe) -> None:
+    task_of(settings).write(layout.RESOLVED / "gan_tasks/small.json")
+
+
+def trained(name: str, seed: int) -> Path:
+    return layout.GENERATED / "small" / name / str(seed)
 
 
 def test_a_run_leaves_record_generator_and_samples(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gan.train("small", "spectral_norm")
+    train_gans("small", "spectral_norm")
     first = {path.name: path.read_bytes() for path in trained("spectral_norm", 3).iterdir()}
     assert set(first) == {"record.json", "generator.pt", "samples.png"}
     record = files.read_json(trained("spectral_norm", 3) / "record.json")
@@ -296,13 +308,13 @@ def test_a_run_leaves_record_generator_and_samples(project: Path, monkeypatch: p
 
     # Again, with an empty store: the same in every byte, but for the record's times.
     monkeypatch.setenv("NORMBENCH_STORE", str(project / "other"))
-    gan.train("small", "spectral_norm")
+    train_gans("small", "spectral_norm")
     for name in ("generator.pt", "samples.png"):
         assert (trained("spectral_norm", 3) / name).read_bytes() == first[name]
 
     # And from the store, without training.
-    monkeypatch.setattr(gan, "train_run", lambda *_: pytest.fail("trained again"))
-    gan.train("small", "spectral_norm")
+    monkeypatch.setattr(generation, "train", lambda *_: pytest.fail("trained again"))
+    train_gans("small", "spectral_norm")
     assert (trained("spectral_norm", 5) / "record.json").is_file()
 
 
@@ -315,7 +327,7 @@ def test_every_seed_starts_from_weights_of_its_own(project: Path, monkeypatch: p
 
     monkeypatch.setattr(loop, "fit", noting)
     write_task(recipe(iterations=1))
-    gan.train("small", "batch_norm")
+    train_gans("small", "batch_norm")
     assert len(starts) == 2
     assert not torch.equal(starts[0], starts[1])
 
@@ -323,7 +335,7 @@ def test_every_seed_starts_from_weights_of_its_own(project: Path, monkeypatch: p
 def test_samples_png_shows_the_images_in_rows(tmp_path: Path) -> None:
     images = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
     images[9, 0] = 255  # second row, second column, red
-    gan.save_grid(images, tmp_path / "grid.png")
+    generation.save_grid(images, tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as grid:
         assert (grid.mode, grid.size) == ("RGB", (8 * 66, 8 * 66))
         assert grid.getpixel((66 + 33, 66 + 33)) == (255, 0, 0)
@@ -332,9 +344,9 @@ def test_samples_png_shows_the_images_in_rows(tmp_path: Path) -> None:
 
 
 def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for variant in ("batch_norm", "spectral_norm"):
-        gan.train("small", variant)
-        fid.score("small", variant)
+    for name in ("batch_norm", "spectral_norm"):
+        train_gans("small", name)
+        fid_stage.score("small", name)
     assert capsys.readouterr().err.count("train the features of quadrants") == 1
     scores = layout.SCORES / "gan/small/spectral_norm"
     assert {path.name for path in scores.iterdir()} == {"3.json", "3.png", "5.json", "5.png"}
@@ -348,35 +360,42 @@ def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert record == before
 
     # The same from the record's generator and the formula, and at another batch size.
-    bound = files.read_json(layout.BOUND / "small.json")
-    data = fid.load(Path(bound["path"]), "cpu")
-    network, _ = fid.features(data, bound)
-    generator = fid.generator(before, trained("spectral_norm", 3), "cpu")
-    fake = gan.sample(generator, 8, 256, fid.derive(0, "fid", 3), "cpu")
+    content = Bound.read(layout.BOUND / "small.json")
+    data = prepared.load(content, "cpu")
+    network, _ = fid_stage.features(data, content)
+    folder = trained("spectral_norm", 3)
+    generator = trained_generator(Record.read(folder / "record.json"), folder, "cpu")
+    fake = sample(generator, 8, 256, derive(0, "fid", 3), "cpu")
     with torch.no_grad():
-        features = [torch.cat([network(block) for block in x.split(31)]) for x in (data["train"].pixels, fake)]
+        features = [torch.cat([network(block) for block in x.split(31)]) for x in (data.train.pixels, fake)]
     assert found == pytest.approx(frechet(features[0].numpy(), features[1].numpy()), rel=1e-4)
 
     # What the distance should say of images that are known.
-    metric = fid.reference(network, data["train"].pixels)
-    real, noise = fid.distance(metric, data["test"].pixels), fid.distance(metric, noise_images(256))
+    metric = fid.reference(network, data.train.pixels)
+    real, noise = fid.distance(metric, data.test.pixels), fid.distance(metric, noise_images(256))
     assert real < noise / 50
     assert real < found
 
 
+def test_how_many_samples_are_drawn() -> None:
+    """Those of the recipe, else as many as there are images to compare with, at most 10,000."""
+    assert fid.sample_count(task_of(recipe(fid_samples=70)), 256) == 70
+    assert [fid.sample_count(task_of(recipe()), count) for count in (256, 50_000)] == [256, 10_000]
+
+
 def test_the_number_of_samples_is_the_recipes(project: Path) -> None:
     write_task(recipe(iterations=1, fid_samples=70))
-    gan.train("small", "batch_norm")
-    fid.score("small", "batch_norm")
+    train_gans("small", "batch_norm")
+    fid_stage.score("small", "batch_norm")
     record = files.read_json(layout.SCORES / "gan/small/batch_norm/3.json")
     assert record["metrics"]["fid_features"]["samples"] == 70
 
 
 def test_a_run_that_diverges_is_recorded_without_a_fid(project: Path) -> None:
     write_task(recipe(iterations=50, lr=1e30))
-    gan.train("small", "spectral_norm")
+    train_gans("small", "spectral_norm")
     assert {path.name for path in trained("spectral_norm", 3).iterdir()} == {"record.json", "generator.pt"}
-    fid.score("small", "spectral_norm")
+    fid_stage.score("small", "spectral_norm")
     scores = layout.SCORES / "gan/small/spectral_norm"
     assert {path.name for path in scores.iterdir()} == {"3.json", "5.json"}
     record = files.read_json(scores / "3.json")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from normbench.data.batches import Images
 from normbench.methods import registry as methods
 from normbench.methods.network_deconvolution import ChannelDeconv
 from normbench.models import registry
-from normbench.suite.schema import Recipe
 from normbench.training import loop
+from normbench.training.recipe import Recipe
 from tests.support import layer_cases
 
 ON_EACH_LAYER = pytest.mark.parametrize("name", layer_cases.LAYERS)
@@ -163,9 +162,9 @@ def data(mean: float) -> Images:
     return Images(pixels, torch.arange(160) % 5, centre, deviation)
 
 
-def recipe(lr: float) -> dict[str, Any]:
+def recipe(lr: float) -> Recipe:
     """Everything else is left at its default, whatever there is."""
-    return Recipe(epochs=1, batch_size=4, lr=lr, schedule="constant", crop_padding=0, precision="float32").model_dump()
+    return Recipe(epochs=1, batch_size=4, lr=lr, schedule="constant", crop_padding=0)
 
 
 @ON_EACH_METHOD

@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 from normbench.evaluation.folding import fold
-from normbench.evaluation.lipschitz import features
+from normbench.evaluation.smoothness import features
 from normbench.methods.batch_norm import BatchNorm
 from normbench.models import build, registry
 from normbench.models.build import build_classifier, build_gan
-from normbench.suite import resolve
-from normbench.system import fingerprint
+from normbench.runs.run import Kind
+from normbench.suite import code, resolve
 from normbench.system.errors import UserError
+from normbench.system.fingerprint import Root, closure
+from normbench.training.task import Task
 from tests.models.networks import ALL, images, logits_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,13 +179,13 @@ def test_functions_that_are_no_models(register: Any, function: Any, message: str
 
 
 def test_params_yaml_names_models_and_their_options(tmp_path: Path) -> None:
-    outputs = resolve.resolve(params(tmp_path / "params.yaml", ALL))
+    tasks = resolve.resolve(params(tmp_path / "params.yaml", ALL)).tasks[Kind.CLASSIFICATION]
     codes = {}
     for name, options in ALL.items():
-        task = outputs[f"tasks/{name}"]
-        assert task["model"] == name
-        assert task["model_options"] == registry.get(name).options() | options
-        codes[registry.source_file(name).stem] = task["model_code"]
+        task = tasks[name]
+        assert task.model == name
+        assert task.model_options == registry.get(name).options() | options
+        codes[registry.source_file(name).stem] = task.model_code
     assert len(set(codes.values())) == len(codes)
     with pytest.raises(UserError, match=r"unknown option of densenet121; .*'growth'"):
         resolve.resolve(params(tmp_path / "params.yaml", {"densenet121": {"groth": 2}}))
@@ -194,8 +196,17 @@ def test_params_yaml_names_models_and_their_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_the_builder_is_in_the_fingerprint_of_every_model(name: str) -> None:
-    assert Path(build.__file__) in fingerprint.closure(registry.source_file(name))
+def test_model_and_builder_are_in_the_code_of_every_run(name: str) -> None:
+    """The function is behind `model_code`, and what builds and initialises it is in the training of its kind."""
+    model = registry.get(name)
+    file, function = model.source
+    assert (file, function) in closure([Root(file, function)]).definitions
+    kind, builder = {
+        "classifier": (Kind.CLASSIFICATION, "new_classifier"),
+        "gan": (Kind.GAN, "new_gan"),
+    }[model.kind]
+    training = closure([Root(code.PACKAGE / place, root) for place, root in code.TRAINING[kind]])
+    assert (Path(build.__file__), builder) in training.definitions
 
 
 # --- a model of one's own --------------------------------------------------------------------------------------------
@@ -223,17 +234,22 @@ OWN = "my_models/plain.py:plain"
 
 
 def test_a_model_of_ones_own(folder: Path) -> None:
-    task = resolve.resolve(params(folder / "params.yaml", {"own": {"width": 4}}, OWN))["tasks/own"]
-    assert (task["model"], task["model_options"]) == (OWN, {"width": 4})
+    def resolved(options: dict[str, Any]) -> Task:
+        return resolve.resolve(params(folder / "params.yaml", {"own": options}, OWN)).tasks[Kind.CLASSIFICATION]["own"]
+
+    task = resolved({"width": 4})
+    assert (task.model, task.model_options) == (OWN, {"width": 4})
     assert registry.get(OWN).source == (folder / "my_models/plain.py", "plain")
     assert "plain" not in registry.names()
-    network = build_classifier(task["model"], task["model_options"], BatchNorm(), 1, 10, seed=0)
+    network = build_classifier(task.model, task.model_options, BatchNorm(), 1, 10, seed=0)
     assert logits_of(network, images(0, 2, channels=1, size=8)).shape == (2, 10)
     assert [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)] == [4, 4, 8, 8, 16, 16]
-    (folder / "my_models/plain.py").write_text(example() + "\n# another\n", encoding="utf-8")
-    changed = resolve.resolve(params(folder / "params.yaml", {"own": {}}, OWN))["tasks/own"]
-    assert changed["model_code"] != task["model_code"]
-    assert changed["model_options"] == {"width": 16}
+    (folder / "my_models/plain.py").write_text(example() + "\n# another comment\n", encoding="utf-8")
+    assert resolved({"width": 4}).model_code == task.model_code
+    (folder / "my_models/plain.py").write_text(example().replace(".mean((2, 3))", ".amax((2, 3))"), encoding="utf-8")
+    changed = resolved({})
+    assert changed.model_code != task.model_code
+    assert changed.model_options == {"width": 16}
 
 
 def test_a_model_of_ones_own_is_folded_and_measured_by_its_blocks(folder: Path) -> None:

@@ -21,6 +21,7 @@ def test_by_hand_without_dvc(tmp_path: Path):
     params = params.replace("names: all", "names: [contrast]")
     (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NORMBENCH_DEVICE": "cpu"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     one = ["--task", "digits-resnet8", "--variant", "batch_norm"]
     for stage, options in [
         ("resolve", []),

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from normbench.data.batches import Images, on_device
 from normbench.methods import registry
 from normbench.models import registry as models
-from normbench.suite.schema import Recipe
 from normbench.training import loop
 from normbench.training.adversary import inputs
+from normbench.training.recipe import Adversary
+from tests.support.subjects import recipe
 
 
 def images(count: int = 64, size: int = 8) -> Images:
@@ -19,10 +20,6 @@ def images(count: int = 64, size: int = 8) -> Images:
     pixels = torch.randint(0, 256, (count, size, size, 1), dtype=torch.uint8, generator=generator)
     labels = (pixels[:, :4].float().mean((1, 2, 3)) > pixels[:, 4:].float().mean((1, 2, 3))).long()
     return on_device(pixels, labels, [0.4], [0.3], "cpu")
-
-
-def recipe(**changes: object) -> dict:
-    return Recipe.model_validate({"epochs": 1, "batch_size": 16, "crop_padding": 0} | changes).model_dump()
 
 
 def test_without_an_adversary_a_batch_is_trained_on_once() -> None:
@@ -35,7 +32,7 @@ def test_free_training_follows_the_protocol() -> None:
     """Noise from zero; each pass moves it by the sign of its own gradient, within the ball; images stay in 0..1."""
     data = images()
     pixels, labels = data.pixels[:8], data.labels[:8]
-    adversary = {"kind": "free", "epsilon": 8.0, "step": 5.0, "repeats": 4}
+    adversary = Adversary(kind="free", epsilon=8.0, step=5.0, repeats=4)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     noise, passes = torch.zeros(8, 1, 8, 8), 0
@@ -60,7 +57,7 @@ def test_pgd_examples_are_found_in_evaluation_mode() -> None:
     data = images()
     model = models.classifier("resnet8", {"width": 4}, registry.build("batch_norm", {}), 1, 2).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    adversary = {"kind": "pgd", "epsilon": 8.0, "step": None, "steps": 5}
+    adversary = Adversary(kind="pgd", epsilon=8.0, steps=5)
     (x,) = inputs(model, data, data.pixels[:8], data.labels[:8], adversary, 3)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -83,7 +80,7 @@ def test_fit_takes_a_step_for_every_pass(monkeypatch: pytest.MonkeyPatch) -> Non
     method = registry.build("batch_norm", {})
     torch.manual_seed(0)
     model = models.classifier("resnet8", {"width": 4}, method, 1, 2)
-    settings = recipe(adversary={"kind": "free", "repeats": 3})
+    settings = recipe(adversary=Adversary(kind="free", repeats=3))
     outcome = loop.fit(model, method, images(), settings, 0, lambda *_: None)
     assert len(rates) == 4 * 3
     assert len(set(rates)) == 4
@@ -113,10 +110,10 @@ def test_robust_training_is_more_robust() -> None:
     for kind in (None, "free", "pgd"):
         torch.manual_seed(0)
         model, method = Linear(), registry.build("batch_norm", {})
-        adversary = None if kind is None else {"kind": kind}
+        adversary = None if kind is None else Adversary(kind=kind)
         settings = recipe(epochs=15, lr=0.05, weight_decay=0.0, adversary=adversary)
         loop.fit(model, method, data, settings, 0, lambda *_: None)
-        attack = {"kind": "pgd", "epsilon": 8.0, "step": None, "steps": 20}
+        attack = Adversary(kind="pgd", epsilon=8.0, steps=20)
         (x,) = inputs(model, data, data.pixels, data.labels, attack, 9)
         accuracy[kind] = (model(x).argmax(1) == data.labels).double().mean().item()
     assert accuracy[None] < 0.6

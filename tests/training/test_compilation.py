@@ -11,24 +11,31 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
-from tests.support import kill_and_resume
 import torch
 from torch._dynamo.utils import counters
+from normbench.data.batches import on_device
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.training import loop
+from normbench.training.recipe import Recipe
 
 torch.set_num_threads(1)
-images = kill_and_resume.images(0)
-recipe = kill_and_resume.run("batch_norm", 0).task["recipe"] | {"batch_size": 24, "epochs": 2}
+chance = torch.Generator().manual_seed(0)
+labels = torch.arange(64) % 4
+pixels = torch.randint(0, 40, (64, 8, 8, 1), generator=chance)
+for image, label in zip(pixels, labels.tolist()):  # the class is the one quadrant that is bright
+    image[4 * (label // 2) :][:4, 4 * (label % 2) :][:, :4] += 150
+images = on_device(pixels.to(torch.uint8), labels, [0.3], [0.3], "cpu")
+recipe = Recipe(epochs=2, batch_size=24, crop_padding=1)
 found = {}
 for mode in (None, "default"):
     torch.manual_seed(0)
     method = methods.build("batch_norm", {})
     model = models.classifier("resnet8", {"width": 4}, method, 1, 4)
-    outcome = loop.fit(model, method, images, recipe | {"compile": mode}, 0, lambda *_: None)
+    outcome = loop.fit(model, method, images, recipe.model_copy(update={"compile": mode}), 0, lambda *_: None)
     found[str(mode)] = {
         "losses": [entry["loss"] for entry in outcome.history],
         "seconds": outcome.compile_seconds,
@@ -48,7 +55,7 @@ def test_compiled_training_is_the_same_training(tmp_path: Path) -> None:
     env = os.environ | {
         "OMP_NUM_THREADS": "1",
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}",
+        "PYTHONPATH": str(ROOT),
     }
     found = []
     for _ in range(2):
@@ -70,9 +77,9 @@ def test_without_a_compiler_there_is_one_line(tmp_path: Path) -> None:
     env = os.environ | {
         "CXX": str(tmp_path / "none"),
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
-        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}",
+        "PYTHONPATH": str(ROOT),
     }
-    script = f"from normbench import stage\nstage.guarded(lambda: exec({SCRIPT!r}, {{}}))"
+    script = f"from normbench.system import stage\nstage.guarded(lambda: exec({SCRIPT!r}, {{}}))"
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("recipe.compile = 'default': torch.compile fails here: ")

@@ -1,0 +1,91 @@
+"""Attacks against classifiers whose worst case is known, and the score that is made of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from normbench.data.batches import on_device
+from normbench.evaluation.attacks import Attacks, attacks
+from normbench.training.attacks import fgsm, pgd
+from tests.support.subjects import subject
+
+
+def linear(x: Tensor) -> Tensor:
+    """Two classes, by the sum of the left and of the right half."""
+    return torch.stack([x[..., :2].sum((1, 2, 3)), x[..., 2:].sum((1, 2, 3))], 1)
+
+
+def test_fgsm_on_a_linear_classifier_is_the_worst_case() -> None:
+    x = torch.full((1, 1, 4, 4), 0.5)
+    moved = fgsm(linear, x, torch.tensor([0]), 0.1)
+    assert torch.allclose(moved[..., :2], torch.tensor(0.4))
+    assert torch.allclose(moved[..., 2:], torch.tensor(0.6))
+
+
+def test_pgd_stays_in_the_ball_and_in_the_image_and_reaches_the_corner() -> None:
+    x = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1] * 4)
+    moved = pgd(linear, x, labels, 0.1, 0.03, 20, 1, torch.Generator().manual_seed(1))
+    assert (moved - x).abs().max() <= 0.1 + 1e-6
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    assert torch.allclose(moved, fgsm(linear, x, labels, 0.1), atol=1e-6)
+
+
+def test_restarts_keep_an_example_that_fools() -> None:
+    """A classifier that only a start in one half of the ball gets past."""
+    x, labels = torch.full((64, 1, 1, 1), 0.5), torch.zeros(64, dtype=torch.long)
+
+    def narrow(values: Tensor) -> Tensor:
+        wrong = (values.flatten(1)[:, 0] > 0.55).float()
+        return torch.stack([1 - wrong, wrong + 0 * values.flatten(1)[:, 0]], 1)
+
+    once, often = (
+        (narrow(pgd(narrow, x, labels, 0.1, 0.0, 1, n, torch.Generator().manual_seed(0))).argmax(1) == 1).sum().item()
+        for n in (1, 8)
+    )
+    assert 5 < once < 32
+    assert often > 55
+
+
+def test_attacks_on_a_network() -> None:
+    """Attacked accuracy falls from clean to FGSM to PGD; the subset, and so the result, is the seed's."""
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 8, 8, 1), dtype=torch.uint8)
+    labels = (pixels[:, :4].float().mean((1, 2, 3)) > pixels[:, 4:].float().mean((1, 2, 3))).long()
+    images = on_device(pixels, labels, [0.5], [0.25], "cpu")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[-1.0] * 32 + [1.0] * 32, [1.0] * 32 + [-1.0] * 32]) / 10)
+        model[1].bias.zero_()
+    settings = Attacks(examples=40, batch_size=16, long_examples=10, long_steps=30)
+    score = attacks(subject(model, images), settings)
+    found = score.metrics["attacks"]
+    assert found["examples"] == 40
+    assert found["clean"] == 1.0
+    assert found["pgd"] <= found["fgsm"] < 1.0
+    assert found["pgd_long"]["examples"] == 10
+    assert "warning" not in found
+    assert "auto_attack" not in found
+    columns = {"attack_examples": 40, "attack_pgd_long": found["pgd_long"]["pgd_long"]}
+    assert score.columns == columns | {f"attack_{name}": found[name] for name in ("clean", "fgsm", "pgd")}
+    assert attacks(subject(model, images), settings) == score
+
+
+def test_masked_gradients_are_marked() -> None:
+    """A classifier whose gradient points the wrong way for one large step, and the right way nearby."""
+
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            value = x.flatten(1)[:, 0]
+            margin = torch.where(value.abs() < 0.02, 1 - 20 * value, (value - 0.03).abs() * 100 - 0.5)
+            return torch.stack([margin, -margin], 1)
+
+    images = on_device(
+        torch.full((20, 1, 1, 1), 0, dtype=torch.uint8), torch.zeros(20, dtype=torch.long), [0], [1], "cpu"
+    )
+    settings = Attacks(examples=20, epsilon=16.0, batch_size=16, long_examples=0)
+    found = attacks(subject(Masked(), images), settings).metrics["attacks"]
+    assert found["fgsm"] > found["pgd"] + 0.2
+    assert "FGSM leaves" in found["warning"]
