@@ -78,7 +78,7 @@ def check(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """The names that params.yaml may use: methods, models and sources with their options, corruptions and scores."""
-    from normbench.suite.names import names
+    from normbench.suite.names import REQUIRED, names
 
     found = names()
     if as_json:
@@ -87,7 +87,9 @@ def list_(as_json: Json = False) -> None:
     for section, entries in found.items():
         print(section)
         for name, options in entries.items():
-            shown = ", ".join(f"{option}={default!r}" for option, default in options.items())
+            shown = ", ".join(
+                option if default == REQUIRED else f"{option}={default!r}" for option, default in options.items()
+            )
             print(f"  {name}({shown})" if options else f"  {name}")
 
 

@@ -11,9 +11,11 @@ from normbench.evaluation.registry import scores
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 
+REQUIRED = "(required)"
+
 
 def names() -> dict[str, dict[str, dict[str, Any]]]:
-    """What there is of each: a name and its options with their defaults, `...` for an option that must be given."""
+    """The entries of each section by name, with their options and defaults; `REQUIRED` for an option without one."""
     return {
         "methods": {name: of_dataclass(methods.method_class(name)) for name in methods.names()},
         "models": {name: models.get(name).options() for name in models.names("classifier")},
@@ -21,7 +23,11 @@ def names() -> dict[str, dict[str, dict[str, Any]]]:
         "dataset sources": {name: of_dataclass(sources.source_class(name)) for name in sources.names()},
         "corruptions": {name: {} for name in NAMES},
         "scores": {
-            score.name: {name: info.default for name, info in score.settings.model_fields.items()} for score in scores()
+            score.name: {
+                name: REQUIRED if info.is_required() else info.default
+                for name, info in score.settings.model_fields.items()
+            }
+            for score in scores()
         },
     }
 
@@ -29,6 +35,6 @@ def names() -> dict[str, dict[str, dict[str, Any]]]:
 def of_dataclass(kind: type) -> dict[str, Any]:
     """The fields of a dataclass and their defaults."""
     return {
-        field.name: "..." if field.default is dataclasses.MISSING else field.default
+        field.name: REQUIRED if field.default is dataclasses.MISSING else field.default
         for field in dataclasses.fields(kind)
     }

@@ -15,7 +15,8 @@ import pytest
 from normbench.data.sources import base, registry
 from normbench.data.sources.base import Source, source
 from normbench.suite import resolve
-from normbench.suite.schema import Dataset, check_options
+from normbench.suite.file import check_options
+from normbench.suite.schema import Dataset
 from normbench.system import files
 from normbench.system.errors import UserError
 
@@ -128,7 +129,7 @@ def test_a_file_of_ones_own_is_enough(own_source: None) -> None:
     # An edited file is another source: the dataset is prepared again, and no other.
     before = Path("build/resolved/datasets/mnist.json").read_bytes()
     Path("sources/levels.py").write_text(OWN.replace("= 10.0", "= 20.0"))
-    assert run("normbench", "check").endswith("\nchanged since the last repro: mine\n")
+    assert run("normbench", "check").endswith("\nchanged since the last repro: datasets/mine\n")
     run("stages.resolve")
     resolved = files.read_json("build/resolved/datasets/mine.json")
     assert resolved["step"] == 20.0
