@@ -49,7 +49,7 @@ def test_list_as_json(tmp_path: Path) -> None:
     assert found["methods"]["network_deconvolution"]["block"] == 64
     assert found["models"]["resnet8"]["width"] > 0
     assert "sngan" in found["GAN models"]
-    assert found["dataset sources"]["npz"]["path"] == "..."
+    assert found["dataset sources"]["npz"]["path"] == "(required)"
     assert len(found["corruptions"]) == 19
     assert "attacks" in found["scores"]
 
