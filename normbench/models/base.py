@@ -124,7 +124,7 @@ def _registers(kind: Kind, least_size: int, divisor: int) -> Callable[[Function]
 
 
 def _check(model: Model) -> None:
-    """Raises TypeError if a model's function has the wrong arguments for its kind, or an option of another type.
+    """Raises TypeError if a model's function has the wrong arguments for its kind or an unusable option.
 
     An option must have a default that is a bool, int, float or str.
     """

@@ -55,7 +55,7 @@ def peaks(kernels: Tensor, height: int, width: int, norms: Callable[[Tensor, Ten
 def singular_values_above(symbols: Tensor, threshold: Tensor) -> Tensor:
     """The largest singular value (bins, groups) of each symbol, or 0 if it is not above the threshold.
 
-    symbols: (bins, groups, out, in). threshold: (groups,). The values are exact if one dimension of the matrices is 1.
+    symbols: (bins, groups, out, in). threshold: (groups,). If out or in is 1, no value is set to 0.
     """
     if min(symbols.shape[-2:]) == 1:
         return largest_singular_value(symbols)
