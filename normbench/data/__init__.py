@@ -1,4 +1,4 @@
-"""Datasets: sources and their checksums, device-resident batches, label noise."""
+"""Datasets: sources and their checksums, preparation, batches on the training device, label noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The four arrays of a dataset: what they must be, how they are resized and written, and their fingerprint."""
+"""The four arrays of a dataset: validation, resizing, writing, and their fingerprint."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from normbench.system.errors import UserError
 from normbench.system.progress import Progress
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-BATCH = 1024  # How many images are in memory at a time where a set may be larger than the memory.
+BATCH = 1024  # images processed at a time, where a dataset may be larger than the memory
 
 
 def save(arrays: Mapping[str, np.ndarray], request: Request, out: Path) -> None:
     """Writes the four arrays into the folder `out`, with images of the size that the request asks for.
 
-    arrays: by the names in ARRAYS, as `checked` takes them. Raises UserError where they are not such.
+    arrays: by the names in ARRAYS, in a form that `checked` accepts. Raises UserError if they are not valid.
     """
     complete = checked(arrays, f"dataset '{request.dataset}'")
     for name, array in complete.items():
@@ -32,10 +32,11 @@ def save(arrays: Mapping[str, np.ndarray], request: Request, out: Path) -> None:
 def checked(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """The four arrays in the form in which they are stored, in the order of ARRAYS.
 
-    Images are taken as uint8 (N, H, W, C), or as (N, H, W) where they are grey, and returned as (N, H, W, C). Labels
-    are taken as integers (N,) of any type, and returned as int64. Raises UserError, one line that begins with `where`,
-    unless images are square with 1 or 3 channels and of one shape in both splits, every image has a label, and the
-    labels count from 0 without gaps in the training set and without others in the test set.
+    Images are accepted as uint8 (N, H, W, C), or as (N, H, W) if they are grey, and returned as (N, H, W, C). Labels
+    are accepted as integers (N,) of any type, and returned as int64. Images must be square with 1 or 3 channels and
+    have the same shape in both splits. Every image must have a label. The training labels must count from 0 without
+    gaps, and the test set must not have other labels. Raises UserError otherwise, with one line that begins with
+    `where`.
     """
     result: dict[str, np.ndarray] = {}
     for split in ("train", "test"):
@@ -80,9 +81,9 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def resize(images: np.ndarray, size: int, title: str) -> np.ndarray:
-    """uint8 (N, H, W, C) to (N, size, size, C) with Pillow's bilinear filter, which averages where it shrinks.
+    """Resizes images, uint8 (N, H, W, C) -> (N, size, size, C), with Pillow's bilinear filter (antialiased).
 
-    title: what the progress bar says is resized.
+    title: names the images in the progress bar.
     """
     count, height, width, channels = images.shape
     if (height, width) == (size, size):
@@ -100,8 +101,8 @@ def resize(images: np.ndarray, size: int, title: str) -> np.ndarray:
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
     """Hexadecimal sha256 over the four arrays, in the order train_images, train_labels, test_images, test_labels.
 
-    Each adds the line `<name> <dtype> <shape, joined by x>\\n` in ASCII, e.g. `train_labels int64 1437`, and then its
-    bytes in C order, integers little-endian.
+    Each array contributes the line `<name> <dtype> <shape, joined by x>\\n` in ASCII, e.g. `train_labels int64 1437`,
+    and then its bytes in C order, integers little-endian.
     """
     digest = hashlib.sha256()
     for name in ARRAYS:

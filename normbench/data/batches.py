@@ -1,4 +1,4 @@
-"""A dataset that lives on the training device as uint8, and its batches, cropped and flipped there."""
+"""A dataset that is stored on the training device as uint8, and its batches, which are cropped and flipped there."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from normbench.system.seeds import derive
 
 @dataclass(frozen=True)
 class Images:
-    """pixels: uint8 (N, C, H, W) on the device. labels: int64 (N,) there too. mean, std: float32 (C, 1, 1), in 0..1.
-    memory_format: of the batches that `normalized` makes, that of the network which takes them."""
+    """One split of a dataset, on a device.
+
+    pixels: uint8 (N, C, H, W). labels: int64 (N,). mean, std: float32 (C, 1, 1), statistics of the training images for
+    pixels in 0..1. memory_format: the format of the batches that `normalized` returns, to match the network.
+    """
 
     pixels: Tensor
     labels: Tensor
@@ -30,32 +33,38 @@ class Images:
         return len(self.labels)
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 in the memory format, zero mean and unit deviation over training."""
-        # A new tensor, as the strides of a gathered one with a single channel can pass for channels_last.
+        """Normalizes images, uint8 (B, C, H, W) -> float32, with the dataset's mean and standard deviation."""
+        # A new tensor, because the strides of an indexed one with a single channel can look like channels_last.
         x = torch.empty(pixels.shape, device=self.pixels.device, memory_format=self.memory_format)
         return x.copy_(pixels).div_(255).sub_(self.mean).div_(self.std)
 
     def made_for(self, model: nn.Module, wanted: MemoryFormat = "channels_last") -> Images:
-        """The same images, in batches as a network on this device takes them (see `normbench.functional.placement`)."""
+        """The same images with the memory format that a network needs on this device.
+
+        See `normbench.functional.placement.memory_format`.
+        """
         return replace(self, memory_format=memory_format(model, self.pixels.device.type, wanted))
 
 
 def channels_first(pixels: Tensor) -> Tensor:
-    """(N, H, W, C) -> (N, C, H, W), contiguous."""
+    """Permutes images, (N, H, W, C) -> (N, C, H, W); the result is contiguous."""
     return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def on_device(pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float], device: str) -> Images:
-    """uint8 (N, H, W, C) and int64 (N,) as they lie on disk -> Images."""
+    """Moves images and labels as stored on disk to a device. pixels: uint8 (N, H, W, C). labels: int64 (N,)."""
     placed = channels_first(pixels).to(device)
     mean_, std_ = (torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, std))
     return Images(placed, labels.to(device), mean_, std_)
 
 
 class Batches:
-    """Shuffled training batches: a random crop from the image with `crop_padding` zero pixels around it, then a flip.
+    """Shuffled training batches with random crops and flips.
 
-    The order and the augmentation of an epoch depend on (seed, epoch) alone: variants see the same batches.
+    crop_padding: zero pixels added on each side of an image before a random crop of the original size. flip: random
+    horizontal flips. drop_last: leave out a last batch that is smaller than `batch_size`. The order and augmentation of
+    an epoch depend only on (seed, epoch), so all variants see the same batches.
+    steps: the number of batches in an epoch. Raises UserError if there is none.
     """
 
     def __init__(self, images: Images, batch_size: int, crop_padding: int, flip: bool, drop_last: bool, seed: int):
@@ -66,17 +75,17 @@ class Batches:
             raise UserError(f"recipe.drop_last: {few}, so that none would be left")
         size = images.pixels.shape[-1]
         self.offsets = 2 * crop_padding + 1
-        # (N, C, offsets, offsets, H, W): a view of every crop, of which a batch gathers one an image.
+        # A view of all crops, (N, C, offsets, offsets, H, W). A batch takes one crop per image from it.
         self.crops = functional.pad(images.pixels, [crop_padding] * 4).unfold(2, size, 1).unfold(3, size, 1)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalized images (B, C, H, W) and labels (B,), from batch `first` to the last of `steps`."""
+        """Yields the normalized images (B, C, H, W) and labels (B,) of an epoch, from batch `first` (from 0) on."""
         for pixels, labels in self.pixels(epoch, first):
             yield self.images.normalized(pixels), labels
 
     def pixels(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same before the normalization, uint8 (B, C, H, W), from batch `first` on."""
-        # Drawn on the CPU, so that every device sees the same order.
+        """Yields the images before normalization, uint8 (B, C, H, W), and labels of an epoch, from batch `first` on."""
+        # Random numbers are drawn on the CPU, so that they are the same for every device.
         generator = torch.Generator().manual_seed(derive(self.seed, "batches", epoch))
         count, device = len(self.images), self.images.pixels.device
         order = torch.randperm(count, generator=generator).to(device)

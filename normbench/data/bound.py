@@ -1,4 +1,4 @@
-"""The dataset of a task as its runs meet it."""
+"""Descriptions of a prepared dataset and of its corrupted test images, from which runs load them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from normbench.system.schema import Strict
 
 
 class Bound(Strict):
-    """A prepared dataset: where it lies and what it holds.
+    """A prepared dataset: where it is stored and what it contains.
 
     path: the folder of its arrays. fingerprint: sha256 over the arrays. image_size: pixels a side. train, test: numbers
-    of images. mean, std: of each channel, pixels in 0..1, by which inputs are normalized. origin: where the data came
-    from. note: what readers of results should know about these data.
+    of images. mean, std: the mean and standard deviation of each channel with which inputs are normalized, for pixels
+    in 0..1. origin: where the data came from. note: a remark about the data for readers of the results, or None.
     """
 
     name: str
@@ -29,16 +29,17 @@ class Bound(Strict):
     note: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What of the dataset shapes a run: its content, the number of classes and the normalization of inputs."""
+        """The fields that affect a run's outcome, and so its id: content, number of classes and input normalization."""
         return self.model_dump(mode="json", include={"fingerprint", "classes", "mean", "std"})
 
 
 class Corrupted(Strict):
-    """The corrupted test images of a dataset, as `meta.json` beside them says.
+    """The corrupted test images of a dataset, as described by the `meta.json` next to them.
 
-    names, severities: which there are. source_fingerprint: the dataset's. sha256: of each file. engine, constants and
-    seed: how they were made; null for published ones, which lie in the folder `published`. versions: of the packages on
-    which their bytes depend.
+    path: their folder. names, severities: the corruptions and their severities. source_fingerprint: the fingerprint of
+    the dataset. sha256: the checksum of each file. engine, constants, seed: how the images were made, or None for
+    published ones. published: the folder of published images, or None. versions: the versions of the packages on which
+    the bytes of the images depend.
     """
 
     path: str

@@ -1,6 +1,6 @@
-"""Fetches archives from their official addresses or from a mirror, and checks their md5.
+"""Downloads archives from their official addresses or from a mirror, and checks their md5.
 
-A transfer that breaks goes on where it broke, also in a later call. A file that is not whole never has its final name.
+An interrupted transfer is resumed where it stopped, even by a later call. An incomplete file never has its final name.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from normbench import __version__
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
 
-TIMEOUT = 20.0  # seconds without a byte after which a connection counts as broken
+TIMEOUT = 20.0  # seconds without data after which a connection counts as broken
 WAITS = (0.5, 2.0)  # seconds before the first and the second retry
 CHUNK = 1 << 18  # bytes that are read at a time
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file by its name, the md5 of its bytes, and its official addresses in the order in which to try them."""
+    """A file to download: its name, its hexadecimal md5, and its official addresses in the order to try them."""
 
     name: str
     md5: str
@@ -39,19 +39,19 @@ class Archive:
 
 
 class Unavailable(Exception):
-    """One folder or address did not give an archive. Its text says why, and stands in the error line of that place."""
+    """An archive could not be obtained from one folder or address. The message says why, for the error text."""
 
 
 def fetch(archives: Sequence[Archive], folder: Path, dataset: str, source: str, mirror: str | None) -> list[Path]:
-    """Returns the paths of `archives` in `folder`, each with the right md5; fetches those that are missing there.
+    """Downloads the archives that are missing in `folder`; returns the paths of all, each with the right md5.
 
     `mirror` is a folder or an http(s) address that replaces the official addresses: a file is looked for at
     `<mirror>/<name>` and at `<mirror>/<source>/<name>`. Where it is None, the environment variable NORMBENCH_MIRROR is
-    the mirror, if it is set. `source` is the name of the source, `dataset` that of the dataset, for error lines.
+    the mirror, if it is set. `source` is the name of the source, `dataset` that of the dataset, for error messages.
 
-    A file takes its name once its md5 is right. Until then it is `<name>.part`, at whose end the next call goes on.
+    A file gets its final name once its md5 is right. Until then it is `<name>.part`, which a later call continues.
 
-    Raises UserError, with what was tried and what helps, where an archive is to be had nowhere.
+    Raises UserError if an archive cannot be obtained. The message lists what was tried and what would help.
     """
     mirror = mirror or os.environ.get("NORMBENCH_MIRROR") or None
     missing = [archive for archive in archives if not holds(folder / archive.name, archive.md5)]
@@ -70,7 +70,7 @@ def md5(path: Path) -> str:
 
 
 def holds(path: Path, expected: str) -> bool:
-    """Whether there is a file at `path` with that md5."""
+    """Whether there is a file at `path` with the expected md5."""
     return path.is_file() and md5(path) == expected
 
 
@@ -81,7 +81,7 @@ def is_address(place: str) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lets one process at a time into the block, as several stages and checkouts may share a download folder."""
+    """Allows one process at a time into the block, because several stages and checkouts may share a download folder."""
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,6 +94,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _fetch_one(
     archive: Archive, folder: Path, dataset: str, source: str, mirror: str | None, missing: Sequence[Archive]
 ) -> None:
+    """Downloads or copies one archive into `folder` from the first place that has it. Raises UserError if none has."""
     target = folder / archive.name
     looked = f"{target}: not there"
     if target.is_file():
@@ -118,6 +119,7 @@ def _fetch_one(
 
 
 def _places(archive: Archive, source: str, mirror: str | None) -> tuple[str, ...]:
+    """The addresses or paths at which to look for an archive, in order."""
     if mirror is None:
         return archive.addresses
     base = mirror.rstrip("/")
@@ -125,6 +127,7 @@ def _places(archive: Archive, source: str, mirror: str | None) -> tuple[str, ...
 
 
 def _copy(path: Path, part: Path, archive: Archive) -> None:
+    """Copies an archive from a mirror folder to `part`. Raises Unavailable if it is missing or its md5 is wrong."""
     if not path.is_file():
         raise Unavailable("not there")
     found = md5(path)
@@ -136,10 +139,10 @@ def _copy(path: Path, part: Path, archive: Archive) -> None:
 
 
 def _download(address: str, part: Path, archive: Archive) -> None:
-    """Leaves the archive in `part`, with the right md5.
+    """Downloads an archive with the right md5 to `part`.
 
-    A file with another md5, e.g. the rest of the archive behind the beginning of an older one, is fetched once more as
-    a whole. Raises Unavailable.
+    If the md5 is wrong, for example because a download of an older version was resumed with a newer one, the file is
+    downloaded once more from the start. Raises Unavailable if that fails too.
     """
     for _ in range(2):
         _receive(address, part)
@@ -151,9 +154,9 @@ def _download(address: str, part: Path, archive: Archive) -> None:
 
 
 def _receive(address: str, part: Path) -> None:
-    """Leaves all bytes of `address` in `part`. A broken transfer goes on where it broke, after a short wait.
+    """Downloads `address` to `part`, resuming interrupted transfers after a short wait.
 
-    Raises Unavailable after a refusal, and after three requests in a row that brought nothing.
+    Raises Unavailable if the server refuses, or after three requests in a row that delivered no data.
     """
     failures = 0
     while True:
@@ -162,23 +165,24 @@ def _receive(address: str, part: Path) -> None:
             _transfer(address, part)
             return
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-            failures = 1 if _size(part) > before else failures + 1  # A request that brought bytes starts a new count.
+            failures = 1 if _size(part) > before else failures + 1  # A request that delivered data resets the count.
             if failures > len(WAITS) or not _transient(error):
                 raise Unavailable(_reason(error)) from None
         time.sleep(WAITS[failures - 1])
 
 
 def _transfer(address: str, part: Path) -> None:
-    """Makes one request, which appends to `part` what it lacks. A server without ranges sends the file as a whole.
+    """Makes one request for the bytes that `part` lacks and appends them.
 
-    Raises the errors of urllib and http.client, and ConnectionError where the transfer ended early.
+    A server without support for ranges sends the whole file, which then replaces `part`. Raises the errors of urllib
+    and http.client, and ConnectionError if the transfer ended early.
     """
     have = _size(part)
     headers = {"User-Agent": f"normbench/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # The part has all bytes, or more; its md5 tells.
+        if error.code == 416 and have:  # The part is complete or too long; the md5 will show which.
             return
         raise
     with response:
@@ -216,13 +220,14 @@ def _megabytes(size: int | None) -> str:
 
 
 def _transient(error: Exception) -> bool:
-    """Whether the same request may succeed in a moment: not after a refusal, or where nothing answered in time."""
+    """Whether repeating the request may help: not if the server refused it, or if connecting timed out."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code >= 500 or error.code in (408, 429)
     return not (isinstance(error, urllib.error.URLError) and isinstance(error.reason, TimeoutError))
 
 
 def _reason(error: Exception) -> str:
+    """A short description of a failed request, e.g. `HTTP 404 Not Found`."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -237,6 +242,7 @@ def _explanation(
     missing: Sequence[Archive],
     failures: Sequence[str],
 ) -> str:
+    """The error text for an archive that is nowhere to be found: what is missing, what was tried, what would help."""
     lacking = [one for one in missing if not (folder / one.name).is_file() or one == archive]
     place = "none is set" if mirror is None else mirror
     lines = [f"dataset '{dataset}': no copy of", *(f"  {one.name}  (md5 {one.md5})" for one in lacking)]

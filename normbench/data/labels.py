@@ -1,6 +1,6 @@
-"""Training labels that are partly wrong, and training sets that are only a part.
+"""Label noise, and training on a fraction of the training set.
 
-Both are drawn from the suite's seed alone, so that all variants and all their runs see the same images and labels.
+Both depend only on the suite's seed, so that all variants and all their runs see the same images and labels.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from normbench.system.schema import Strict
 
 Noise = Literal["symmetric", "symmetric_other", "asymmetric", "cyclic"]
 
-# Class -> the class that it is taken for, of CIFAR-10: truck and automobile, bird and airplane, cat and dog, deer and
-# horse. Settings of ConvNorm's protocol (Liu et al., arXiv 2103.00673; shengliu66/ConvNorm at aad1043a).
+# Class -> the class that it is mistaken for, in CIFAR-10: bird -> airplane, cat -> dog, deer -> horse, dog -> cat,
+# truck -> automobile. From ConvNorm's protocol (Liu et al., arXiv 2103.00673; shengliu66/ConvNorm at aad1043a).
 CIFAR10_CONFUSIONS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}
 
 
 class LabelNoise(Strict):
-    """Which training labels are wrong (see `corrupt_labels`). fraction: of the labels, those that are replaced."""
+    """Label noise in the training set. kind: see `corrupt_labels`. fraction: the fraction of labels to replace."""
 
     kind: Noise = "symmetric"
     fraction: Annotated[float, Field(ge=0, le=1)]
@@ -30,13 +30,18 @@ class LabelNoise(Strict):
 def corrupt_labels(
     labels: np.ndarray, fraction: float, classes: int, seed: int, kind: Noise = "symmetric"
 ) -> np.ndarray:
-    """Labels (N,), integers below `classes`, of which a fraction is replaced; a new array of the same type.
+    """A copy of the labels in which a fraction is replaced. labels: (N,), integers below `classes`.
 
-    kind: `symmetric` replaces a fraction of all labels by a class drawn from all of them, the true one included, so
-    that fewer are wrong in the end (the protocol of ConvNorm's code); `symmetric_other` by one of the other classes;
-    `asymmetric` replaces a fraction of each class of CIFAR-10 that has a similar one by that one, class by class on the
-    labels as they are by then (as that code does); `cyclic` a fraction of each class by the next class.
-    Raises UserError for values out of range, and for `asymmetric` with other than 10 classes.
+    kind: which labels are replaced, and by what:
+
+    - `symmetric`: a fraction of all labels, by a class drawn from all classes. This includes the true one, so fewer
+      labels are wrong in the end. This is the protocol of ConvNorm's code.
+    - `symmetric_other`: a fraction of all labels, by a class drawn from the other classes.
+    - `asymmetric`: for CIFAR-10, a fraction of each class in CIFAR10_CONFUSIONS, by the similar class given there.
+      Classes are processed one after the other, on labels that earlier ones have already changed, as in that code.
+    - `cyclic`: a fraction of each class, by the next class.
+
+    Raises UserError for values out of range, and for `asymmetric` unless there are 10 classes.
     """
     if kind not in get_args(Noise):
         raise UserError(f"label noise of kind {kind!r}: {hint(kind, get_args(Noise))}")
@@ -64,15 +69,16 @@ def corrupt_labels(
 
 
 def of_class(labels: np.ndarray, label: int, fraction: float, random: np.random.Generator) -> np.ndarray:
-    """The positions of a fraction of a class, in random order."""
+    """The positions (M,) of a random fraction of the labels that equal `label`, in random order."""
     members = random.permutation(np.flatnonzero(labels == label))
     return members[: round(fraction * len(members))]
 
 
 def part_of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Ascending positions (M,) of a fraction of every class, at least one image of each.
+    """Ascending positions (M,) of a random fraction of every class, with at least one image of each.
 
-    Nested: the positions of a smaller fraction are among those of a larger one with the same seed.
+    With the same seed, the positions for a smaller fraction are a subset of those for a larger one. Raises UserError
+    unless the fraction is above 0 and at most 1.
     """
     if not 0 < fraction <= 1:
         raise UserError(f"train_fraction = {fraction}: must be above 0 and at most 1")

@@ -1,4 +1,4 @@
-"""From a resolved dataset to its folder: the arrays that its source writes, and a meta.json about them.
+"""Prepares a dataset: writes a folder with the arrays from its source and a meta.json that describes them.
 
 A prepared dataset is a folder with `train_images.npy`, `test_images.npy` (uint8, N x H x W x C, square, C 1 or 3),
 `train_labels.npy`, `test_labels.npy` (int64, N, counted from 0 without gaps) and `meta.json`: name, source, classes,
@@ -23,8 +23,8 @@ from normbench.system import files
 def prepare(spec: dict[str, Any], out: Path) -> None:
     """Writes the dataset that `spec` describes into the folder `out`, which exists.
 
-    spec: a resolved dataset of params.yaml: the keys of COMMON_KEYS and ADDED_KEYS, and the options of its source.
-    Raises UserError where the source cannot be had or does not hold what it should.
+    spec: a resolved dataset of params.yaml, with the keys of COMMON_KEYS and ADDED_KEYS and the options of its source.
+    Raises UserError if the source is not available or its content is not as expected.
     """
     kind = registry.source_class(spec["source"])
     source = kind(**{key: value for key, value in spec.items() if key not in (*COMMON_KEYS, *ADDED_KEYS)})
@@ -63,9 +63,9 @@ def statistics(
 ) -> tuple[list[float], list[float]]:
     """The mean and the population standard deviation of each channel, with pixels in 0..1.
 
-    images: uint8 (N, H, W, C). mean, std: C numbers each that are returned as they are, or None to measure them on the
-    images; they are computed from counts of the 256 values, exactly, whatever the batch. Raises UserError where there
-    are not C of them, and where a measured deviation is zero.
+    images: uint8 (N, H, W, C). mean, std: C numbers each to return unchanged, or None to measure them on the images.
+    They are computed from a histogram of the 256 values, so they do not depend on the order of summation. Raises
+    UserError if there are not C numbers, or if a measured standard deviation is zero.
     """
     channels = images.shape[-1]
     for key, given in (("mean", mean), ("std", std)):

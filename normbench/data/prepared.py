@@ -1,4 +1,4 @@
-"""A prepared dataset: from the arrays in its folder to images on a device."""
+"""Loads a prepared dataset from its folder onto a device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from normbench.data.bound import Bound
 
 @dataclass(frozen=True)
 class Arrays:
-    """Both splits as they lie on disk: images uint8 (N, H, W, C) and labels int64 (N,)."""
+    """Both splits as stored on disk: images uint8 (N, H, W, C) and labels int64 (N,)."""
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -23,6 +23,7 @@ class Arrays:
 
     @property
     def nbytes(self) -> int:
+        """The size of all arrays in bytes."""
         return sum(array.nbytes for array in vars(self).values())
 
 
@@ -35,18 +36,18 @@ class Splits:
 
     @property
     def device(self) -> str:
-        """`cuda`, `mps` or `cpu`."""
+        """The type of the device: `cuda`, `mps` or `cpu`."""
         return self.train.pixels.device.type
 
 
 def read(folder: Path) -> Arrays:
-    """The arrays of a prepared dataset."""
+    """Reads the arrays of a prepared dataset from its folder."""
     names = ("train_images", "train_labels", "test_images", "test_labels")
     return Arrays(*(np.load(folder / f"{name}.npy") for name in names))
 
 
 def placed(arrays: Arrays, bound: Bound, device: str) -> Splits:
-    """The arrays on a device, with the normalization of the bound dataset."""
+    """Moves both splits to a device. bound: gives the input normalization."""
     return Splits(
         images(arrays.train_images, arrays.train_labels, bound, device),
         images(arrays.test_images, arrays.test_labels, bound, device),
@@ -54,18 +55,18 @@ def placed(arrays: Arrays, bound: Bound, device: str) -> Splits:
 
 
 def images(pixels: np.ndarray, labels: np.ndarray, bound: Bound, device: str) -> Images:
-    """One split, uint8 (N, H, W, C) and int64 (N,), on a device."""
-    # Arrays that other processes read too cannot be written, and torch wants its own to be writable.
+    """Moves one split to a device. pixels: uint8 (N, H, W, C). labels: int64 (N,). bound: gives the normalization."""
+    # Arrays in memory shared with other processes are read-only, but torch.from_numpy expects writable ones.
     own = [torch.from_numpy(array if array.flags.writeable else array.copy()) for array in (pixels, labels)]
     return on_device(own[0], own[1], bound.mean, bound.std, device)
 
 
 def load(bound: Bound, device: str) -> Splits:
-    """Both splits of a bound dataset, read from its folder, on a device."""
+    """Reads both splits of a prepared dataset from its folder and moves them to a device."""
     return placed(read(Path(bound.path)), bound, device)
 
 
 def held_out(bound: Bound, device: str) -> Images:
-    """The test images of a bound dataset alone, on a device."""
+    """Reads only the test split of a prepared dataset and moves it to a device."""
     folder = Path(bound.path)
     return images(np.load(folder / "test_images.npy"), np.load(folder / "test_labels.npy"), bound, device)

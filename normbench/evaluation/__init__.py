@@ -1,4 +1,4 @@
-"""Scores of trained classifiers, one a file; `fold(model)` gives the plain network behind a trained one."""
+"""Evaluation of trained classifiers, one file per score. `fold(model)` turns a trained network into a plain one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    # Late, as `fold` knows the layers of every method, which most of what is here does not need.
+    # Imported on first use, because `fold` imports every method, which most of this package does not need.
     if name == "fold":
         from normbench.evaluation.folding import fold
 

@@ -1,4 +1,4 @@
-"""Accuracy under attacks within a maximum norm: FGSM, PGD and, where it is asked for, AutoAttack."""
+"""Accuracy under attacks bounded in the maximum norm: FGSM, PGD and, optionally, AutoAttack."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from normbench.system.schema import NotNegative, Positive, PositiveReal
 from normbench.system.seeds import derive
 from normbench.training.attacks import Classifier, fgsm, pgd
 
-SUSPICIOUS = 0.2  # by how much FGSM may leave more accuracy than PGD before a run is marked
+SUSPICIOUS = 0.2  # how far accuracy under FGSM may exceed that under PGD before the record has a warning
 
 
 class Attacks(ScoreSettings):
-    """FGSM and PGD within a maximum norm, on `examples` test images.
+    """FGSM and PGD bounded in the maximum norm, on `examples` test images.
 
-    epsilon, step: in 255ths. steps, restarts: of PGD. long_examples, long_steps: a second PGD with more steps on fewer
-    images, a check for masked gradients; none where long_examples is 0. auto_attack_examples: on how many of the images
-    AutoAttack runs too, none where 0; it needs the extra `autoattack`. batch_size: images attacked at a time.
+    epsilon: the largest change of a pixel, in units of 1/255. step: PGD's step size in units of 1/255. steps, restarts:
+    of PGD. long_examples, long_steps: a second PGD with more steps on fewer images, as a check for gradient masking;
+    long_examples 0 turns it off. auto_attack_examples: the number of images for AutoAttack, which needs the optional
+    dependency `autoattack`; 0 turns it off. batch_size: images attacked at a time.
     """
 
     examples: Positive = 1000
@@ -38,7 +39,7 @@ class Attacks(ScoreSettings):
     batch_size: Positive = 250
 
     def problems(self) -> list[tuple[str, str]]:
-        """AutoAttack needs a package that may be missing."""
+        """Reports an error if AutoAttack is asked for and its package is not installed."""
         try:
             if self.auto_attack_examples:
                 version()
@@ -49,11 +50,12 @@ class Attacks(ScoreSettings):
 
 @score("attacks", Attacks)
 def attacks(subject: Subject, settings: Attacks) -> Scores:
-    """`attacks`: accuracies on test images that the suite's seed draws.
+    """Measures the metric `attacks`: accuracies (0 to 1) on a random subset of the test images.
 
-    `clean`, `fgsm`, `pgd`; as a check for masked gradients, `pgd_long` with more steps on fewer images; `auto_attack`,
-    with PGD on the same images. `warning` where FGSM leaves far more than PGD: then one-step training has overfitted,
-    or the gradient says nothing.
+    Entries: `examples`, the number of images; `clean`, `fgsm` and `pgd`; `pgd_long`, accuracies under PGD with more and
+    with the usual number of steps on fewer images; `auto_attack`, its result and PGD's on the same images. There is a
+    `warning` if accuracy under FGSM is far above that under PGD: either training with a one-step attack has overfitted
+    to it, or gradients are masked.
     """
     chosen = subject.drawn("attacked", settings.examples).to(subject.images.pixels.device)
     pixels, labels = subject.images.pixels[chosen].float() / LEVELS, subject.images.labels[chosen]
@@ -82,7 +84,10 @@ def attacks(subject: Subject, settings: Attacks) -> Scores:
 
 
 def classifier_of(subject: Subject) -> Classifier:
-    """Images (N, C, H, W) in 0..1 -> logits (N, classes). A gradient that is not finite counts as none."""
+    """The classifier as a function from images (N, C, H, W) in 0..1 to finite logits (N, classes).
+
+    Entries of the gradient with respect to the images that are not finite are replaced by 0.
+    """
     images = subject.images
 
     def classifier(values: Tensor) -> Tensor:
@@ -90,7 +95,7 @@ def classifier_of(subject: Subject) -> Classifier:
         scores = finite(subject.model(x.contiguous(memory_format=images.memory_format)).float())
         if values.requires_grad:
             values.register_hook(lambda gradient: torch.nan_to_num(gradient, 0.0, 0.0, 0.0))
-            if not scores.requires_grad:  # The method lets no gradient through.
+            if not scores.requires_grad:  # The output does not depend on the images: make the gradient zero.
                 scores = scores + 0 * values.flatten(1).sum(1, keepdim=True)
         return scores
 
@@ -100,7 +105,10 @@ def classifier_of(subject: Subject) -> Classifier:
 def accuracy_left(
     classifier: Classifier, pixels: Tensor, labels: Tensor, settings: Attacks, steps: int | None, seed: int
 ) -> float:
-    """Accuracy on images (N, C, H, W) in 0..1 after PGD with so many steps, or after FGSM where `steps` is None."""
+    """Accuracy on images (N, C, H, W) in 0..1 under attack: PGD with `steps` steps, or FGSM if `steps` is None.
+
+    seed: the suite's, of PGD's random starts.
+    """
     epsilon, step = settings.epsilon / LEVELS, settings.step / LEVELS
     right = 0.0
     for start in range(0, len(labels), settings.batch_size):
@@ -118,9 +126,9 @@ def accuracy_left(
 def under_auto_attack(
     subject: Subject, classifier: Classifier, pixels: Tensor, labels: Tensor, settings: Attacks
 ) -> dict[str, Any]:
-    """What AutoAttack finds on images (N, C, H, W) in 0..1 (see `normbench.evaluation.auto_attack`)."""
+    """The result of AutoAttack on images (N, C, H, W) in 0..1 (see `normbench.evaluation.auto_attack.auto_attack`)."""
     trained = [parameter for parameter in subject.model.parameters() if parameter.requires_grad]
-    subject.model.requires_grad_(False)  # The attack calls backward(), which would leave gradients in them.
+    subject.model.requires_grad_(False)  # The attack calls backward(), which would fill the gradients of parameters.
     seed = derive(subject.seed, "auto_attack")
     _, result = auto_attack(classifier, pixels, labels, settings.epsilon / LEVELS, settings.batch_size, seed)
     for parameter in trained:

@@ -1,10 +1,11 @@
-"""AutoAttack within a maximum norm (Croce and Hein, arXiv 2003.01690): its authors' code, in the package pyautoattack.
+"""AutoAttack in the maximum norm (Croce and Hein, arXiv 2003.01690), by the authors' code in the package pyautoattack.
 
-The standard version. Each attack takes on the images that those before it left: APGD on the cross-entropy; APGD on the
-DLR loss and FAB, both towards the 9 likeliest wrong classes one by one, or all of them where there are fewer; Square
-with 5,000 queries. With fewer than 4 classes that DLR loss is not defined, and its attack is left out.
+This is the standard version. Each attack runs on the images that still withstand the attacks before it: APGD on the
+cross-entropy; targeted APGD on the DLR loss and targeted FAB, both towards each of the 9 most likely wrong classes (or
+all wrong classes if there are fewer); Square with 5,000 queries. The targeted DLR loss is not defined for fewer than 4
+classes; its attack is then left out.
 
-Images are numbers in 0..1; the network's own normalization comes after the attack.
+Images are in 0..1, before the network's input normalization, which the classifier itself applies.
 """
 
 from __future__ import annotations
@@ -23,30 +24,33 @@ from normbench.system.errors import UserError
 from normbench.training.attacks import Classifier
 
 PACKAGE = "pyautoattack"
-TARGETS = 9  # classes that a targeted attack goes through at most
+TARGETS = 9  # the most target classes of a targeted attack
 
 
 def version() -> str:
-    """`pyautoattack 0.2.0`. Raises UserError where the package is not installed."""
+    """The package's name and version, e.g. `pyautoattack 0.2.0`. Raises UserError if it is not installed."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError(f"needs the package {PACKAGE}: pip install 'normbench[autoattack]'")
     return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
 
 
 def parts(classes: int) -> list[str]:
-    """The attacks in their order, by the package's names."""
+    """The package's names of the attacks, in the order in which they run, for this number of classes."""
     return ["apgd-ce", *(["apgd-t"] if classes > 3 else []), "fab-t", "square"]
 
 
 def auto_attack(
     classifier: Classifier, images: Tensor, labels: Tensor, epsilon: float, batch_size: int, seed: int
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Images (N, C, H, W) in 0..1, changed where one fools, and `accuracy`, `attacks`, `package`, `warnings`.
+    """Runs AutoAttack on images (N, C, H, W) in 0..1 with labels (N,).
 
-    classifier: must return new logits at each call, and give no gradient that is not a number. epsilon: in 0..1.
-    batch_size: images attacked at a time; they share some draws, so that another size gives slightly other results.
-    seed: of all draws; the caller's generators stay as they were. `warnings` are the package's own, of what makes a
-    result doubtful, the first of each kind. Raises UserError where the package is not installed.
+    classifier: must return a new tensor of logits at each call, and gradients without NaN. epsilon: the largest change
+    of a pixel, in 0..1. batch_size: images attacked at a time. Images of a batch share some random draws, so results
+    depend slightly on it. seed: of all random draws; the caller's random generators are left unchanged.
+
+    Returns the images (N, C, H, W), adversarial ones in place of those for which one was found, and a dictionary with
+    the robust `accuracy` (0 to 1), the names of the `attacks`, the `package` with its version, and `warnings`: messages
+    of the package about doubtful results, the first of each kind. Raises UserError if the package is not installed.
     """
     package = version()
     from pyautoattack import AutoAttack
@@ -54,7 +58,7 @@ def auto_attack(
     with torch.no_grad():
         classes = classifier(images[:1]).shape[1]
     heard, tracer = Listener(), sys.gettrace()
-    # The package seeds PyTorch's own generators, and stops the tracer of debuggers and of coverage.
+    # The package seeds PyTorch's global generators, and removes the trace function that debuggers and coverage set.
     with heard, torch.random.fork_rng([images.device] if images.is_cuda else []):
         try:
             attack = AutoAttack(classifier, norm="Linf", eps=epsilon, seed=seed, device=images.device)
@@ -74,7 +78,10 @@ def auto_attack(
 
 
 class Listener(logging.Handler):
-    """Keeps the package's warnings from the console; two that differ in their numbers only are of one kind."""
+    """Context manager that collects the package's warnings in `messages` and keeps them off the console.
+
+    Of warnings that differ only in their numbers, the first is kept.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

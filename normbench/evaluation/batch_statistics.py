@@ -1,7 +1,8 @@
-"""Prediction-time batch statistics: a trained network that normalizes by the test batch it is given.
+"""Prediction-time batch normalization: a trained network that normalizes with the statistics of the test batch.
 
-Nado et al., arXiv 2006.10963; with the weight of the training statistics of Schneider et al., NeurIPS 2020, arXiv
-2006.16971, section 2: n test images count n/(N + n), the statistics of training N/(N + n).
+Nado et al., arXiv 2006.10963. The statistics are mixed with those of training as in Schneider et al., NeurIPS 2020,
+arXiv 2006.16971, section 2: for a batch of n images and a prior of N images, the batch has the weight n/(N + n) and
+training N/(N + n).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from normbench.training.logits import logits
 
 
 def batch_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that keep running statistics of their batches: what has a `momentum` and `running_...` buffers."""
+    """The layers with running statistics: those that have a float `momentum` and buffers named `running_...`."""
     return [
         layer
         for layer in model.modules()
@@ -31,10 +32,10 @@ def batch_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def with_batch_statistics(model: nn.Module, prior: float) -> nn.Module:
-    """A copy in evaluation mode, each call of which mixes every layer's statistics with those of its input.
+    """A copy of a network, in evaluation mode, whose layers normalize with a mixture of training and batch statistics.
 
-    prior: N, in images. A layer sees the outputs of the layers before it as they are with their own mixed statistics.
-    No call has an effect on the next one.
+    prior: the weight N of the training statistics, in images. Each layer's batch statistics are computed from inputs
+    that the layers before it have already normalized in this way. Calls do not affect each other.
     """
     model = copy.deepcopy(model).eval()
     for layer in batch_layers(model):
@@ -44,7 +45,10 @@ def with_batch_statistics(model: nn.Module, prior: float) -> nn.Module:
 
 
 class Mixing:
-    """The hook of one layer: holds its training statistics, and gives it the mixture before each call."""
+    """Forward pre-hook of one layer, which sets its running statistics to the mixture before each call.
+
+    trained: the layer's buffers after training, by name. prior: see `with_batch_statistics`.
+    """
 
     def __init__(self, trained: dict[str, Tensor], prior: float):
         self.trained, self.prior = trained, prior
@@ -53,7 +57,8 @@ class Mixing:
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for name, value in self.trained.items():
             layer.get_buffer(name).copy_(value)
-        # A training step with this momentum moves the running statistics to the mixture; its output is not used.
+        # A forward pass in training mode with this momentum turns the running statistics into the mixture. Its output
+        # is not used.
         momentum, count = layer.momentum, len(inputs[0])
         vars(layer)["momentum"] = count / (self.prior + count)
         layer.train()
@@ -63,7 +68,10 @@ class Mixing:
 
 
 class BatchStatistics(ScoreSettings):
-    """Evaluation with the statistics of test batches of `batch_size`, those of training weighing as `prior` images."""
+    """Prediction-time batch normalization on batches of `batch_size` test images.
+
+    prior: the weight of the training statistics, in images.
+    """
 
     prior: NotNegativeReal = 16.0
     batch_size: Annotated[int, Field(ge=2)] = 200
@@ -71,10 +79,11 @@ class BatchStatistics(ScoreSettings):
 
 @score("batch_statistics", BatchStatistics, default=BatchStatistics())
 def batch_statistics(subject: Subject, settings: BatchStatistics) -> Scores:
-    """`batch_statistics`: the accuracies under the statistics of batches of test images, in their order.
+    """Measures the metric `batch_statistics`: accuracies with the statistics of batches of test images, in their order.
 
-    Nothing for networks whose layers keep no running statistics. The metric has the settings, `clean_accuracy`, and
-    `corruption_accuracy` from a corruption to a list over the severities. Predictions: (names, severities, M).
+    The metric holds the settings, `clean_accuracy`, and `corruption_accuracy`, which maps each corruption to a list
+    with one entry per severity. Predictions on corrupted images have the shape (names, severities, M). For networks
+    without running statistics nothing is measured.
     """
     if not batch_layers(subject.model):
         return Scores()

@@ -1,4 +1,4 @@
-"""How well a classifier's probabilities fit: negative log-likelihood, Brier score, expected calibration error."""
+"""The quality of predicted probabilities: negative log-likelihood, Brier score and expected calibration error."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BINS = 15  # Guo et al., arXiv 1706.04599
+BINS = 15  # bins of confidence, as in Guo et al., arXiv 1706.04599
 
 
 def calibration(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Of logits (N, classes) and labels (N,): `nll` in nats, `brier` (sum over classes, 0 to 2), `ece` (0 to 1)."""
+    """Calibration metrics, averaged over images: `nll` in nats, `brier` (0 to 2, summed over classes), `ece` (0 to 1).
+
+    logits: (N, classes). labels: int64 (N,).
+    """
     logits = logits.double()
     probabilities = logits.softmax(1)
     truth = functional.one_hot(labels, logits.shape[1])
@@ -22,9 +25,10 @@ def calibration(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Mean over images of |accuracy - confidence| of their bin of confidence, () in 0 to 1.
+    """The expected calibration error, 0-d, 0 to 1: |accuracy - confidence| of each bin, weighted by its images.
 
-    As torchmetrics' `multiclass_calibration_error` with the 1-norm, whose import takes longer than all scores of a run.
+    probabilities: (N, classes). labels: (N,). The same as torchmetrics' `multiclass_calibration_error` with the 1-norm,
+    which is not used because importing it takes longer than all scores of a run.
     """
     confidence, predicted = probabilities.max(1)
     bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
@@ -35,9 +39,10 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The fraction of images classified correctly. logits: (N, classes). labels: (N,)."""
     return float((logits.argmax(1) == labels).double().mean())
 
 
 def finite(logits: Tensor) -> Tensor:
-    """Logits that can be scored: what is not a number is the least likely class."""
+    """Logits with NaN replaced by -1e30, which makes that class the least likely, and infinities by +-1e30."""
     return torch.nan_to_num(logits, nan=-1e30, posinf=1e30, neginf=-1e30)

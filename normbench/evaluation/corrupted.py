@@ -1,4 +1,4 @@
-"""Accuracy and calibration on clean and on corrupted test images, which every evaluation measures."""
+"""Accuracy and calibration on clean and on corrupted test images: the part of the evaluation that always runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from normbench.training.logits import logits
 
 
 def measure(subject: Subject, report: Callable[[int, str], None]) -> Scores:
-    """`calibration`, `corruption_accuracy` and `corruption_calibration`, and the predicted classes.
+    """Measures `calibration`, `corruption_accuracy` and `corruption_calibration`, and keeps the predicted classes.
 
-    The latter two metrics go from a corruption to a list over the severities. Predictions: `clean` (N,), `corrupted`
-    (names, severities, M), with `names`, `severities` and `index` that say which they are of. report: is called with
-    the number of corruptions that are done, and the last one's name.
+    `corruption_accuracy` maps each corruption to a list with one accuracy per severity. `corruption_calibration` maps
+    it to `nll`, `brier` and `ece`, each a list with one entry per severity. Predictions: `clean` (N,) and `corrupted`
+    (names, severities, M); `names`, `severities` and `index` (M,) label the axes of the latter.
+    report: called after each corruption with the number of corruptions done and the name of the last one.
     """
     names, severities = subject.corrupted.names, subject.corrupted.severities
     labels = subject.images.labels.cpu()

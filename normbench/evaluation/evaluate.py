@@ -16,9 +16,10 @@ Chosen = tuple[Score, ScoreSettings]
 def measure(
     subject: Subject, chosen: Iterable[Chosen], report: Callable[[int, str], None]
 ) -> tuple[Scores, dict[str, float]]:
-    """The scores on clean and corrupted images and the chosen ones, in one; and the seconds of each.
+    """Measures the scores on clean and corrupted images and the chosen scores.
 
-    Metrics have an entry `columns` with the columns of all of them. report: see `normbench.evaluation.corrupted`.
+    Returns all of them merged into one, and the seconds that each took. The metrics have an additional entry `columns`
+    with the columns of all scores. report: see `normbench.evaluation.corrupted.measure`.
     """
     began = time.perf_counter()
     found = corrupted.measure(subject, report)

@@ -1,4 +1,4 @@
-"""A trained network as plain convolutions, for evaluation, in which what the methods compute is constant."""
+"""Folds a trained network into plain layers: in evaluation mode, what the methods compute from weights is constant."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchN
 
 @torch.no_grad()
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of a network in evaluation mode, with the same outputs, of plain layers as far as there are such.
+    """A copy of a network in evaluation mode with the same outputs, made of plain layers as far as possible.
 
     - DeconvConv2d and DeconvLinear become Conv2d and Linear.
-    - ConvNorm2d with a 1x1 kernel becomes one Conv2d. With a larger one its filter is as wide as the image, for which
-      there is no such form; its batch norm goes into its depth-wise kernel.
-    - BatchNorm2d goes into the Conv2d in front of it, where nothing else uses that one's output.
-    - SpectralBatchNorm2d goes into the batch norm in front of it, up to constants for the first row of the image, which
-      stay as a FirstRow; not with `frequency` statistics, nor with the `full` scale, which depends on the image size.
-    - Parametrizations (spectral normalization) leave their last weights.
+    - ConvNorm2d with a 1x1 kernel becomes one Conv2d. With a larger kernel its filter is as large as the image, so it
+      has no equivalent small convolution; only its batch norm is folded into its depth-wise kernel.
+    - BatchNorm2d is folded into the preceding Conv2d, if nothing else uses the output of that convolution.
+    - SpectralBatchNorm2d is folded into the preceding batch norm, except for constants added to the first row of the
+      image, which a FirstRow layer adds. With `frequency` statistics, or with the `full` scale, which depends on the
+      image size, it is kept as it is.
+    - Parametrized weights (spectral normalization) become plain parameters with their current values.
 
-    Raises UserError where the network's forward pass cannot be traced.
+    Raises UserError if the network's forward pass cannot be traced.
     """
     model = copy.deepcopy(model).eval()
     for name, layer in list(model.named_modules()):
@@ -53,10 +54,10 @@ def fold(model: nn.Module) -> nn.Module:
 
 
 def leave_values(layer: nn.Module) -> None:
-    """Puts plain parameters in the place of parametrized ones.
+    """Replaces the parametrized parameters of a layer by plain ones with the same values.
 
-    torch's own `remove_parametrizations` would break the network that this one was copied from: a copy shares the class
-    that parametrization made.
+    torch's `remove_parametrizations` would break the network from which this one was copied, as it modifies the class
+    of the layer, which copies share.
     """
     parametrizations = layer.get_submodule("parametrizations")
     values = {name: getattr(layer, name).detach().clone() for name, _ in parametrizations.named_children()}
@@ -67,7 +68,7 @@ def leave_values(layer: nn.Module) -> None:
 
 
 def plain_layer(layer: nn.Module) -> nn.Module | None:
-    """What takes the place of one layer in evaluation, or None where it stays."""
+    """The layer that replaces a given layer in evaluation, or None if the layer is kept, possibly modified in place."""
     match layer:
         case DeconvConv2d():
             return convolution(layer, *layer.folded(*layer.running()))
@@ -101,7 +102,10 @@ def plain_layer(layer: nn.Module) -> nn.Module | None:
 
 
 def convolution(layer: DeconvConv2d | ConvNorm2d, weight: Tensor, bias: Tensor) -> Conv2d:
-    """A Conv2d with the geometry of a layer."""
+    """A Conv2d in evaluation mode with the stride, padding, dilation and groups of `layer` and the given parameters.
+
+    weight: (out, in/groups, kh, kw). bias: (out,).
+    """
     dilation = layer.dilation if isinstance(layer, DeconvConv2d) else 1
     out, share = weight.shape[:2]
     conv = Conv2d(
@@ -112,9 +116,10 @@ def convolution(layer: DeconvConv2d | ConvNorm2d, weight: Tensor, bias: Tensor) 
 
 
 class FirstRow(nn.Module):
-    """Adds constants to the first row of images (N, channels, H, W), in place: the rest of a SpectralBatchNorm2d.
+    """Adds constants to the first row of images (N, channels, H, W), in place: what remains of a SpectralBatchNorm2d.
 
-    real, imaginary (channels,): what is added to every Fourier coefficient.
+    spectral: the folded layer. gain: (channels,), its weight over its running standard deviation.
+    Buffers: real, imaginary (channels,), the constant that the layer adds to every Fourier coefficient.
     """
 
     real: Tensor
@@ -126,7 +131,7 @@ class FirstRow(nn.Module):
         self.register_buffer("real", spectral.bias - real * gain)
         self.register_buffer("imaginary", -imaginary * gain)
         self.statistics, self.fft_norm = spectral.mode, spectral.fft_norm
-        self.rows: dict[torch.Size, Tensor] = {}  # by image size
+        self.rows: dict[torch.Size, Tensor] = {}  # the added rows (channels, W) by image size (H, W)
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]

@@ -1,6 +1,6 @@
-"""How much a trained network can change with its input, in the 2-norm: layer by layer, as a whole, and near the data.
+"""Upper bounds on the Lipschitz constant of a trained network in the 2-norm, layer by layer and as a whole.
 
-Singla and Feizi, arXiv 1911.10258, for the bounds on convolutions; Tsuzuku et al., arXiv 1802.04034, for the margins.
+Convolutions are bounded as in Singla and Feizi, arXiv 1911.10258 (see `normbench.spectral`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
 from normbench.spectral import conv_bound, zero_padded_norm
 from normbench.system.errors import UserError
 
-NEUTRAL = (nn.ReLU, nn.Identity, nn.Flatten, nn.LeakyReLU, FirstRow, ScalarBias)  # constants and slopes of at most 1
+NEUTRAL = (nn.ReLU, nn.Identity, nn.Flatten, nn.LeakyReLU, FirstRow, ScalarBias)  # Lipschitz constant of at most 1
 
 
 class Unbounded(Exception):
-    """No bound is known for a layer."""
+    """No Lipschitz constant is known for a layer or an operation. The message says which."""
 
 
 @torch.no_grad()
 def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
-    """Norms of the layers of a folded network, and the bound on the whole that follows from them.
+    """Norms of the layers of a network after folding, and the bound on the whole network that follows from them.
 
-    x: one normalized image, for the sizes of the layers' inputs. `layers`: for each convolution and linear layer in
-    order, and each norm that stands apart and scales, its name, an upper `bound` and a lower `estimate` of its norm
-    with zero padding at its own size. `product`: the upper bound on the network from normalized images to logits,
-    branches added up; None, with `why`, where a layer has no bound.
+    x: one normalized image (1, C, H, W), which gives the sizes of the layers' inputs.
+
+    Returns `layers` and `product`. `layers` has an entry for each convolution and linear layer, and for each scaling
+    norm that could not be folded, in order: its `name`, an upper `bound` on its spectral norm and a lower `estimate` of
+    it with zero padding at its image size. `product` is an upper bound on the Lipschitz constant from normalized images
+    to logits: layers in sequence multiply, branches that are summed add up. It is None, and `why` gives the reason, if
+    some layer has no bound.
     """
     try:
         folded = fold(model)
@@ -43,7 +46,7 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
     except UserError as error:
         return {"layers": [], "product": None, "why": str(error)}
     layers = dict(folded.named_modules())
-    sizes: dict[str, tuple[int, ...]] = {}  # of input and output
+    sizes: dict[str, tuple[int, ...]] = {}  # by layer, the shape of its input followed by that of its output
 
     def note(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
@@ -80,9 +83,10 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
 
 
 def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | None:
-    """`bound` and `estimate` (None for a ConvNorm2d) of a linear layer, None for one of slope at most 1.
+    """The `bound` and `estimate` of the norm of an affine layer, or None if its Lipschitz constant is at most 1.
 
-    Raises Unbounded for any other.
+    sizes: the shape of the layer's input followed by that of its output. `estimate` is None for a ConvNorm2d. Raises
+    Unbounded for a layer of an unknown kind.
     """
     match layer:
         case nn.Conv2d():
@@ -119,13 +123,17 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
 
 
 def largest_gain(norm: nn.BatchNorm2d) -> Tensor:
-    """Of the channels of a batch norm in evaluation."""
+    """The largest factor, 0-d, by which a batch norm in evaluation mode scales a channel."""
     gain = (norm.get_buffer("running_var") + norm.eps).rsqrt()
     return (gain if norm.weight is None else gain * norm.weight.abs()).max()
 
 
 def filtered_bound(layer: ConvNorm2d, sizes: tuple[int, ...]) -> Tensor:
-    """Exact norm of the circular convolution with normalized channels, on the layer's own grid; cropping lowers it."""
+    """Upper bound, 0-d, on the norm of a ConvNorm2d without its depth-wise kernel and batch norm.
+
+    It is the exact norm of the circular convolution with normalized channels on the grid on which the layer filters.
+    The cropping that follows cannot increase it. sizes: see `layer_norms`.
+    """
     height, width = sizes[2] + layer.full[0], sizes[3] + layer.full[1]
     weight = layer.weight.double()
     spectrum = torch.fft.fft2(weight, s=(height, width)) * inverse_spectrum_norm(weight, height, width)[:, None]
@@ -134,7 +142,11 @@ def filtered_bound(layer: ConvNorm2d, sizes: tuple[int, ...]) -> Tensor:
 
 
 def of_operation(node: torch.fx.Node, of_inputs: list[float], sizes: dict[str, tuple[int, ...]]) -> float:
-    """The constant after an operation between layers."""
+    """The Lipschitz constant of the output of an operation between layers, such as an addition or a mean.
+
+    of_inputs: the constants of its inputs. sizes: by layer, see `layer_norms`. Raises Unbounded for an operation of an
+    unknown kind.
+    """
     name = getattr(node.target, "__name__", str(node.target))
     if node.target in (operator.add, torch.add) or name == "add":
         return sum(of_inputs)
@@ -145,7 +157,7 @@ def of_operation(node: torch.fx.Node, of_inputs: list[float], sizes: dict[str, t
     if name == "cat":
         return math.sqrt(sum(constant**2 for constant in of_inputs))
     if name == "mean":
-        # The mean over P pixels has norm 1/sqrt(P). The layer before it says how many there are.
+        # The mean over P pixels has norm 1/sqrt(P). P is known from the output of the last layer before it.
         before = node.all_input_nodes[0]
         while before.op != "call_module" or len(sizes.get(str(before.target), ())) != 8:
             if not before.all_input_nodes:

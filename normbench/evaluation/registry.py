@@ -1,4 +1,4 @@
-"""The scores that `evaluation` in params.yaml may ask for: each is one file of this folder, with its settings."""
+"""The optional scores that `evaluation` in params.yaml can turn on: each is a file of this folder with its settings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from normbench.system.schema import Strict
 
 
 class ScoreSettings(Strict):
-    """What params.yaml may set of a score; its fields are the keys under the score's name."""
+    """Base class for the settings of a score. Its fields are the keys allowed under the score's name in params.yaml."""
 
     def problems(self) -> list[tuple[str, str]]:
-        """What keeps the score from being measured here, as pairs of a key and a message; nothing by default."""
+        """Reasons why the score cannot be measured on this machine, as pairs (key, message). By default none."""
         return []
 
 
@@ -26,8 +26,11 @@ Settings = TypeVar("Settings", bound=ScoreSettings)
 
 @dataclass(frozen=True)
 class Score:
-    """A score: its key under `evaluation`, the schema of its settings, those it has where params.yaml does not name it
-    (None: it is not measured then), and the function that measures it."""
+    """A registered score.
+
+    name: its key under `evaluation`. settings: the class of its settings. default: its settings if params.yaml does not
+    mention it; None means that it is not measured then. measure: the function that measures it.
+    """
 
     name: str
     settings: type[ScoreSettings]
@@ -36,7 +39,7 @@ class Score:
 
     @property
     def source(self) -> tuple[Path, str]:
-        """The file of the function and the function's name in it: the code behind the score."""
+        """The file that defines the score's function, and the function's name."""
         return Path(inspect.getfile(self.measure)), self.measure.__name__
 
 
@@ -47,9 +50,10 @@ SCORES: Table[Score] = Table("normbench.evaluation", "score")
 def score(
     name: str, settings: type[Settings], default: Settings | None = None
 ) -> Callable[[Callable[[Subject, Settings], Scores]], Callable[[Subject, Settings], Scores]]:
-    """Registers `measure(subject, settings) -> Scores` as the score of that key under `evaluation`.
+    """Decorator that registers a function `measure(subject, settings) -> Scores` as a score.
 
-    default: its settings where params.yaml does not name it; None leaves it out then, as `null` there always does.
+    name: its key under `evaluation` in params.yaml. settings: the class of its settings. default: its settings if
+    params.yaml does not mention it, or None to leave it out in that case. `null` in params.yaml always turns it off.
     """
 
     def register(measure: Callable[[Subject, Settings], Scores]) -> Callable[[Subject, Settings], Scores]:

@@ -1,4 +1,4 @@
-"""How much a trained network changes with its input, and what its feature maps look like by depth."""
+"""The smoothness of a trained network: Lipschitz constants, certified accuracy, and spectra of its feature maps."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from normbench.system.schema import PositiveReal
 
 
 class Smoothness(ScoreSettings):
-    """Lipschitz constants, certified accuracy at `radii` (2-norm, in 255ths), and feature maps by depth.
+    """Lipschitz constants, certified accuracy and feature maps by depth. Large layers take seconds each.
 
-    examples: test images for what is measured at images. Large layers take seconds each.
+    examples: the number of test images for everything that is measured on images. radii: the radii of certified
+    accuracy, 2-norms in units of 1/255.
     """
 
     examples: Annotated[int, Field(ge=2)] = 100
@@ -29,12 +30,15 @@ class Smoothness(ScoreSettings):
 
 @score("smoothness", Smoothness)
 def smoothness(subject: Subject, settings: Smoothness) -> Scores:
-    """`smoothness` (see `constants`), and the `features` of the network before (`initial`) and after training."""
+    """Measures `smoothness` (see `constants`) and `features` (see `features`) on a random subset of the test images.
+
+    `features` has the entries `initial` and `trained`, for the network before and after training.
+    """
     images = subject.images
     chosen = subject.drawn("smoothness", settings.examples).to(images.pixels.device)
     x = images.normalized(images.pixels[chosen])
-    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # which the initial weights are drawn from
-        # Before training there are no running statistics: that network is looked at in training mode.
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # The initial weights are drawn from it.
+        # Before training there are no meaningful running statistics, so the initial network runs in training mode.
         initial = subject.initial().train()
     found = constants(subject, settings, chosen)
     depth = {"initial": features(initial, x), "trained": features(subject.model, x)}
@@ -42,12 +46,15 @@ def smoothness(subject: Subject, settings: Smoothness) -> Scores:
 
 
 def constants(subject: Subject, settings: Smoothness, chosen: Tensor) -> dict[str, Any]:
-    """The Lipschitz constants of a network, from pixels in 0..1 to logits, with what `bounds` says of its layers.
+    """Lipschitz constants of a network from pixels in 0..1 to logits, in addition to the result of `bounds`.
 
-    chosen: the numbers of some test images, on the device. `bound`: an upper bound for the network, None where there is
-    none. `local`: the mean and largest 2-norm of the gradient of the margin between the two largest logits, over
-    sqrt(2): a lower estimate of the same. `certified`: for each radius in 255ths the share of the images that are
-    classified rightly, and stay so within it by the bound.
+    chosen: indices of test images, int64, on the device.
+
+    - `bound`: an upper bound on the Lipschitz constant of the network, or None.
+    - `local`: mean and maximum, over the images, of the 2-norm of the gradient of the margin between the two largest
+      logits, divided by sqrt(2). This is a lower estimate of the same Lipschitz constant.
+    - `certified`: for each radius in units of 1/255, the fraction of the images that are classified correctly and, by
+      the bound, keep their class within that radius (Tsuzuku et al., arXiv 1802.04034).
     """
     images = subject.images
     pixels, labels = images.pixels[chosen].float() / LEVELS, images.labels[chosen]
@@ -68,18 +75,19 @@ def constants(subject: Subject, settings: Smoothness, chosen: Tensor) -> dict[st
 
 
 def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
-    """Of each block's output, in order of depth: `rms`, `max`, and the share of energy in four bands of frequencies.
+    """Statistics of the output of each block, in order of depth, for normalized images x (N, C, H, W).
 
-    x: normalized images. The bands are thirds of the radius up to half a cycle a pixel; `low` is without the mean of
-    the image, which is a band of its own. Blocks are the modules that the code of the model defines; the activations
-    of a network without any. Shares of an output without energy are 0, numbers that are not finite None.
+    `rms` and `max` are the root mean square and the largest absolute value. `mean`, `low`, `middle` and `high` are the
+    fractions of the spectral energy at frequency zero, and at radial frequencies of up to 1/6, of 1/6 to 1/3 and of
+    more than 1/3 of a cycle per pixel. Fractions of an output without energy are 0. Values that are not finite become
+    None. Blocks are the modules that the model's code defines or, if there are none, the ReLUs.
     """
     blocks = [m for m in model.modules() if m is not model and is_of_the_model(m, model)]
     blocks = blocks or [m for m in model.modules() if isinstance(m, nn.ReLU)]
     found: list[dict[str, Any]] = []
 
     def note(_: nn.Module, given: Any, output: Tensor) -> None:
-        output = output.detach().cpu().double()  # a device need not have float64
+        output = output.detach().cpu().double()  # on the CPU, because MPS has no float64
         power = torch.fft.fft2(output).abs().square().sum((0, 1))
         rows, columns = (torch.fft.fftfreq(size, device=output.device) for size in power.shape)
         radius = (rows[:, None].square() + columns.square()).sqrt()

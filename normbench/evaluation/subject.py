@@ -1,4 +1,4 @@
-"""What the scores of the evaluation are measured on, and what they leave in a record."""
+"""The input of every score, a trained classifier with its test images, and the output, what goes into the record."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from normbench.data.batches import Images, channels_first
 from normbench.data.bound import Corrupted
 from normbench.system.seeds import derive
 
-LEVELS = 255  # of a pixel; lengths of attacks and radii are given in these
+LEVELS = 255  # the largest value of a pixel; sizes of attacks and radii are in units of 1/LEVELS
 
 
 @dataclass(frozen=True)
 class Subject:
     """A trained classifier and its test images, clean and corrupted.
 
-    model: on its device, in evaluation mode. initial: makes the network with which its training began, and seeds
-    torch's generators for that. images: the clean test images. index: the numbers (M,), ascending, of those whose
-    corrupted copies are scored. precision: of the training. seed: the suite's, of all draws.
+    model: on its device, in evaluation mode. initial: builds the network as it was before training, and seeds torch's
+    generators for that. images: the clean test images. corrupted: where their corrupted copies are. index: ascending
+    indices (M,) of the test images whose corrupted copies are evaluated. precision: that of training, `float32` or
+    `bfloat16`. seed: the suite's, of all random draws.
     """
 
     model: nn.Module
@@ -36,15 +37,15 @@ class Subject:
     seed: int
 
     def drawn(self, purpose: str, count: int | None) -> Tensor:
-        """The numbers of `count` test images, int64, on the CPU: drawn by the suite's seed, so the same for all runs.
+        """Indices of `count` random test images, or of all of them if `count` is None or too large; int64, on the CPU.
 
-        As many as there are, at most; all of them where `count` is None.
+        They depend on the suite's seed and on `purpose`, so they are the same for all runs.
         """
         generator = torch.Generator().manual_seed(derive(self.seed, purpose))
         return torch.randperm(len(self.images), generator=generator)[:count]
 
     def corrupted_pixels(self, name: str) -> Iterator[Tensor]:
-        """For each severity, the corrupted copies of the images `index`, uint8 (M, C, H, W), on the device."""
+        """Yields, for each severity, the copies of the test images `index` under a corruption, uint8 (M, C, H, W)."""
         stored = np.load(Path(self.corrupted.path) / f"{name}.npy", mmap_mode="r")
         for level in range(len(self.corrupted.severities)):
             block = stored[level * len(self.images) + self.index]
@@ -52,9 +53,9 @@ class Subject:
 
 
 def scored_images(count: int, seed: int, corrupted_examples: int | None) -> np.ndarray:
-    """The numbers, ascending, of the test images whose corrupted copies are scored, of `count` test images.
+    """Ascending indices (M,) of the test images whose corrupted copies are evaluated, a random subset.
 
-    seed: the suite's, which draws them. corrupted_examples: how many there are to be; None for all of them.
+    count: the number of test images. seed: the suite's. corrupted_examples: the size M of the subset; None for all.
     """
     generator = torch.Generator().manual_seed(derive(seed, "corrupted_examples"))
     return torch.randperm(count, generator=generator)[:corrupted_examples].sort().values.numpy()
@@ -62,10 +63,10 @@ def scored_images(count: int, seed: int, corrupted_examples: int | None) -> np.n
 
 @dataclass
 class Scores:
-    """What one score measured.
+    """The results of one score.
 
-    metrics: entries for the record's `metrics`. columns: numbers for a row of results/robustness.csv, by column; whole
-    numbers are counts. predictions: arrays of predicted classes, int16, for the file beside the record.
+    metrics: entries for `metrics` in the record. columns: values for a row of results/robustness.csv, by column name;
+    an int is a count. predictions: arrays of predicted classes, int16, for the predictions file next to the record.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""Differentiable functions that the layers of the methods are made of."""
+"""Differentiable functions that the methods' layers are built from, and helpers for tracing and placing networks."""

@@ -1,4 +1,7 @@
-"""The circular filters of ConvNorm (Liu et al., arXiv 2103.00673): their symbol from a kernel, and how they act."""
+"""The circular filters of ConvNorm (Liu et al., arXiv 2103.00673): computing them from a kernel, and applying them.
+
+The symbol of a filter is its frequency response: one factor per frequency.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ WHOLE = (slice(None), slice(None))
 
 
 def inverse_spectrum_norm(weight: Tensor, height: int, width: int) -> Tensor:
-    """One over the norm of each output channel's kernel spectrum on a grid, (out, height, width); no eps.
+    """The reciprocal norm of each output channel's kernel spectrum, (out, height, width), without an eps.
 
-    weight: (out, in, kh, kw). The squared norm is the transform of the kernel's autocorrelation, summed over input
-    channels, which has only (2kh-1)(2kw-1) taps: a product with a table of cosines replaces the transforms of all
-    kernels.
+    weight: (out, in, kh, kw). height, width: the grid of frequencies. The norm is taken over input channels. Its square
+    is the Fourier transform of the kernel's autocorrelation, summed over input channels. As that has only
+    (2kh-1)(2kw-1) taps, one product with a table of cosines replaces the transforms of all kernels.
     """
     out, _, kh, kw = weight.shape
     taps = weight.reshape(out, -1, kh * kw)
     products = taps.mT @ taps
-    # Sums over pairs of taps with the same offset; offsets run from 1 - k to k - 1, stored modulo 2k - 1.
+    # The autocorrelation sums over pairs of taps with the same offset, from 1 - k to k - 1, stored modulo 2k - 1.
     place = (offsets(kh, weight)[:, None, :, None] * (2 * kw - 1) + offsets(kw, weight)[None, :, None, :]).reshape(-1)
     size = (2 * kh - 1) * (2 * kw - 1)
     correlation = weight.new_zeros(out, size).index_add_(1, place, products.reshape(out, -1))
@@ -33,30 +36,35 @@ def inverse_spectrum_norm(weight: Tensor, height: int, width: int) -> Tensor:
 
 
 def offsets(k: int, like: Tensor) -> Tensor:
-    """Differences of tap positions modulo 2k - 1, (k, k)."""
+    """The differences between tap positions, modulo 2k - 1; int64 (k, k)."""
     position = torch.arange(k, device=like.device)
     return (position[:, None] - position) % (2 * k - 1)
 
 
 def phases(k: int, size: int, like: Tensor) -> Tensor:
-    """2 pi u lag / size for the lags in the order of `offsets` and the frequencies u, (2k - 1, size)."""
+    """The angles 2 pi u lag / size for all lags, in the order of `offsets`, and frequencies u: (2k - 1, size)."""
     lag = torch.arange(2 * k - 1, device=like.device)
     lag = torch.where(lag < k, lag, lag - (2 * k - 1))
-    # An integer modulo the size first: the cosine of a large angle loses digits.
+    # Reduced modulo the size while still an integer, because the cosine of a large angle loses digits.
     turns = (lag[:, None] * torch.arange(size, device=like.device)) % size
     return turns.to(like.dtype) * (2 * math.pi / size)
 
 
 class CircularFilter(torch.autograd.Function):
-    """Filters the channels of x (N, C, H, W) by a real, even symbol (C, H, W) and keeps a strided window of the result.
+    """Circularly filters each channel of an image, then crops and strides the result.
 
-    crop: rows and columns left out at each border; stride: between those that are kept. The symbol is a constant for
-    the gradient. The filter is its own adjoint, so that nothing but the symbol is saved. A real filter acts on real and
-    imaginary part alike: two images travel as one complex one. So an image that is not finite spoils its partner.
+    The filter is given by its symbol, which is real and even, and is treated as a constant: it has no gradient. Such a
+    filter is its own adjoint, so the backward pass only needs the symbol. As it acts on real and imaginary parts
+    separately, two images are transformed together as one complex image. A side effect is that an image with values
+    that are not finite also spoils the one it is paired with.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, symbol: Tensor, crop: Pair, stride: Pair) -> Tensor:
+        """x (N, C, H, W), symbol (C, H, W) -> (N, C, H', W').
+
+        crop: rows and columns to remove at each border. stride: every stride-th remaining row and column is kept.
+        """
         ctx.save_for_backward(symbol)
         ctx.shape, ctx.window = x.shape, window(x.shape, crop, stride)
         return unpacked(filtered(packed(x, x.shape, WHOLE), symbol), x, len(x), ctx.window)
@@ -70,12 +78,17 @@ class CircularFilter(torch.autograd.Function):
 
 
 def window(shape: torch.Size, crop: Pair, stride: Pair) -> tuple[slice, slice]:
+    """The rows and the columns of images of a shape (N, C, H, W) that are kept after cropping and striding."""
     rows, columns = (slice(c, size - c, s) for c, size, s in zip(crop, shape[2:], stride, strict=True))
     return rows, columns
 
 
 def packed(x: Tensor, shape: torch.Size, place: tuple[slice, slice]) -> Tensor:
-    """Complex images (ceil(N/2), C, H, W), zero outside `place`: there, the first half of x, and i times the second."""
+    """Packs N real images into complex images (ceil(N/2), C, H, W) of a shape (N, C, H, W).
+
+    The first half of the images x becomes the real part, the second half the imaginary part. They are placed at the
+    rows and columns `place`; all other pixels are zero.
+    """
     half = (shape[0] + 1) // 2
     dtype = torch.promote_types(x.dtype, torch.float32)
     parts = torch.zeros(half, *shape[1:], 2, dtype=dtype, device=x.device)
@@ -85,14 +98,15 @@ def packed(x: Tensor, shape: torch.Size, place: tuple[slice, slice]) -> Tensor:
 
 
 def filtered(images: Tensor, symbol: Tensor) -> Tensor:
+    """Complex images (M, C, H, W) after the circular filter with this symbol (C, H, W)."""
     spectrum = torch.fft.fft2(images)
-    del images  # they are as large as the batch
+    del images  # to free memory as large as the batch
     torch.view_as_real(spectrum).mul_(symbol[..., None])
     return torch.fft.ifft2(spectrum)
 
 
 def unpacked(images: Tensor, like: Tensor, count: int, place: tuple[slice, slice]) -> Tensor:
-    """The `place` of real parts, then imaginary parts, as `count` real images with the dtype and format of `like`."""
+    """The inverse of `packed`: `count` real images, cut out at `place`, in the dtype and memory format of `like`."""
     parts = torch.view_as_real(images)[:, :, *place]
     half = len(parts)
     channels_last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()

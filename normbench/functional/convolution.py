@@ -1,9 +1,10 @@
-"""Convolutions that keep clear of a fault in oneDNN, which torch computes them with on the CPU.
+"""Convolutions that avoid a bug in oneDNN, the library with which torch computes convolutions on the CPU.
 
-oneDNN's weight gradient of a strided 1x1 convolution writes outside its memory where the tensors look channels_last and
-there are fewer input channels than a vector register takes (oneDNN issue 6035, in torch 2.15). A tensor looks
-channels_last by its strides alone: a 1x1 weight that some computation has left with the strides (c, 1, c, c) is enough.
-So the format of a network is no protection, and here such a convolution takes its pixels before it multiplies them.
+oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds if the tensors look channels_last and there
+are fewer input channels than fit into a vector register (oneDNN issue 6035, in torch 2.15). Whether a tensor looks
+channels_last depends on its strides alone: a 1x1 weight that some computation has left with the strides (c, 1, c, c) is
+enough. So a contiguous network can be affected too. Here a strided 1x1 convolution therefore first selects the pixels
+that its stride keeps, and then convolves them with stride 1.
 """
 
 from __future__ import annotations
@@ -14,22 +15,23 @@ from torch.nn import functional
 
 from normbench.functional.pairs import Pair
 
-VECTOR = 16  # float32 numbers in a register of AVX-512
+VECTOR = 16  # float32 numbers in an AVX-512 register
 
 
 def narrow_stride(weight: Tensor, stride: tuple[int, ...]) -> bool:
-    """Whether oneDNN's fault can meet a convolution with a weight of this shape (out, in/groups, kh, kw)."""
+    """Whether oneDNN's bug can affect a convolution with this weight (out, in/groups, kh, kw) and stride."""
     return weight.shape[2:] == (1, 1) and max(stride) > 1 and weight.shape[1] < VECTOR
 
 
 def every_pixel(x: Tensor, stride: Pair) -> Tensor:
-    """Every `stride`-th row and column of x (N, C, H, W); the result and its gradient have the memory format of x."""
+    """Every stride-th row and column of x (N, C, H, W). The result and its gradient have the memory format of x."""
     rows, columns = stride
     if stride == (1, 1):
         return x
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        # The gradient of a slice is contiguous in the order of the dimensions that were sliced. With an odd height the
-        # strides of the slice are not taken for channels_last, and the convolution copies it in any case.
+        # The gradient of a slice is contiguous in the order of dimensions at the time of slicing, so the channels come
+        # last here. The result is copied, because with an odd height torch does not recognise the strides of the slice
+        # as channels_last, and the convolution would copy it anyway.
         taken = x.permute(0, 2, 3, 1)[:, ::rows, ::columns].permute(0, 3, 1, 2)
         return taken.contiguous(memory_format=torch.channels_last)
     return x[..., ::rows, ::columns]
@@ -44,9 +46,9 @@ def conv2d(
     dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d`, x (N, C, H, W), without a strided 1x1 kernel of few channels on the CPU.
+    """`torch.nn.functional.conv2d` of x (N, C, H, W), avoiding oneDNN's bug with strided 1x1 kernels on the CPU.
 
-    The values are those of torch's, up to the order of additions; those of all other convolutions are the same bits.
+    For those kernels the result equals that of torch up to the order of additions. For all others it is identical.
     """
     if x.device.type == "cpu" and x.dim() == 4 and narrow_stride(weight, stride):
         if not isinstance(padding, str) and max(padding) > 0:  # `valid` and `same` of a 1x1 kernel add no pixels
@@ -56,9 +58,9 @@ def conv2d(
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` on `conv2d` above: the layer that methods here build.
+    """`torch.nn.Conv2d` computed by `conv2d` above. Methods build their plain convolutions with it.
 
-    takes_pixels_first: tells `normbench.functional.placement` that a layer is safe in every format.
+    takes_pixels_first: tells `normbench.functional.placement` that the layer is safe in every memory format.
     """
 
     takes_pixels_first = True

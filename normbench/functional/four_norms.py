@@ -1,8 +1,9 @@
 """Power iteration on the four matrices of Fantastic Four (Singla and Feizi, arXiv 1911.10258) at once.
 
-The matrices R (o*h, i*w), S (o*w, i*h), T (o, i*h*w) and U (i, o*h*w) have the entries of one kernel (o, i, h, w). None
-is written out: the vectors are spread over the kernel's own order of entries instead, so that one product with the
-kernel as an (o, i*h*w) matrix serves several of them.
+The matrices R (o*h, i*w), S (o*w, i*h), T (o, i*h*w) and U (i, o*h*w) are reshapings of one kernel (o, i, h, w). They
+are never formed. Instead their singular vectors are expanded to match the kernel's own order of entries, so that a
+single product with the kernel as an (o, i*h*w) matrix serves several of the matrices. In shapes, K is the number of
+kernels, which are processed as a batch.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Vectors = list[Tensor]  # of R, S, T and U in turn, (K, length) each
+Vectors = list[Tensor]  # left or right singular vectors of R, S, T and U, in this order, (K, length) each
 
 
 def spread(r: Tensor, s: Tensor, t: Tensor, u: Tensor, shape: torch.Size) -> Tensor:
-    """Right vectors of R, S and T and the left one of U, as columns (K, i*h*w, h + w + 1 + h*w).
+    """Expands the right vectors r, s, t of R, S, T and the left vector u of U into columns (K, i*h*w, h + w + 1 + h*w).
 
-    A kernel as an (o, i*h*w) matrix times these columns gives the left sides of R, S, T and the right side of U.
+    shape: that of the kernels, (K, o, i, h, w). The product of the kernel as an (o, i*h*w) matrix with these columns
+    holds R r, S s, T t and U^T u, each as an array with o rows.
     """
     k, _, i, h, w = shape
     rows, columns, taps = (torch.eye(size, dtype=r.dtype, device=r.device) for size in (h, w, h * w))
@@ -30,19 +32,21 @@ def spread(r: Tensor, s: Tensor, t: Tensor, u: Tensor, shape: torch.Size) -> Ten
 
 
 def direction(found: Tensor, before: Tensor) -> Tensor:
-    """`found` (K, length) at length 1; where it is zero, as of a zero kernel, the direction before."""
+    """Vectors `found` (K, length) scaled to norm 1. A zero vector, as from a zero kernel, becomes that of `before`."""
     norm = torch.linalg.vector_norm(found, dim=1, keepdim=True)
     return torch.where(norm > 0, found / norm, before)
 
 
 def power_step(kernels: Tensor, lefts: Vectors, rights: Vectors) -> tuple[Vectors, Vectors, Tensor]:
-    """One iteration from the right vectors, for kernels (K, o, i, h, w): new left and right vectors, norms (4, K).
+    """One step of power iteration for kernels (K, o, i, h, w): new left vectors, new right vectors, norms (4, K).
 
-    A norm is that of the last product, and so a lower estimate of the matrix's.
+    It starts from the right vectors; the left ones are used only where a product is zero. Each norm is that of the
+    matrix times a unit vector, and so a lower estimate of the matrix's spectral norm.
     """
     k, o, i, h, w = kernels.shape
     matrix = kernels.reshape(k, o, i * h * w)
-    # The left side of U first: its sum over output channels, for the taps of kernel and vector that are the same.
+    # The left vector of U comes first. It sums over output channels and over taps; the product has all pairs of taps
+    # of vector and kernel, and those that are the same lie on its diagonal.
     product = rights[3].view(k, o, h * w).mT @ matrix
     u_left = direction(product.view(k, h * w, i, h * w).diagonal(dim1=1, dim2=3).sum(2), lefts[3])
     product = matrix @ spread(rights[0], rights[1], rights[2], u_left, kernels.shape)
@@ -50,7 +54,7 @@ def power_step(kernels: Tensor, lefts: Vectors, rights: Vectors) -> tuple[Vector
     r_left, s_left, t_left = (
         direction(found.reshape(k, -1), before) for found, before in zip((r, s, t), lefts[:3], strict=True)
     )
-    # The right sides of the others: sums over output channels, and over the kernel's rows or columns.
+    # The right vectors of R, S and T are sums over output channels, and for R and S also over kernel rows or columns.
     product = torch.cat((r_left.view(k, o, h), s_left.view(k, o, w), t_left.view(k, o, 1)), 2).mT @ matrix
     r, s, t = product.split((h, w, 1), 1)
     found = [
@@ -64,13 +68,15 @@ def power_step(kernels: Tensor, lefts: Vectors, rights: Vectors) -> tuple[Vector
 
 
 class LeastNorm(torch.autograd.Function):
-    """The least of the four norms (4, K) of each kernel, (K,), with a gradient in the kernels (K, o, i, h, w).
+    """The smallest of the four norms of each kernel, differentiable in the kernels.
 
-    The gradient is the outer product of the least matrix's vectors, put back in the order of the kernel.
+    The gradient is the outer product of the left and right vectors of the matrix with the smallest norm, reshaped to
+    the kernel.
     """
 
     @staticmethod
     def forward(ctx: Any, kernels: Tensor, norms: Tensor, *vectors: Tensor) -> Tensor:
+        """kernels (K, o, i, h, w), norms (4, K) -> (K,). vectors: the four left and then the four right vectors."""
         least, which = norms.min(0)
         ctx.save_for_backward(which, *vectors)
         ctx.shape = kernels.shape

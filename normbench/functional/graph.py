@@ -1,4 +1,4 @@
-"""Which layer of a network works on the output of which."""
+"""Traces a network to find which layer takes the output of which."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from normbench.system.errors import UserError
 
 
 class LayerTracer(torch.fx.Tracer):
-    """Follows a network down to its layers: into sequences and what its model defines, and no further."""
+    """Traces a network down to its layers.
+
+    It traces into `nn.Sequential` and into the modules that the model's code defines; all others are layers.
+    """
 
     def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
         return type(module) is not nn.Sequential and not is_of_the_model(module, self.root)
 
 
 def is_of_the_model(module: nn.Module, network: nn.Module) -> bool:
-    """Whether the code of a model defines a module of a network, such as a block, and not torch or a method.
+    """Whether a module of a network, such as a residual block, is defined by the model's code, not torch or a method.
 
-    That code is normbench.models and, for a model of the user's own, the file of the network's class.
+    The model's code is normbench.models or, for a user-defined model, the file of the network's class.
     """
     place, own = type(module).__module__, type(network).__module__
     return place.startswith("normbench.models.") or (place == own and not own.startswith("torch."))
 
 
 def followers(model: nn.Module, first: type[nn.Module], second: type[nn.Module]) -> dict[str, str]:
-    """Names of the layers of class `first` whose output one layer of class `second` takes, and nothing else does.
+    """Finds layers of class `first` whose output is used by one layer of class `second` and by nothing else.
 
-    Raises UserError where the network's forward pass cannot be traced.
+    Returns a dictionary from the name of the former to that of the latter. Raises UserError if the network's forward
+    pass cannot be traced.
     """
     try:
         graph = LayerTracer().trace(model)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def inverse_sqrt(matrix: Tensor, iterations: int) -> Tensor:
-    """Newton-Schulz iterate towards the inverse square root of symmetric positive matrices (..., F, F).
+    """Newton-Schulz approximation of the inverse square root of symmetric positive definite matrices, (..., F, F).
 
-    The coupled iteration on the matrix over its Frobenius norm, through which the gradient also flows. Five iterations
-    are far from converged for a wide spectrum, and that is the method's regularizer (isqrt_newton_schulz there). A
-    matrix that is not finite gives NaN.
+    The matrix is divided by its Frobenius norm, through which the gradient flows as well, and then takes `iterations`
+    steps of the coupled iteration. Five of them are far from converged for a wide spectrum, which acts as the method's
+    regularizer (`isqrt_newton_schulz` in the authors' code). A matrix that is not finite gives NaN.
     """
-    if matrix.device.type == "cpu":  # where a decomposition is far cheaper than the products; on a GPU it is not
+    if matrix.device.type == "cpu":  # there, unlike on a GPU, an eigendecomposition is far cheaper than the products
         return SpectralInverseSqrt.apply(matrix, iterations)
     scale = matrix.flatten(-2).norm(dim=-1)[..., None, None]
     y = matrix / scale
@@ -29,16 +29,18 @@ def inverse_sqrt(matrix: Tensor, iterations: int) -> Tensor:
 
 
 class SpectralInverseSqrt(torch.autograd.Function):
-    """`inverse_sqrt` in the eigenbasis: the iteration on eigenvalues alone, and one decomposition for all its products.
+    """`inverse_sqrt` by eigendecomposition: the same iteration, applied to the eigenvalues.
 
-    The gradient is exact without a quotient of close eigenvalues: the divided differences of the iterates obey the
-    product rule, so that they are iterated with them.
+    The gradient of a function of a matrix involves divided differences over pairs of eigenvalues. They obey a product
+    rule and are iterated along with the eigenvalues, so that nothing is divided by a difference of close eigenvalues.
     """
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, iterations: int) -> Tensor:
+        """(..., F, F) -> (..., F, F), see `inverse_sqrt`."""
         scale = matrix.flatten(-2).norm(dim=-1)
-        scale = torch.where(scale.isfinite(), scale, torch.nan)  # the decomposition refuses what is not finite
+        # eigh raises an error for values that are not finite. They are replaced below; the scale makes the result NaN.
+        scale = torch.where(scale.isfinite(), scale, torch.nan)
         values, vectors = torch.linalg.eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
         y, z = values / scale[..., None], torch.ones_like(values)
         for _ in range(iterations):
@@ -61,7 +63,7 @@ class SpectralInverseSqrt(torch.autograd.Function):
             z_difference = t[..., None] * z_difference + t_difference * z[..., None, :]
             y, z = y * t, t * z
         inner = vectors.mT @ gradient @ vectors
-        # What the gradient has along the matrix itself, through its norm, is read off in the eigenbasis.
+        # The part of the gradient that flows through the norm is a multiple of the matrix: diagonal in the eigenbasis.
         along = (inner.diagonal(dim1=-2, dim2=-1) * z).sum(-1) / (2 * scale**1.5)
         inner = z_difference * inner / scale.sqrt()[..., None, None]
         along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale.square()

@@ -1,4 +1,4 @@
-"""Mean and covariance of an image's patches, the statistics of Network Deconvolution; the gradient is one product."""
+"""Mean and covariance of the patches of images, the statistics of Network Deconvolution, with an efficient gradient."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from torch.nn import functional
 
 from normbench.functional.pairs import Pair
 
-SHORT_ROW = 16  # pixels
-SMALL_BLOCK = 128  # rows, below which a product gains nothing from being split
+SHORT_ROW = 16  # pixels in the rows of an image, up to which copying by row is slow
+SMALL_BLOCK = 128  # rows of a block, below which splitting a product does not pay off
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which patches of an image are taken, and how their entries are grouped into vectors.
+    """Which patches of an image are sampled, and how their entries are grouped into vectors.
 
-    kernel, padding, dilation: as of the convolution; step: pixels between patches. A 1x1 kernel takes every
-    (step * step)-th pixel of the whole batch, in the order of (n, h, w), instead of a grid.
-    features: entries of a vector. Entry j of a patch, in the order of (channel, kernel row, kernel column), is feature
-    j // G of the vector j % G, G vectors a patch, where groups is 1; else each group of channels has one vector.
+    kernel, padding, dilation: those of the convolution. step: pixels between neighbouring patches, along rows and
+        columns. A 1x1 kernel is different: it takes every (step[0] * step[1])-th pixel of the whole batch in the order
+        (n, h, w) instead of a grid.
+    groups: groups of channels with statistics of their own.
+    features: F, the entries of a vector. With one group, a patch is split into G vectors: its entry j, in the order
+        (channel, kernel row, kernel column), is feature j // G of vector j % G. With several groups, the part of a
+        patch in one group of channels is one vector.
     """
 
     kernel: Pair
@@ -34,10 +37,10 @@ class Sampling:
     features: int
 
     def rows(self, x: Tensor, batch_inside: bool) -> Tensor:
-        """x (N, C, H, W) -> a fresh (groups, features, M): a row for each entry of the vectors, M of them.
+        """The sampled vectors of x (N, C, H, W), as the columns of a new tensor (groups, features, M).
 
-        With entries outermost, the vectors of a patch that share their statistics lie side by side without a copy.
-        batch_inside: whether the M vectors are ordered by place and then by image, or the other way round.
+        With this order of dimensions, all vectors that share statistics are adjacent without a further copy.
+        batch_inside: whether the M vectors are ordered by position and then by image, or the other way round.
         """
         if self.kernel == (1, 1):
             sample, pixel = self.pixels(x)
@@ -59,7 +62,10 @@ class Sampling:
         return storage.view(self.groups, self.features, -1)
 
     def scatter(self, gradient: Tensor, size: Sequence[int], batch_inside: bool, channels_last: bool) -> Tensor:
-        """The adjoint of `rows`: images of a size (N, C, H, W), each entry added to the pixel it was taken from."""
+        """The adjoint of `rows`: adds each entry of a gradient (groups, features, M) to the pixel that it came from.
+
+        size: (N, C, H, W), the shape of the result. channels_last: the memory format of the result, if not contiguous.
+        """
         n, channels, height, width = size
         if self.kernel == (1, 1):
             result = zeros(gradient, size, channels_last)
@@ -70,7 +76,7 @@ class Sampling:
         tiled = self.kernel == self.step and self.dilation == (1, 1) and not batch_inside and not channels_last
         whole = taken.shape[4] * self.step[0], taken.shape[5] * self.step[1]
         first, last = self.padding, (self.padding[0] + height, self.padding[1] + width)
-        if tiled and whole[0] >= last[0] and whole[1] >= last[1]:  # the patches cover each pixel once
+        if tiled and whole[0] >= last[0] and whole[1] >= last[1]:  # each pixel is in exactly one patch
             tiles = taken.permute(3, 0, 4, 1, 5, 2).reshape(n, channels, *whole)
             return tiles[:, :, first[0] : last[0], first[1] : last[1]]
         if batch_inside:
@@ -80,27 +86,36 @@ class Sampling:
         taken = taken if batch_inside else taken.movedim(3, -1)
         apart = all(self.step[axis] >= self.reach(axis) for axis in (0, 1))
         for i, j, inside, source in self.taps(height, width):
-            if apart:  # no pixel is in two patches
+            if apart:  # no pixel is in more than one patch
                 image[:, *source] = taken[:, i, j, *inside]
             else:
                 image[:, *source] += taken[:, i, j, *inside]
-        del gradient, taken  # they are as large as the images
+        del gradient, taken  # to free memory as large as the images
         return image.permute(3, 0, 1, 2).contiguous() if batch_inside else image.permute(3, 0, 1, 2)
 
     def shape(self, size: Sequence[int], batch_inside: bool) -> tuple[int, ...]:
-        """Channels, kernel rows and columns, and then rows and columns of patches, after or before the batch."""
+        """Shape of all patches: (C, kh, kw, rows, columns, N) if `batch_inside`, else (C, kh, kw, N, rows, columns).
+
+        size: (N, C, H, W), the shape of the images. rows, columns: those of the grid of patches.
+        """
         n, channels, height, width = size
         places = self.patches(height, 0), self.patches(width, 1)
         return (channels, *self.kernel, *places, n) if batch_inside else (channels, *self.kernel, n, *places)
 
     def patches(self, size: int, axis: int) -> int:
+        """The number of patches along an axis (0 for rows, 1 for columns) of `size` pixels."""
         return (size + 2 * self.padding[axis] - self.reach(axis)) // self.step[axis] + 1
 
     def reach(self, axis: int) -> int:
+        """The pixels that a patch spans along an axis, dilation included."""
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
     def taps(self, height: int, width: int) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
-        """For each kernel row and column: the patches whose entry there is inside the image, and its pixels."""
+        """Yields (i, j, patches, pixels) for each kernel row i and column j.
+
+        patches: the patches whose entry (i, j) is inside the image, as slices of rows and of columns in the grid of
+        patches. pixels: the pixels on which those entries fall, as slices of rows and of columns in the image.
+        """
         for i in range(self.kernel[0]):
             inside_rows, rows = self.span(height, i, 0)
             for j in range(self.kernel[1]):
@@ -108,7 +123,7 @@ class Sampling:
                 yield i, j, (inside_rows, inside_columns), (rows, columns)
 
     def span(self, size: int, tap: int, axis: int) -> tuple[slice, slice]:
-        """Along one axis, the patches whose entry `tap` is not padding, and the pixels it falls on."""
+        """Along one axis, the patches whose entry `tap` is inside the image, and the pixels on which it falls."""
         step, offset = self.step[axis], tap * self.dilation[axis] - self.padding[axis]
         first = max(0, -(offset // step))  # the first patch with first * step + offset >= 0
         last = min(self.patches(size, axis), (size - 1 - offset) // step + 1)
@@ -117,23 +132,27 @@ class Sampling:
         return slice(first, last), slice(start, start + (last - first - 1) * step + 1 if last > first else start, step)
 
     def pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Image and flat pixel index of what a 1x1 kernel takes."""
+        """The indices of the image and of the flattened pixel, int64 (M,) each, that a 1x1 kernel samples from x."""
         n, _, height, width = x.shape
         taken = torch.arange(0, n * height * width, self.step[0] * self.step[1], device=x.device)
         return taken // (height * width), taken % (height * width)
 
 
 class PatchMoments(torch.autograd.Function):
-    """x (N, C, H, W) -> mean (groups, F) and covariance (groups, F, F) of its sampled vectors, over M of them.
+    """Mean and (biased) covariance of the vectors that are sampled from images.
 
-    low_precision: round the centred vectors to bfloat16 for the covariance, the products of which are still added up in
-    float32; an approximation. Only the centred vectors are saved. Their gradient needs no correction for the centring:
-    the covariance does not change with the mean, to first order, as the centred vectors sum to zero.
+    Only the centred vectors are saved for the backward pass. The gradient needs no correction for the centring: to
+    first order the covariance does not depend on the mean, because the centred vectors sum to zero.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, sampling: Sampling, low_precision: bool) -> tuple[Tensor, Tensor]:
-        # Short rows of patches are slow to copy: there the batch is the innermost axis.
+        """x (N, C, H, W) -> mean (groups, F), covariance (groups, F, F).
+
+        low_precision: round the centred vectors to bfloat16 for the covariance, an approximation. Products are still
+        summed in float32.
+        """
+        # Short rows of patches are slow to copy; with them, the batch is made the innermost axis.
         batch_inside = x.shape[3] <= SHORT_ROW and x.is_contiguous()
         rows = sampling.rows(x, batch_inside)
         mean = rows.mean(2)
@@ -164,9 +183,9 @@ class PatchMoments(torch.autograd.Function):
 
 
 def gram(rows: Tensor) -> Tensor:
-    """rows @ rows.mT for (groups, F, M), bfloat16 ones added up in float32.
+    """The Gram matrices rows @ rows.mT, (groups, F, F), of rows (groups, F, M). bfloat16 rows give float32 results.
 
-    On a CPU only the lower half of its blocks is multiplied out.
+    On a CPU, only the lower triangle of blocks is computed, by recursion; the rest follows by symmetry.
     """
     if rows.dtype == torch.bfloat16:
         if rows.device.type == "cuda":
@@ -181,5 +200,6 @@ def gram(rows: Tensor) -> Tensor:
 
 
 def zeros(like: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
+    """Zeros of a size (N, C, H, W), in a memory format, with the dtype and on the device of `like`."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format).zero_()

@@ -1,4 +1,4 @@
-"""A network on its device, in a memory format that computes rightly there."""
+"""Moves a network to its device, in a memory format in which that device computes correctly."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ FORMATS: dict[MemoryFormat, torch.memory_format] = {
 
 
 def memory_format(model: nn.Module, kind: str, wanted: MemoryFormat = "channels_last") -> torch.memory_format:
-    """The wanted one of `FORMATS`, but contiguous on the CPU for networks that channels_last breaks there.
+    """The wanted memory format, or contiguous if the network would otherwise hit the bug in oneDNN.
 
-    Those are networks with narrow strided 1x1 convolutions that are not computed by normbench.functional.convolution,
-    which says what happens to them.
+    kind: the type of the device, `cuda`, `mps` or `cpu`. The bug affects networks on the CPU with strided 1x1
+    convolutions of few channels that are not computed by `normbench.functional.convolution`, which describes it.
     """
     broken = kind == "cpu" and any(narrow_stride(layer) for layer in model.modules())
     return torch.contiguous_format if broken else FORMATS[wanted]
 
 
 def memory_format_name(model: nn.Module, kind: str, wanted: MemoryFormat) -> MemoryFormat:
-    """What `memory_format` gives, as a key of `FORMATS`."""
+    """The result of `memory_format`, as a key of `FORMATS`."""
     given = memory_format(model, kind, wanted)
     return next(name for name, value in FORMATS.items() if value == given)
 
 
 def narrow_stride(layer: nn.Module) -> bool:
-    """Whether a layer is a strided 1x1 convolution of few channels, and none of ours, which have no need of care.
+    """Whether a layer is a strided 1x1 convolution of few channels that does not avoid oneDNN's bug itself.
 
-    Its parameters are looked at, and not `layer.weight`, which a parametrization computes: spectral norm takes a power
-    iteration with it.
+    This reads the layer's parameters, not `layer.weight`: with a parametrization, reading that computes the weight, and
+    for spectral norm runs a power iteration.
     """
     stride, own = getattr(layer, "stride", None), dict(layer.named_parameters())
     weight = own.get("weight", own.get("parametrizations.weight.original"))
@@ -46,7 +46,10 @@ def narrow_stride(layer: nn.Module) -> bool:
 
 
 def placed(model: nn.Module, kind: str, wanted: MemoryFormat = "channels_last") -> nn.Module:
-    """A network on its device, in the memory format that it computes in there (see `memory_format`)."""
+    """Moves a network to its device and into its memory format there (see `memory_format`), in place; returns it.
+
+    kind: the type of the device, `cuda`, `mps` or `cpu`.
+    """
     model = model.to(kind).to(memory_format=memory_format(model, kind, wanted))
     for layer in model.modules() if kind == "cpu" else ():
         if narrow_stride(layer):
@@ -55,10 +58,10 @@ def placed(model: nn.Module, kind: str, wanted: MemoryFormat = "channels_last") 
 
 
 def keep_contiguous(layer: nn.Module) -> None:
-    """Gives the weight of a layer, and all that it is called with from now on, strides that pass for no other format.
+    """Gives the parameters of a layer, and every later input of it, strides that cannot be taken for channels_last.
 
-    Without it a layer in a contiguous network is still broken by a weight from a network that was in channels_last
-    before, or by images from a layer that works on their last dimension and turns them back.
+    In a contiguous network, oneDNN's bug could otherwise still be triggered by a weight from a network that was in
+    channels_last before, or by images from a layer that permutes dimensions and permutes them back.
     """
     for parameter in layer.parameters(recurse=True):
         parameter.data = restrided(parameter.data)
@@ -67,10 +70,14 @@ def keep_contiguous(layer: nn.Module) -> None:
 
 
 def contiguous_inputs(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Forward pre-hook that gives every input tensor the strides of a contiguous one (see `restrided`)."""
     return tuple(restrided(each) if isinstance(each, torch.Tensor) else each for each in inputs)
 
 
 def restrided(x: torch.Tensor) -> torch.Tensor:
-    """x with the strides of a new contiguous tensor, copied if it has others (`contiguous` takes many for the same)."""
+    """x with the strides of a new contiguous tensor, copied if it has other strides.
+
+    `Tensor.contiguous` does not copy when only dimensions of size 1 have other strides.
+    """
     strides = torch.empty(x.shape, device="meta").stride()
     return x if x.stride() == strides else x.clone(memory_format=torch.contiguous_format)

@@ -1,9 +1,12 @@
 """Spectral Batch Normalization with statistics pooled over frequencies, without a Fourier transform.
 
-By Parseval's theorem the variance of a channel's coefficients is a quadratic form of its image, and their mean depends
-on the corner pixel (full plane) or on the first row of the image (half plane) alone. The half plane is half of the
-whole one plus half of the columns 0 and W/2, which are their own mirror images: the sums of the image's rows, plain and
-with alternating signs. The squares of these two add up to twice those of the sums over even and over odd columns.
+Statistics are pooled over all coefficients of a 2-d Fourier transform (the full plane) or over those that a real
+transform keeps, columns 0 to W//2 (the half plane). The mean of the coefficients depends only on the corner pixel of
+the image (full plane) or on its first row (half plane). By Parseval's theorem, the sum of their squares over the full
+plane is a multiple of the image's sum of squares. The half plane is half of the full plane plus half of the columns
+0 and W/2, which are their own mirror images. The coefficients in these two columns are transforms of the row sums of
+the image, plain and with alternating signs. The squares of the two sums add up to twice the squares of the sums over
+even and over odd columns.
 """
 
 from __future__ import annotations
@@ -16,11 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SMALL_IMAGE = 64  # pixels, up to which one product over the whole image is the fastest way to sum its rows
+SMALL_IMAGE = 64  # pixels, up to which one matrix product over the whole image is the fastest way to sum its rows
 
 
 def scales(fft_norm: str, pixels: int) -> tuple[float, float]:
-    """The factors of the forward and of the inverse transform, for an image of `pixels` pixels."""
+    """The scale factors of the forward and the inverse transform, for an image of `pixels` pixels.
+
+    fft_norm: a `norm` of `torch.fft`, or `full` for 1 / pixels in both directions.
+    """
     return {
         "backward": (1.0, 1 / pixels),
         "ortho": (pixels**-0.5, pixels**-0.5),
@@ -33,10 +39,13 @@ def scales(fft_norm: str, pixels: int) -> tuple[float, float]:
 class Plane:
     """The constants of the closed form for one size of images.
 
-    gain: what both transforms do to the scale of an image. real_in, imaginary_in (W,): the mean coefficient from the
-    mean first row. real_out, imaginary_out (W,): the first row of an image whose coefficients are all 1, or i.
-    energy, rows: weights, in the mean square of the coefficients, of the mean over the batch of an image's squares and
-    of its squared row sums. parts: sums of a row, 2 where the width is even (even and odd columns apart), else 1.
+    gain: the factor by which forward and inverse transform together scale an image.
+    real_in, imaginary_in: (W,), weights that give the mean coefficient from the mean first row.
+    real_out, imaginary_out: (W,), the first row of an image whose coefficients are all 1, or all i.
+    energy, rows: the mean square of the coefficients is `energy` times the sum of an image's squares plus `rows` times
+        that of its squared row sums (plain and, if `parts` is 2, with alternating signs), averaged over the batch.
+    parts: the number of sums per row: 2 on the half plane if the width is even (one for the even and one for the odd
+        columns), else 1.
     """
 
     gain: float
@@ -50,7 +59,7 @@ class Plane:
 
     @classmethod
     def of(cls, statistics: str, fft_norm: str, images: Tensor) -> Plane:
-        """For the `half` or the `full` plane of images (N, C, H, W)."""
+        """The constants for images (N, C, H, W), in their dtype. statistics: `half` or `full`, the plane."""
         height, width = images.shape[-2:]
         pixels = height * width
         forward, inverse = scales(fft_norm, pixels)
@@ -79,21 +88,20 @@ class Plane:
         )
 
     def coefficients(self, row: Tensor) -> tuple[Tensor, Tensor]:
-        """Real and imaginary mean coefficient, (C,) each, from the mean first row (C, W)."""
+        """The real and imaginary part of the mean coefficient, (C,) each. row: the mean first row, (C, W)."""
         return row @ self.real_in, row @ self.imaginary_in
 
     def first_row(self, real: Tensor, imaginary: Tensor) -> Tensor:
-        """What complex numbers (C,) added to every coefficient of a channel add to its first row, (C, W)."""
+        """The change (C, W) of the first row when real + i imaginary, (C,), is added to every coefficient."""
         return real[:, None] * self.real_out + imaginary[:, None] * self.imaginary_out
 
 
 class PooledSpectralNorm(torch.autograd.Function):
-    """x (N, C, H, W) -> y, and real and imaginary mean and variance of the coefficients, (C,) each, in training mode.
+    """Spectral batch norm in training mode, optionally fused with a batch norm in front of it.
 
-    What is normalized is h = before_gain * (x - offset) * scale + before_bias. offset, scale, before_gain, before_bias
-    (C,); square (C,) is the sum of the squares of (x - offset) * scale. With `batch_norm`, offset and scale are mean
-    and inverse deviation of the batch, and the gradient goes through them: then this is a batch norm and the spectral
-    one after it, in as many passes over the images as one of them takes. Only y has a gradient.
+    It normalizes the coefficients of h = before_gain * (x - offset) * scale + before_bias. With `batch_norm`, offset
+    and scale are the mean and the inverse standard deviation of the batch, and the gradient flows through them. This
+    is then a batch norm followed by a spectral one, in as many passes over the images as one of them alone.
     """
 
     @staticmethod
@@ -112,16 +120,23 @@ class PooledSpectralNorm(torch.autograd.Function):
         fft_norm: str,
         batch_norm: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x (N, C, H, W) -> y (N, C, H, W), and the coefficients' real and imaginary mean and variance, (C,) each.
+
+        offset, scale, before_gain, before_bias: (C,). square: (C,), the sum of the squares of (x - offset) * scale.
+        gain, bias: (C,), the affine parameters of the spectral norm; the bias is added to every coefficient.
+        statistics: `half` or `full`. fft_norm: see `scales`. Only y is differentiable, with respect to x, before_gain,
+        before_bias, gain and bias.
+        """
         x = x if channels_last(x) else x.contiguous()
         plane = Plane.of(statistics, fft_norm, x)
         n, _, height, width = x.shape
-        # Of the shifted and scaled images: row sums, mean first row and total.
+        # The row sums, mean first row and total of the shifted and scaled images (x - offset) * scale.
         shift = -offset * scale
         sums = row_sums(x, plane.parts) * scale[:, None, None] + (width // plane.parts * shift)[:, None, None]
         row = x[:, :, 0].mean(0) * scale[:, None] + shift[:, None]
         total = sums.sum((0, 2, 3))
         rows_square = plane.parts * torch.linalg.vector_norm(sums, dim=(0, 2, 3)).square()
-        # And the same of h.
+        # The mean first row, sum of squares and sum of squared row sums of h.
         h_row = before_gain[:, None] * row + before_bias[:, None]
         count = n * height * width
         h_square = before_gain.square() * square + before_bias * (2 * before_gain * total + count * before_bias)
@@ -130,7 +145,7 @@ class PooledSpectralNorm(torch.autograd.Function):
 
         real, imaginary = plane.coefficients(h_row)
         raw = (plane.energy * h_square + plane.rows * h_rows_square) / n - real.square() - imaginary.square()
-        variance = raw.clamp_min(0)  # rounding can take it below zero
+        variance = raw.clamp_min(0)  # rounding can make it negative
         inverse = (variance + eps).rsqrt()
         s = gain * inverse
         factor = plane.gain * s * before_gain * scale
@@ -152,7 +167,7 @@ class PooledSpectralNorm(torch.autograd.Function):
         plane = Plane.of(ctx.statistics, ctx.fft_norm, x)
         n, _, height, width = x.shape
         count = n * height * width
-        # Of each channel, the sum of g times the shifted and scaled image, and of g: in one pass.
+        # One pass gives for each channel the sum of g times the shifted and scaled image, and the sum of g.
         _, along, sum_g = torch.ops.aten.native_batch_norm_backward(
             g, x, None, None, None, offset, scale, True, 0.0, [False, True, True]
         )
@@ -165,17 +180,18 @@ class PooledSpectralNorm(torch.autograd.Function):
         in_real = -s * of_real - 2 * real * of_variance
         in_imaginary = -s * of_imaginary - 2 * imaginary * of_variance
 
-        # The gradient of h is direct * g + energy * h + rows * (its row sums, spread over the rows) + a first row.
+        # The gradient of h is direct * g + energy * h + rows * (the row sums of h, at each pixel) + first_row.
         direct, energy, rows = plane.gain * s, 2 * plane.energy / n * of_variance, 2 * plane.rows / n * of_variance
         first_row = (in_real[:, None] * plane.real_in + in_imaginary[:, None] * plane.imaginary_in) / n
-        # Its sum, and its sum times the shifted and scaled image.
+        # The sum of the gradient of h, and of its product with the shifted and scaled image.
         h_total = before_gain * total + count * before_bias
         of_before_bias = direct * sum_g + (energy + width * rows) * h_total + n * first_row.sum(1)
         of_before_gain = direct * along + energy * (before_gain * square + before_bias * total)
         of_before_gain = of_before_gain + rows * (before_gain * rows_square + width * before_bias * total)
         of_before_gain = of_before_gain + n * (first_row * row).sum(1)
 
-        # That of x is `inner` times it, less its mean and its part along the image where those were taken out.
+        # The gradient of x is `inner` times that of h. With a batch norm in front, the mean of that gradient and its
+        # component along the normalized image are subtracted first.
         inner = before_gain * scale
         by_image, constant = energy * before_gain, (energy + width * rows) * before_bias
         if ctx.batch_norm:
@@ -191,11 +207,12 @@ class PooledSpectralNorm(torch.autograd.Function):
 
 
 def channels_last(x: Tensor) -> bool:
+    """Whether x (N, C, H, W) is in channels_last format and not also contiguous."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def row_sums(images: Tensor, parts: int) -> Tensor:
-    """Sums of every parts-th column in each row of images (N, C, H, W), (N, C, H, parts)."""
+    """Row sums (N, C, H, parts) of images (N, C, H, W), over every parts-th column: with 2 parts, even and odd ones."""
     n, channels, height, width = images.shape
     if channels_last(images):
         rows = images.permute(0, 2, 3, 1).view(n, height, width // parts, parts, channels)
@@ -206,7 +223,7 @@ def row_sums(images: Tensor, parts: int) -> Tensor:
 
 
 def add_to_rows(images: Tensor, values: Tensor) -> None:
-    """Adds values (N, C, H, parts) to every parts-th column in each row of images (N, C, H, W): adjoint of row_sums."""
+    """Adjoint of `row_sums`: adds values (N, C, H, parts) to every parts-th column of images (N, C, H, W), in place."""
     n, channels, height, width = images.shape
     parts = values.shape[3]
     if channels_last(images):
@@ -219,6 +236,6 @@ def add_to_rows(images: Tensor, values: Tensor) -> None:
 
 
 def places(height: int, width: int, parts: int, like: Tensor) -> Tensor:
-    """Which pixel belongs to which sum, (height * width, height * parts), as ones and zeros."""
+    """A matrix (height * width, height * parts) of zeros and ones that says which pixel belongs to which sum."""
     of_row = torch.eye(parts, dtype=like.dtype, device=like.device).repeat(width // parts, 1)
     return torch.kron(torch.eye(height, dtype=like.dtype, device=like.device), of_row)

@@ -1,1 +1,1 @@
-"""Training of GANs, and their FID."""
+"""Training of GANs, and their evaluation by FID."""

@@ -1,7 +1,7 @@
-"""FID, the Frechet distance between generated and real images; Heusel et al., arXiv 1706.08500.
+"""FID, the Frechet distance between the features of generated and of real images; Heusel et al., arXiv 1706.08500.
 
-The features are those of a classifier that is trained on the dataset itself. Published values are measured in features
-of Inception, which was trained on ImageNet: the two cannot be compared.
+The features come from a classifier trained on the dataset itself. Published values use the features of an Inception
+network trained on ImageNet, so they cannot be compared with the values measured here.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from normbench.training.recipe import Recipe
 if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-# The classifier whose features are compared, and how it is trained.
+# The classifier whose features are compared, and the recipe by which it is trained.
 CLASSIFIER, METHOD, WIDTH = "resnet8", "batch_norm", 16
 RECIPE = Recipe(epochs=4, batch_size=64, crop_padding=1)
 
-MOST_SAMPLES = 10_000  # where the recipe does not say how many
+MOST_SAMPLES = 10_000  # upper limit if the recipe does not set `fid_samples`
 BATCH = 500
 
 
 class Features(nn.Module):
-    """uint8 (N, C, H, W) -> what a classifier gives to its last layer, float64 (N, num_features)."""
+    """The penultimate activations of a classifier: uint8 (N, C, H, W) -> float64 (N, num_features).
+
+    classifier: a trained network whose last layer is the linear layer `head`; it is modified. images: gives the input
+    normalization.
+    """
 
     def __init__(self, classifier: nn.Module, images: Images):
         super().__init__()
@@ -39,16 +43,20 @@ class Features(nn.Module):
         self.classifier, self.images = classifier.eval(), images
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """The features (N, num_features) of images, uint8 (N, C, H, W)."""
         return self.classifier(self.images.normalized(pixels)).double()
 
 
 def sample_count(task: GanTask, references: int) -> int:
-    """How many images are drawn for the FID of a task with so many real ones."""
+    """The number of images to generate for the FID. references: the number of real images."""
     return task.recipe.fid_samples or min(references, MOST_SAMPLES)
 
 
 def reference(network: nn.Module, pixels: Tensor) -> FrechetInceptionDistance:
-    """A metric that holds the real images, uint8 (N, C, H, W). Its sums and what it makes of them are float64."""
+    """A torchmetrics FID metric that has accumulated the features of the real images, in float64.
+
+    network: the feature extractor (see `Features`). pixels: the real images, uint8 (N, C, H, W).
+    """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(feature=network, reset_real_features=False).to(pixels.device)
@@ -60,12 +68,12 @@ def reference(network: nn.Module, pixels: Tensor) -> FrechetInceptionDistance:
 def fid(
     metric: FrechetInceptionDistance, generator: nn.Module, task: GanTask, seed: int, count: int, device: str
 ) -> float:
-    """The FID of `count` images of a generator. seed: of the run; no two runs are scored on the same noise."""
+    """The FID of `count` images from a generator. seed: the run's seed; every run is scored on different noise."""
     return distance(metric, sample(generator, task.recipe.latent, count, derive(task.seed, "fid", seed), device))
 
 
 def distance(metric: FrechetInceptionDistance, pixels: Tensor) -> float:
-    """The FID of images, uint8 (N, C, H, W), to those that the metric holds."""
+    """The FID between images, uint8 (N, C, H, W), and the real images that the metric has accumulated."""
     for block in pixels.split(BATCH):
         metric.update(block, real=False)
     found = metric.compute().item()

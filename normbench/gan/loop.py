@@ -1,4 +1,4 @@
-"""The training of one GAN."""
+"""The training loop of a GAN."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from normbench.methods.base import Method
 from normbench.system.seeds import derive
 from normbench.training.keeper import Keeper, Nobody
 
-READS = 200  # times that losses are read from the device in a run: for progress, and to see a divergence
+READS = 200  # how often losses are read from the device in a run, to show progress and to detect divergence
 POINTS = 20  # entries in the history of a run
 
 
-Report = Callable[[int, float, float], None]  # iteration, and the mean losses of discriminator and generator
+# Called with the iterations done, and the mean losses of discriminator and generator since the last history entry.
+Report = Callable[[int, float, float], None]
 
 
 @dataclass
 class Outcome:
-    """What a training leaves and measured.
+    """What training produced and measured.
 
-    average: the generator with the moving average of the weights, in evaluation mode. history: mean losses of each
-    twentieth of the training. diverged: iteration (from 0) of the first loss or weight that was not finite, or None.
-    rates: iterations a second between one reading of the losses and the next. seconds: of training, without the saving
-    of its state; those of processes that were stopped count too. resumed: the iteration (from 0) at which this process
-    took over an unfinished training, or None.
+    average: the generator with the moving average of the weights, in evaluation mode.
+    history: one entry for each twentieth of the training: `iteration`, mean `discriminator_loss`, `generator_loss`.
+    diverged: the iteration (from 0) of the first loss or weight that was not finite, as `step`, or None.
+    rates: iterations per second between consecutive readings of the losses.
+    seconds: total training time, including that of earlier, interrupted processes, without time spent saving state.
+    resumed: the iteration (from 0), as `step`, at which this process resumed an interrupted training, or None.
     """
 
     average: nn.Module
@@ -47,18 +49,21 @@ class Outcome:
 
 
 class Noise:
-    """Normal noise (count, latent), drawn on the CPU, so that every device sees the same."""
+    """Standard normal noise for the generator, drawn on the CPU so that it is the same on every device."""
 
     def __init__(self, latent: int, seed: int, device: str):
         self.generator, self.latent, self.device = torch.Generator().manual_seed(seed), latent, device
 
     def draw(self, count: int) -> Tensor:
+        """The next noise vectors, (count, latent), on the device."""
         return torch.randn(count, self.latent, generator=self.generator).to(self.device)
 
 
 def real_batches(images: Images, batch_size: int, seed: int, first: int = 0) -> Iterator[Tensor]:
-    """Shuffled images (batch_size, C, H, W) in -1..1, as a generator makes them, epoch after epoch without an end; from
-    batch `first` on."""
+    """Yields shuffled batches of real images, (batch_size, C, H, W) in -1..1, epoch after epoch without end.
+
+    first: the number of batches to skip, for resuming.
+    """
     half = torch.full_like(images.mean, 0.5)
     signed = replace(images, mean=half, std=half)
     batches = Batches(signed, batch_size, 0, False, len(images) >= batch_size, seed)
@@ -69,15 +74,15 @@ def real_batches(images: Images, batch_size: int, seed: int, first: int = 0) -> 
 
 
 def adam(groups: Any, recipe: GanRecipe) -> torch.optim.Optimizer:
-    """Adam with the learning rate and moments of a recipe."""
+    """Adam with the learning rate and betas of a recipe. groups: parameters or parameter groups."""
     return torch.optim.Adam(groups, recipe.lr, (recipe.beta1, recipe.beta2), fused=True)
 
 
 def discriminator_loss(discriminator: nn.Module, method: Method, real: Tensor, fake: Tensor) -> Tensor:
-    """The hinge loss and the method's penalty, 0-d.
+    """The hinge loss of the discriminator plus the method's penalty, 0-d.
 
-    Real and generated images are separate batches, as in the authors' code (pfnet-research/sngan_projection at revision
-    ab97f6bc): a batch norm that sees both at once is another network.
+    real, fake: images (N, C, H, W) in -1..1. They pass through the network as separate batches, as in the authors' code
+    (pfnet-research/sngan_projection at revision ab97f6bc). Batch norm over both together would compute something else.
     """
     hinge = functional.relu(1 - discriminator(real)).mean() + functional.relu(1 + discriminator(fake)).mean()
     penalty = method.penalty(discriminator)
@@ -86,8 +91,11 @@ def discriminator_loss(discriminator: nn.Module, method: Method, real: Tensor, f
 
 @torch.no_grad()
 def update(average: nn.Module, generator: nn.Module, decay: float, step: int) -> None:
-    """Moves the average, running statistics included, towards the generator; faster in the first iterations, so that
-    nothing is left of the initial weights."""
+    """Updates the moving average of the generator's weights and running statistics, in place.
+
+    The decay is min(decay, step / (step + 10)), with `step` from 0: smaller in the first iterations, so that the
+    average forgets the initial weights.
+    """
     weight = 1 - min(decay, step / (step + 10))
     for kept, new in zip(average.state_dict().values(), generator.state_dict().values(), strict=True):
         if kept.is_floating_point():
@@ -108,9 +116,9 @@ def fit(
 ) -> Outcome:
     """Trains both networks in place on their device; `report` is called about 200 times.
 
-    In each iteration there are `discriminator_steps` steps of the discriminator, then one of the generator, by the last
-    of the images that the discriminator saw. Where `keeper` has a saved state the training goes on from there, and ends
-    as if it had never stopped. A loss that is not finite ends the training.
+    Each iteration takes `discriminator_steps` steps of the discriminator, then one step of the generator, which reuses
+    the last batch of generated images. If `keeper` has a saved state, training resumes from it, with the same result as
+    an uninterrupted run. seed: of the real batches and of the noise. Training stops after a loss that is not finite.
     """
     training = Training(generator, discriminator, method, images, recipe, seed, report, keeper or Nobody())
     training.resume()
@@ -119,10 +127,11 @@ def fit(
 
 
 class Training:
-    """A training in progress: both networks, their optimizers, and how far it is.
+    """Training in progress: both networks, their optimizers, and the position.
 
-    step: the iteration from which it goes on, from 0. losses: 0-d pairs on the device that have not been read yet.
-    window: pairs that have been read since the last entry of the history.
+    The arguments are those of `fit`. step: the iteration at which training starts or resumes, from 0. losses: the
+    losses of discriminator and generator, (2,) per iteration, that have not been read from the device yet. window: the
+    pairs of losses that have been read since the last entry of the history.
     """
 
     def __init__(
@@ -150,7 +159,7 @@ class Training:
 
     @property
     def stateful(self) -> dict[str, Any]:
-        """What is saved and restored by its own `state_dict`."""
+        """The objects that are saved and restored through their `state_dict`."""
         return {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -160,7 +169,7 @@ class Training:
         }
 
     def resume(self) -> None:
-        """Takes over the state that the keeper has, if there is one."""
+        """Restores the keeper's saved state, if there is one."""
         saved = self.keeper.resume()
         if saved is None:
             return
@@ -180,7 +189,8 @@ class Training:
         self.generator.train()
         self.discriminator.train()
         every = max(1, recipe.iterations // READS)
-        begun = not self.losses  # Whether this process made the whole stretch since the last reading.
+        # Whether this process ran all iterations since the last reading; only then is their rate known.
+        begun = not self.losses
         start, spent = time.perf_counter(), keeper.spent
         for step in range(self.step, recipe.iterations):
             self.losses.append(self.train_on(real, step))
@@ -199,12 +209,12 @@ class Training:
             if keeper.due():
                 self.save(step + 1)
         self.count_time()
-        # The losses were those before the last step, which may have been the one that broke the weights.
+        # Losses are computed before the weights are updated, so the last update may still have diverged unnoticed.
         if outcome.diverged is None and not all(v.isfinite().all() for v in outcome.average.state_dict().values()):
             outcome.diverged = {"step": recipe.iterations - 1}
 
     def train_on(self, real: Iterator[Tensor], step: int) -> Tensor:
-        """One iteration; the losses of discriminator and generator, (2,) on the device."""
+        """Runs one iteration; returns the losses of discriminator and generator, (2,), on the device."""
         for _ in range(self.recipe.discriminator_steps):
             fake = self.generator(self.noise.draw(self.recipe.batch_size))
             loss = discriminator_loss(self.discriminator, self.method, next(real), fake.detach())
@@ -213,13 +223,17 @@ class Training:
             self.discriminator_optim.step()
         generator_loss = -self.discriminator(fake).mean()
         self.generator_optim.zero_grad(set_to_none=True)
-        generator_loss.backward(inputs=self.trained)  # The discriminator's weights need no gradient here.
+        generator_loss.backward(inputs=self.trained)  # No gradients for the discriminator's weights.
         self.generator_optim.step()
         update(self.outcome.average, self.generator, self.recipe.average, step)
         return torch.stack([loss.detach(), generator_loss.detach()])
 
     def note(self, done: int, values: list[list[float]], last: bool) -> None:
-        """Reports losses that have been read; twenty times in a run, adds them to the history and saves the state."""
+        """Reports losses that have just been read; twenty times per run, also extends the history and saves the state.
+
+        done: iterations so far. values: a pair of losses for each iteration since the last reading. last: whether
+        training is finished.
+        """
         self.losses, self.window = [], self.window + values
         means = [sum(column) / len(column) for column in zip(*self.window, strict=True)]
         self.report(done, means[0], means[1])

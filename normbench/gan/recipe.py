@@ -1,4 +1,4 @@
-"""How a GAN is trained, as a GAN task of params.yaml says it."""
+"""How a GAN is trained: the `recipe` of a GAN task in params.yaml."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from normbench.system.schema import Positive, PositiveReal, Share, Strict
 class GanRecipe(Strict):
     """Adam and the hinge loss (Miyato et al., arXiv 1802.05957), in float32.
 
-    iterations: steps of the generator. discriminator_steps: steps of the discriminator for each of them. latent: length
-    of the noise vector. average: decay of the moving average of the generator's weights that is sampled from; 0 for
-    none. fid_samples: images drawn for the FID; null means as many as there are training images, at most 10,000.
-    threads: of a run on a CPU, as in `normbench.training.recipe.Recipe`.
+    iterations: generator steps. discriminator_steps: discriminator steps per generator step.
+    beta1, beta2: Adam's decay rates. latent: the length of the noise vector.
+    average: the decay of the moving average of the generator's weights, which is what is evaluated; 0 for no averaging.
+    fid_samples: images generated for the FID; null means as many as there are training images, at most 10,000.
+    threads: the number of CPU threads of a run on a CPU (see `normbench.training.recipe.Recipe`).
     """
 
     iterations: Positive

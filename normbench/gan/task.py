@@ -11,7 +11,7 @@ from normbench.system.schema import Strict
 class GanTaskEntry(Strict):
     """An entry under `gan_tasks` in params.yaml.
 
-    The method of a variant is put into the discriminator; the generator has batch norm, as usual.
+    The normalization method of a variant applies to the discriminator only; the generator always has batch norm.
     """
 
     dataset: str
@@ -21,7 +21,7 @@ class GanTaskEntry(Strict):
 
 
 class GanTask(GanTaskEntry):
-    """A GAN task as resolved, with the same additions as `normbench.training.task.Task`."""
+    """A GAN task after params.yaml has been resolved, with the additional fields of `normbench.training.task.Task`."""
 
     name: str
     seed: int
@@ -29,7 +29,7 @@ class GanTask(GanTaskEntry):
     model_code: str
 
     def identity(self) -> dict[str, Any]:
-        """What of the task shapes a run of it: everything but names and the list of seeds."""
+        """The fields that affect a run's outcome, and so its id: all but names, the list of seeds and `fid_samples`."""
         return self.model_dump(
             mode="json",
             exclude={"name": True, "seeds": True, "dataset": True, "model": True, "recipe": {"fid_samples"}},

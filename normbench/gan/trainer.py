@@ -1,4 +1,4 @@
-"""One GAN from its task, variant and seed to its samples: everything that shapes a run's outcome.
+"""Trains one GAN and samples from it, given its task, method and seed: everything that determines a run's outcome.
 
 As in `normbench.training.classifier`, nothing here knows where a run is stored or what its record looks like.
 """
@@ -25,13 +25,13 @@ from normbench.system import memory
 from normbench.system.seeds import derive
 from normbench.training.keeper import Keeper
 
-SIDE = 8  # images in a row and in a column of the grid of samples
+SIDE = 8  # rows and columns in the grid of samples
 SAMPLE_BATCH = 500
 
 
 @dataclass
 class Gan:
-    """A pair of networks that are ready to be trained, on their device, and the images that they learn from."""
+    """A GAN ready for training: both networks on their device, and the real images."""
 
     generator: nn.Module
     discriminator: nn.Module
@@ -41,19 +41,19 @@ class Gan:
 
     @property
     def parameters(self) -> int:
-        """How many numbers of the discriminator are trained."""
+        """Number of trainable parameters of the discriminator."""
         return sum(p.numel() for p in self.discriminator.parameters() if p.requires_grad)
 
 
 def networks(task: GanTask, model: Model, method: Method, bound: Bound, seed: int) -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator with which the training of a run begins, on the CPU."""
+    """The untrained, initialised generator and discriminator of a run, on the CPU. seed: the run's within the task."""
     drawn = derive(task.seed, "init", seed)
     size, latent = bound.image_size, task.recipe.latent
     return new_gan(model, task.model_options, method, bound.channels, size, latent, drawn)
 
 
 def prepare(task: GanTask, model: Model, method: Method, bound: Bound, seed: int, data: Splits) -> Gan:
-    """The networks of a run and its images, on the device of `data`, with the threads that the recipe asks for."""
+    """Builds the networks of a run and moves them to the device of `data`. Sets the number of CPU threads."""
     devices.prepare(data.device)
     devices.use_threads(task.recipe.threads, data.device)
     built = networks(task, model, method, bound, seed)
@@ -62,26 +62,29 @@ def prepare(task: GanTask, model: Model, method: Method, bound: Bound, seed: int
 
 
 def fit(gan: Gan, task: GanTask, seed: int, report: loop.Report, keeper: Keeper | None = None) -> loop.Outcome:
-    """Trains prepared networks in place (see `normbench.gan.loop.fit`)."""
+    """Trains a prepared GAN in place (see `normbench.gan.loop.fit`)."""
     order = derive(task.seed, "order", seed)
     return loop.fit(gan.generator, gan.discriminator, gan.method, gan.images, gan.recipe, order, report, keeper)
 
 
 def samples(average: nn.Module, task: GanTask, device: str) -> Tensor:
-    """The images of the grid, uint8 (SIDE * SIDE, C, H, W) on the device: the same noise for every run of a task."""
+    """The images of the sample grid, uint8 (SIDE * SIDE, C, H, W). Every run of a task uses the same noise.
+
+    average: the generator with averaged weights.
+    """
     return sample(average, task.recipe.latent, SIDE**2, derive(task.seed, "samples"), device)
 
 
 @torch.inference_mode()
 def sample(generator: nn.Module, latent: int, count: int, seed: int, device: str) -> Tensor:
-    """`count` generated images, uint8 (count, C, H, W) on the device; every device draws the same noise."""
+    """Generated images, uint8 (count, C, H, W), on the device. The noise depends on the seed, not on the device."""
     noise = loop.Noise(latent, seed, device).draw(count)
     images = [generator(block) for block in noise.split(SAMPLE_BATCH)]
     return torch.cat(images).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def step_memory(gan: Gan) -> int:
-    """Peak bytes of a discriminator step. It moves the weights, so this comes after all that a run leaves is made."""
+    """Peak memory of one discriminator step, in bytes. It changes the weights: call this after everything else."""
     recipe, images, device = gan.recipe, gan.images, gan.images.pixels.device.type
     optim = loop.adam(gan.method.param_groups(gan.discriminator, recipe.lr, 0.0), recipe)
     real = next(loop.real_batches(images, recipe.batch_size, 0))
@@ -94,5 +97,5 @@ def step_memory(gan: Gan) -> int:
         optim.step()
         optim.zero_grad(set_to_none=True)
 
-    # Adam keeps one moment more than the momentum that is counted there.
+    # `memory.step_memory` counts one optimizer buffer per parameter, as for momentum; Adam has two.
     return memory.step_memory(gan.discriminator, step, device) + memory.tensor_bytes(gan.discriminator.parameters())

@@ -1,1 +1,1 @@
-"""The normalization methods, one a file, found by the name of their file."""
+"""The normalization methods. There is one file per method, which params.yaml refers to by its name."""

@@ -1,4 +1,4 @@
-"""What a method may change in a network or in its loss: six hooks, each with a default that changes nothing."""
+"""The interface of a normalization method: six hooks that can change a network, its loss or its optimizer groups."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from normbench.functional.convolution import Conv2d
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a number among a method's options, checked when params.yaml is resolved."""
+    """Bounds on a numeric option of a method, checked when params.yaml is resolved.
+
+    above, below: exclusive bounds. least: an inclusive lower bound. None for no bound.
+    """
 
     above: float | None = None
     least: float | None = None
     below: float | None = None
 
     def check(self, value: float) -> float:
+        """Returns the value, or raises ValueError if it is out of bounds."""
         if self.above is not None and not value > self.above:
             raise ValueError(f"must be above {self.above:g}")
         if self.least is not None and not value >= self.least:
@@ -43,16 +47,16 @@ class Role:
     """The place of a layer in its network, for methods that treat places differently.
 
     place: `stem` (the first convolution), `body`, `downsample` (a shortcut that changes size or channels), `depthwise`
-        and `grouped` (3x3 convolutions whose groups have one channel, or more), `projection` (a 1x1 convolution at the
-        end of a bottleneck), `gate` (the 1x1 convolutions of squeeze-and-excitation, on (N, C, 1, 1), which have no
-        norm) or `head` (the classifier). A norm has the place of its convolution, which follows it in
-        pre-activation networks.
+        (a 3x3 convolution with one channel per group), `grouped` (one with several channels per group), `projection`
+        (the 1x1 convolution at the end of a bottleneck), `gate` (the 1x1 convolutions of squeeze-and-excitation, on
+        (N, C, 1, 1), which have no norm) or `head` (the classifier). A norm has the place of the convolution that it
+        belongs to: the one before it, or in pre-activation networks the one after it.
     stage: index of the stage (a run of blocks at one resolution; the block that lowers it is the first of a stage).
-    last_stage: whether no stage comes after it.
-    last_in_block: whether it is the last convolution, or the last norm, before a residual addition. In networks
+    last_stage: whether that is the last stage.
+    last_in_block: whether the layer is the last convolution, or the last norm, before a residual addition. In networks
         without additions it is the last norm of each stage (VGG, SNGAN) or dense layer (DenseNet), and no convolution.
-    architecture: the family of the network: `resnet`, `vgg`, `sngan`, ...; the name of its file.
-    expansion: of a `projection`, how many times more channels it takes than its block does.
+    architecture: the family of the network, `resnet`, `vgg`, `sngan`, ...: the name of its file.
+    expansion: for a `projection`, its input channels as a multiple of those of its block.
     """
 
     place: str
@@ -65,7 +69,7 @@ class Role:
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """A convolution that a model asks for: what `torch.nn.Conv2d` takes, with square kernels, and its role."""
+    """A convolution that a model asks for: arguments of `torch.nn.Conv2d`, with a square kernel, and its role."""
 
     in_channels: int
     out_channels: int
@@ -76,7 +80,7 @@ class ConvSpec:
     groups: int = 1
 
     def plain(self, bias: bool) -> Conv2d:
-        """The plain convolution of this description, with torch's initial weights."""
+        """The plain convolution that this describes, with torch's default initialization."""
         return Conv2d(
             self.in_channels,
             self.out_channels,
@@ -92,10 +96,10 @@ class ConvSpec:
 class Method:
     """A normalization method: subclass it as a frozen dataclass, whose fields are the method's options.
 
-    Models build every layer through `conv`, `norm` and `linear`; training calls `initialize` once, and `penalty` and
-    `param_groups` as it needs them. The defaults are those of a network with plain convolutions, no biases in front of
-    a norm, and the norm that the subclass gives. A method has no state: what it must keep lives in modules of the
-    network, so that it is saved with it.
+    Models build every layer through `conv`, `norm` and `linear`. After a network is built, `initialize` is called once.
+    Training calls `param_groups` once and `penalty` at every step. By default a network has plain convolutions without
+    biases, each followed by batch norm, and a linear classifier. A method object has no state of its own: state belongs
+    in modules or buffers of the network, so that it is saved with the network.
     """
 
     def conv(self, spec: ConvSpec) -> nn.Module:
@@ -103,7 +107,10 @@ class Method:
         return spec.plain(bias=spec.role.place == "gate")
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
-        """The layer after a convolution, or before its activation where that comes first: keeps (N, channels, H, W)."""
+        """The normalization layer that belongs to a convolution, (N, channels, H, W) to the same shape.
+
+        It comes after the convolution or, in pre-activation networks, before it and its activation.
+        """
         return nn.BatchNorm2d(channels)
 
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
@@ -118,5 +125,8 @@ class Method:
         return None
 
     def param_groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
-        """Optimizer groups as in `torch.optim`: dicts with `params` and, where they differ, `lr`, `weight_decay`."""
+        """Parameter groups as in `torch.optim`: dicts with `params` and, if they differ, `lr` and `weight_decay`.
+
+        lr, weight_decay: the values of the recipe, which apply to groups that do not set their own.
+        """
         return [{"params": [p for p in model.parameters() if p.requires_grad]}]

@@ -11,7 +11,7 @@ from normbench.methods.base import Method, Positive, Role
 
 @dataclass(frozen=True)
 class BatchNorm(Method):
-    """Statistics over (N, H, W); biased variance in the forward pass, unbiased in the running one.
+    """Statistics over (N, H, W). The variance is biased in the forward pass and unbiased in the running statistics.
 
     momentum: the weight of the new value in the running statistics.
     """

@@ -28,7 +28,8 @@ class ConvNorm2d(nn.Module):
 
     kernel_size, stride, padding: a number or (rows, columns); kernels are odd, and padding is at most kernel_size - 1.
     The convolution has no bias.
-    affine: the depth-wise kernel, and the affine parameters of the batch norm. batch_norm: whether there is one.
+    affine: whether there is a learned depth-wise kernel, and affine parameters in the batch norm.
+    batch_norm: whether a batch norm follows.
     Parameters: weight (out, in/groups, kh, kw), affine.weight (out, 1, kh, kw), affine.bias (out,), batch_norm.*.
     Raises ValueError for an even kernel or a padding that is too large.
     """
@@ -71,15 +72,21 @@ class ConvNorm2d(nn.Module):
         return y if self.batch_norm is None else self.batch_norm(y)
 
     def pointwise(self, x: Tensor) -> Tensor:
-        """The spectrum of a 1x1 kernel is flat: each channel over the norm of its weights, without its gradient."""
+        """The normalized convolution with a 1x1 kernel: (N, in, H, W) -> (N, out, H', W').
+
+        Its spectrum is flat, so each output channel is divided by the norm of its weights, a constant for the gradient.
+        """
         weight = self.weight * self.weight.detach().square().sum((1, 2, 3), keepdim=True).rsqrt()
         return functional.conv2d(every_pixel(x, self.stride), weight, groups=self.groups)
 
     def filtered(self, x: Tensor) -> Tensor:
-        """The full convolution, filtered on its own grid; cropping and striding come after the filter."""
+        """The normalized convolution with a larger kernel: (N, in, H, W) -> (N, out, H', W').
+
+        The full convolution is computed, filtered on its own grid, and then cropped to the padding and strided.
+        """
         full = functional.conv2d(x, self.weight, padding=self.full, groups=self.groups)
         with torch.autocast(x.device.type, enabled=False), torch.no_grad():
-            # Squares of a spectrum near zero have no digit left in float32.
+            # float64 where possible, because in float32 the square of a spectrum near zero has no correct digit.
             exact = torch.float32 if x.device.type == "mps" else torch.float64
             symbol = inverse_spectrum_norm(self.weight.to(exact), full.shape[2], full.shape[3])
             symbol = symbol.to(torch.promote_types(full.dtype, torch.float32))
@@ -91,7 +98,8 @@ class ConvNorm2d(nn.Module):
 class ConvNorm(Method):
     """Every convolution, the stem and the shortcuts included, becomes a ConvNorm2d with a batch norm of its own.
 
-    But for the gates of squeeze-and-excitation, on one pixel an image, which the authors have no network with.
+    Exceptions are the gates of squeeze-and-excitation, which act on a single pixel per image. The authors have no
+    network with gates.
     """
 
     affine: bool = True

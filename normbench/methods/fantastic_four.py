@@ -30,12 +30,13 @@ START_ITERATIONS = 50
 
 
 class TrackedNorms(nn.Module):
-    """Left and right singular vectors of the four reshapings, followed by power iteration, for layers of a network.
+    """The singular vectors of the four reshapings of each layer's kernel, tracked by power iteration during training.
 
-    layers: names of convolutions and linear layers; a weight matrix counts as a 1x1 kernel. batch_norms: the names of
-    the batch norms that scale some of them. polyphase: whether a strided kernel is taken apart by its phases.
-    groups: the layers of each kernel shape, as (name, number of groups). Buffers: left_<g>_<m> and right_<g>_<m>, for
-    group g and matrix m, (kernels, length).
+    layers: names of convolutions and linear layers; a weight matrix counts as a 1x1 kernel. batch_norms: maps names of
+    convolutions to those of the batch norms that scale their kernels. polyphase: whether a strided kernel is replaced
+    by the stride-1 kernel of its phases (see `normbench.spectral.polyphase`).
+    groups: the names of the layers, grouped by kernel shape. Buffers: left_<g>_<m> and right_<g>_<m>, for group g and
+    matrix m, (kernels, length).
     """
 
     def __init__(self, model: nn.Module, layers: list[str], batch_norms: dict[str, str], polyphase: bool):
@@ -54,7 +55,7 @@ class TrackedNorms(nn.Module):
                 self(model)
 
     def kernel(self, model: nn.Module, name: str) -> Tensor:
-        """The kernel of a layer as its bound is to see it, (groups, o, i, kh, kw)."""
+        """The kernel of a layer for which the bound is computed, (groups, o, i, kh, kw)."""
         layer = model.get_submodule(name)
         weight: Tensor = layer.get_parameter("weight")
         if name in self.batch_norms:
@@ -70,10 +71,11 @@ class TrackedNorms(nn.Module):
         return weight.view(layer.groups, -1, *weight.shape[1:])
 
     def kernels(self, model: nn.Module, group: int) -> Tensor:
+        """The kernels of all layers of a group, (layers, groups, o, i, kh, kw)."""
         return torch.stack([self.kernel(model, name) for name in self.groups[group]])
 
     def forward(self, model: nn.Module) -> Tensor:
-        """One power iteration, and then the bound of every layer, (layers,), in the order of the groups."""
+        """Runs one power iteration; returns the bound of every layer, (layers,), in the order of `groups`."""
         result = []
         for g in range(len(self.groups)):
             kernels = self.kernels(model, g)

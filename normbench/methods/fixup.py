@@ -40,7 +40,7 @@ class ScalarAffine(nn.Module):
 
 
 class BiasedConv2d(nn.Module):
-    """A scalar bias, then a convolution without one. role: its place, by which `Fixup.initialize` draws it."""
+    """Adds a scalar bias and then convolves. role: the layer's role, on which its initialization depends."""
 
     def __init__(self, layer: nn.Conv2d, role: Role):
         super().__init__()
@@ -52,7 +52,10 @@ class BiasedConv2d(nn.Module):
 
 @dataclass(frozen=True)
 class Fixup(Method):
-    """lr_factor: on the learning rate of the scalar biases and scales (0.1 in the authors' code)."""
+    """Scalar biases and scales take the place of norms, and the initial weights keep deep residual networks stable.
+
+    lr_factor: the factor on the learning rate of the scalar biases and scales (0.1 in the authors' code).
+    """
 
     lr_factor: Positive = 0.1
 
@@ -69,7 +72,11 @@ class Fixup(Method):
         return nn.Sequential(ScalarBias(), nn.Linear(in_features, out_features))
 
     def initialize(self, model: nn.Module) -> None:
-        """Of L branches with m convolutions: the last is 0, as is the classifier, the others have 1 / L^(1/(2m-2))."""
+        """Draws the weights of convolutions by He's rule (fan-out) and rescales those of the residual branches.
+
+        In each of L branches with m convolutions, the last convolution is set to 0 and the others are multiplied by
+        L^(-1/(2m-2)). The classifier is set to 0.
+        """
         convolutions = [module for module in model.modules() if isinstance(module, BiasedConv2d)]
         branches: list[list[BiasedConv2d]] = [[]]
         for module in convolutions:

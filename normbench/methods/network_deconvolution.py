@@ -28,7 +28,7 @@ FREEZE_STEPS, FREEZE_CYCLE = 101, 1000  # a frozen layer renews its statistics i
 
 
 def block_size(channels: int, block: int) -> int:
-    """The pooled block: `block`, all channels where there are fewer, or their greatest common divisor."""
+    """The number of channels in a block: `channels` if that is less than `block`, else the gcd of both."""
     if block > channels:
         return channels
     return block if channels % block == 0 else math.gcd(block, channels)
@@ -122,7 +122,7 @@ class DeconvConv2d(_Whitening):
         return conv2d(x, weight.to(x.dtype), bias.to(x.dtype), self.stride, self.padding, self.dilation, self.groups)
 
     def renews(self) -> bool:
-        """Whether this call computes statistics of its own; a frozen layer counts its training steps here."""
+        """Whether this forward pass computes new statistics. With `freeze`, each call counts as one training step."""
         if not self.training or not self.freeze:
             return self.training
         self.steps += 1
@@ -186,12 +186,12 @@ class DeconvLinear(_Whitening):
 
 
 class ChannelDeconv(nn.Module):
-    """Whitened activations in front of a pooling or classifier: (N, channels, H, W) to the same shape.
+    """Whitens activations before a pooling or a classifier: (N, channels, H, W) to the same shape.
 
-    The first floor(channels / block) * block channels are whitened together: row r of `block` pools a run of
-    neighbouring channels. The rest share one mean and variance. As in the authors' code the second moment is not
-    centred, and the running statistics are those of the first training batch before they are averaged.
-    Other arguments as in DeconvConv2d. Raises RuntimeError in evaluation before any training step.
+    The first floor(channels / block) * block channels are whitened together: each of `block` rows pools a run of
+    neighbouring channels. The remaining channels share one mean and variance. As in the authors' code, the second
+    moment is not centred, and the running averages start from the statistics of the first training batch. The other
+    arguments are those of DeconvConv2d. Raises RuntimeError in evaluation mode before any training step.
     """
 
     num_batches_tracked: Tensor
@@ -221,7 +221,11 @@ class ChannelDeconv(nn.Module):
         return y.to(x.dtype)
 
     def statistics(self, rows: Tensor, rest: Tensor, size: torch.Size) -> tuple[Tensor, ...]:
-        """Mean (B,) and matrix (B, B) of the rows, mean and variance () of the rest; moves the running ones."""
+        """Mean (B,) and whitening matrix (B, B) of the rows, mean and variance of the rest, 0-d.
+
+        rows: (B, M), the activations of the whitened channels. rest: (N, C', H, W), those of the remaining channels.
+        size: (H, W). Updates the running statistics.
+        """
         sparse = min(size) >= self.sampling_stride
         samples = rows[:, :: self.sampling_stride**2] if sparse else rows
         moment = samples @ samples.T / samples.shape[1]
@@ -238,16 +242,19 @@ class ChannelDeconv(nn.Module):
         return tuple(found)
 
     def running_buffers(self) -> tuple[Tensor, ...]:
+        """The running statistics, in the order in which `statistics` returns them."""
         names = ("running_mean", "running_deconv", "rest_mean", "rest_var")
         return tuple(self.get_buffer(name) for name in names)
 
     def running(self) -> tuple[Tensor, ...]:
+        """The running statistics. Raises RuntimeError before the first training step."""
         if not torch.compiler.is_compiling() and self.num_batches_tracked == 0:
             raise RuntimeError("ChannelDeconv has no statistics before its first training step")
         return self.running_buffers()
 
 
-# (architecture, place) -> what the authors' code sets there; their MobileNetV2 also pools each block's own channels.
+# Options that the authors' code sets for layers, by (architecture, place). In their MobileNetV2, the statistics of a
+# projection also pool as many channels as its block has.
 # The linear block of MobileNetV2 is from the run list of amazon-science/network-deconvolution-pp at 3d796af5.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("vgg", "stem"): {"freeze": True, "iterations": 15},
@@ -264,10 +271,10 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class NetworkDeconvolution(Method):
-    """Every convolution deconvolved and no norm; `linear_block` 0 keeps an ordinary classifier.
+    """Every convolution becomes a DeconvConv2d, the classifier a DeconvLinear, and there are no norms.
 
-    Options as in DeconvConv2d; linear_block is the block of DeconvLinear. authors_settings: whether certain layers of
-    certain architectures have those of the authors' code instead (SETTINGS).
+    linear_block: the block of DeconvLinear; 0 keeps an ordinary classifier. authors_settings: whether certain layers of
+    certain architectures use the settings of the authors' code (SETTINGS). The other options are those of DeconvConv2d.
     """
 
     block: Count = 64
@@ -280,6 +287,7 @@ class NetworkDeconvolution(Method):
     covariance: Literal["float32", "bfloat16"] = "float32"
 
     def settings(self, role: Role) -> dict[str, Any]:
+        """The options that the authors' code sets for a layer of this role, or none."""
         return SETTINGS.get((role.architecture, role.place), {}) if self.authors_settings else {}
 
     def conv(self, spec: ConvSpec) -> nn.Module:

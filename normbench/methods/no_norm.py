@@ -12,9 +12,9 @@ from normbench.methods.base import ConvSpec, Method, NotNegative, Role
 
 @dataclass(frozen=True)
 class NoNorm(Method):
-    """The control. Weights are drawn by He et al., arXiv 1502.01852 (fan-in, ReLU), which torch's default is not.
+    """The control. Weights are drawn as by He et al., arXiv 1502.01852 (fan-in, ReLU), not by torch's default.
 
-    residual_gain: factor on the last convolution of each residual branch; 0 starts every block as its shortcut.
+    residual_gain: a factor on the last convolution of each residual branch; with 0 every block starts as its shortcut.
     """
 
     residual_gain: NotNegative = 1.0

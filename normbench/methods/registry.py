@@ -1,4 +1,4 @@
-"""From the `method` and `options` of a variant to a method object."""
+"""Creates a method object from the `method` and `options` of a variant."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def names() -> list[str]:
 
 
 def source_file(reference: str) -> Path:
-    """The file that a method is in. `reference`: a name, `path/to/file.py:Class` or `package.module:Class`."""
+    """The file that defines a method. Raises UserError if there is no method of that name.
+
+    reference: a name, `path/to/file.py:Class` or `package.module:Class`.
+    """
     place, colon, _ = reference.partition(":")
     if colon:
         return plugins.source_file(place)
@@ -31,7 +34,7 @@ def source_file(reference: str) -> Path:
 
 
 def method_class(reference: str) -> type[Method]:
-    """The class behind a reference. Raises UserError where there is none."""
+    """The class of a method. reference: see `source_file`. Raises UserError if there is no such class."""
     path = source_file(reference)
     place, colon, name = reference.partition(":")
     module = plugins.imported(place) if colon else importlib.import_module(f"normbench.methods.{place}")
@@ -51,5 +54,5 @@ def method_class(reference: str) -> type[Method]:
 
 
 def build(reference: str, options: dict[str, Any]) -> Method:
-    """The method with its options, which were validated when `params.yaml` was resolved."""
+    """A method object with the given options, which were validated when params.yaml was resolved."""
     return method_class(reference)(**options)

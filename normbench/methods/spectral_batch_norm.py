@@ -59,7 +59,8 @@ class SpectralBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
         if statistics == "frequency":
             self.register_buffer("image_size", torch.zeros(2, dtype=torch.long))
-            self.size: tuple[int, int] | None = None  # the same, or None before the first batch, without a device
+            # `image_size` as numbers, so that reading it does not wait for the device; None before the first batch.
+            self.size: tuple[int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -68,7 +69,7 @@ class SpectralBatchNorm2d(nn.Module):
         return y.to(x.dtype)
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Statistics of each channel over all its frequencies, in closed form."""
+        """Normalizes with statistics pooled over all frequencies of a channel, in closed form; keeps (N, C, H, W)."""
         if self.training:
             zero, one = torch.zeros_like(self.weight), torch.ones_like(self.weight)
             square = torch.linalg.vector_norm(x, dim=(0, 2, 3)).square()
@@ -90,7 +91,10 @@ class SpectralBatchNorm2d(nn.Module):
         before_bias: Tensor,
         batch_norm: bool,
     ) -> Tensor:
-        """A training step on channels that are shifted and scaled first, see PooledSpectralNorm."""
+        """Normalizes in training mode, after shifting and scaling the channels; keeps (N, C, H, W).
+
+        Updates the running statistics. The arguments are those of PooledSpectralNorm.
+        """
         y, real, imaginary, variance = PooledSpectralNorm.apply(
             x,
             *(value.to(x).detach() for value in (offset, scale, square)),
@@ -104,7 +108,10 @@ class SpectralBatchNorm2d(nn.Module):
         return y
 
     def by_frequency(self, x: Tensor) -> Tensor:
-        """Statistics of every frequency of every channel over the batch."""
+        """Normalizes with separate statistics over the batch for every frequency; keeps (N, C, H, W).
+
+        Raises ValueError if the images have another size than those of the first training batch.
+        """
         height, width = x.shape[-2:]
         forward, inverse = scales(self.fft_norm, height * width)
         spectrum = torch.fft.rfft2(x) * forward
@@ -127,7 +134,10 @@ class SpectralBatchNorm2d(nn.Module):
 
     @torch.no_grad()
     def track(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Moves the running statistics; those of frequencies take their shape from the first batch."""
+        """Updates the running statistics; statistics by frequency take their shape from the first batch.
+
+        mean: (2, channels, ...), real and imaginary. variance: (channels, ...), biased. count: the values behind each.
+        """
         if self.running_mean.shape != mean.shape:
             self.running_mean = self.running_mean.new_zeros(mean.shape)
             self.running_var = self.running_var.new_ones(variance.shape)
@@ -136,7 +146,7 @@ class SpectralBatchNorm2d(nn.Module):
         self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
-        # Running statistics of frequencies have the shape of the images that they were made from.
+        # Running statistics by frequency have the size of the training images, which is unknown until they are loaded.
         for name in ("running_mean", "running_var"):
             saved = state_dict.get(prefix + name)
             if self.mode == "frequency" and saved is not None:
@@ -148,13 +158,16 @@ class SpectralBatchNorm2d(nn.Module):
 
 
 def moments(x: Tensor, batch_norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, (channels,); moves the running statistics of the batch norm."""
+    """Mean and biased variance of each channel of x (N, channels, H, W), (channels,) each.
+
+    Updates the running statistics of the batch norm.
+    """
     running_mean, running_var = batch_norm.get_buffer("running_mean"), batch_norm.get_buffer("running_var")
     momentum = batch_norm.momentum or 0.0
     batch_norm.get_buffer("num_batches_tracked").add_(1)
     if not torch.compiler.is_compiling():
         return torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
-    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)  # the compiler does not know the fast one
+    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)  # torch.compile does not support the function above
     count = x.numel() // x.shape[1]
     running_mean.lerp_(mean, momentum)
     running_var.lerp_(variance * (count / (count - 1)), momentum)
@@ -191,7 +204,11 @@ class AfterBatchNorm(nn.Sequential):
     def computed_at_once(
         batch_norm: nn.BatchNorm2d, spectral: SpectralBatchNorm2d, x: Tensor, wide: torch.dtype
     ) -> bool:
-        """Whether both train and are of the usual kind: statistics by channel, a norm with all parts and a momentum."""
+        """Whether both layers can be computed together.
+
+        They must be in training mode with statistics per channel, the batch norm must have a momentum, affine
+        parameters and running statistics of dtype `wide`, and each channel of x more than one value; not on MPS.
+        """
         return (
             spectral.mode != "frequency"
             and x.device.type != "mps"

@@ -1,1 +1,1 @@
-"""Architectures written against the method hooks (see `normbench.models.registry`)."""
+"""Network architectures, which build their layers through the hooks of a method. One file per architecture."""

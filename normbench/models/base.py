@@ -1,7 +1,7 @@
-"""What a model is: its entry in the table of models, and the decorators that put it there.
+"""The definition of a model: its entry in the table of models, and the decorators that register it.
 
-A model is a function under one of the two decorators, in a file of this folder or in one of the user's own. It builds a
-network through the hooks of a method; its options are its keyword-only arguments:
+A model is a function with one of the two decorators, in a file of this folder or in a file of the user's own. It builds
+a network through the hooks of a method. Its options are its keyword-only arguments:
 
     @register_classifier(least_size=32)
     def my_net(method: Method, channels: int, classes: int, *, width: int = 64) -> nn.Module: ...
@@ -9,8 +9,8 @@ network through the hooks of a method; its options are its keyword-only argument
     @register_gan(least_size=8, divisor=4)
     def my_gan(method: Method, channels: int, size: int, latent: int, *, width: int = 64): ...
 
-A file of this folder needs no entry elsewhere: `model: my_net` names it. `model: my_models/net.py:my_net` names a model
-of the user's own.
+In params.yaml, `model: my_net` refers to a model of this folder, which needs no entry elsewhere, and
+`model: my_models/net.py:my_net` to a model of the user's own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Kind = Literal["classifier", "gan"]
 Networks = nn.Module | tuple[nn.Module, nn.Module]
 Function = TypeVar("Function", bound=Callable[..., Networks])
 
-# What a function of each kind takes before its options, in this order.
+# The arguments of a model function of each kind, in this order, before its options.
 TAKES: dict[Kind, tuple[str, ...]] = {
     "classifier": ("method", "channels", "classes"),
     "gan": ("method", "channels", "size", "latent"),
@@ -40,11 +40,11 @@ OPTION_TYPES = (bool, int, float, str)
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the table.
+    """A registered model.
 
-    name: that of its function, and in params.yaml. kind: `classifier` or `gan`. function: builds the network without
-    initialising it: see `normbench.models.build`. least_size: the least pixels a side of the square images that it
-    takes. divisor: what their number must be divisible by.
+    name: the name of its function, and of the model in params.yaml. kind: `classifier` or `gan`. function: builds the
+    network, before the method initialises it (see `normbench.models.build`). least_size: the smallest side of the
+    square images that it accepts, in pixels. divisor: a number by which the side must be divisible.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Model:
     divisor: int = 1
 
     def options(self) -> dict[str, Any]:
-        """The options and their defaults: the keyword-only arguments of the function, in its order."""
+        """The options and their defaults: the keyword-only arguments of the function, in order."""
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def option_problem(self, name: str, value: object) -> str | None:
-        """What is wrong with a value for an option, or None.
+        """A message about an invalid option or value, or None if it is valid.
 
-        A value has the type of the default, whole numbers are at least 1 and others at least 0.
+        A value must have the type of the default. An int must be at least 1, and a float at least 0 and finite.
         """
         defaults = self.options()
         if name not in defaults:
@@ -77,7 +77,7 @@ class Model:
         return None if type(value) is wanted else f"must be a {wanted.__name__}"
 
     def size_problem(self, size: int) -> str | None:
-        """What is wrong with square images of `size` pixels a side for this model, or None."""
+        """A message if the model does not accept square images of `size` pixels a side, or None if it does."""
         if size >= self.least_size and size % self.divisor == 0:
             return None
         needed = f"at least {self.least_size} pixels a side"
@@ -86,7 +86,7 @@ class Model:
 
     @property
     def source(self) -> tuple[Path, str]:
-        """The file of the function and the function's name in it: the code behind the model."""
+        """The file that defines the model's function, and the function's name."""
         return Path(inspect.getfile(self.function)), self.function.__name__
 
 
@@ -95,19 +95,20 @@ MODELS: Table[Model] = Table("normbench.models", "model")
 
 @registers
 def register_classifier(*, least_size: int = 1, divisor: int = 1) -> Callable[[Function], Function]:
-    """Registers `function(method, channels, classes, *, options) -> network` under its name.
+    """Decorator that registers `function(method, channels, classes, *, options) -> network` under its name.
 
-    The network maps images (N, channels, H, W) to logits (N, classes). least_size, divisor: of the images, see `Model`.
+    The network maps images (N, channels, H, W) to logits (N, classes). least_size, divisor: see `Model`.
     """
     return _registers("classifier", least_size, divisor)
 
 
 @registers
 def register_gan(*, least_size: int = 1, divisor: int = 1) -> Callable[[Function], Function]:
-    """Registers `function(method, channels, size, latent, *, options) -> (generator, discriminator)` under its name.
+    """Decorator for `function(method, channels, size, latent, *, options) -> (generator, discriminator)`.
 
-    The generator maps noise (N, latent) to images (N, channels, size, size) in -1..1, the discriminator such images to
-    scores (N,). Only the discriminator is built through the hooks of the method. least_size, divisor: see `Model`.
+    It registers the function under its name. The generator maps noise (N, latent) to images (N, channels, size, size)
+    in -1..1, the discriminator images in -1..1 to scores (N,). Only the discriminator is built through the hooks of the
+    method. least_size, divisor: see `Model`.
     """
     return _registers("gan", least_size, divisor)
 
@@ -123,7 +124,10 @@ def _registers(kind: Kind, least_size: int, divisor: int) -> Callable[[Function]
 
 
 def _check(model: Model) -> None:
-    """Raises TypeError where a function does not take what a model of its kind is given."""
+    """Raises TypeError if a model's function has the wrong arguments for its kind or an unusable option.
+
+    An option must have a default that is a bool, int, float or str.
+    """
     parameters = inspect.signature(model.function).parameters.values()
     taken = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
     if taken != TAKES[model.kind]:
@@ -135,14 +139,14 @@ def _check(model: Model) -> None:
 
 
 def names(kind: Kind | None = None) -> list[str]:
-    """The names of the models in this folder, of one kind or of both."""
+    """The names of the models in this folder, of one kind, or of both if `kind` is None."""
     return [name for name in MODELS.names() if kind is None or MODELS.entries[name].kind == kind]
 
 
 def get(reference: str, kind: Kind | None = None) -> Model:
-    """The model of a name, or of a reference `path/to/file.py:function` or `package.module:function`.
+    """The model with a name, or with a reference `path/to/file.py:function` or `package.module:function`.
 
-    Raises UserError where there is none, or where it is not of that kind.
+    Raises UserError if there is none, or if it is not of the given kind.
     """
     if ":" not in reference and reference not in names(kind):
         raise UserError(f"unknown model; {hint(reference, names(kind))}")
@@ -153,5 +157,5 @@ def get(reference: str, kind: Kind | None = None) -> Model:
 
 
 def source_file(reference: str) -> Path:
-    """The file that a model is in. Raises UserError where there is none."""
+    """The file that defines a model. reference: see `get`. Raises UserError if there is no such model."""
     return get(reference).source[0]

@@ -1,6 +1,6 @@
-"""The one way to build a network: all that shapes its initial weights is here.
+"""Builds and initialises networks. Everything that determines their initial weights passes through here.
 
-What is built has float32 parameters on the CPU and is in training mode; `normbench.functional.placement` moves it.
+Networks are built in training mode with float32 parameters on the CPU; `normbench.functional.placement` moves them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def build_classifier(
     classes: int,
     seed: int | None = None,
 ) -> nn.Module:
-    """A network from images (N, channels, H, W) to logits (N, classes), initialised by the method.
+    """Builds a network from images (N, channels, H, W) to logits (N, classes), initialised by the method.
 
-    model: a name or a reference (see `normbench.models.base.get`). options: those of the model that differ from its
-    defaults. seed: sets torch's generator, from which layers and methods draw; the weights of run `r` of a task begin
-    with `derive(task_seed, "init", r)`. None leaves the generator as it is.
+    model: a name or a reference (see `normbench.models.base.get`). options: the model's options that differ from their
+    defaults. seed: seeds torch's global generator, from which layers and methods draw their initial weights, or None to
+    leave it as it is. Run `r` of a task uses the seed `derive(task_seed, "init", r)`.
 
-    Raises UserError where there is no such classifier.
+    Raises UserError if there is no such classifier.
     """
     return new_classifier(get(model, "classifier"), options, method, channels, classes, seed)
 
@@ -44,11 +44,11 @@ def build_gan(
     latent: int,
     seed: int | None = None,
 ) -> tuple[nn.Module, nn.Module]:
-    """A generator from noise (N, latent) to images (N, channels, size, size), and a discriminator to scores (N,).
+    """Builds a generator, noise (N, latent) -> images (N, channels, size, size), and a discriminator to scores (N,).
 
-    The method builds and initialises the discriminator alone. The other arguments are those of `build_classifier`.
+    The method applies to the discriminator only. The other arguments are those of `build_classifier`.
 
-    Raises UserError where there is no such GAN.
+    Raises UserError if there is no such GAN.
     """
     return new_gan(get(model, "gan"), options, method, channels, size, latent, seed)
 
@@ -61,7 +61,7 @@ def new_classifier(
     classes: int,
     seed: int | None,
 ) -> nn.Module:
-    """`build_classifier` for a model that has been looked up: how it was found shapes no weight."""
+    """`build_classifier` for a model that has already been looked up. The lookup does not affect the weights."""
     _seed(seed)
     network = model.function(method, channels, classes, **options)
     method.initialize(network)
@@ -77,7 +77,7 @@ def new_gan(
     latent: int,
     seed: int | None,
 ) -> tuple[nn.Module, nn.Module]:
-    """`build_gan` for a model that has been looked up."""
+    """`build_gan` for a model that has already been looked up."""
     _seed(seed)
     generator, discriminator = model.function(method, channels, size, latent, **options)
     method.initialize(discriminator)
@@ -85,15 +85,15 @@ def new_gan(
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:
-    """Gives a network, wherever it lies, the weights that `normbench.runs.checkpoint.save_weights` wrote; returns it.
+    """Loads weights that `normbench.runs.checkpoint.save_weights` wrote into a network on any device; returns it.
 
-    Raises FileNotFoundError where there is no such file, and RuntimeError where it is damaged or of another network.
+    Raises FileNotFoundError if there is no such file, and RuntimeError if it is damaged or of another network.
     """
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     return network
 
 
 def _seed(seed: int | None) -> None:
-    """Called when the model's file is imported, as a file of the user's own might draw numbers then."""
+    """Seeds torch unless `seed` is None. Call it after the model's file is imported, as that might draw numbers."""
     if seed is not None:
         torch.manual_seed(seed)

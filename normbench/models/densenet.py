@@ -1,8 +1,8 @@
 """DenseNet-BC for small images, Huang et al., arXiv 1608.06993.
 
-`densenet100` is the paper's CIFAR network of 100 layers, `densenet121` its ImageNet network with the stem that is usual
-at 32x32: 3x3, stride 1, no pooling. Both grow by 12 channels a layer, as on CIFAR in the paper; it has 32 on ImageNet,
-and so has Network Deconvolution's DenseNet-121 on CIFAR. No dropout.
+`densenet100` is the paper's CIFAR network of 100 layers. `densenet121` is its ImageNet network with the stem that is
+usual at 32x32: 3x3, stride 1, no pooling. Both add 12 channels per layer, as the paper's CIFAR networks do. The paper's
+ImageNet networks, and the DenseNet-121 that Network Deconvolution uses on CIFAR, add 32. There is no dropout.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from torch.nn import functional
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
 
-BOTTLENECK = 4  # channels of the 1x1 convolution of a layer, in growths
-LEAST_SIZE = 8  # pixels a side, which the transitions halve
+BOTTLENECK = 4  # output channels of the 1x1 convolution of a layer, as a multiple of `growth`
+LEAST_SIZE = 8  # pixels a side; three transitions halve them to 1
 
 
 class DenseLayer(nn.Module):
-    """Appends `growth` channels, by a 1x1 and a 3x3 convolution: (N, in, H, W) -> (N, in + growth, H, W)."""
+    """Appends `growth` channels, computed by a 1x1 and a 3x3 convolution: (N, in, H, W) -> (N, in + growth, H, W).
+
+    role: makes the Role of a layer in this stage.
+    """
 
     def __init__(self, method: Method, in_channels: int, growth: int, role: Callable[..., Role]):
         super().__init__()
@@ -39,7 +42,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """From one stage to the next, with half the channels: (N, in, H, W) -> (N, in // 2, H/2, W/2)."""
+    """Halves the channels and the image size between two stages: (N, in, H, W) -> (N, in // 2, H/2, W/2)."""
 
     def __init__(self, method: Method, in_channels: int, role: Role):
         super().__init__()
@@ -51,9 +54,11 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Stem, stages of dense layers with transitions between them, norm, ReLU, mean over the pixels, classifier.
+    """Images (N, channels, H, W) -> logits (N, classes).
 
-    A transition belongs to the stage that it ends.
+    The network consists of a stem, stages of dense layers with transitions between them, norm, ReLU, global average
+    pooling and a linear classifier. A transition counts as part of the stage before it.
+    blocks: the number of dense layers in each stage. growth: the channels that each layer appends.
     """
 
     def __init__(self, method: Method, channels: int, classes: int, blocks: Sequence[int], growth: int):

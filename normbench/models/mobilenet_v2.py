@@ -1,9 +1,10 @@
-"""MobileNetV2, Sandler et al., arXiv 1801.04381, in the usual form for 32x32 images: it halves them three times.
+"""MobileNetV2, Sandler et al., arXiv 1801.04381, in the usual form for 32x32 images, which it halves three times.
 
-The paper's strides of 2 in the stem and in the blocks of 24 channels are 1 here. Deviations, those of common code and
-of Network Deconvolution's table: ReLU for ReLU6; the first block has a 1x1 expansion too, with a factor of 1; blocks of
-stride 1 that change the channels have a shortcut, a 1x1 convolution, where the paper has none; no dropout. `width`
-scales all layers, the last convolution too, which the paper never narrows.
+The paper's strides of 2 in the stem and in the blocks of 24 channels are 1 here. Further deviations, shared with common
+implementations and with the networks of Network Deconvolution: ReLU instead of ReLU6; the first block also has a 1x1
+expansion, with a factor of 1; blocks of stride 1 that change the number of channels have a shortcut, a 1x1 convolution,
+where the paper has none; no dropout. `width` scales all layers, including the last convolution, which the paper never
+makes narrower.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn import functional
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
 
-# expansion, channels at a width of 32, blocks, stride of the first block
+# Rows of table 2: expansion factor, output channels at a width of 32, number of blocks, stride of the first block.
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 WIDTH, LAST = 32, 1280
 
@@ -26,7 +27,8 @@ WIDTH, LAST = 32, 1280
 class Block(nn.Module):
     """1x1 expansion, depth-wise 3x3 and linear 1x1 projection: (N, in, H, W) -> (N, out, H/stride, W/stride).
 
-    A shortcut where the stride is 1. No activation after the addition.
+    There is a shortcut if the stride is 1, and no activation after the addition. expansion: the factor by which the 1x1
+    expansion multiplies the channels. role: makes the Role of a layer in this stage.
     """
 
     def __init__(
@@ -64,7 +66,11 @@ class Block(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Stem, blocks, a 1x1 convolution, mean over the pixels, classifier; a stride of 2 begins a stage."""
+    """Images (N, channels, H, W) -> logits (N, classes).
+
+    The network consists of a stem, blocks, a 1x1 convolution, global average pooling and a linear classifier. A block
+    of stride 2 starts a new stage. width: channels of the stem.
+    """
 
     def __init__(self, method: Method, channels: int, classes: int, width: int):
         super().__init__()
@@ -94,6 +100,7 @@ class MobileNetV2(nn.Module):
 
 
 def scaled(channels: int, width: int) -> int:
+    """The number of channels of a layer that has `channels` at the default width, at least 1."""
     return max(1, channels * width // WIDTH)
 
 

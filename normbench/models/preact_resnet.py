@@ -1,8 +1,9 @@
 """Pre-activation residual networks for small images, He et al., arXiv 1603.05027.
 
-`preact_resnet18` is the ResNet-18 of `resnet.py` with each norm and ReLU in front of its convolution. As in the paper
-(its appendix), the activation after the stem stands before the first shortcut branches off, and one more norm and ReLU
-before the pooling; common code has neither. Shortcuts that change the size are 1x1 convolutions of the activated input.
+`preact_resnet18` is the ResNet-18 of `resnet.py` with each norm and ReLU before its convolution instead of after it. As
+in the appendix of the paper, the first shortcut starts after the activation that follows the stem, and there is one
+more norm and ReLU before the pooling; common implementations have neither. Shortcuts that change the size are 1x1
+convolutions of the activated input.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from normbench.models.base import register_classifier
 class Block(nn.Module):
     """Norm, ReLU and a 3x3 convolution, twice, and a shortcut: (N, in, H, W) -> (N, out, H/stride, W/stride).
 
-    first: whether it is the first of the network, where the shortcut starts after the activation.
+    role: makes the Role of a layer in this stage.
+    first: whether it is the first block of the network, whose shortcut starts from the activated input.
     gate: a layer at the end of the residual branch.
     """
 
@@ -55,10 +57,14 @@ class Block(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Stem, stages of blocks, norm, ReLU, mean over the pixels, classifier; stages after the first halve the size.
+    """Images (N, channels, H, W) -> logits (N, classes).
 
-    gate: builds the layer at the end of each residual branch from the method, its channels and a function that gives
-        roles in its stage; the network is then of another family, `architecture`.
+    The network consists of a stem, stages of blocks, norm, ReLU, global average pooling and a linear classifier. Every
+    stage after the first halves the image size and doubles the channels.
+    blocks: the number of blocks in each stage. width: channels of the stem and of the first stage.
+    gate: None, or a function that builds a layer at the end of each residual branch from the method, the number of
+        channels and a function that makes the Role of a layer in the stage.
+    architecture: the family of the network in the roles of its layers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""From the `model` and `model_options` of a task to a network."""
+"""Builds a network from the `model` and `model_options` of a task."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["Model", "classifier", "get", "names"]
 
 
 def classifier(name: str, model_options: dict[str, Any], method: Method, channels: int, classes: int) -> nn.Module:
-    """A network from images (N, channels, H, W) to logits (N, classes), built and initialised by the method.
+    """Builds a network from images (N, channels, H, W) to logits (N, classes), initialised by the method.
 
-    name: of a model, or a reference to one (see `normbench.models.base.get`). Its weights are drawn from torch's
-    generator as that is; `normbench.models.build.build_classifier` takes a seed.
+    name: the name of a model, or a reference to one (see `normbench.models.base.get`). The initial weights are drawn
+    from torch's global generator in its current state; `normbench.models.build.build_classifier` takes a seed.
+    Raises UserError if there is no such classifier.
     """
     return build_classifier(name, model_options, method, channels, classes)

@@ -1,9 +1,9 @@
 """Residual networks for small images, He et al., arXiv 1512.03385.
 
-`resnet8` to `resnet110` are the CIFAR networks of section 4.2: three stages of n blocks, 6n + 2 layers; shortcuts that
-change the size are 1x1 convolutions (option B), as a normalization method must treat them too. `resnet18` and
-`resnet34` are the ImageNet networks of section 4.1, table 1, with the stem that is usual at 32x32: 3x3, stride 1, no
-pooling.
+`resnet8` to `resnet110` are the CIFAR networks of section 4.2, with three stages of n blocks and 6n + 2 layers.
+Shortcuts that change the size are 1x1 convolutions (option B), so that the benchmark also covers how a method treats
+them; the paper's CIFAR networks have parameter-free shortcuts (option A). `resnet18` and `resnet34` are the ImageNet
+networks of section 4.1, table 1, with the stem that is usual at 32x32: 3x3, stride 1, no pooling.
 """
 
 from __future__ import annotations
@@ -45,7 +45,12 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, stages of blocks, mean over the pixels, classifier; every stage after the first halves the size."""
+    """Images (N, channels, H, W) -> logits (N, classes).
+
+    The network consists of a stem, stages of blocks, global average pooling and a linear classifier. Every stage after
+    the first halves the image size and doubles the channels.
+    blocks: the number of blocks in each stage. width: channels of the stem and of the first stage.
+    """
 
     def __init__(self, method: Method, channels: int, classes: int, blocks: Sequence[int], width: int):
         super().__init__()

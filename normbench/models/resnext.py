@@ -1,8 +1,8 @@
 """ResNeXt-29 for small images, Xie et al., arXiv 1611.05431: bottlenecks whose 3x3 convolution has groups.
 
-`resnext29_2x64d` has 2 groups of 64 channels in the first stage, `resnext29_32x4d` 32 of 4. The paper's CIFAR networks
-have 8 or 16 groups of 64 and a 3x3 stem; the smaller ones, with a 1x1 stem as here, are those of common code, and of
-Network Deconvolution's table.
+`resnext29_2x64d` has 2 groups of 64 channels in the first stage, `resnext29_32x4d` 32 groups of 4. The paper's CIFAR
+networks have 8 or 16 groups of 64 and a 3x3 stem. The smaller ones here, with a 1x1 stem, are those of common
+implementations and of Network Deconvolution's experiments.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
 
 BLOCKS = (3, 3, 3)
-EXPANSION = 4  # channels of a stage, in those of the stem, in the first stage; later ones double
+EXPANSION = 4  # output channels of the first stage, as a multiple of the stem's; every later stage doubles them
 
 
 class Block(nn.Module):
-    """1x1, grouped 3x3 and 1x1 convolution, and a shortcut: (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+    """1x1, grouped 3x3 and 1x1 convolution, and a shortcut: (N, in, H, W) -> (N, out, H/stride, W/stride).
+
+    inner: channels of the grouped convolution. role: makes the Role of a layer in this stage.
+    """
 
     def __init__(
         self,
@@ -58,9 +61,12 @@ class Block(nn.Module):
 
 
 class ResNeXt(nn.Module):
-    """Stem, stages of blocks, mean over the pixels, classifier; every stage after the first halves the size.
+    """Images (N, channels, H, W) -> logits (N, classes).
 
-    width: channels of the stem. groups: of each 3x3 convolution, with group_width channels each in the first stage.
+    The network consists of a stem, stages of blocks, global average pooling and a linear classifier. Every stage after
+    the first halves the image size and doubles the channels.
+    groups: the number of groups of each 3x3 convolution. group_width: channels of a group in the first stage. width:
+    channels of the stem.
     """
 
     def __init__(self, method: Method, channels: int, classes: int, groups: int, group_width: int, width: int):
@@ -89,7 +95,7 @@ class ResNeXt(nn.Module):
 def resnext29_2x64d(method: Method, channels: int, classes: int, *, width: int = 64) -> ResNeXt:
     """29 layers in three stages (section 5.3), with 2 groups of `width` channels in the first.
 
-    width: channels of the stem, too.
+    width: channels of the stem, and of a group in the first stage.
     """
     return ResNeXt(method, channels, classes, 2, width, width)
 

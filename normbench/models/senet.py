@@ -1,8 +1,8 @@
 """Squeeze-and-excitation networks for small images, Hu et al., arXiv 1709.01507.
 
-`senet18` is `preact_resnet18` with a gate at the end of each residual branch, as is usual at 32x32; the networks of the
-paper are post-activation ones. Common code has a norm after the stem and none before the pooling: see
-`preact_resnet.py`.
+`senet18` is `preact_resnet18` with a gate at the end of each residual branch, as is usual at 32x32. The networks of the
+paper are post-activation ones. Common implementations have a norm after the stem and none before the pooling; this one
+follows `preact_resnet.py` instead.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
 from normbench.models.preact_resnet import PreActResNet
 
-REDUCTION = 16  # the paper's r: channels over those between the two layers of a gate
+REDUCTION = 16  # the paper's reduction ratio r: channels of a gate over channels between its two layers
 
 
 class Gate(nn.Module):
-    """Scales each channel by a number in 0..1, made from the means of all channels: keeps (N, channels, H, W)."""
+    """Scales each channel by a factor in 0..1, computed from the means of all channels: keeps (N, channels, H, W).
+
+    role: makes the Role of a layer in this stage.
+    """
 
     def __init__(self, method: Method, channels: int, role: Callable[..., Role]):
         super().__init__()

@@ -1,10 +1,11 @@
 """SNGAN for small images: the standard CNN of Miyato et al., arXiv 1802.05957, table 3.
 
-The generator doubles the size from a small map, the discriminator halves it again; three times at sizes from 32 on that
-are divisible by 8, as in the paper (32 and 48), and twice at others.
+The generator starts from a small feature map and doubles its size several times; the discriminator halves the image as
+often. They do so three times for sizes of at least 32 that are divisible by 8, as in the paper (32 and 48), and twice
+for all others.
 
-Deviations: the discriminator's strided kernels are 3x3, not 4x4, as not every method has even kernels; every one of its
-convolutions is followed by the norm of the method, where the paper has none.
+Deviations: the discriminator's strided kernels are 3x3, not 4x4, because not every method supports even kernels. Each
+of its convolutions is followed by the method's norm, where the paper has none.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ LEAK = 0.1  # slope of the leaky ReLU
 
 
 def halvings(size: int) -> int:
-    """How often the discriminator halves images of `size` pixels a side."""
+    """The number of times that the discriminator halves images of `size` pixels a side."""
     return 3 if size >= 32 and size % 8 == 0 else 2
 
 
 class Generator(nn.Module):
-    """Noise (N, latent) -> images (N, channels, size, size) in -1..1; batch norm, whatever the discriminator has."""
+    """Noise (N, latent) -> images (N, channels, size, size) in -1..1. It has batch norm, whatever the method is.
+
+    width: channels at full size.
+    """
 
     def __init__(self, channels: int, size: int, latent: int, width: int):
         super().__init__()
@@ -50,7 +54,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, channels, size, size) -> scores (N,), high for real ones; built through the hooks of `method`."""
+    """Images (N, channels, size, size) -> scores (N,), high for real images. Built through the hooks of `method`.
+
+    width: channels at full size.
+    """
 
     def __init__(self, method: Method, channels: int, size: int, width: int):
         super().__init__()
@@ -78,9 +85,9 @@ class Discriminator(nn.Module):
 
 @register_gan(least_size=8, divisor=4)
 def sngan(method: Method, channels: int, size: int, latent: int, *, width: int = 64) -> tuple[Generator, Discriminator]:
-    """Generator and discriminator of table 3, of five and eight layers from 32 pixels on, else of four and six.
+    """Generator and discriminator of table 3, with five and eight layers, or with four and six for small images.
 
-    width: channels at full size, twice as many after each halving (paper: 64). The generator is drawn first, so that it
-    starts from the same weights whatever the method is.
+    width: channels at full size, which double with each halving of the image (paper: 64). The generator's initial
+    weights are drawn first, so that they do not depend on the method.
     """
     return Generator(channels, size, latent, width), Discriminator(method, channels, size, width)

@@ -1,4 +1,7 @@
-"""VGG, Simonyan and Zisserman, arXiv 1409.1556, in the usual form for 32x32 images: one linear layer, no dropout."""
+"""VGG, Simonyan and Zisserman, arXiv 1409.1556, in the usual form for 32x32 images.
+
+It has a single linear layer after global average pooling, and no dropout.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from torch import Tensor, nn
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
 
-LEAST_SIZE = 32  # pixels a side, which five poolings halve to one
+LEAST_SIZE = 32  # pixels a side; five poolings halve them to 1
 
 
 class VGG(nn.Module):
-    """Images (N, channels, H, W), H and W at least 32, to logits (N, classes).
+    """Images (N, channels, H, W), with H and W at least 32, -> logits (N, classes).
 
-    stages: the convolutions of each stage; a max-pooling halves the image after each. width: channels of the first
-    stage; they double from stage to stage, up to 8 * width.
+    stages: the number of convolutions in each stage; max pooling after each stage halves the image size. width:
+    channels of the first stage, which double from stage to stage up to 8 * width.
     """
 
     def __init__(self, method: Method, channels: int, classes: int, stages: Sequence[int], width: int):

@@ -9,8 +9,8 @@
 | exact_norm | exact | circular | 1 | the one given |
 | zero_padded_norm | lower estimate | zero | the one given | the one given |
 
-A bound of `polyphase(weight, stride)` is one of the strided convolution, and mostly a tighter one. "Padding" means of
-any width. All of it holds up to the rounding of the result to the precision of the weight.
+A bound for `polyphase(weight, stride)` is also one for the strided convolution, and usually a tighter one than that for
+`weight`. Padding may have any width. All statements hold up to rounding of the result to the precision of the weight.
 """
 
 from normbench.spectral.certificates import conv_bound, margin_radius

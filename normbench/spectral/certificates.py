@@ -1,4 +1,4 @@
-"""What is certain of a convolution, and of a prediction: upper bounds on norms, and the radii that they give."""
+"""Certificates: upper bounds on the norms of convolutions, and the radii within which a prediction cannot change."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from normbench.spectral.fantastic_four import four_bounds
 from normbench.spectral.frequencies import supremum_bounds
 from normbench.spectral.kernels import by_group, polyphase
 
-EXCESS = 1.05  # of `conv_bound` over the supremum over all frequencies, at most
+EXCESS = 1.05  # the largest allowed ratio of `conv_bound` to the supremum over all frequencies
 
 
 def enough_points(taps: int) -> int:
-    """Grid points along an axis so that 1/cos(pi (taps-1)/(2 points)) is at most the square root of EXCESS."""
+    """The least number of grid points along an axis for which 1/cos(pi (taps-1)/(2 points)) is at most sqrt(EXCESS)."""
     return max(1, math.ceil(math.pi * (taps - 1) / 2 / math.acos(EXCESS**-0.5)))
 
 
@@ -37,7 +37,8 @@ def margin_radius(logits: Tensor, labels: Tensor, lipschitz: float) -> Tensor:
 
     logits: (N, classes). labels: (N,). lipschitz: an upper bound, above 0, on the Lipschitz constant of the network
     from inputs to logits, as a product of upper bounds on its layers; a lower estimate certifies nothing. The radius is
-    0 where another logit is larger. The difference of two logits has at most sqrt(2) times that constant.
+    0 where another logit is larger. The Lipschitz constant of the difference of two logits is at most sqrt(2) times
+    that of the network. Raises ValueError unless `lipschitz` is above 0.
     """
     if not lipschitz > 0:
         raise ValueError(f"a Lipschitz constant of {lipschitz}: expected more than 0")

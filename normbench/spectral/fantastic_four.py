@@ -20,7 +20,7 @@ def reshapings(kernels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def four_bounds(kernels: Tensor) -> Tensor:
-    """(4, groups) of kernels (groups, out, in, kh, kw)."""
+    """The four upper bounds on the norm of each kernel, (4, groups). kernels: (groups, out, in, kh, kw)."""
     taps = kernels.shape[3] * kernels.shape[4]
     return taps**0.5 * torch.stack([largest_singular_value(matrix) for matrix in reshapings(kernels)])
 

@@ -53,7 +53,10 @@ def peaks(kernels: Tensor, height: int, width: int, norms: Callable[[Tensor, Ten
 
 
 def singular_values_above(symbols: Tensor, threshold: Tensor) -> Tensor:
-    """The largest singular value of each symbol where it is above the threshold, and 0 elsewhere."""
+    """The largest singular value (bins, groups) of each symbol, or 0 if it is not above the threshold.
+
+    symbols: (bins, groups, out, in). threshold: (groups,). If out or in is 1, no value is set to 0.
+    """
     if min(symbols.shape[-2:]) == 1:
         return largest_singular_value(symbols)
     gram = smaller_gram(symbols)

@@ -1,7 +1,7 @@
-"""Kernels of convolutions as stacks of matrices, and the largest singular values of those.
+"""Kernels of convolutions as stacks of matrices, and the largest singular values of such stacks.
 
-All is computed in float64, whatever the weights are in: a bound then differs from the formula by no more than its last
-rounding, on GPUs that multiply float32 with 10 bits too.
+Everything is computed in float64, whatever the precision of the weights. The result then differs from the formula only
+by its final rounding, even on GPUs that multiply float32 numbers with a 10-bit mantissa (TF32).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 
 def four_dimensional(weight: Tensor) -> Tensor:
-    """The weight (out, in/groups, kh, kw) of a convolution as it is, and a matrix (out, in) as a 1x1 kernel."""
+    """A weight (out, in/groups, kh, kw) unchanged, or a matrix (out, in) as a 1x1 kernel. Else raises ValueError."""
     if weight.dim() == 2:
         return weight[:, :, None, None]
     if weight.dim() != 4:
@@ -23,7 +23,8 @@ def four_dimensional(weight: Tensor) -> Tensor:
 def by_group(weight: Tensor, groups: int) -> Tensor:
     """The kernels (groups, out/groups, in/groups, kh, kw) of a weight, in float64.
 
-    Raises ValueError for another shape, a number of outputs that `groups` does not divide, NaN and infinity.
+    weight: (out, in/groups, kh, kw), or (out, in). Raises ValueError for another shape, for a number of outputs that
+    `groups` does not divide, and for a weight with NaN or infinity.
     """
     weight = four_dimensional(weight)
     if groups < 1 or weight.shape[0] % groups:
@@ -36,7 +37,9 @@ def by_group(weight: Tensor, groups: int) -> Tensor:
 
 
 def polyphase(weight: Tensor, stride: int) -> Tensor:
-    """The stride-1 kernel (out, in/groups * stride^2, kh', kw'), k' = ceil(k/stride), of a convolution with a stride.
+    """The stride-1 kernel that is equivalent to a strided convolution: (out, in/groups * stride^2, kh', kw').
+
+    weight: (out, in/groups, kh, kw), or (out, in). kh' and kw' are kh and kw divided by the stride, rounded up.
 
     The strided convolution is this one applied to the stride^2 sub-images of every channel (`pixel_unshuffle`), with
     the same groups. So every bound of this kernel holds for it, and `exact_norm` of this kernel at size n is exact for
@@ -56,10 +59,13 @@ def smaller_gram(matrices: Tensor) -> Tensor:
 
 
 def largest_singular_value(matrices: Tensor) -> Tensor:
-    """Of matrices (..., m, n), real or complex; the gradient is that of one pair of singular vectors, 0 at zero."""
+    """The largest singular value (...) of matrices (..., m, n), real or complex.
+
+    Its gradient is that of one pair of singular vectors, and 0 at a zero matrix.
+    """
     if min(matrices.shape[-2:]) == 1:
         return torch.linalg.vector_norm(matrices, dim=(-2, -1))
-    # Squaring costs small singular values their digits, not the largest one.
+    # Forming the Gram matrix loses digits of the small singular values, but not of the largest one.
     with torch.no_grad():
         gram = smaller_gram(matrices)
         if not matrices.requires_grad:

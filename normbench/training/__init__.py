@@ -1,1 +1,1 @@
-"""Training of classifiers: the loop, and the runs of a task and variant."""
+"""Training of classifiers: tasks and recipes, the training loop, and what it is made of."""

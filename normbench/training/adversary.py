@@ -1,9 +1,11 @@
-"""Training on images that an adversary has changed, within a maximum norm of pixels in 0..1.
+"""Adversarial training with perturbations bounded in the maximum norm, on pixels in 0..1.
 
-free: Shafahi et al., arXiv 1904.12843, by the protocol of ConvNorm's code (shengliu66/ConvNorm at aad1043a): each batch
-is trained on several times, and the gradient of each pass moves the noise of the next; the noise starts at zero with
-each batch, where the paper carries it on. pgd: Madry et al., arXiv 1706.06083; examples are found in evaluation mode,
-so that running statistics see only what is trained on.
+free: Shafahi et al., arXiv 1904.12843, by the protocol of ConvNorm's code (shengliu66/ConvNorm at aad1043a). Each batch
+is trained on several times, and the gradient of each pass updates the perturbation for the next pass. The perturbation
+is reset to zero for every batch, whereas the paper carries it over from batch to batch.
+
+pgd: Madry et al., arXiv 1706.06083. Adversarial examples are searched for in evaluation mode, so that running
+statistics only see the images that are trained on.
 """
 
 from __future__ import annotations
@@ -23,9 +25,13 @@ LEVELS = 255
 def inputs(
     model: nn.Module, images: Images, pixels: Tensor, labels: Tensor, adversary: Adversary | None, seed: int
 ) -> Iterator[Tensor]:
-    """The normalized images of each training pass over a batch uint8 (B, C, H, W): one pass without an adversary.
+    """Yields the normalized images, float32 (B, C, H, W), for each training pass over one batch.
 
-    The caller trains on each before it asks for the next: the free adversary goes by the gradient that this leaves.
+    pixels: uint8 (B, C, H, W). labels: int64 (B,). adversary: None for a single pass over the clean images; `pgd` also
+    gives one pass, `free` gives `repeats` of them. seed: of the random starts of PGD.
+
+    The caller must run the backward pass on each result before asking for the next one: the free adversary reads the
+    gradient that the backward pass leaves in the perturbation.
     """
     if adversary is None:
         yield images.normalized(pixels)

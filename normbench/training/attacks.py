@@ -1,7 +1,8 @@
-"""Adversarial examples within a maximum norm: FGSM (Goodfellow et al., arXiv 1412.6572), PGD (Madry et al., arXiv
-1706.06083).
+"""Adversarial attacks bounded in the maximum norm: FGSM (Goodfellow et al., arXiv 1412.6572) and PGD (Madry et al.,
+arXiv 1706.06083).
 
-Images are numbers in 0..1; the network's own normalization comes after the attack. All is in evaluation mode, float32.
+Images are float32 in 0..1, before the network's input normalization, which the classifier itself applies. The caller
+puts the network into evaluation mode.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Classifier = Callable[[Tensor], Tensor]  # images (N, C, H, W) in 0..1 -> logits
 
 
 def gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the cross-entropy of each image by its pixels; and the logits."""
+    """Gradient of each image's cross-entropy with respect to its pixels, (N, C, H, W), and the logits (N, classes)."""
     images = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = classifier(images)
@@ -26,7 +27,7 @@ def gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[Te
 
 
 def fgsm(classifier: Classifier, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-    """One step of length epsilon along the sign of the gradient, (N, C, H, W)."""
+    """Images (N, C, H, W) in 0..1 after one step of size epsilon along the sign of the gradient."""
     found, _ = gradient(classifier, images, labels)
     return (images + epsilon * found.sign()).clamp(0, 1)
 
@@ -41,10 +42,12 @@ def pgd(
     restarts: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """The last iterate of the first restart that fools the classifier, else of the last restart, (N, C, H, W).
+    """Adversarial images (N, C, H, W) in 0..1, at most epsilon away from `images` in the maximum norm.
 
-    Each restart begins at a uniform draw from the ball, clipped to 0..1; every step of length `step` is projected back
-    to both. generator: of the draws, on the CPU, so that every device starts from the same points.
+    For each image, the last iterate of the first restart that fools the classifier, or of the last restart if none
+    does. A restart begins at a point drawn uniformly from the epsilon-ball and clipped to 0..1. It takes `steps` steps
+    of size `step` along the sign of the gradient, each projected back onto the ball and onto 0..1.
+    generator: draws the starting points on the CPU, so that they are the same on every device.
     """
     result, fooled = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
     for _ in range(restarts):

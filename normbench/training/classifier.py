@@ -1,7 +1,7 @@
-"""One classifier from its task, variant and seed to its predictions: everything that shapes a run's outcome.
+"""Trains and measures one classifier, given its task, method and seed: everything that determines a run's outcome.
 
-Nothing here knows where a run is stored or what its record looks like, so that the digest of this code, which is part
-of every run's id, moves only with what can change a result.
+Nothing here knows where a run is stored or what its record looks like. The digest of this code is part of every run's
+id, so it should change only when a result can change.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from normbench.training.training_set import training_set
 
 @dataclass
 class Classifier:
-    """A classifier that is ready to be trained: the network on its device, and images in the form that it takes.
+    """A classifier ready for training: the network on its device, and images in the memory format that it needs.
 
-    training_set: what the record says of the training images.
+    training_set: facts about the training images for the run's record (see `normbench.training.training_set`).
     """
 
     model: nn.Module
@@ -47,18 +47,21 @@ class Classifier:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are trained."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
 
 def network(task: Task, model: Model, method: Method, bound: Bound, seed: int) -> nn.Module:
-    """The network with which the training of a run begins, on the CPU."""
+    """The untrained, initialised network of a run, on the CPU. seed: the run's seed within the task."""
     drawn = derive(task.seed, "init", seed)
     return new_classifier(model, task.model_options, method, bound.channels, bound.classes, drawn)
 
 
 def prepare(task: Task, model: Model, method: Method, bound: Bound, seed: int, data: Splits) -> Classifier:
-    """The network of a run and its images, on the device of `data`, with the threads that the recipe asks for."""
+    """Builds the network of a run and moves it to the device of `data`; also selects the task's training images.
+
+    Sets the number of CPU threads to that of the recipe.
+    """
     devices.prepare(data.device)
     devices.use_threads(task.recipe.threads, data.device)
     images, facts = training_set(data.train, task, bound.classes)
@@ -79,8 +82,8 @@ def fit(
 def measure(classifier: Classifier, outcome: loop.Outcome) -> tuple[dict[str, Any], np.ndarray | None]:
     """The metrics of a trained classifier, and the predicted class of each test image, int32 (N,).
 
-    `history` (see `normbench.training.loop.Outcome`), `training_set`, and unless it diverged `clean_accuracy`, the
-    share of test images that are classified rightly. There are no predictions of a classifier that diverged.
+    Metrics: `history` (see `normbench.training.loop.Outcome`), `training_set` and `clean_accuracy`, the fraction of
+    test images classified correctly. If training diverged there is no `clean_accuracy`, and predictions are None.
     """
     metrics: dict[str, Any] = {"history": outcome.history, "training_set": classifier.training_set}
     if outcome.diverged is not None:
@@ -92,7 +95,7 @@ def measure(classifier: Classifier, outcome: loop.Outcome) -> tuple[dict[str, An
 
 
 def step_memory(classifier: Classifier) -> int:
-    """Peak bytes of a training step. The step moves the weights, so this comes after all that a run leaves is made."""
+    """Peak memory of one training step, in bytes. The step changes the weights: call this after everything else."""
     model, method, recipe, images = classifier.model, classifier.method, classifier.recipe, classifier.train
     model.train()
     optim = optimizer(model, method, recipe)

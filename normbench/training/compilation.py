@@ -1,4 +1,4 @@
-"""`torch.compile` for a network in training, with its time apart from that of the training."""
+"""Compiles a network for training with `torch.compile`, ahead of training, so that the two can be timed separately."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from normbench.system.errors import UserError
 def compiled(
     model: nn.Module, mode: str, batches: Batches, context: Callable[[], AbstractContextManager], gradient: bool
 ) -> tuple[Callable[[Tensor], Tensor], float]:
-    """The forward pass of `model` in training mode, compiled with its backward pass, and the seconds that this took.
+    """The compiled forward pass of `model` in training mode, and the seconds that compiling took.
 
-    mode: of `torch.compile`; `reduce-overhead` replays CUDA graphs where they hold. context: makes the autocast of a
-    step. gradient: whether the images of a step need one. Every size of a batch is compiled at once, on images whose
-    effect on the state is taken back. What was compiled is kept in TORCHINDUCTOR_CACHE_DIR, where later processes find
-    it. Raises UserError where there is no compiler.
+    mode: the `mode` of `torch.compile`; `reduce-overhead` uses CUDA graphs where possible. context: returns the
+    autocast context of a training step. gradient: whether training needs gradients with respect to the images.
+
+    The forward and backward passes are compiled for every batch size of an epoch by running them once on training
+    images; the model's state is then restored. Compiled kernels are cached in TORCHINDUCTOR_CACHE_DIR, where later
+    processes find them. Raises UserError if compiling fails, for example because there is no C++ compiler.
     """
-    from torch._dynamo import config  # takes seconds, which other trainings need not wait
+    from torch._dynamo import config  # imported here because it takes seconds, and most runs do not compile
     from torch._dynamo.exc import BackendCompilerFailed
 
     began = time.perf_counter()
-    # Layers that count their steps would be compiled anew for each of the first eight, and then no more.
+    # Otherwise a layer that counts its steps in a Python int would be recompiled at each of the first eight steps, and
+    # would then run uncompiled.
     config.allow_unspec_int_on_nn_module = True
     network = torch.compile(model, mode=mode, dynamic=False)
 
     def forward(x: Tensor) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the step before hold is used no more
+        torch.compiler.cudagraph_mark_step_begin()  # CUDA graphs may reuse the memory of the previous step
         return network(x)
 
     state = copy.deepcopy(model.state_dict())
@@ -57,5 +60,5 @@ def compiled(
 
 
 def keep_compiled(folder: str) -> None:
-    """Has compiled kernels kept in a folder, unless TORCHINDUCTOR_CACHE_DIR names another."""
+    """Makes `torch.compile` cache its kernels in `folder`, unless TORCHINDUCTOR_CACHE_DIR is already set."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(folder))

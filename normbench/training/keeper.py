@@ -1,4 +1,7 @@
-"""What a training loop asks of whoever keeps its state. Where that lies shapes no outcome, so it is not known here."""
+"""The interface through which a training loop saves and restores its state.
+
+Where the state is stored does not affect the outcome of a run, so the training code does not know it.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,23 @@ from typing import Any, Protocol
 
 
 class Keeper(Protocol):
-    """Keeps the state of a training: tensors, numbers, text, and lists, tuples and dictionaries of them."""
+    """Stores the state of a training run: tensors, numbers, strings, and lists, tuples and dictionaries of them."""
 
     spent: float
-    """Seconds in `save` so far."""
+    """Seconds spent in `save` so far."""
 
     def resume(self) -> dict[str, Any] | None:
-        """The state that was saved last, with the global random generators set as they were then; None without one."""
+        """Returns the last saved state and restores the global random generators to match it; None if there is none."""
 
     def due(self) -> bool:
-        """Whether the state is to be saved now, in the middle of an epoch."""
+        """Whether it is time to save the state, in the middle of an epoch."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keeps the state; it may end the process then."""
+        """Stores the state. It may end the process afterwards, for example when a stop has been requested."""
 
 
 class Nobody:
-    """Keeps nothing: for trainings that are too short to be resumed."""
+    """A Keeper that stores nothing, for training runs too short to be worth resuming."""
 
     spent = 0.0
 

@@ -1,4 +1,4 @@
-"""The outputs of a classifier for many images, in batches as large as its device takes."""
+"""The outputs of a classifier for many images, in batches as large as the device's memory allows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ BATCH_SIZES = {"cuda": 5000, "mps": 1000, "cpu": 500}
 
 @torch.inference_mode()
 def logits(model: nn.Module, images: Images, pixels: Tensor, precision: str, batch_size: int | None = None) -> Tensor:
-    """uint8 (N, C, H, W) -> float32 logits (N, classes) on the CPU, in evaluation mode.
+    """The logits of a classifier, float32 (N, classes) on the CPU. The model is put into evaluation mode.
 
-    batch_size: None for as much as the device's memory takes; a given one is kept, as outputs may depend on it.
+    images: gives the device, the input normalization and the memory format. pixels: the images to classify, uint8
+    (N, C, H, W). precision: `float32` or `bfloat16`. batch_size: None to start from a default for the device and halve
+    it when memory runs out. A batch size that is given is never changed, as the outputs may depend on it.
+
+    Raises torch.OutOfMemoryError if a batch of the given size, or a single image, does not fit into memory.
     """
     model.eval()
     device = images.pixels.device.type

@@ -1,4 +1,4 @@
-"""The training of one classifier."""
+"""The training loop of a classifier."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ from normbench.training.meter import Meter
 from normbench.training.optimization import autocast, lr_factor, optimizer, step_loss
 from normbench.training.recipe import Recipe
 
-REPORTS_AN_EPOCH = 10  # points at which losses are read from the device: for progress, and to see a divergence
+REPORTS_AN_EPOCH = 10  # how often losses are read from the device, to show progress and to detect divergence
 
-Report = Callable[[int, int, int, float], None]  # epoch, step and steps of the epoch, mean loss since the last report
+# Called with the epoch (from 0), the steps done and the steps in an epoch, and the mean loss since the last report.
+Report = Callable[[int, int, int, float], None]
 
 
 @dataclass
 class Outcome:
-    """What a training measured.
+    """What was measured during training.
 
-    history: one entry an epoch. diverged: epoch and step (from 0) of the first loss that was not finite, or None.
-    epoch_seconds: wall time of each epoch that one process ran from its start. lr: learning rate at the start of the
-    last epoch. seconds: of training, without the saving of its state; those of processes that were stopped count too.
-    compile_seconds: of `torch.compile`; they are in no other time. resumed: the epoch and step (from 0) at which this
-    process took over an unfinished training, or None.
+    history: one entry per epoch: `epoch` (from 1), `lr`, mean `loss` and training `accuracy`.
+    diverged: `epoch` and `step` (both from 0, steps counted over the whole training) of the first loss that was not
+        finite, or None.
+    epoch_seconds: wall time of each epoch that a single process ran in full.
+    lr: the learning rate at the start of the last epoch.
+    seconds: total training time, including that of earlier, interrupted processes, without time spent saving state.
+    compile_seconds: time spent in `torch.compile`, which the other times exclude.
+    resumed: `epoch` and `step` within it (both from 0) at which this process resumed an interrupted training, or None.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -58,9 +62,10 @@ def fit(
 ) -> Outcome:
     """Trains `model` in place on its device.
 
-    Where `keeper` has a saved state the training goes on from there, and ends as if it had never stopped. `report` is
-    called about ten times an epoch. A loss that is not finite ends the training, within two tenths of an epoch. Within
-    an epoch the host does not wait for a GPU, except for the draws of a PGD adversary and for states that are saved.
+    If `keeper` has a saved state, training resumes from it, with the same result as an uninterrupted run. seed: of the
+    batches and of the adversary. `report` is called about ten times per epoch. Training stops within two tenths of an
+    epoch after a loss that is not finite. Within an epoch the host does not wait for the GPU, except to draw the random
+    starts of a PGD adversary and to save state.
     """
     training = Training(model, method, images, recipe, seed, report, keeper or Nobody())
     training.resume()
@@ -74,9 +79,9 @@ def fit(
 
 
 class Training:
-    """A training in progress: the network, its optimizer, the losses of the current epoch, and how far it is.
+    """Training in progress: the network, its optimizer and schedule, the losses of the current epoch, the position.
 
-    epoch, step: the position from which it goes on, both from 0.
+    The arguments are those of `fit`. epoch, step: the position at which training starts or resumes, both from 0.
     """
 
     def __init__(
@@ -97,12 +102,12 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(recipe, self.steps))
         self.meter, self.outcome = Meter(self.steps, images.pixels.device), Outcome()
         self.forward: Callable[[Tensor], Tensor] = model
-        self.losses: list[float] = []  # of the epoch, as far as they have been read
+        self.losses: list[float] = []  # the losses of the epoch that have been read from the device so far
         self.epoch = self.step = 0
         self.earlier, self.began = 0.0, time.perf_counter()
 
     def resume(self) -> None:
-        """Takes over the state that the keeper has, if there is one."""
+        """Restores the keeper's saved state, if there is one."""
         saved = self.keeper.resume()
         if saved is None:
             return
@@ -115,18 +120,19 @@ class Training:
         self.earlier, self.began = self.outcome.seconds, time.perf_counter()
 
     def compile(self) -> None:
-        """Compiles the forward pass where the recipe asks for it. Attacks run the model as it is, uncompiled."""
+        """Compiles the forward pass if the recipe asks for it. Attacks always use the uncompiled model."""
         recipe = self.recipe
         if recipe.compile is None:
             return
         context = functools.partial(autocast, recipe.precision, self.images.pixels.device.type)
-        by_gradient = recipe.adversary is not None and recipe.adversary.kind == "free"  # The images need a gradient.
+        # The free adversary needs gradients with respect to the images.
+        by_gradient = recipe.adversary is not None and recipe.adversary.kind == "free"
         self.forward, seconds = compiled(self.model, recipe.compile, self.batches, context, by_gradient)
         self.outcome.compile_seconds += seconds
         self.began = time.perf_counter()
 
     def run_epoch(self, epoch: int) -> None:
-        """Trains from the current step to the end of an epoch, or until a loss is not finite."""
+        """Trains from the current step to the end of the epoch, or until a loss is not finite."""
         start, spent, whole = time.perf_counter(), self.keeper.spent, self.step == 0
         if whole:
             self.meter.reset()
@@ -146,7 +152,7 @@ class Training:
         self.save(epoch + 1, 0)
 
     def train_on(self, epoch: int, step: int, pixels: Tensor, labels: Tensor) -> None:
-        """One step of the schedule: a pass over a batch, or several with an adversary."""
+        """Trains on one batch, in several passes with a free adversary, and advances the learning-rate schedule."""
         recipe, seed = self.recipe, derive(self.seed, "adversary", epoch, step)
         for x in inputs(self.model, self.images, pixels, labels, recipe.adversary, seed):
             loss, right = step_loss(self.forward, self.model, self.method, x, labels, recipe)
@@ -159,7 +165,7 @@ class Training:
         self.meter.add(loss.detach(), right)
 
     def read_losses(self, epoch: int, step: int, last: bool) -> bool:
-        """About ten times an epoch, reads and reports losses; returns whether one of them is not finite."""
+        """Reads and reports the losses at about ten steps of each epoch; returns whether one of them is not finite."""
         every = max(1, self.steps // REPORTS_AN_EPOCH)
         if (step + 1) % every and not last:
             return False

@@ -1,4 +1,4 @@
-"""The losses of an epoch, kept on the device and read from there without waiting for it."""
+"""The losses of an epoch, collected on the device and read back without waiting for it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 class Meter:
-    """Loss and number of right answers of every step of an epoch.
+    """The loss and the number of correct predictions of every step of an epoch.
 
-    On CUDA `read` starts a copy into pinned memory and returns what the copies before it have brought, so that the host
-    can go on ahead of the device; elsewhere it returns everything.
+    steps: the number of steps in an epoch. On CUDA, `read` starts an asynchronous copy into pinned memory and returns
+    what earlier copies have delivered, so that the host can run ahead of the device. On other devices it returns the
+    losses of all steps so far.
     """
 
     def __init__(self, steps: int, device: torch.device):
@@ -20,15 +21,16 @@ class Meter:
         self.steps = self.sent = self.known = 0
 
     def reset(self) -> None:
+        """Forgets all steps, at the start of an epoch."""
         self.arrived, self.steps, self.sent, self.known = None, 0, 0, 0
 
     def add(self, loss: Tensor, right: Tensor) -> None:
-        """Of the next step, both 0-d on the device."""
+        """Stores the loss and the number of correct predictions of the next step, both 0-d tensors on the device."""
         torch.stack([loss.float(), right.float()], out=self.values[:, self.steps])
         self.steps += 1
 
     def read(self, wait: bool) -> list[float]:
-        """The losses of the epoch that have arrived on the host; all of them where it waits for the device."""
+        """The losses of this epoch that have reached the host. wait: wait for the device and return all of them."""
         if not self.values.is_cuda:
             self.host.copy_(self.values)
             self.known = self.steps
@@ -45,14 +47,15 @@ class Meter:
         return self.host[0, : self.known].tolist()
 
     def right(self) -> int:
-        """Right answers among the steps that have been read."""
+        """The number of correct predictions in the steps that have been read."""
         return round(self.host[1, : self.known].double().sum().item())
 
     def state(self) -> Tensor:
-        """(2, steps so far), on the CPU; waits for the device."""
+        """The losses and the numbers of correct predictions so far, (2, steps), on the CPU. Waits for the device."""
         return self.values[:, : self.steps].cpu()
 
     def load(self, state: Tensor) -> None:
+        """Restores what `state` returned."""
         self.reset()
         self.steps = state.shape[1]
         self.values[:, : self.steps] = state.to(self.values)

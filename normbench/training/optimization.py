@@ -1,4 +1,4 @@
-"""The optimizer of a classifier, its schedule, and the loss of a batch."""
+"""The optimizer of a classifier, its learning-rate schedule, and the loss of a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from normbench.training.recipe import Recipe
 
 
 def lr_factor(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
-    """Step -> factor on the learning rate, by the recipe's schedule and warm-up."""
+    """A function from the step (from 0) to the factor on the learning rate: the recipe's warm-up and schedule."""
     total, warmup = recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
 
     def factor(step: int) -> float:
@@ -34,7 +34,11 @@ def lr_factor(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
 
 
 def optimizer(model: nn.Module, method: Method, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD over the method's parameter groups; without `weight_decay_norms`, one-dimensional parameters do not decay."""
+    """SGD over the method's parameter groups.
+
+    Unless the recipe sets `weight_decay_norms`, one-dimensional parameters (norms, biases) have no weight decay, except
+    in groups for which the method chooses a weight decay itself.
+    """
     groups = []
     for group in method.param_groups(model, recipe.lr, recipe.weight_decay):
         if recipe.weight_decay_norms or "weight_decay" in group:
@@ -54,7 +58,7 @@ def optimizer(model: nn.Module, method: Method, recipe: Recipe) -> torch.optim.O
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager:
-    """Autocast to bfloat16 where that is the precision; otherwise a context that changes nothing."""
+    """A context that autocasts to bfloat16 if that is the precision, and otherwise changes nothing."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -66,9 +70,9 @@ def step_loss(
     y: Tensor,
     recipe: Recipe,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of a batch, penalty included, and its number of right answers, both 0-d on the device.
+    """The loss of a batch, including the method's penalty, and the number of correct predictions, both 0-d.
 
-    forward: the model, or what it was compiled to. x: normalized images (B, C, H, W). y: labels (B,).
+    forward: the model or its compiled forward pass. x: normalized images (B, C, H, W). y: labels, int64 (B,).
     """
     with autocast(recipe.precision, x.device.type):
         logits = forward(x)

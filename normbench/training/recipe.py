@@ -1,4 +1,4 @@
-"""How a classifier is trained, as a task of params.yaml says it."""
+"""How a classifier is trained: the `recipe` of a task in params.yaml."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from normbench.system.schema import (
 
 
 class Adversary(Strict):
-    """Training on images that an adversary has changed (see `normbench/training/adversary.py`).
+    """Adversarial training (see `normbench/training/adversary.py`).
 
-    kind: `free` trains `repeats` times on each batch and moves the perturbation with each pass; `pgd` first finds
-    adversarial examples in `steps` steps. epsilon: the largest change of a pixel, in 255ths. step: the length of a step
-    in 255ths; null means epsilon for `free` and a quarter of it for `pgd`.
+    kind: `free` trains `repeats` times on each batch and updates the perturbation after each pass; `pgd` first searches
+        for adversarial examples in `steps` steps.
+    epsilon: the largest change of a pixel, in units of 1/255.
+    step: the step size in units of 1/255; null means epsilon for `free` and epsilon / 4 for `pgd`.
+    repeats: passes over each batch, for `free`. steps: steps of the attack, for `pgd`.
     """
 
     kind: Literal["free", "pgd"]
@@ -34,17 +36,20 @@ class Adversary(Strict):
 
 
 class Recipe(Strict):
-    """SGD with momentum; the learning rate changes with every step.
+    """SGD with momentum and a learning rate that is updated at every step.
 
-    weight_decay_norms: whether parameters of one dimension (norms, biases) decay too. schedule: `cosine` to zero,
-    `step` (times `gamma` at each of `milestones`, in epochs) or `constant`; a linear warm-up of `warmup_epochs` comes
-    first. crop_padding: zero pixels around the image, from which a random crop of the image's size is taken. flip:
-    random horizontal flips. gradient_clip: the largest 2-norm of the gradient, or null. compile: null, or the mode of
-    `torch.compile`: `default`, or `reduce-overhead` with CUDA graphs.
+    weight_decay_norms: whether one-dimensional parameters (norms, biases) have weight decay too.
+    schedule: `cosine` (down to zero), `step` (multiplied by `gamma` at each of `milestones`, in epochs) or `constant`,
+        after a linear warm-up of `warmup_epochs`.
+    crop_padding: zero pixels added on each side of the image before a random crop of the original size.
+    flip: random horizontal flips. drop_last: leave out the last batch of an epoch if it is smaller than the others.
+    gradient_clip: the largest 2-norm of the gradient of all parameters together, or null.
+    compile: null, or the mode of `torch.compile`: `default`, or `reduce-overhead`, which uses CUDA graphs.
+    adversary: adversarial training, or null.
 
-    precision: `float32`, or `bfloat16` by autocast, on every device alike. memory_format: of
-    weights and activations. threads: of a run on a CPU; sums are rounded in another order with another number. All
-    three change the last digits of results, so they are part of a run's id, and the same on every machine.
+    precision: `float32`, or `bfloat16` by autocast. memory_format: of weights and activations. threads: the number of
+    CPU threads of a run on a CPU, on which the order of floating-point additions depends. These three change the last
+    digits of results. So they are part of a run's id, and do not depend on the machine.
     """
 
     epochs: Positive

@@ -14,7 +14,9 @@ from normbench.training.recipe import Recipe
 class TaskEntry(Strict):
     """An entry under `tasks` in params.yaml.
 
-    train_fraction: the part of the images of each class that is trained on; smaller sets lie inside larger ones.
+    dataset, model: names, or for models references to files (see `normbench.models.base.get`). model_options: the
+    model's options that differ from their defaults. label_noise: wrong training labels, or null. train_fraction: the
+    fraction of each class's training images that is used; a smaller fraction uses a subset of a larger one.
     """
 
     dataset: str
@@ -26,8 +28,11 @@ class TaskEntry(Strict):
 
 
 class Task(TaskEntry):
-    """A task as resolved: with its name, the suite's seed and run seeds, all options of its model, and the digest of
-    the code behind that model."""
+    """A task after params.yaml has been resolved, with all options of its model filled in.
+
+    name: its key under `tasks`. seed: the suite's seed. seeds: the seeds of its runs. model_code: the digest of the
+    code that defines its model.
+    """
 
     name: str
     seed: int
@@ -35,6 +40,6 @@ class Task(TaskEntry):
     model_code: str
 
     def identity(self) -> dict[str, Any]:
-        """What of the task shapes a run of it. Names do not, wherever the model lies, nor does the list of seeds: a
-        renamed task keeps its runs."""
+        """The fields that affect a run's outcome, and so its id: all but names, wherever the model lies, and the list of
+        seeds."""
         return self.model_dump(mode="json", exclude={"name", "seeds", "dataset", "model"})

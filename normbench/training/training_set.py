@@ -1,4 +1,4 @@
-"""The training images of a task: with wrong labels where it asks for them, and only a part where it says so."""
+"""The training images of a task, with the label noise and the fraction of the dataset that it asks for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from normbench.training.task import Task
 
 
 def training_set(images: Images, task: Task, classes: int) -> tuple[Images, dict[str, Any]]:
-    """The images that a task trains on, and what the record says of them.
+    """The images and labels that a task trains on, and facts about them for the run's record.
 
-    The latter has `images`, their number, and `flipped_labels`, the share of them whose label is not the true one.
+    images: the training split of the dataset. classes: the number of classes. The facts are `images`, the number of
+    images, and `flipped_labels`, the fraction of them whose label is wrong.
     """
     labels = images.labels.cpu().numpy()
     noise, noisy = task.label_noise, labels

@@ -1,4 +1,4 @@
-"""What a data source is: a frozen dataclass with one hook, `write`, registered under a name.
+"""The definition of a data source: a frozen dataclass with one hook, `write`, registered under a name.
 
 A source is one file in this folder, or a file of the user's own that params.yaml names as `path/to/file.py:name`.
 docs/extending.md has a complete example.
@@ -19,7 +19,7 @@ from normbench.system.plugins import Table, registers
 
 # The keys that every dataset in params.yaml may have. All its other keys are options of its source.
 COMMON_KEYS = ("source", "image_size", "mean", "std", "note")
-# What a resolved dataset has beside those keys and the options of its source. No option may be called like one of them.
+# Further keys that a resolved dataset has, besides the options of its source. No option may have one of these names.
 ADDED_KEYS = ("name", "source_code")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the arrays of a dataset came from; it stands in meta.json and in every record.
+    """Where the arrays of a dataset came from, as stated in meta.json and in every record.
 
     text: an address, a path, or a package with its version.
     sha256: the hexadecimal sha256 of the file that was read, or None where there is no single file.
@@ -74,8 +74,8 @@ class Source:
     """The name that the source is registered under; the decorator sets it."""
 
     native_size: ClassVar[int | None] = None
-    """The height and width in pixels of the images where the dataset sets no `image_size`, or None where it depends on
-    the data. Models that do not fit images of this size are refused when params.yaml is resolved."""
+    """The height and width of the images in pixels if the dataset sets no `image_size`, or None if they depend on the
+    data. Models that do not accept images of this size are rejected when params.yaml is resolved."""
 
     needs_image_size: ClassVar[bool] = False
     """Whether every dataset of this source must set `image_size`."""

@@ -23,9 +23,9 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tif
 class ImageFolder(Source):
     """A folder with `train/<class>/` and `val/<class>/` (or `test/<class>/`), and image files in them at any depth.
 
-    `val` may also be laid out as in Tiny ImageNet, with `val/images/` and `val/val_annotations.txt`. Images become RGB;
-    the shorter side is resized to `image_size`, and the middle is cut out. The classes are numbered in the order of
-    their names. The images are written batch by batch, so that the set may be larger than the memory.
+    `val` may also be laid out as in Tiny ImageNet, with `val/images/` and `val/val_annotations.txt`. Images are
+    converted to RGB, resized so that the shorter side is `image_size`, and cropped to the centre. Classes are numbered
+    in the order of their names. Images are written batch by batch, so the dataset may be larger than the memory.
 
     path: the folder.
     """
@@ -112,9 +112,9 @@ def _annotated(folder: Path, classes: list[str], request: Request) -> list[tuple
 
 
 def _write_images(path: Path, images: list[Path], size: int, title: str) -> None:
-    """Writes uint8 (N, size, size, 3) to `path`, batch by batch. Pillow decodes in threads, outside of Python's lock.
+    """Writes the images to `path`, uint8 (N, size, size, 3), batch by batch.
 
-    title: what the progress bar says is read.
+    They are decoded in threads, because Pillow releases Python's global lock. title: names them in the progress bar.
     """
     count = len(images)
     written = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
@@ -128,7 +128,10 @@ def _write_images(path: Path, images: list[Path], size: int, title: str) -> None
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:
-    """uint8 (size, size, 3): the middle of an image whose shorter side was resized to `size`."""
+    """Reads an image, resizes its shorter side to `size` and crops the centre: uint8 (size, size, 3).
+
+    Raises UserError if the file is not a readable image.
+    """
     try:
         with Image.open(path) as file:
             picture = file.convert("RGB")

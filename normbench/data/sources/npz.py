@@ -30,7 +30,7 @@ class Npz(Source):
     sha256: Sha256 | None = None
 
     def write(self, request: Request, out: Path) -> Origin:
-        """Reads the file once its sha256 is found to be the given one."""
+        """Checks the sha256 of the file, and reads it if it matches."""
         path = Path(self.path).expanduser()
         if not path.is_file():
             raise request.error(f"{path}: no such file")

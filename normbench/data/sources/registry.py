@@ -1,4 +1,4 @@
-"""From the `source` of a dataset in params.yaml to a source class and its options."""
+"""Finds the source class, and its options, for the `source` of a dataset in params.yaml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def source_class(reference: str) -> type[Source]:
 
 
 def source_file(reference: str) -> Path:
-    """The file that a source is in. Raises UserError where there is none."""
+    """The file that defines a source. Raises UserError if there is no such source."""
     place, colon, _ = reference.partition(":")
     return plugins.source_file(place) if colon else Path(inspect.getfile(source_class(reference)))
 

@@ -49,8 +49,8 @@ class Torchvision(Source):
     def write(self, request: Request, out: Path) -> Origin:
         """Fetches the archives into the download folder, and has torchvision unpack and read them.
 
-        They are unpacked into a folder of this call's own. So no file is read that an earlier unpacking left half
-        written when it was killed, and none is unpickled that is not from an archive with the right md5.
+        They are unpacked into a temporary folder. So no incomplete file of an earlier, interrupted call is read, and
+        nothing is unpickled that is not from an archive with the right md5.
         """
         from torchvision import datasets
 
@@ -71,7 +71,7 @@ class Torchvision(Source):
         address = archives[0].addresses[0]
         if len(archives) == 1:
             return Origin(address, files.sha256(paths[0]), class_names)
-        # The sha256 of several archives is that of the list of theirs, in the form that sha256sum prints.
+        # For several archives, take the sha256 of the list of their checksums in the format of sha256sum.
         sums = "".join(f"{files.sha256(path)}  {path.name}\n" for path in paths)
         return Origin(address.rpartition("/")[0] + "/", hashlib.sha256(sums.encode()).hexdigest(), class_names)
 
