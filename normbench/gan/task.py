@@ -31,5 +31,6 @@ class GanTask(GanTaskEntry):
     def identity(self) -> dict[str, Any]:
         """What of the task shapes a run of it: everything but names and the list of seeds."""
         return self.model_dump(
-            mode="json", exclude={"name": True, "seeds": True, "dataset": True, "recipe": {"fid_samples"}}
+            mode="json",
+            exclude={"name": True, "seeds": True, "dataset": True, "model": True, "recipe": {"fid_samples"}},
         )

@@ -220,6 +220,10 @@ def check_content(folder: Path, run: str, path: Path) -> None:
 def _read(file: Path) -> None:
     """Reads a file of a run, without unpickling what is not plain tensors."""
     if file.suffix == ".pt":
+        with zipfile.ZipFile(file) as members:  # torch writes checksums, and does not look at them.
+            damaged = members.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is not what it was")
         state = torch.load(file, weights_only=True, map_location="cpu")
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise ValueError("not a dictionary of tensors")

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import fsspec
 
-from normbench.runs import archive
-from normbench.runs import store
+from normbench.runs import archive, store
 from normbench.runs.contents import CHECKPOINTS
 from normbench.system.errors import UserError
 

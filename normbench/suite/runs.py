@@ -70,14 +70,19 @@ def adopt_outputs() -> None:
     """Copies finished runs that only the outputs of stages have into the run store.
 
     DVC removes the outputs of a stage before it runs it. After `dvc pull` they are the only place where finished runs
-    lie, so that without this one more seed would train all seeds of a stage. What is damaged is named and left out.
+    lie, so that without this one more seed would train all seeds of a stage. What is damaged, or of another version, is
+    left out; the first of those is named.
     """
+    refused: list[str] = []
     for output in OUTPUTS.values():
         for path in sorted(output.glob(f"*/*/*/{RECORD}")):
             try:
                 adopt(path.parent)
             except UserError as error:
-                print(f"{error}; it is not taken into the run store", file=sys.stderr, flush=True)
+                refused.append(str(error))
+    if refused:
+        more = f" (and {len(refused) - 1} more runs)" if len(refused) > 1 else ""
+        print(f"{refused[0]}; not taken into the run store{more}", file=sys.stderr, flush=True)
 
 
 def adopt(folder: Path) -> None:

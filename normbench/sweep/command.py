@@ -64,6 +64,8 @@ def prepare() -> list[Run]:
     for command in commands(resolved):
         done = subprocess.run([sys.executable, "-m", *command])
         if done.returncode != 0:
+            shown = " ".join(word for word in command if word != "--quiet")
+            print(f"python -m {shown}: failed, and so called it says why", file=sys.stderr, flush=True)
             raise SystemExit(done.returncode)
     bound, absent = runs.bound_tasks(resolved)
     if absent:

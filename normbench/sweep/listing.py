@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ def listed() -> tuple[list[Listed], dict[str, str]]:
             try:
                 found.append(of_record(store.record(run), of_suite=False))
             except UserError as error:
-                print(error)  # A record of another version, say: the others are listed all the same.
+                print(error, file=sys.stderr)  # A record of another version, say: the others are listed all the same.
     return found, absent
 
 

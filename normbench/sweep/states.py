@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import torch
 
+from normbench.gan.task import GanTask
 from normbench.runs import store
 from normbench.runs.contents import RECORD
 from normbench.runs.record import Provenance, Record
 from normbench.runs.run import UNITS, Kind, Run
+from normbench.runs.variant import Variant
 from normbench.suite import runs
 from normbench.system.errors import UserError
+from normbench.training.task import Task
 
 
 class State(StrEnum):
@@ -90,6 +94,13 @@ def readable(path: Path) -> Record | None:
         return None
 
 
+# What params.yaml calls the code behind a digest.
+REFERENCES: dict[str, Callable[[Task | GanTask, Variant], str]] = {
+    "model_code": lambda task, variant: task.model,
+    "method_code": lambda task, variant: variant.method,
+}
+
+
 def differences(was: Provenance, run: Run) -> list[str]:
     """In words, how `run` differs from a finished run: `recipe.epochs was 5, is 6`, `model code`."""
     found = []
@@ -106,8 +117,10 @@ def differences(was: Provenance, run: Run) -> list[str]:
         for key in [*new_values, *(key for key in old_values if key not in new_values)]:
             if old_values.get(key) == new_values.get(key):
                 continue
-            if key in ("model_code", "method_code"):
-                found.append(key.replace("_", " "))
+            if key in REFERENCES:
+                old, new = REFERENCES[key](was.task, was.variant), REFERENCES[key](run.task, run.variant)
+                what = key.removesuffix("_code")
+                found.append(f"{what} code" if old == new else f"{what} was {old!r}, is {new!r}")
             elif key not in old_values:
                 found.append(f"{key} is new, {new_values[key]!r}")
             elif key not in new_values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,14 +30,20 @@ class Strict(BaseModel):
     @classmethod
     def read(cls: type[Model], path: Path) -> Model:
         """The value in a JSON file. Raises UserError, naming file and key, where it holds no such value."""
+        content = path.read_bytes()
         try:
-            return cls.model_validate_json(path.read_bytes())
+            value = cls.model_validate_json(content)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             raise UserError(
                 f"{path}: {f'{key}: ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
             ) from None
+        try:  # Where a field may hold anything, pydantic takes NaN and infinity, which are no JSON.
+            json.dumps(json.loads(content), allow_nan=False)
+        except ValueError:
+            raise UserError(f"{path}: holds a number that is not finite") from None
+        return value
 
     def write(self, path: Path) -> None:
         """Writes the value as JSON, whole or not at all; equal values are equal files."""

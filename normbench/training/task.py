@@ -35,5 +35,6 @@ class Task(TaskEntry):
     model_code: str
 
     def identity(self) -> dict[str, Any]:
-        """What of the task shapes a run of it. Names and the list of seeds do not: a renamed task keeps its runs."""
-        return self.model_dump(mode="json", exclude={"name", "seeds", "dataset"})
+        """What of the task shapes a run of it. Names do not, wherever the model lies, nor does the list of seeds: a
+        renamed task keeps its runs."""
+        return self.model_dump(mode="json", exclude={"name", "seeds", "dataset", "model"})

@@ -1,77 +1,172 @@
-"""dvc.yaml: every file that shapes what a stage leaves is among what the stage depends on."""
+"""dvc.yaml: each stage depends on all that shapes what it leaves, on code through the digest of what it means."""
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from normbench.system import fingerprint
-from normbench.training import loop
+from normbench.runs.run import Kind
+from normbench.runs.train import TRAINERS
+from normbench.suite import code, runs
+from normbench.system import layout
+from normbench.system.fingerprint import Root, closure
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+TRAINING = {stage: kind for kind, stage in runs.STAGES.items()}
+# `resolve` depends on the code itself. The code behind a dataset has its digest in the JSON of the dataset.
+BY_DIGEST = [stage for stage in STAGES if stage not in ("resolve", "download")]
 
-# What carries results and shapes none: where files lie, how they are written, processes, messages.
-CARRIERS = {
+# What carries results and shapes none: where files lie and how they are written, processes, messages, tables of names,
+# and the types of what is passed on.
+CARRIERS = (
+    *(f"normbench/{folder}/" for folder in ("runs", "suite")),
     *(
-        "normbench/runs/checkpoint.py",
-        "normbench/system/errors.py",
-        "normbench/system/files.py",
-        "normbench/system/fingerprint.py",
+        f"normbench/system/{name}.py"
+        for name in ("errors", "files", "fingerprint", "layout", "meaning", "plugins", "preemption", "progress")
     ),
-    *(
-        "normbench/system/side_by_side.py",
-        "normbench/system/layout.py",
-        "normbench/system/preemption.py",
-        "normbench/system/progress.py",
-    ),
-    *("normbench/runs/provenance.py", "normbench/runs/run.py", "normbench/system/stage.py", "normbench/runs/store.py"),
-    *("normbench/methods/registry.py", "normbench/models/registry.py", "normbench/system/plugins.py"),
+    *(f"normbench/system/{name}.py" for name in ("schema", "side_by_side", "source_tree", "stage")),
+    *(f"normbench/{folder}/registry.py" for folder in ("evaluation", "methods", "models")),
+    *(f"normbench/{name}.py" for name in ("data/bound", "gan/task", "methods/base", "models/base", "training/task")),
+)
+# Definitions in other files that shape no result either, with what makes it so.
+SHAPES_NOTHING = {
+    "CLASSIFIER": "the digest has the code of what it names",
+    "METHOD": "the digest has the code of what it names",
+    "choose": "which device there is",
+    "KINDS": "which device there is",
+    "keep_compiled": "kernels that are found again compute the same",
+    "load_weights": "reads what the training left",
+    "memory_format_name": "for the record",
+    "step_memory": "a cost, measured once all else is made",
+    "LiveBytes": "a cost, measured once all else is made",
+    "tensor_bytes": "a cost, measured once all else is made",
 }
-# Read for names and constants alone; what they make is a dependency of its own.
-NAMES_OF = {"aggregate": ("normbench/corruptions/",), "report": ("normbench/corruptions/",)}
+# Stages whose outputs a stage depends on, so that it runs again when their code changes.
+AFTER = {"evaluate": ["train"], "fid": ["train", "gan"]}
 
 
-def missing(stage: str, files: list[Path]) -> list[str]:
-    deps = [name.removesuffix("/") for name in STAGES[stage]["deps"]]
-    names = [path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"]
-    found = [name for name in names if not any(name == dep or name.startswith(f"{dep}/") for dep in deps)]
-    return [name for name in found if name not in CARRIERS and not name.startswith(NAMES_OF.get(stage, ("-",)))]
+def dependencies(stage: str) -> list[str]:
+    return [name.removesuffix("/") for name in STAGES[stage]["deps"]]
+
+
+def calls(stage: str) -> list[Root]:
+    """What the script of a stage calls, by its imports from normbench, and the function that trains its runs."""
+    tree = ast.parse((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8"))
+    used: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used.setdefault(node.value.id, set()).add(node.attr)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("normbench"):
+            place = ROOT / node.module.replace(".", "/")
+            for name in (alias.name for alias in node.names):
+                module = place / f"{name}.py"
+                if module.is_file():
+                    found += [Root(module, attribute) for attribute in sorted(used[name])]
+                else:
+                    found.append(Root(place / "__init__.py" if place.is_dir() else place.with_suffix(".py"), name))
+    if stage in TRAINING:  # It is imported when it is needed, by its name.
+        found.append(Root(ROOT / f"{TRAINERS[TRAINING[stage]].replace('.', '/')}.py", "train"))
+    return found
+
+
+def entry_points(stage: str) -> list[Root]:
+    """The definitions from which the digest of a stage is made."""
+    if stage == "download":
+        return [Root(code.PACKAGE / "data/prepare.py", "prepare")]  # see `normbench.suite.code.source`
+    places = code.TRAINING[TRAINING[stage]] if stage in TRAINING else code.STAGES[stage]
+    return [Root(code.PACKAGE / file, name) for file, name in places]
+
+
+def definitions(roots: list[Root]) -> set[tuple[str, str]]:
+    return {(path.relative_to(ROOT).as_posix(), name) for path, name in closure(roots).definitions}
+
+
+@pytest.mark.parametrize("stage", BY_DIGEST)
+def test_a_stage_depends_on_the_digest_of_its_code(stage: str) -> None:
+    assert {"build/resolved", f"build/resolved/code/{stage}.json"} & {*dependencies(stage)}
+
+
+def test_each_stage_has_a_digest() -> None:
+    found = code.of_stages({"contrast": "contrast"}, ["attacks"])
+    assert set(found) == set(BY_DIGEST)
+    assert all(re.fullmatch("[0-9a-f]{64}", value["digest"]) for value in found.values())
+    assert len({value["digest"] for value in found.values()}) == len(found)
+    assert set(found["corrupt"]["corruptions"]) == {"contrast"}
+    assert set(found["evaluate"]["scores"]) == {"attacks"}
+
+
+def test_the_digest_of_what_a_download_runs_is_in_the_json_of_its_dataset() -> None:
+    assert "build/resolved/datasets/${item.dataset}.json" in dependencies("download")
+    assert (ROOT / "normbench/data/prepare.py").relative_to(ROOT).as_posix() in {
+        file for file, _ in definitions(calls("download"))
+    }
+    assert len(code.source("digits")) == 64
+    assert code.source("digits") != code.source("mnist")
+
+
+@pytest.mark.parametrize("stage", [*BY_DIGEST, "download"])
+def test_the_entry_points_of_a_digest_are_what_its_stage_calls(stage: str) -> None:
+    called = definitions(calls(stage))
+    for root in entry_points(stage):
+        assert (root.file.relative_to(ROOT).as_posix(), root.name) in called
+
+
+@pytest.mark.parametrize("stage", [*BY_DIGEST, "download"])
+def test_all_that_a_stage_calls_and_that_shapes_a_result_is_in_a_digest(stage: str) -> None:
+    """In that of the stage, or in that of a stage whose outputs it depends on."""
+    digested = definitions([root for each in (stage, *AFTER.get(stage, [])) for root in entry_points(each)])
+    left = {
+        (file, name)
+        for file, name in definitions(calls(stage)) - digested
+        if not file.startswith(CARRIERS) and name not in SHAPES_NOTHING
+    }
+    assert left == set()
+
+
+def test_carriers_are_there() -> None:
+    assert [name for name in CARRIERS if not (ROOT / name).exists()] == []
+
+
+def test_a_stage_that_scores_depends_on_the_outputs_of_those_that_train() -> None:
+    task_and_variant = "${item.task}/${item.variant}"
+    assert f"{layout.TRAINED}/{task_and_variant}" in dependencies("evaluate")
+    assert f"{layout.GENERATED}/{task_and_variant}" in dependencies("fid")
+
+
+def test_the_fid_has_the_training_of_its_features_in_its_digest() -> None:
+    features = code.of_stages({}, [])["fid"]["features"]
+    assert features[0] == code.training(Kind.CLASSIFICATION)
+    assert len(features) == 3
+
+
+def test_resolve_depends_on_all_folders_from_which_code_is_read() -> None:
+    """The package, the script, and each folder for files of one's own that a reader is told of."""
+    texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "suites").glob("*.yaml"), ROOT / "params.yaml"]
+    named = {name for path in texts for name in re.findall(r"\b(my_[a-z]+)/\w+\.py", path.read_text(encoding="utf-8"))}
+    there = {path.name for path in ROOT.glob("my_*") if path.is_dir()}
+    assert {"my_methods", "my_models"} <= named
+    assert {*dependencies("resolve")} == {"params.yaml", "stages/resolve.py", "normbench", *named, *there}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_code_that_it_runs(stage: str) -> None:
-    (script,) = (name for name in STAGES[stage]["deps"] if name.startswith("stages/"))
-    found = missing(stage, fingerprint.closure(ROOT / script))
-    # A method imports the base class and what its layers are made of; evaluation reads models and methods by name.
-    allowed = {
-        "download": {"normbench/data/labels.py", "normbench/system/seeds.py"},  # in the package's __init__
-        "bind": {  # it reads which images a model takes
-            "normbench/data/labels.py",
-            "normbench/methods/base.py",
-            "normbench/models/build.py",
-            "normbench/system/seeds.py",
-        },
-        "evaluate": {
-            "normbench/data/labels.py",
-            "normbench/training/keeper.py",
-            "normbench/training/adversary.py",
-            "normbench/training/classify.py",
-            "normbench/training/compilation.py",
-            "normbench/training/meter.py",
-            "normbench/training/numerics.py",
-            *(name for name in found if name.startswith("normbench/methods/")),
-        },
-    }
-    assert set(found) - allowed.get(stage, set()) == set()
+def test_no_stage_depends_on_a_source_file(stage: str) -> None:
+    """An edit of one that changes no meaning would run it; but `resolve`, which reads them, takes the folders."""
+    assert [name for name in dependencies(stage) if name.endswith(".py") and name != "stages/resolve.py"] == []
+    if stage != "resolve":
+        assert not [name for name in dependencies(stage) if name.startswith(("normbench", "my_", "stages"))]
 
 
-@pytest.mark.parametrize(("stage", "file"), [("train", Path(loop.__file__)), ("gan", ROOT / "normbench/gan/loop.py")])
-def test_a_stage_depends_on_what_is_in_the_id_of_its_runs(stage: str, file: Path) -> None:
-    """Else a change would make runs missing that nobody asks for."""
-    assert missing(stage, fingerprint.closure(file)) == []
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_the_script_of_its_name(stage: str) -> None:
+    assert STAGES[stage]["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
+    assert (ROOT / f"stages/{stage}.py").is_file()
 
 
 @pytest.mark.parametrize("stage", STAGES)

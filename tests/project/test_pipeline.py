@@ -14,97 +14,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PARAMS = """
-suite:
-  seed: 0
-  seeds: [0, 1]
-  datasets: [digits]
-  tasks: [small]
-  variants: [batch_norm, group_norm]
-  baseline: batch_norm
-  gan_tasks: [small-gan]
-  gan_variants: [batch_norm]
-corruptions: {names: [gaussian_noise, contrast], severities: [1, 5]}
-datasets:
-  digits: {source: digits, image_size: 8}
-tasks:
-  small: {dataset: digits, model: resnet8, model_options: {width: 4}, recipe: {epochs: 2, batch_size: 128, crop_padding: 1}}
-gan_tasks:
-  small-gan: {dataset: digits, model: sngan, model_options: {width: 8}, recipe: {iterations: 4, batch_size: 32, fid_samples: 200}}
-variants:
-  batch_norm: {method: batch_norm}
-  group_norm: {method: group_norm, options: {channels_per_group: 2}}
-  no_norm: {method: no_norm}
-"""
+from normbench.runs.record import Record
+from normbench.runs.run import Status
+from tests.support.project import ROOT, Project, ran
+from tests.support.suite_folder import outcome
 
 pytestmark = pytest.mark.slow
-
-
-class Project:
-    """A clone with a small suite, and what a user does in it."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(path),
-            "OMP_NUM_THREADS": "1",
-            "NORMBENCH_DEVICE": "cpu",
-        }
-        for name in ("NORMBENCH_STORE", "NORMBENCH_DOWNLOADS", "NORMBENCH_MIRROR"):
-            self.environment.pop(name, None)
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
-
-    def dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "dvc", *arguments)
-
-    def repro(self, *arguments: str) -> list[str]:
-        """The stages that `dvc repro` ran; it must succeed."""
-        done = self.dvc("repro", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return ran(done.stdout)
-
-    def changed(self) -> set[str]:
-        """The stages that `dvc status` says are not up to date."""
-        return set(json.loads(self.dvc("status", "--json").stdout))
-
-    def edit(self, old: str, new: str, name: str = "params.yaml") -> None:
-        text = (self.path / name).read_text(encoding="utf-8")
-        assert old in text
-        (self.path / name).write_text(text.replace(old, new), encoding="utf-8")
-
-    def leaderboard(self) -> pd.DataFrame:
-        return pd.read_csv(self.path / "results/leaderboard.csv").set_index("variant")
-
-    def records(self) -> dict[str, dict]:
-        found = (self.path / "build/trained").glob("*/*/*/record.json")
-        return {str(p.parent.relative_to(self.path / "build/trained")): json.loads(p.read_text()) for p in found}
-
-
-def ran(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone in which `dvc repro` has run."""
-    path = tmp_path_factory.mktemp("clone") / "normbench"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).is_file() and not name.startswith("results/") and name != "dvc.lock":
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, path / name)
-    (path / "params.yaml").write_text(PARAMS, encoding="utf-8")
-    subprocess.run(["git", "init", "--quiet", "."], cwd=path, check=True)
-    project = Project(path)
+    project = Project.made(tmp_path_factory.mktemp("clone") / "normbench")
     stages = project.repro()
     assert stages[:4] == ["resolve", "download@digits", "corrupt@digits", "bind"]
     assert set(stages[4:]) == {
@@ -139,24 +60,27 @@ def test_results(finished: Project):
 
 
 def test_record_is_complete(finished: Project):
-    record = json.loads((finished.path / "build/scores/classification/small/group_norm/1.json").read_text())
-    origin = record["provenance"]
-    assert record["status"] == "finished"
-    assert record["seed"] == 1
-    assert origin["task"]["recipe"]["epochs"] == 2
-    assert origin["variant"]["options"] == {"groups": 32, "channels_per_group": 2, "eps": 1e-5}
-    assert len(origin["dataset"]["fingerprint"]) == len(origin["code_fingerprint"]) == 64
-    assert set(origin["git"]) == {"revision", "dirty"}
-    assert {"python", "torch", "numpy"} <= set(origin["versions"])
-    assert origin["device"]["type"] == "cpu"
-    assert origin["device"]["threads"] == 1
-    assert origin["started"] <= origin["ended"]
-    assert origin["dataset"]["note"] is None
-    assert record["cost"]["resumed"] is None
-    assert set(record["cost"]["seconds"]) == {
+    record = Record.read(finished.path / "build/scores/classification/small/group_norm/1.json")
+    origin = record.provenance
+    assert record.finished
+    assert record.name == ("small", "group_norm", 1)
+    assert origin.task.recipe.epochs == 2
+    assert origin.variant.options == {"groups": 32, "channels_per_group": 2, "eps": 1e-5}
+    assert len(origin.dataset.fingerprint) == len(origin.code) == 64
+    assert {"python", "torch", "numpy"} <= set(origin.versions)
+    assert origin.device.type == "cpu"
+    assert origin.numerics.threads == 1
+    assert origin.numerics.precision == "float32"
+    assert origin.started <= origin.ended
+    assert origin.dataset.note is None
+    assert origin.corrupted is not None
+    assert origin.corrupted.names == ["gaussian_noise", "contrast"]
+    assert record.cost.resumed is None
+    assert record.described_run().id == record.run
+    assert set(record.cost.seconds) == {
         *("setup", "compile", "train", "checkpoints", "evaluate", "memory", "corruptions")
     }
-    assert set(record["metrics"]["corruption_accuracy"]) == {"gaussian_noise", "contrast"}
+    assert set(record.metrics["corruption_accuracy"]) == {"gaussian_noise", "contrast"}
     for run in (finished.path / "build/trained").glob("*/*/*"):
         assert {p.name for p in run.iterdir()} == {"record.json", "predictions.npz", "weights.pt"}
 
@@ -215,7 +139,7 @@ def test_a_method_file_elsewhere(project: Project, tmp_path: Path):
     assert "train@small-mine" in project.repro("train@small-mine")
     file.write_text(file.read_text().replace("keepdim=True)", "keepdim=True) * 1.5"))
     # DVC does not look there; `normbench check --refresh`, which `make results` calls first, does.
-    assert project.run(sys.executable, "-m", "normbench", "check", "--refresh").returncode == 0
+    assert project.normbench("check", "--refresh").returncode == 0
     assert project.repro("train@small-mine")[-1] == "train@small-mine"
 
 
@@ -224,7 +148,7 @@ def test_more_seeds_keep_the_finished_ones(project: Project):
     project.edit("seeds: [0, 1]", "seeds: [0, 1, 2]")
     project.repro("train@small-batch_norm")
     after = project.records()
-    assert after["small/batch_norm/2"]["seed"] == 2
+    assert after["small/batch_norm/2"].seed == 2
     for seed in (0, 1):
         assert after[f"small/batch_norm/{seed}"] == before[f"small/batch_norm/{seed}"]
 
@@ -234,11 +158,9 @@ def test_a_renamed_variant_keeps_its_runs(project: Project):
     project.edit("group_norm", "renamed")
     project.edit("{method: renamed", "{method: group_norm")
     project.repro("train@small-renamed")
-    assert project.records()["small/renamed/0"]["run"] == before["small/group_norm/0"]["run"]
-    assert (
-        project.records()["small/renamed/0"]["provenance"]["started"]
-        == before["small/group_norm/0"]["provenance"]["started"]
-    )
+    renamed, old = project.records()["small/renamed/0"], before["small/group_norm/0"]
+    assert renamed.run == old.run
+    assert renamed.provenance.started == old.provenance.started
 
 
 def test_bit_for_bit(project: Project):
@@ -248,9 +170,8 @@ def test_bit_for_bit(project: Project):
     after = project.records()
     for seed in (0, 1):
         old, new = before[f"small/group_norm/{seed}"], after[f"small/group_norm/{seed}"]
-        assert new["metrics"] == old["metrics"]
-        assert new["run"] == old["run"]
-    assert before["small/group_norm/0"]["metrics"] != before["small/group_norm/1"]["metrics"]
+        assert outcome(new) == outcome(old)
+    assert before["small/group_norm/0"].metrics != before["small/group_norm/1"].metrics
 
 
 @pytest.mark.parametrize(
@@ -277,7 +198,7 @@ def test_bad_input_ends_in_resolve(project: Project, old: str, new: str, line: s
 def test_the_first_check_of_make_results(project: Project):
     """A key that dvc.yaml itself reads: `normbench check`, which `make results` calls first, says it in one line."""
     project.edit("  variants: [", "  varients: [")
-    done = project.run(sys.executable, "-m", "normbench", "check")
+    done = project.normbench("check")
     assert done.returncode == 1
     assert "suite.varients" in done.stderr
     assert "did you mean 'variants'?" in done.stderr
@@ -289,8 +210,9 @@ def test_divergence_is_a_record(project: Project):
     project.edit("epochs: 2,", "epochs: 2, lr: 1.0e+9,")
     project.repro()
     record = project.records()["small/no_norm/0"]
-    assert record["status"] == "diverged"
-    assert record["diverged"]["step"] >= 0
+    assert record.status is Status.DIVERGED
+    assert record.diverged is not None
+    assert record.diverged["step"] >= 0
     row = project.leaderboard().loc["no_norm"]
     assert row.diverged == 2
     assert pd.isna(row.clean_accuracy)

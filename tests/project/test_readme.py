@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from normbench.results import tables
+from normbench.runs.run import Kind
+from normbench.suite.resolve import resolve
+from normbench.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -88,17 +91,15 @@ def test_suites(tmp_path: Path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "suites").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_suite_is_in_order(path: Path):
-    from normbench.suite.resolve import resolve
-
-    assert resolve(path)["suite"]["seeds"][0] == 0
+    assert resolve(path).suite.seeds[0] == 0
 
 
 def test_the_cifar10_suite_is_the_protocol_of_the_paper():
-    from normbench.suite.resolve import resolve
-
-    values = resolve(ROOT / "suites/cifar10.yaml")
-    assert values["tasks/cifar10-vgg16-20ep"]["recipe"] == values["tasks/cifar10-resnet18-20ep"]["recipe"]
-    assert values["tasks/cifar10-resnet18-20ep"]["recipe"]["weight_decay"] == 1e-3
+    tasks = resolve(ROOT / "suites/cifar10.yaml").tasks[Kind.CLASSIFICATION]
+    recipe = tasks["cifar10-resnet18-20ep"].recipe
+    assert isinstance(recipe, Recipe)
+    assert tasks["cifar10-vgg16-20ep"].recipe == recipe
+    assert recipe.weight_decay == 1e-3
 
 
 def test_the_example_is_the_file():

@@ -20,10 +20,12 @@ import torch
 
 from normbench.methods.batch_norm import BatchNorm
 from normbench.models import registry as models
+from normbench.models.build import new_classifier
 from normbench.runs import store
 from normbench.runs.checkpoint import Checkpoints, random_state, save_weights, set_random_state
 from normbench.system.errors import UserError
 from normbench.training import loop
+from normbench.training.recipe import Recipe
 from tests.support import kill_and_resume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,15 +115,14 @@ def test_at_most_one_epoch_is_repeated(minutes: float, tmp_path: Path) -> None:
             raise Stopped
 
     def network() -> torch.nn.Module:
-        torch.manual_seed(0)
-        return models.classifier("resnet8", {"width": 4}, BatchNorm(), 1, 4)
+        return new_classifier(models.get("resnet8"), {"width": 4}, BatchNorm(), 1, 4, 0)
 
+    recipe = one.task.recipe
+    assert isinstance(recipe, Recipe)
     with pytest.raises(Stopped):
-        loop.fit(network(), BatchNorm(), data, one.task["recipe"], 0, stopping, Checkpoints(tmp_path, minutes))
+        loop.fit(network(), BatchNorm(), data, recipe, 0, stopping, Checkpoints(tmp_path, minutes))
     assert places[-1] == (1, 3)
-    outcome = loop.fit(
-        network(), BatchNorm(), data, one.task["recipe"], 0, lambda *_: None, Checkpoints(tmp_path, minutes)
-    )
+    outcome = loop.fit(network(), BatchNorm(), data, recipe, 0, lambda *_: None, Checkpoints(tmp_path, minutes))
     assert outcome.resumed == {"epoch": 1, "step": 2 if minutes == 0 else 0}
     assert len(outcome.history) == kill_and_resume.EPOCHS
     assert len(outcome.epoch_seconds) == kill_and_resume.EPOCHS - (minutes == 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -20,11 +21,10 @@ from typer.testing import CliRunner
 from normbench import cli
 from normbench.runs import archive as transfer
 from normbench.runs import store
+from normbench.runs.run import Kind, Status
 from normbench.system import files
 from normbench.system.errors import UserError
-
-TASK = {"name": "t", "seeds": [0], "seed": 0, "recipe": {"epochs": 1}}
-VARIANT = {"name": "v", "method": "batch_norm", "options": {}, "method_code": "0"}
+from tests.support import sample_runs
 
 
 @pytest.fixture(autouse=True)
@@ -34,32 +34,27 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make(seed: int = 0, kind: str = "classification", status: str = "finished") -> str:
+def make(seed: int = 0, kind: Kind = Kind.CLASSIFICATION, status: Status = Status.FINISHED) -> str:
     """A finished run in the store, as training leaves it."""
-    run = store.run_id(kind, TASK, VARIANT, "data", seed, "code")
-    record: dict[str, Any] = {"run": run, "kind": kind, "seed": seed, "status": status}
-    record |= {"metrics": {"clean_accuracy": 0.5}, "cost": {}, "diverged": None}
-    origin = {"task": TASK, "variant": VARIANT, "dataset": {"fingerprint": "data"}, "code_fingerprint": "code"}
-    origin |= {"ended": "2026-03-01T10:05:00+00:00", "device": {"type": "cpu"}}
-    record["provenance"] = origin | {"numerics": {"precision": "float32", "memory_format": "contiguous"}}
-    with files.atomic_folder(store.folder(run)) as folder:
-        weights = "weights.pt" if kind == "classification" else "generator.pt"
+    run = sample_runs.run(kind, seed)
+    with files.atomic_folder(store.folder(run.id)) as folder:
+        weights = "weights.pt" if kind is Kind.CLASSIFICATION else "generator.pt"
         torch.save({"w": torch.arange(3.0) + seed}, folder / weights)
-        if status == "finished" and kind == "classification":
+        if status is Status.FINISHED and kind is Kind.CLASSIFICATION:
             np.savez_compressed(folder / "predictions.npz", predicted=np.zeros(5, np.int32))
-        elif status == "finished":
+        elif status is Status.FINISHED:
             Image.new("L", (4, 4)).save(folder / "samples.png")
-        files.write_json(folder / "record.json", record)
-    return run
+        sample_runs.record(run, status).write(folder / "record.json")
+    return run.id
 
 
 def content(run: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.folder(run).iterdir()}
 
 
-@pytest.mark.parametrize("kind", ["classification", "gan"])
-@pytest.mark.parametrize("status", ["finished", "diverged"])
-def test_there_and_back(stores: Path, kind: str, status: str):
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("status", Status)
+def test_there_and_back(stores: Path, kind: Kind, status: Status):
     run = make(kind=kind, status=status)
     before = content(run)
     archive = transfer.export(run, stores / "out")
@@ -88,7 +83,8 @@ def test_another_outcome_is_refused(stores: Path):
     run = make()
     archive = transfer.export(run, stores / "out")
     record = store.record(run)
-    files.write_json(store.folder(run) / "record.json", record | {"cost": {"seconds": 1.0}})
+    slower = record.cost.model_copy(update={"seconds": {"train": 1.0}})
+    record.model_copy(update={"cost": slower}).write(store.folder(run) / "record.json")
     before = content(run)
     with pytest.raises(UserError, match="another outcome of this run, which is kept"):
         transfer.import_(archive)
@@ -128,9 +124,7 @@ def rebuilt(_run: str, path: Path, change: Callable[[dict[str, bytes]], None], *
     """An archive whose files were changed and whose manifest fits them; `more` members stand at its end."""
     parts = content(_run)
     change(parts)
-    listed = {
-        name: {"bytes": len(data), "sha256": files.hashlib.sha256(data).hexdigest()} for name, data in parts.items()
-    }
+    listed = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in parts.items()}
     manifest = {"format": 1, "run": _run, "files": listed} | facts
     with tarfile.open(path, "w") as archive:
         for info, data in [
@@ -182,9 +176,7 @@ def test_members_that_no_run_has(stores: Path, extra: Any):
 def test_a_listed_file_that_is_a_link(stores: Path, kind: bytes):
     run = make()
     parts = content(run)
-    listed = {
-        name: {"bytes": len(data), "sha256": files.hashlib.sha256(data).hexdigest()} for name, data in parts.items()
-    }
+    listed = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in parts.items()}
     with tarfile.open(stores / "x.run.tar", "w") as archive:
         info, data = member("manifest.json", json.dumps({"format": 1, "run": run, "files": listed}).encode())
         archive.addfile(info, io.BytesIO(data))
@@ -239,8 +231,9 @@ def without(*keys: str) -> Callable[[dict[str, bytes]], None]:
         (objects, "predictions.npz cannot be read"),
         (edited(seed=1), "describes run"),
         (edited(run="0" * 16), "describes run"),
-        (edited(status="splendid"), "valid: finished, diverged"),
-        (edited(metrics={"clean_accuracy": float("nan")}), "NaN is not JSON"),
+        (edited(status="splendid"), "status: Input should be 'finished' or 'diverged'"),
+        (edited(metrics={"clean_accuracy": float("nan")}), "holds a number that is not finite"),
+        (edited(metrics={"history": [{"loss": float("inf")}]}), "holds a number that is not finite"),
         (edited(provenance={}), "no record of a run"),
         (edited(kind=[]), "no record of a run"),
         (without("run"), "no record of a run"),

@@ -11,8 +11,9 @@ import pytest
 
 from normbench.methods.group_norm import GroupNorm
 from normbench.suite import resolve
-from normbench.suite.schema import Recipe, check_options
+from normbench.suite.file import check_options
 from normbench.system.errors import UserError
+from normbench.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -202,6 +203,42 @@ MISTAKES = {
         r"datasets\.digits\.imagesize = 12: unknown key; did you mean 'image_size'",
     ),
     "not YAML": ("suite:", "suite: [", r"params\.yaml:\d+: not YAML"),
+    # Values that are measured nowhere any more.
+    "precision that is measured": (
+        "      epochs: 5",
+        "      precision: auto\n      epochs: 5",
+        r"recipe\.precision = 'auto': not valid; valid: bfloat16, float32$",
+    ),
+    "misspelt precision": (
+        "      epochs: 5",
+        "      precision: bfloat\n      epochs: 5",
+        r"recipe\.precision = 'bfloat': not valid; did you mean 'bfloat16'\?",
+    ),
+    "memory format that is measured": (
+        "      epochs: 5",
+        "      memory_format: auto\n      epochs: 5",
+        r"recipe\.memory_format = 'auto': not valid; valid: channels_last, contiguous$",
+    ),
+    "no threads": (
+        "      epochs: 5",
+        "      threads: 0\n      epochs: 5",
+        r"tasks\.digits-resnet8\.recipe\.threads = 0: .*greater than 0",
+    ),
+    "no threads of a GAN": (
+        "      iterations: 100",
+        "      threads: 0\n      iterations: 100",
+        r"gan_tasks\.digits-sngan\.recipe\.threads = 0: .*greater than 0",
+    ),
+    "threads by the machine": (
+        "      epochs: 5",
+        "      threads: auto\n      epochs: 5",
+        r"recipe\.threads = 'auto': .*valid integer",
+    ),
+    "precision of a GAN": (
+        "      iterations: 100",
+        "      precision: bfloat16\n      iterations: 100",
+        r"gan_tasks\.digits-sngan\.recipe\.precision = 'bfloat16': unknown key",
+    ),
     "name": ("tasks: [digits-resnet8]", 'tasks: ["../up"]', r"suite\.tasks\.0 = '\.\./up': unknown"),
 }
 
@@ -299,8 +336,8 @@ def test_exit_code_and_nothing_lost(tmp_path: Path):
 
 def test_a_new_variant_changes_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    before = resolve.resolve(write(tmp_path, "suite:", "suite:"))
-    after = resolve.resolve(write(tmp_path, "    - conv_norm", "    - conv_norm\n    - spectral_norm_alone"))
+    before = resolve.resolve(write(tmp_path, "suite:", "suite:")).files()
+    after = resolve.resolve(write(tmp_path, "    - conv_norm", "    - conv_norm\n    - spectral_norm_alone")).files()
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert changed == {"suite"}  # spectral_norm_alone was there for the GAN
 
@@ -308,17 +345,17 @@ def test_a_new_variant_changes_no_other_file(tmp_path: Path, monkeypatch: pytest
 def test_corruption_settings_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     defaults = {"engine": "normbench", "constants": "auto", "source": None}
-    resolved = resolve.resolve(write(tmp_path, "suite:", "suite:"))["corruptions"]
+    resolved = resolve.resolve(write(tmp_path, "suite:", "suite:")).corruptions
     assert {key: resolved[key] for key in defaults} == defaults
     path = write(tmp_path, "severities: [1, 5]", "severities: [1]\n  engine: imagecorruptions\n  constants: imagenet")
     path.write_text(path.read_text().replace("image_size: 12", "image_size: 32"))
-    resolved = resolve.resolve(path)["corruptions"]
+    resolved = resolve.resolve(path).corruptions
     assert {key: resolved[key] for key in defaults} == defaults | {
         "engine": "imagecorruptions",
         "constants": "imagenet",
     }
     path = write(tmp_path, "severities: [1, 5]", "severities: [1]\n  source: ~/{dataset}-C")
-    assert resolve.resolve(path)["corruptions"]["source"] == "~/{dataset}-C"
+    assert resolve.resolve(path).corruptions["source"] == "~/{dataset}-C"
 
 
 def test_options_are_checked_by_type_and_range():

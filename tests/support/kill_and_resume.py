@@ -1,6 +1,6 @@
 """Trains runs in processes of their own, which are killed, told to end, or left without space on the disk.
 
-`python tests/kill_and_resume.py FOLDER SCENARIO CASE`: a fresh interpreter with one thread, so that it may fork.
+`python tests/support/kill_and_resume.py FOLDER SCENARIO CASE`: a fresh interpreter with one thread, so that it may fork.
 What a scenario finds goes to stdout as one JSON value; an assertion that fails ends it with a traceback.
 """
 
@@ -22,15 +22,15 @@ import numpy as np
 import torch
 
 from normbench.data.batches import Images, on_device
-from normbench.gan import train as gan
+from normbench.data.prepared import Splits
 from normbench.methods import network_deconvolution
-from normbench.runs import run as runs
 from normbench.runs import store
-from normbench.runs.run import Run
-from normbench.suite.schema import GanRecipe, Recipe
+from normbench.runs.run import Kind, Run
+from normbench.runs.train import claim_and_train
 from normbench.system import files, preemption, stage
 from normbench.system import side_by_side as jobs
-from normbench.training import classify
+from normbench.training.recipe import Adversary
+from tests.support import sample_runs
 
 KILLS = 10
 STEPS = 4  # an epoch
@@ -62,32 +62,29 @@ def images(seed: int) -> Images:
     return on_device(torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels), [0.3], [0.3], "cpu")
 
 
+def splits() -> Splits:
+    return Splits(images(0), images(1))
+
+
 def run(case: str, seed: int) -> Run:
     model, method, options = CASES[case]
-    bound = {"channels": 1, "classes": 4, "image_size": 8, "fingerprint": "0" * 64}
-    task: dict[str, Any] = {"seed": 0, "model": model, "model_options": {"width": 4}}
+    variant, title = sample_runs.variant(method=method, options=options), f"{case} seed {seed}"
+    settings: dict[str, Any] = {"model": model, "model_options": {"width": 4}}
     if model == "sngan":
-        task["recipe"] = GanRecipe(iterations=24, batch_size=BATCH, lr=2e-3, latent=8).model_dump()
-    else:
-        adversary = {"kind": "free", "repeats": 2, "epsilon": 8.0} if "adversary" in case else None
-        task["recipe"] = Recipe(
-            epochs=EPOCHS,
-            batch_size=BATCH,
-            lr=0.1,
-            crop_padding=1,
-            adversary=adversary,
-            precision="bfloat16" if case == "bfloat16" else "float32",
-        ).model_dump()
-    variant = {"method": method, "options": options}
-    id_ = store.run_id(
-        "gan" if model == "sngan" else "classification", task, variant, bound["fingerprint"], seed, "code"
-    )
-    return Run(id_, task, variant, seed, bound, "code", f"{case} seed {seed}")
+        recipe: dict[str, Any] = {"iterations": 24, "batch_size": BATCH, "lr": 2e-3, "latent": 8}
+        gan_task = sample_runs.gan_task(recipe=recipe, **settings)
+        return sample_runs.run(Kind.GAN, seed, task=gan_task, variant=variant, title=title)
+    recipe = {"epochs": EPOCHS, "batch_size": BATCH, "crop_padding": 1}
+    if "adversary" in case:
+        recipe["adversary"] = Adversary(kind="free", repeats=2)
+    if case == "bfloat16":
+        recipe["precision"] = "bfloat16"
+    task = sample_runs.task(recipe=recipe, **settings)
+    return sample_runs.run(Kind.CLASSIFICATION, seed, task=task, variant=variant, title=title)
 
 
 def train(one: Run) -> None:
-    function = gan.train_run if one.task["model"] == "sngan" else classify.train_run
-    runs.claim_and_train(one, function, lambda: {"train": images(0), "test": images(1)})
+    claim_and_train(one, splits)
 
 
 def child(task: Callable[[], Any]) -> int:
@@ -117,8 +114,8 @@ def ended(pid: int) -> int:
 def left(one: Run) -> dict[str, Any]:
     """All that a finished run leaves and that is no time and no memory: equal for equal runs."""
     folder = store.folder(one.id)
-    record = files.read_json(folder / store.RECORD)
-    found: dict[str, Any] = {"metrics": record["metrics"], "status": record["status"]}
+    record = store.record(one.id)
+    found: dict[str, Any] = {"metrics": record.metrics, "status": record.status}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".pt":
             weights = torch.load(path, weights_only=True)
@@ -166,7 +163,7 @@ def kill(folder: Path, case: str) -> dict[str, Any]:
                 assert ended(child(lambda one=one: train(one))) == 0
                 break
         assert left(one) == whole, f"round {rounds}"
-        resumed += files.read_json(store.folder(one.id) / store.RECORD)["cost"]["resumed"] is not None
+        resumed += store.record(one.id).cost.resumed is not None
         assert not store.unfinished(one.id).exists() or code == -signal.SIGKILL
         rounds += 1
     return {"kills": kills, "resumed": resumed, "rounds": rounds}
@@ -177,8 +174,8 @@ def terminate(folder: Path, case: str) -> dict[str, Any]:
     both = [run(case, seed) for seed in (0, 1)]
     whole = [reference(folder, one)[0] for one in both]
     place("terminated", folder)
-    torch.set_num_threads(2)
-    pid = child(lambda: jobs.side_by_side([lambda one=one: train(one) for one in both], "cpu", 2))
+    torch.set_num_threads(2)  # room for two runs of one thread
+    pid = child(lambda: jobs.side_by_side([lambda one=one: train(one) for one in both], "cpu", 1))
     while not all(any(store.unfinished(one.id).glob("*.pt")) for one in both):
         time.sleep(0.001)
     os.kill(pid, signal.SIGTERM)
@@ -204,7 +201,7 @@ def damage(folder: Path, case: str) -> dict[str, Any]:
     newest.write_bytes(content)
     assert ended(child(lambda: train(one))) == 0
     assert left(one) == whole
-    return {"newest": newest.name, "resumed": files.read_json(store.folder(one.id) / store.RECORD)["cost"]["resumed"]}
+    return {"newest": newest.name, "resumed": store.record(one.id).cost.resumed}
 
 
 def stop_after(one: Run, checkpoints: int) -> None:
@@ -253,7 +250,7 @@ def two(folder: Path, case: str) -> dict[str, Any]:
     ended(holder)
     codes.append(ended(waiting))
     assert left(one) == whole
-    return {"codes": codes, "resumed": files.read_json(store.folder(one.id) / store.RECORD)["cost"]["resumed"]}
+    return {"codes": codes, "resumed": store.record(one.id).cost.resumed}
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from normbench.runs.contents import RECORD
+from normbench.runs.record import Record
+from tests.support.project import ROOT, environment
+
 PARAMS = """
 suite:
   seed: 0
@@ -53,18 +53,13 @@ class SlowNorm(Method):
 
 
 class SuiteFolder:
+    """A folder with the small suite, in which commands use the code of this checkout."""
+
     def __init__(self, path: Path):
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         (path / "params.yaml").write_text(PARAMS, encoding="utf-8")
-        self.environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "NORMBENCH_DEVICE": "cpu",
-        }
-        for name in ("NORMBENCH_STORE", "NORMBENCH_DOWNLOADS", "NORMBENCH_MIRROR", "NORMBENCH_CHECKPOINT_MINUTES"):
-            self.environment.pop(name, None)
+        self.environment = environment(ROOT)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """`python -m ARGUMENTS` in the folder, in a process group of its own."""
@@ -112,22 +107,38 @@ class SuiteFolder:
         self.edit("seeds: [0, 1]", f"seeds: {seeds}")
 
 
-def records(store: Path) -> dict[str, dict[str, Any]]:
-    return {path.parent.name: json.loads(path.read_text()) for path in store.glob("*/record.json")}
+def records(store: Path) -> dict[str, Record]:
+    """The records of a run store, by the ids of their runs."""
+    return {path.parent.name: Record.read(path) for path in store.glob(f"*/{RECORD}")}
+
+
+def outcome(record: Record) -> Record:
+    """A record without what may differ between two runs that are equal bit for bit: times, and their circumstances.
+
+    Circumstances are whether the run was resumed, how many ran beside it, and the state of the checkout.
+    """
+    cost, origin = record.cost, record.provenance
+    return record.model_copy(
+        update={
+            "cost": cost.model_copy(
+                update={"seconds": {}, "epoch_seconds": [], "images_per_second": None, "resumed": None}
+            ),
+            "provenance": origin.model_copy(
+                update={
+                    "started": "",
+                    "ended": "",
+                    "git": None,
+                    "device": origin.device.model_copy(update={"side_by_side": 0}),
+                }
+            ),
+        }
+    )
 
 
 def same_outcome(one: Path, other: Path) -> None:
-    """Asserts that two finished runs are equal bit for bit, but for times and what shared their machine."""
+    """Asserts that two finished runs are equal bit for bit, but for times and circumstances (see `outcome`)."""
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
-    old, new = (json.loads((folder / "record.json").read_text()) for folder in (one, other))
-    for key in ("run", "kind", "seed", "status", "diverged", "metrics"):
-        assert old[key] == new[key], key
-    assert old["cost"]["peak_memory_bytes"] == new["cost"]["peak_memory_bytes"]
-    for key in ("task", "variant", "dataset", "code_fingerprint", "versions"):
-        assert old["provenance"][key] == new["provenance"][key], key
-    for key in ("precision", "memory_format"):
-        assert old["provenance"]["numerics"][key] == new["provenance"]["numerics"][key], key
-    assert old["provenance"]["device"]["threads"] == new["provenance"]["device"]["threads"]
+    assert outcome(Record.read(one / RECORD)) == outcome(Record.read(other / RECORD))
     for path in one.iterdir():
         if path.suffix == ".pt":
             weights, others = (torch.load(p, weights_only=True) for p in (path, other / path.name))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from normbench.runs.run import Run
-from normbench.sweep import plan
+from normbench.sweep import cost, plan, states
+from tests.support import sample_runs
 from tests.support.suite_folder import SuiteFolder
 
 
@@ -78,50 +78,56 @@ def test_a_dataset_that_is_not_here(folder: SuiteFolder):
     assert "dataset digits: another one since" in folder.run("normbench", "plan", "--no-measure")
 
 
-def run_of(**changed: Any) -> Run:
-    task = {"name": "t", "seeds": [0], "model": "m", "model_code": "1", "recipe": {"epochs": 2, "lr": 0.1}}
-    variant = {"name": "v", "method": "n", "options": {"eps": 0.1}, "method_code": "1"}
-    task |= changed.get("task", {})
-    return Run(
-        "0" * 16, task, variant | changed.get("variant", {}), 0, {"name": "d", "fingerprint": "1"}, "1", "t v seed 0"
-    )
+RUN = sample_runs.run()
 
 
 @pytest.mark.parametrize(
     ("was", "expected"),
     [
-        ({"code_fingerprint": "0"}, ["training code"]),
-        ({"dataset": {"fingerprint": "0"}}, ["dataset d: other content"]),
-        ({"task": run_of(task={"model_code": "0", "seeds": [1, 2]}).task}, ["model code"]),
-        ({"variant": run_of(variant={"method_code": "0"}).variant}, ["method code"]),
-        ({"task": run_of(task={"recipe": {"epochs": 2}}).task}, ["recipe.lr is new, 0.1"]),
-        ({"task": run_of(task={"old": 1}).task}, ["old was 1, is gone"]),
+        ({"code": "other"}, ["training code"]),
+        ({"bound": sample_runs.bound(fingerprint="1" * 64)}, ["dataset d: other content"]),
+        ({"bound": sample_runs.bound(classes=3)}, ["dataset d: classes was 3, is 4"]),
+        ({"bound": sample_runs.bound(mean=[0.5])}, ["dataset d: mean was [0.5], is [0.3]"]),
+        ({"bound": sample_runs.bound(std=[0.5])}, ["dataset d: std was [0.5], is [0.3]"]),
+        ({"task": sample_runs.task(model_code="other", seeds=[1, 2])}, ["model code"]),
+        ({"task": sample_runs.task(model_code="other", model="vgg11")}, ["model was 'vgg11', is 'resnet8'"]),
+        ({"task": sample_runs.task(recipe={"lr": 0.2})}, ["recipe.lr was 0.2, is 0.1"]),
+        (
+            {"task": sample_runs.task(model_options={})},
+            ["model_options.width is new, 4", "model_options was {}, is gone"],
+        ),
+        ({"task": sample_runs.task(model_options={"width": 4, "old": 1})}, ["model_options.old was 1, is gone"]),
+        ({"variant": sample_runs.variant(method_code="other")}, ["method code"]),
+        (
+            {"variant": sample_runs.variant(method_code="other", method="no_norm")},
+            ["method was 'no_norm', is 'batch_norm'"],
+        ),
+        ({"variant": sample_runs.variant(options={"eps": 0.2})}, ["options.eps was 0.2, is 0.1"]),
         ({}, ["what a run's id is made of"]),
     ],
 )
 def test_differences(was: dict[str, Any], expected: list[str]):
-    run = run_of()
-    origin = {"task": run.task, "variant": run.variant, "dataset": {"fingerprint": "1"}, "code_fingerprint": "1"}
-    assert plan.differences(origin | was, run) == expected
+    before = sample_runs.record(sample_runs.run(**was)).provenance
+    assert states.differences(before, RUN) == expected
 
 
 def test_time_of_all():
     assert plan.makespan([3, 3, 3], 1) == 9
     assert plan.makespan([3, 3, 3], 2) == 6
     assert plan.makespan([1, 5, 1, 1], 2) == 5
-    assert plan.Cost(0.1, 100, 2.0, 0).seconds() == pytest.approx(12)
-    assert plan.Cost(0.1, 100, 2.0, 0).seconds(0.5) == pytest.approx(7)
+    assert cost.Cost(0.1, 100, 2.0, 0).seconds() == pytest.approx(12)
+    assert cost.Cost(0.1, 100, 2.0, 0).seconds(0.5) == pytest.approx(7)
 
 
 def test_the_stopwatch_ends_a_training_after_its_steps(monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(plan.time, "perf_counter", lambda: float(next(clock)))
-    watch = plan.Stopwatch("cpu")
-    for _ in range(plan.WARM + plan.STEPS - 1):
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: float(next(clock)))
+    watch = cost.Stopwatch("cpu")
+    for _ in range(cost.WARM + cost.STEPS - 1):
         assert not watch.due()
-    with pytest.raises(plan.Enough):
+    with pytest.raises(cost.Enough):
         watch.due()
     assert watch.step() == 1.0
-    short = plan.Stopwatch("cpu")
+    short = cost.Stopwatch("cpu")
     short.due()
     assert short.step() == 1.0  # the one there is

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from normbench.runs.run import FID_FEATURES
+from normbench.system import files
 from tests.support.suite_folder import SuiteFolder, records
 
 
@@ -26,7 +27,7 @@ def test_prune(tmp_path: Path) -> None:
     assert len(records(store)) == 4
     folder.edit("seeds: [0, 1]", "seeds: [0]")
     folder.run("stages.resolve")
-    seed_of = {run: record["seed"] for run, record in records(store).items()}
+    seed_of = {run: record.seed for run, record in records(store).items()}
     ours = [run for run, seed in seed_of.items() if seed == 0]
     theirs = [run for run, seed in seed_of.items() if seed == 1]
     shutil.rmtree(store / ours[1])  # a run of the suite that is not finished
@@ -55,9 +56,9 @@ def test_prune(tmp_path: Path) -> None:
 
     features = store / ("f" * 16)  # the FID's classifier, which is in no suite
     features.mkdir()
-    record = records(store)[ours[0]]
-    record["provenance"]["task"]["name"] = "fid-features"
-    (features / "record.json").write_text(json.dumps(record))
+    record = files.read_json(store / ours[0] / "record.json")
+    record["provenance"]["task"]["name"] = FID_FEATURES
+    files.write_json(features / "record.json", record)
     printed = folder.run("normbench", "runs", "prune", "--finished", "--remove")
     assert printed.count("finished, not of the suite") == 2
     assert set(records(store)) == {ours[0], features.name}

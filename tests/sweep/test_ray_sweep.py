@@ -149,7 +149,7 @@ def test_a_node_is_lost_in_the_middle(folder: SuiteFolder, cluster: Cluster, sha
     for run in local:
         same_outcome(store / run, folder.path / "local" / run)
     # One run was on that node: it alone began again, and not from its start.
-    resumed = [record["cost"]["resumed"] for record in swept.values() if record["cost"]["resumed"] is not None]
+    resumed = [record.cost.resumed for record in swept.values() if record.cost.resumed is not None]
     assert len(resumed) == 1
     assert resumed[0]["epoch"] >= 1
     assert not list(place.glob("*.unfinished"))
@@ -188,7 +188,7 @@ def test_an_interrupted_sweep_goes_on(folder: SuiteFolder, cluster: Cluster, tmp
     assert set(store.glob("*.unfinished/*.pt")) - before  # written because of the signal
     begun = len({path.parent for path in store.glob("*.unfinished/*.pt")})
     folder.run("normbench", "sweep", NORMBENCH_STORE=str(store))  # without Ray
-    assert sum(record["cost"]["resumed"] is not None for record in records(store).values()) == begun
+    assert sum(record.cost.resumed is not None for record in records(store).values()) == begun
     for run in records(store):
         same_outcome(store / run, folder.path / "local" / run)
 

@@ -6,21 +6,19 @@ import io
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from test_pipeline import Project
 
 from normbench.runs.run import Run
-from normbench.sweep import board
-from normbench.sweep import command as sweep
-from normbench.sweep.plan import Cost
-from normbench.system import side_by_side as jobs
-from tests.support.suite_folder import SuiteFolder, records, same_outcome
+from normbench.sweep import board, room
+from normbench.sweep.cost import Cost
+from tests.support import sample_runs
+from tests.support.project import Project
+from tests.support.suite_folder import PARAMS, SuiteFolder, records, same_outcome
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="runs are side by side on Linux alone")
 
@@ -54,7 +52,7 @@ def test_equal_to_the_stages_bit_for_bit(folder: SuiteFolder):
     for run in swept:
         same_outcome(folder.path / "runs" / run, folder.path / "by_stages" / run)
         assert not (folder.path / "runs" / f"{run}.unfinished").exists()
-    assert {record["provenance"]["device"]["side_by_side"] for record in swept.values()} == {2}
+    assert {record.provenance.device.side_by_side for record in swept.values()} == {2}
     before = {path: path.stat().st_mtime_ns for path in (folder.path / "runs").glob("*/*")}
     assert "6 finished, 0 to train" in folder.run("normbench", "sweep")
     assert {path: path.stat().st_mtime_ns for path in (folder.path / "runs").glob("*/*")} == before
@@ -127,7 +125,7 @@ def test_an_interrupted_sweep_goes_on(folder: SuiteFolder, number: int, code: in
     assert "unfinished, at " in folder.run("normbench", "runs", "list")
     folder.run("normbench", "sweep", "--jobs", "2")
     whole = records(folder.path / "runs")
-    assert sum(record["cost"]["resumed"] is not None for record in whole.values()) == 2
+    assert sum(record.cost.resumed is not None for record in whole.values()) == 2
     folder.run("normbench", "sweep", "--jobs", "1", NORMBENCH_STORE="whole")
     for run in whole:
         same_outcome(folder.path / "runs" / run, folder.path / "whole" / run)
@@ -149,25 +147,15 @@ def test_runs_end_when_the_sweep_is_killed(folder: SuiteFolder):
 
 @pytest.mark.slow
 def test_then_dvc_only_assembles(tmp_path: Path):
-    root = Path(__file__).resolve().parents[2]
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True
-    )
-    for name in listed.stdout.decode().split("\0"):
-        if name and (root / name).is_file() and not name.startswith("results/") and name != "dvc.lock":
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, tmp_path / name)
-    SuiteFolder(tmp_path)
-    subprocess.run(["git", "init", "--quiet", "."], cwd=tmp_path, check=True)
-    project = Project(tmp_path)
-    done = project.run(sys.executable, "-m", "normbench", "sweep")
+    project = Project.made(tmp_path, PARAMS)
+    done = project.normbench("sweep")
     assert done.returncode == 0, done.stderr
     done = project.dvc("repro", "train@small-batch_norm", "train@small-group_norm", "gan@small-gan-batch_norm")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished before, taken from runs") == 6
     # An output that only DVC has counts as finished.
     shutil.rmtree(tmp_path / "runs")
-    assert "0 of 6 runs to train" in project.run(sys.executable, "-m", "normbench", "plan").stdout
+    assert "0 of 6 runs to train" in project.normbench("plan").stdout
 
 
 @pytest.mark.parametrize(
@@ -183,34 +171,36 @@ def test_options_that_make_no_sense(tmp_path: Path, options: list[str], line: st
 
 def test_room_on_a_gpu():
     gib = 2**30
-    assert sweep.room(80 * gib, 4 * gib, 16, 100) == int(80 * gib // (sweep.CONTEXT + sweep.MARGIN * 4 * gib)) == 14
-    assert sweep.room(80 * gib, 4 * gib, 8, 100) == 8  # a process needs a core
-    assert sweep.room(80 * gib, 4 * gib, 16, 3) == 3
-    assert sweep.room(8 * gib, 20 * gib, 16, 3) == 1  # whether it fits shows when it is tried
+    fits = int(80 * gib // (room.CONTEXT + room.MARGIN * 4 * gib))
+    assert room.on_gpu(80 * gib, 4 * gib, 16, 100) == fits == 14
+    assert room.on_gpu(80 * gib, 4 * gib, 8, 100) == 8  # a process needs a core
+    assert room.on_gpu(80 * gib, 4 * gib, 16, 3) == 3
+    assert room.on_gpu(8 * gib, 20 * gib, 16, 3) == 1  # whether it fits shows when it is tried
 
 
 def test_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(room.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * 2**30, 80 * 2**30))
-    assert sweep.processes("cpu", 1, 0, 100) == 16
-    assert sweep.processes("cpu", 5, 0, 100) == 3
-    assert sweep.processes("cpu", 5, 0, 2) == 2
-    assert sweep.processes("mps", 8, 0, 100) == 1
-    assert sweep.processes("cuda", 1, 3 * 2**30, 100) == 4  # 20 / (0.7 + 1.2 * 3)
+    assert room.processes("cpu", 1, 0, 100) == 16
+    assert room.processes("cpu", 5, 0, 100) == 3
+    assert room.processes("cpu", 5, 0, 2) == 2
+    assert room.processes("cpu", 32, 0, 2) == 1
+    assert room.processes("mps", 8, 0, 100) == 1
+    assert room.processes("cuda", 1, 3 * 2**30, 100) == 4  # 20 / (0.7 + 1.2 * 3)
     (tmp_path / "train_images.npy").write_bytes(bytes(1000))
-    runs = [Run("0" * 16, {"name": "t"}, {"name": "v"}, 0, {"path": str(tmp_path)}, "", "")]
-    assert sweep.bytes_of_a_run(runs, [Cost(0.1, 10, 1.0, memory) for memory in (10, 30)]) == 1030
+    runs = [sample_runs.run(bound=sample_runs.bound(path=str(tmp_path)))]
+    assert room.bytes_of_a_run(runs, [Cost(0.1, 10, 1.0, memory) for memory in (10, 30)]) == 1030
 
 
-@linux
-def test_threads_are_those_of_the_stage(monkeypatch: pytest.MonkeyPatch):
-    for threads, seeds, expected in [(16, 3, 5), (2, 3, 1), (1, 3, 1), (8, 1, 8)]:
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert jobs.shares("cpu", seeds)[1] == expected
+def test_threads_are_those_of_the_recipes():
+    """The most of them, as a run with fewer leaves cores free."""
+    one, three = (sample_runs.run(task=sample_runs.task(recipe={"threads": count})) for count in (1, 3))
+    assert room.threads_of([one, three, one]) == 3
+    assert room.threads_of([one]) == room.threads_of([]) == 1
 
 
 def some_runs(count: int) -> list[Run]:
-    return [Run(f"{i:016x}", {"name": "t"}, {"name": "v"}, i, {}, "", f"t v seed {i}") for i in range(count)]
+    return [sample_runs.run(seed=seed) for seed in range(count)]
 
 
 def test_the_board_in_plain_lines(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Runs side by side: all are made, one that fails leaves the others alone, and the threads are divided."""
+"""Runs side by side: all are made, one that fails leaves the others alone, and each has the threads of its recipe."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 
 from normbench.system import side_by_side as jobs
 from normbench.system.errors import UserError
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="runs are side by side on Linux alone")
 
 
 def note(folder: Path, name: str) -> None:
@@ -33,17 +35,28 @@ def four_threads():
 
 
 @pytest.mark.usefixtures("four_threads")
-@pytest.mark.skipif(sys.platform != "linux", reason="runs are side by side on Linux alone")
-def test_all_are_made_with_their_share_of_threads(tmp_path: Path):
-    jobs.side_by_side([functools.partial(note, tmp_path, str(i)) for i in range(3)], "cpu", 2)
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {str(i): "2 2 200" for i in range(3)}
+@pytest.mark.parametrize(("threads", "beside"), [(1, 3), (2, 2)])
+@linux
+def test_each_has_its_threads_however_many_run_beside_it(threads: int, beside: int, tmp_path: Path):
+    jobs.side_by_side([functools.partial(note, tmp_path, str(i)) for i in range(3)], "cpu", threads)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {str(i): f"{threads} {beside} 200" for i in range(3)}
     assert torch.get_num_threads() == 4
     assert jobs.beside == 1
 
 
 @pytest.mark.usefixtures("four_threads")
+@linux
+def test_processes_are_as_many_as_there_are_threads_for():
+    """Four here, by the fixture."""
+    assert [jobs.processes_for("cpu", threads, 9) for threads in (1, 2, 3, 4, 8)] == [4, 2, 1, 1, 1]
+    assert jobs.processes_for("cpu", 1, 2) == 2  # no more than tasks
+    assert jobs.processes_for("cpu", 1, 0) == 1
+    assert jobs.processes_for("cuda", 1, 9) == jobs.processes_for("mps", 1, 9) == 1
+
+
+@pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize("kind", [UserError, RuntimeError])
-@pytest.mark.skipif(sys.platform != "linux", reason="runs are side by side on Linux alone")
+@linux
 def test_a_failure_leaves_the_others_alone(
     kind: type[BaseException], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -57,7 +70,7 @@ def test_a_failure_leaves_the_others_alone(
 
 
 @pytest.mark.usefixtures("four_threads")
-@pytest.mark.skipif(sys.platform != "linux", reason="runs are side by side on Linux alone")
+@linux
 def test_a_process_that_is_killed_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     killed = functools.partial(lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(SystemExit):

@@ -1,0 +1,80 @@
+"""Results from scratch, twice, are the same numbers, whatever else the machine does meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from normbench.runs.record import Record
+from tests.support.suite_folder import SuiteFolder, outcome, records, same_outcome
+
+STAGES = [
+    ["stages.train", "--task", "small", "--variant", "batch_norm"],
+    ["stages.train", "--task", "small", "--variant", "group_norm"],
+    ["stages.evaluate", "--task", "small", "--variant", "batch_norm"],
+    ["stages.evaluate", "--task", "small", "--variant", "group_norm"],
+    ["stages.gan", "--task", "small-gan", "--variant", "batch_norm"],
+    ["stages.fid", "--task", "small-gan", "--variant", "batch_norm"],
+]
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Inside it so many other processes take all of the time that a core has for them."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def scored(folder: SuiteFolder) -> dict[str, Record]:
+    """The records with their scores, without times, by their place."""
+    scores = folder.path / "build/scores"
+    return {path.relative_to(scores).as_posix(): outcome(Record.read(path)) for path in scores.rglob("*.json")}
+
+
+def files(folder: SuiteFolder) -> dict[str, bytes]:
+    """What lies beside the records: predictions of single images, and pictures that were generated."""
+    scores = folder.path / "build/scores"
+    found = [path for path in scores.rglob("*") if path.is_file() and path.suffix != ".json"]
+    return {path.relative_to(scores).as_posix(): path.read_bytes() for path in found}
+
+
+@pytest.mark.slow
+def test_from_scratch_twice_under_different_load(tmp_path: Path) -> None:
+    """Beside the load, the second time has two runs side by side where the first has one after the other."""
+    first = SuiteFolder(tmp_path / "first")
+    first.edit(
+        "\nvariants:",
+        "\nevaluation: {attacks: {examples: 20, long_examples: 0}, smoothness: {examples: 20}}\nvariants:",
+    )
+    first.bind()
+    shutil.copytree(first.path, tmp_path / "second")
+    second = SuiteFolder(tmp_path / "second")
+    shutil.copy(first.path / "params.yaml", second.path)
+    for stage in STAGES:
+        first.run(*stage)
+    with busy(2):
+        for stage in STAGES:
+            second.run(*stage, OMP_NUM_THREADS="2")
+    assert len(scored(first)) == 6
+    assert scored(second) == scored(first)
+    assert files(second) == files(first)
+    assert len(files(first)) == 6
+    one, other = records(first.path / "runs"), records(second.path / "runs")
+    assert set(one) == set(other)
+    assert len(one) == 7  # with the classifier of the FID
+    for run in one:
+        same_outcome(first.path / "runs" / run, second.path / "runs" / run)
+    beside = [{record.provenance.device.side_by_side for record in found.values()} for found in (one, other)]
+    assert beside[0] == {1}
+    assert beside[1] == ({1, 2} if sys.platform == "linux" else {1})

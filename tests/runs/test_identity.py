@@ -1,0 +1,158 @@
+"""What the id of a run is made of: everything that shapes its outcome, and no name, path or machine."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from normbench.data.labels import LabelNoise
+from normbench.gan.recipe import GanRecipe
+from normbench.runs.run import Kind, Run
+from normbench.runs.variant import Variant
+from normbench.training.recipe import Adversary, Recipe
+from normbench.training.task import Task
+from tests.support import sample_runs
+
+ID = sample_runs.run().id
+GAN_ID = sample_runs.run(Kind.GAN).id
+
+# Other values of the fields that have no number, or for which one more is not valid.
+OTHER: dict[str, Any] = {
+    "schedule": "constant",
+    "milestones": [1.0],
+    "precision": "bfloat16",
+    "memory_format": "contiguous",
+    "gradient_clip": 1.0,
+    "compile": "default",
+    "adversary": Adversary(kind="pgd"),
+    "fid_samples": 20,
+    "kind": "free",
+    "step": 1.0,
+}
+
+
+def other(model: BaseModel, field: str) -> Any:
+    """Another valid value of a field: that of `OTHER`, the other truth value, the next integer, or half a number."""
+    value = getattr(model, field)
+    if field in OTHER:
+        return OTHER[field]
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else value / 2 or 0.25
+
+
+def with_other(model: Any, field: str) -> Any:
+    """A model with another value of one field, checked as any is."""
+    values = {name: getattr(model, name) for name in type(model).model_fields}
+    changed = type(model)(**values | {field: other(model, field)})
+    assert changed != model
+    return changed
+
+
+def test_an_id_is_16_hexadecimal_digits_and_the_same_each_time() -> None:
+    assert re.fullmatch("[0-9a-f]{16}", ID)
+    assert sample_runs.run().id == ID
+    assert ID != GAN_ID
+
+
+@pytest.mark.parametrize("field", Recipe.model_fields)
+def test_every_field_of_a_recipe_is_in(field: str) -> None:
+    task = sample_runs.task()
+    changed = task.model_copy(update={"recipe": with_other(task.recipe, field)})
+    assert sample_runs.run(task=changed).id != ID
+
+
+@pytest.mark.parametrize("field", Adversary.model_fields)
+def test_every_field_of_an_adversary_is_in(field: str) -> None:
+    adversary = Adversary(kind="pgd")
+    ids = {
+        sample_runs.run(task=sample_runs.task(recipe={"adversary": each})).id
+        for each in (adversary, with_other(adversary, field))
+    }
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("field", GanRecipe.model_fields)
+def test_every_field_of_a_gan_recipe_is_in_but_how_many_images_the_fid_draws(field: str) -> None:
+    task = sample_runs.gan_task()
+    changed = task.model_copy(update={"recipe": with_other(task.recipe, field)})
+    assert (sample_runs.run(Kind.GAN, task=changed).id == GAN_ID) == (field == "fid_samples")
+
+
+IN: dict[str, Run] = {
+    "seed": sample_runs.run(seed=1),
+    "training code": sample_runs.run(code="other"),
+    "seed of the suite": sample_runs.run(task=sample_runs.task(seed=1)),
+    "model code": sample_runs.run(task=sample_runs.task(model_code="other")),
+    "model options": sample_runs.run(task=sample_runs.task(model_options={"width": 8})),
+    "train fraction": sample_runs.run(task=sample_runs.task(train_fraction=0.5)),
+    "symmetric label noise": sample_runs.run(
+        task=sample_runs.task(label_noise=LabelNoise(kind="symmetric", fraction=0.2))
+    ),
+    "more label noise": sample_runs.run(task=sample_runs.task(label_noise=LabelNoise(kind="symmetric", fraction=0.4))),
+    "other label noise": sample_runs.run(
+        task=sample_runs.task(label_noise=LabelNoise(kind="asymmetric", fraction=0.2))
+    ),
+    "method code": sample_runs.run(variant=sample_runs.variant(method_code="other")),
+    "method options": sample_runs.run(variant=sample_runs.variant(options={"eps": 0.2})),
+    "content of the dataset": sample_runs.run(bound=sample_runs.bound(fingerprint="1" * 64)),
+    "classes": sample_runs.run(bound=sample_runs.bound(classes=5)),
+    "mean": sample_runs.run(bound=sample_runs.bound(mean=[0.4])),
+    "std": sample_runs.run(bound=sample_runs.bound(std=[0.4])),
+}
+
+
+@pytest.mark.parametrize("what", IN)
+def test_what_is_in(what: str) -> None:
+    ids = [ID, *(run.id for run in IN.values())]
+    assert ids.count(IN[what].id) == 1  # It is no id of the others either.
+
+
+GAN_IN: dict[str, Run] = {
+    "seed of the suite": sample_runs.run(Kind.GAN, task=sample_runs.gan_task(seed=1)),
+    "model code": sample_runs.run(Kind.GAN, task=sample_runs.gan_task(model_code="other")),
+    "model options": sample_runs.run(Kind.GAN, task=sample_runs.gan_task(model_options={"width": 16})),
+}
+
+
+@pytest.mark.parametrize("what", GAN_IN)
+def test_what_is_in_of_a_gan(what: str) -> None:
+    assert GAN_IN[what].id != GAN_ID
+
+
+NOT_IN: dict[str, Run] = {
+    "name of the task": sample_runs.run(task=sample_runs.task(name="other")),
+    "name of its dataset": sample_runs.run(task=sample_runs.task(dataset="other")),
+    "how the model is referred to": sample_runs.run(task=sample_runs.task(model="my_models/resnet8.py:resnet8")),
+    "list of seeds": sample_runs.run(task=sample_runs.task(seeds=[0, 1, 2])),
+    "name of the variant": sample_runs.run(variant=sample_runs.variant(name="other")),
+    "how the method is referred to": sample_runs.run(variant=sample_runs.variant(method="my_methods/a.py:BatchNorm")),
+    "name of the dataset": sample_runs.run(bound=sample_runs.bound(name="other")),
+    "path of the data": sample_runs.run(bound=sample_runs.bound(path="elsewhere/d")),
+    "origin of the data": sample_runs.run(bound=sample_runs.bound(origin="another mirror")),
+    "note": sample_runs.run(bound=sample_runs.bound(note="A note.")),
+    "title": sample_runs.run(title="another title"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_IN)
+def test_what_is_not_in(what: str) -> None:
+    assert NOT_IN[what].id == ID
+
+
+def test_names_of_a_gan_are_not_in() -> None:
+    renamed = sample_runs.gan_task(name="other", dataset="other", seeds=[5], model="my_models/a.py:sngan")
+    assert sample_runs.run(Kind.GAN, task=renamed, title="another title").id == GAN_ID
+
+
+@pytest.mark.parametrize(("kind", "named"), [(Task, IN | NOT_IN), (Variant, IN | NOT_IN)])
+def test_no_field_is_forgotten_here(kind: type[BaseModel], named: dict[str, Run]) -> None:
+    """Each field of a task and of a variant has another value in some run above, so that a new one is decided upon."""
+    part = kind.__name__.lower()
+    first = getattr(sample_runs.run(), part)
+    for field in kind.model_fields:
+        if field != "recipe":  # Its fields have tests of their own.
+            assert any(getattr(getattr(run, part), field) != getattr(first, field) for run in named.values()), field

@@ -1,0 +1,110 @@
+"""A clone of this repository with a small suite of the real digits, and what a user does in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from normbench.runs.contents import RECORD
+from normbench.runs.record import Record
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = """
+suite:
+  seed: 0
+  seeds: [0, 1]
+  datasets: [digits]
+  tasks: [small]
+  variants: [batch_norm, group_norm]
+  baseline: batch_norm
+  gan_tasks: [small-gan]
+  gan_variants: [batch_norm]
+corruptions: {names: [gaussian_noise, contrast], severities: [1, 5]}
+datasets:
+  digits: {source: digits, image_size: 8}
+tasks:
+  small: {dataset: digits, model: resnet8, model_options: {width: 4}, recipe: {epochs: 2, batch_size: 128, crop_padding: 1}}
+gan_tasks:
+  small-gan: {dataset: digits, model: sngan, model_options: {width: 8}, recipe: {iterations: 4, batch_size: 32, fid_samples: 200}}
+variants:
+  batch_norm: {method: batch_norm}
+  group_norm: {method: group_norm, options: {channels_per_group: 2}}
+  no_norm: {method: no_norm}
+"""
+# What the environment of whoever runs the tests must not bring into theirs.
+FOREIGN = ("NORMBENCH_STORE", "NORMBENCH_DOWNLOADS", "NORMBENCH_MIRROR", "NORMBENCH_CHECKPOINT_MINUTES")
+
+
+def environment(package: Path) -> dict[str, str]:
+    """The variables of commands that use the package in a folder, with one thread on the CPU."""
+    found = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(package),
+        "OMP_NUM_THREADS": "1",
+        "NORMBENCH_DEVICE": "cpu",
+    }
+    return {name: value for name, value in found.items() if name not in FOREIGN}
+
+
+class Project:
+    """A clone, in which commands use the code of the clone."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.environment = environment(path)
+
+    @classmethod
+    def made(cls, path: Path, params: str = PARAMS) -> Project:
+        """A new clone: the files of this checkout without its results, with other parameters, and with git."""
+        listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True)
+        for name in listed.stdout.decode().split("\0"):
+            if name and (ROOT / name).is_file() and not name.startswith("results/") and name != "dvc.lock":
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, path / name)
+        (path / "params.yaml").write_text(params, encoding="utf-8")
+        subprocess.run(["git", "init", "--quiet", "."], cwd=path, check=True)
+        return cls(path)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
+
+    def dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "dvc", *arguments)
+
+    def normbench(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "normbench", *arguments)
+
+    def repro(self, *arguments: str) -> list[str]:
+        """The stages that `dvc repro` ran; it must succeed."""
+        done = self.dvc("repro", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return ran(done.stdout)
+
+    def changed(self) -> set[str]:
+        """The stages that `dvc status` says are not up to date."""
+        return set(json.loads(self.dvc("status", "--json").stdout))
+
+    def edit(self, old: str, new: str, name: str = "params.yaml") -> None:
+        text = (self.path / name).read_text(encoding="utf-8")
+        assert old in text
+        (self.path / name).write_text(text.replace(old, new), encoding="utf-8")
+
+    def leaderboard(self) -> pd.DataFrame:
+        return pd.read_csv(self.path / "results/leaderboard.csv").set_index("variant")
+
+    def records(self) -> dict[str, Record]:
+        """The records in the outputs of the stage `train`, by task/variant/seed."""
+        trained = self.path / "build/trained"
+        return {str(p.parent.relative_to(trained)): Record.read(p) for p in trained.glob(f"*/*/*/{RECORD}")}
+
+
+def ran(output: str) -> list[str]:
+    """The stages that DVC says it ran."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
