@@ -14,7 +14,7 @@ from torch import nn
 from normbench.evaluation.folding import fold
 from normbench.evaluation.smoothness import features
 from normbench.methods.batch_norm import BatchNorm
-from normbench.models import build, registry
+from normbench.models import base, build, registry
 from normbench.models.build import build_classifier, build_gan
 from normbench.runs.run import Kind
 from normbench.suite import code, resolve
@@ -75,7 +75,7 @@ def test_an_entry_says_what_its_function_does(name: str) -> None:
     model = registry.get(name)
     file, function = model.source
     assert file.parent == Path(registry.__file__).parent
-    assert file == registry.source_file(name)
+    assert file == base.source_file(name)
     assert function == name == model.function.__name__
     assert re.search(rf"^def {name}\(", file.read_text(encoding="utf-8"), re.MULTILINE)
     assert (model.function.__doc__ or "").strip(), "a model says what it is"
@@ -133,20 +133,20 @@ def fitting(
     ],
 )
 def test_options(option: str, value: object, problem: str | None) -> None:
-    model = registry.Model("fitting", "classifier", fitting)
+    model = base.Model("fitting", "classifier", fitting)
     assert model.options() == {"width": 4, "rate": 0.5, "deep": True, "to": "a"}
     assert model.option_problem(option, value) == problem
 
 
 def test_image_sizes() -> None:
-    model = registry.Model("fitting", "classifier", fitting, least_size=8, divisor=4)
+    model = base.Model("fitting", "classifier", fitting, least_size=8, divisor=4)
     assert [size for size in range(1, 20) if model.size_problem(size) is None] == [8, 12, 16]
     assert model.size_problem(10) == (
         "does not fit images of 10 x 10; it needs at least 8 pixels a side, divisible by 4"
     )
-    plain = registry.Model("fitting", "classifier", fitting, least_size=32)
+    plain = base.Model("fitting", "classifier", fitting, least_size=32)
     assert plain.size_problem(16) == "does not fit images of 16 x 16; it needs at least 32 pixels a side"
-    assert registry.Model("fitting", "classifier", fitting).size_problem(1) is None
+    assert base.Model("fitting", "classifier", fitting).size_problem(1) is None
 
 
 def without_default(method: Any, channels: int, classes: int, *, width: int) -> Any:
@@ -164,10 +164,10 @@ def list_option(method: Any, channels: int, classes: int, *, widths: tuple[int, 
 @pytest.mark.parametrize(
     ("register", "function", "message"),
     [
-        (registry.register_classifier, without_default, "option width of without_default needs a default"),
-        (registry.register_classifier, list_option, "option widths of list_option needs a default"),
-        (registry.register_classifier, positional_option, r"a classifier takes \(method, channels, classes, \*, opt"),
-        (registry.register_gan, fitting, r"a gan takes \(method, channels, size, latent, \*, options\)"),
+        (base.register_classifier, without_default, "option width of without_default needs a default"),
+        (base.register_classifier, list_option, "option widths of list_option needs a default"),
+        (base.register_classifier, positional_option, r"a classifier takes \(method, channels, classes, \*, opt"),
+        (base.register_gan, fitting, r"a gan takes \(method, channels, size, latent, \*, options\)"),
     ],
 )
 def test_functions_that_are_no_models(register: Any, function: Any, message: str) -> None:
@@ -185,7 +185,7 @@ def test_params_yaml_names_models_and_their_options(tmp_path: Path) -> None:
         task = tasks[name]
         assert task.model == name
         assert task.model_options == registry.get(name).options() | options
-        codes[registry.source_file(name).stem] = task.model_code
+        codes[base.source_file(name).stem] = task.model_code
     assert len(set(codes.values())) == len(codes)
     with pytest.raises(UserError, match=r"unknown option of densenet121; .*'growth'"):
         resolve.resolve(params(tmp_path / "params.yaml", {"densenet121": {"groth": 2}}))
