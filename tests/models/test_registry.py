@@ -133,20 +133,20 @@ def fitting(
     ],
 )
 def test_options(option: str, value: object, problem: str | None) -> None:
-    model = registry.Model("fitting", "classifier", fitting)
+    model = base.Model("fitting", "classifier", fitting)
     assert model.options() == {"width": 4, "rate": 0.5, "deep": True, "to": "a"}
     assert model.option_problem(option, value) == problem
 
 
 def test_image_sizes() -> None:
-    model = registry.Model("fitting", "classifier", fitting, least_size=8, divisor=4)
+    model = base.Model("fitting", "classifier", fitting, least_size=8, divisor=4)
     assert [size for size in range(1, 20) if model.size_problem(size) is None] == [8, 12, 16]
     assert model.size_problem(10) == (
         "does not fit images of 10 x 10; it needs at least 8 pixels a side, divisible by 4"
     )
-    plain = registry.Model("fitting", "classifier", fitting, least_size=32)
+    plain = base.Model("fitting", "classifier", fitting, least_size=32)
     assert plain.size_problem(16) == "does not fit images of 16 x 16; it needs at least 32 pixels a side"
-    assert registry.Model("fitting", "classifier", fitting).size_problem(1) is None
+    assert base.Model("fitting", "classifier", fitting).size_problem(1) is None
 
 
 def without_default(method: Any, channels: int, classes: int, *, width: int) -> Any:
