@@ -115,7 +115,8 @@ def records(store: Path) -> dict[str, Record]:
 def outcome(record: Record) -> Record:
     """A record without what may differ between two runs that are equal bit for bit: times, and their circumstances.
 
-    Circumstances are whether the run was resumed, how many ran beside it, and the state of the checkout.
+    Circumstances are whether the run was resumed, how many ran beside it, the state of the checkout, and which seeds
+    its task has.
     """
     cost, origin = record.cost, record.provenance
     return record.model_copy(
@@ -125,6 +126,7 @@ def outcome(record: Record) -> Record:
             ),
             "provenance": origin.model_copy(
                 update={
+                    "task": origin.task.model_copy(update={"seeds": []}),
                     "started": "",
                     "ended": "",
                     "git": None,
