@@ -40,6 +40,5 @@ class Task(TaskEntry):
     model_code: str
 
     def identity(self) -> dict[str, Any]:
-        """The fields that affect a run's outcome, and so its id: all but names, wherever the model lies, and the list of
-        seeds."""
+        """The fields that affect a run's outcome, and so its id: all but names, references and the list of seeds."""
         return self.model_dump(mode="json", exclude={"name", "seeds", "dataset", "model"})
