@@ -78,7 +78,8 @@ def test_record_is_complete(finished: Project):
     assert record.cost.resumed is None
     assert record.described_run().id == record.run
     assert set(record.cost.seconds) == {
-        *("setup", "compile", "train", "checkpoints", "evaluate", "memory", "corruptions")
+        *("setup", "compile", "train", "checkpoints", "evaluate", "memory"),
+        *("corruptions", "batch_statistics"),
     }
     assert set(record.metrics["corruption_accuracy"]) == {"gaussian_noise", "contrast"}
     for run in (finished.path / "build/trained").glob("*/*/*"):
