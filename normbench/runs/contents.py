@@ -1,4 +1,4 @@
-"""The files that a finished run consists of, and how large each may be."""
+"""The files of a finished run, and their largest permitted sizes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ LARGEST = {  # bytes
 
 
 def contents(kind: Kind, status: Status) -> list[str]:
-    """The files of a run beside its record. A run that diverged has its weights alone."""
+    """Returns the files of a run besides its record. A run that diverged has its weights alone."""
     always, finished = {Kind.CLASSIFICATION: (WEIGHTS, PREDICTIONS), Kind.GAN: (GENERATOR, SAMPLES)}[kind]
     return [always, finished] if status is Status.FINISHED else [always]
