@@ -197,9 +197,7 @@ def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Pa
 
 
 def check_content(folder: Path, run: str, path: Path) -> None:
-    """Raises UserError, with `path` in the message, unless a folder holds exactly the files of the run, all of them
-    readable.
-    """
+    """Raises UserError, which names `path`, unless a folder holds exactly the files of the run, all readable."""
     try:
         record = Record.read(folder / RECORD)
     except UserError as error:

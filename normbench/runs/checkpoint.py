@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished runs: written atomically, verified when they are read, and set aside if they are damaged."""
+"""Checkpoints of unfinished runs: written atomically, verified when they are read, set aside if they are damaged."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Checkpoints:
         return preemption.requested() or time.monotonic() - self.written >= self.seconds
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes the state as the newest checkpoint. If the process has received SIGTERM, it then exits with code 75."""
+        """Writes the state as the newest checkpoint, and exits with code 75 if the process has received SIGTERM."""
         began = time.monotonic()
         buffer = io.BytesIO()
         torch.save({"training": state, "random": random_state()}, buffer)
@@ -90,8 +90,8 @@ def save_weights(module: torch.nn.Module, path: Path) -> None:
 
 
 def verified(path: Path) -> dict[str, Any] | None:
-    """Returns the content of a checkpoint; None if its hash is not that of its name, or if it holds more than plain
-    values.
+    """Returns the content of a checkpoint; None if its hash is not that in its name or it holds more
+    than plain values.
     """
     content = path.read_bytes()
     if path.stem.partition("-")[2] != hashlib.sha256(content).hexdigest()[:16]:

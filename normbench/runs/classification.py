@@ -84,8 +84,9 @@ def _summary(outcome: Outcome, accuracy: float | None) -> str:
 
 
 def _images_per_second(outcome: Outcome, images: int) -> float | None:
-    """Returns the median over the epochs after the first, in which kernels are still being chosen; None without any
-    epoch.
+    """Returns the median over the epochs after the first; None if no epoch was completed.
+
+    Kernels are still being chosen in the first epoch.
     """
     seconds = outcome.epoch_seconds[1:] or outcome.epoch_seconds
     return images / float(np.median(seconds)) if seconds else None

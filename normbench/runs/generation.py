@@ -87,8 +87,9 @@ def _summary(outcome: Outcome, iterations: int) -> str:
 
 
 def save_grid(images: Tensor, path: Path) -> None:
-    """Writes images, uint8 (SIDE * SIDE, C, H, W) with C = 1 or 3, as one PNG; small images are enlarged by a whole
-    factor.
+    """Writes images, uint8 (SIDE * SIDE, C, H, W) with C = 1 or 3, as one PNG.
+
+    Images smaller than `SHOWN` pixels are enlarged by a whole factor.
     """
     side = trainer.SIDE
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()

@@ -17,16 +17,14 @@ PACKAGES = ("normbench", "torch", "torchvision", "numpy")
 
 
 def git() -> Git:
-    """Returns the revision of the checkout and whether it has uncommitted changes; both are None outside of a
-    repository.
-    """
+    """Returns the revision of the checkout and whether it has uncommitted changes; both None without a repository."""
 
     def ask(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         revision = ask("rev-parse", "HEAD")
-        # Each run of the pipeline rewrites the results, and the record holds the parameters: neither counts as a change.
+        # Each run of the pipeline rewrites the results, and the record has the parameters: these are no changed source.
         dirty = bool(ask("status", "--porcelain", "--", ".", *(f":!{path}" for path in GENERATED_PATHS)))
     except (OSError, subprocess.CalledProcessError):
         return Git(revision=None, dirty=None)
@@ -82,15 +80,14 @@ def device(kind: str) -> Device:
 
 
 def multi_process_service() -> bool:
-    """Whether NVIDIA's Multi-Process Service runs here, which lets several processes run kernels on a GPU at the same
-    time.
-    """
+    """Whether NVIDIA's Multi-Process Service runs here, with which several processes run kernels on a GPU at once."""
     return os.path.isdir(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
 
 
 def collect(run: Run, numerics: Numerics, kind: str, started: str) -> Provenance:
-    """Returns the provenance of a run that ends now. kind: of the device. started: the result of `now` when the run
-    began.
+    """Returns the provenance of a run that ends now.
+
+    kind: of the device. started: the result of `now` when the run began.
     """
     return Provenance(
         task=run.task,

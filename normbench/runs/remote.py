@@ -32,8 +32,7 @@ class Remote:
             raise UserError(f"--store {address}: {str(error) or type(error).__name__}") from None
 
     def take(self, run: str) -> bool:
-        """Copies a finished run, verified, into the local run store; returns False if the address has no intact archive
-        of it.
+        """Copies a finished run, verified, into the local run store; returns whether the run is there.
 
         A damaged archive is renamed at the address, with `.damaged` at its end.
         """

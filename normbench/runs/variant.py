@@ -18,11 +18,11 @@ class VariantEntry(Strict):
 
 
 class Variant(VariantEntry):
-    """A resolved variant: its name, all options of its method with their values, and the digest of the method's code."""
+    """A resolved variant: its name, all options of its method with their values, and the digest of the method."""
 
     name: str
     method_code: str
 
     def identity(self) -> dict[str, Any]:
-        """Returns the part of the variant that enters a run's id: the options and the code, not the name or the path."""
+        """Returns the part of the variant that enters a run's id: the options and the code, but no name or path."""
         return {"options": self.options, "method_code": self.method_code}

@@ -1,4 +1,4 @@
-"""The names that params.yaml may use, with their options and defaults."""
+"""The names that params.yaml may use, with options and defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from normbench.models import registry as models
 
 
 def names() -> dict[str, dict[str, dict[str, Any]]]:
-    """What there is of each: a name and its options with their defaults, `...` for an option that must be given."""
+    """Returns by section each name with its options and their defaults; `...` marks an option without a default."""
     return {
         "methods": {name: of_dataclass(methods.method_class(name)) for name in methods.names()},
         "models": {name: models.get(name).options() for name in models.names("classifier")},
@@ -27,7 +27,7 @@ def names() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def of_dataclass(kind: type) -> dict[str, Any]:
-    """The fields of a dataclass and their defaults."""
+    """Returns the fields of a dataclass with their defaults."""
     return {
         field.name: "..." if field.default is dataclasses.MISSING else field.default
         for field in dataclasses.fields(kind)

@@ -18,8 +18,9 @@ def nearest(name: object, valid: Iterable[str]) -> str | None:
 
 
 def hint(name: object, valid: Iterable[str], limit: int = 12) -> str:
-    """Returns the end of an error message about an unknown name: the nearest valid name, or else at most `limit` valid
-    names.
+    """Returns the end of an error message about an unknown name: the nearest valid name, or else the valid names.
+
+    At most `limit` names are listed.
     """
     names = sorted(valid)
     close = nearest(name, names)

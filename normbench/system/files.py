@@ -15,8 +15,7 @@ from typing import Any
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; the file written there replaces `path` when the block ends without an
-    error.
+    """Yields a temporary path; the file written there replaces `path` when the block ends without an error.
 
     The file is flushed to disk (fsync) before it is renamed, so a crash leaves either the old file or the new one.
     """

@@ -32,7 +32,7 @@ class Root:
 
 @dataclass(frozen=True)
 class Node:
-    """One definition: the hash of its own meaning, and the definitions that it refers to, in order of first reference."""
+    """One definition: the hash of its own meaning, and the definitions it refers to, in order of first reference."""
 
     own: str
     places: list[Place]

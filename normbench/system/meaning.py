@@ -178,9 +178,7 @@ class Meaning:
         return found or Found(f"builtin:{what}", rest=tuple(attributes))
 
     def label(self, node: ast.expr) -> str:
-        """Returns the label of an installed or built-in object that an expression names; an empty string for everything
-        else.
-        """
+        """Returns the label of an installed or built-in object that an expression names; otherwise an empty string."""
         found = self.found(node)
         return found.label if found and not found.place and not found.rest else ""
 
@@ -209,7 +207,7 @@ class Meaning:
     # Nodes
 
     def node(self, node: ast.AST) -> Dump:
-        """Returns the dump of a syntax node; methods named `_<type of node>` handle the nodes that need special care."""
+        """Returns the dump of a syntax node. Methods named `_<type of node>` handle nodes with special rules."""
         special = getattr(self, f"_{type(node).__name__}", None)
         if special:
             return special(node)
@@ -275,8 +273,8 @@ class Meaning:
         return "Assign", self.value(node.targets), self.node(node.value)
 
     def _AnnAssign(self, node: ast.AnnAssign) -> Dump:
-        """Treats an annotated assignment like a plain one. In a class it is a field, which keeps its kind (`ClassVar`,
-        ...).
+        """Treats an annotated assignment like a plain one; in a class, the dump has the kind of field,
+        e.g. `ClassVar`.
         """
         value = self.node(node.value) if node.value else ()
         if not self.in_class():

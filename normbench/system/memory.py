@@ -29,10 +29,9 @@ def keep_freed_memory() -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """A context in which `peak` follows the largest total size, in bytes, of the tensors that were alive at the same
-    time.
+    """A context that measures in `peak` the largest total size, in bytes, of tensors that were alive together.
 
-    Only tensors that operations create inside the context are counted, in `live` those that are alive now.
+    Only tensors that operations create inside the context are counted. `live` is the size of those that are alive now.
     """
 
     def __init__(self) -> None:
@@ -69,12 +68,12 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def step_memory(model: nn.Module, step: Callable[[], None], kind: str) -> int:
-    """Returns the peak memory of a training step in bytes: parameters, momentum, buffers, and what the step adds at its
-    peak.
+    """Returns the peak memory of a training step in bytes.
 
-    model: the network. step: runs one training step; it is called once before the measurement, so that the optimizer
-    has its state. kind: of the device. On CUDA the allocator tells the peak; elsewhere every tensor that an operation
-    creates is followed, which misses the memory that a kernel uses internally.
+    It is the sum of the parameters, their momentum, the buffers, and the most that the step holds besides these. model:
+    the network. step: runs one training step; it is called once before the measurement, so that the optimizer has its
+    state. kind: of the device. On CUDA the allocator reports the peak; elsewhere every tensor that an operation creates
+    is followed, which misses the memory that a kernel uses internally.
     """
     step()
     persistent = 2 * tensor_bytes(model.parameters()) + tensor_bytes(model.buffers())

@@ -1,6 +1,4 @@
-"""Registration of plugins: entries that the files of a package register, and entries in the user's own files or
-modules.
-"""
+"""Registration of plugins: entries in the files of a package, and entries in the user's own files or modules."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ Decorator = TypeVar("Decorator", bound=Callable[..., Any])
 
 
 def registers(decorator: Decorator) -> Decorator:
-    """Marks a decorator that only adds a function or class to a table and returns it unchanged. Also for decorator
-    factories.
+    """Marks a decorator, or a decorator factory, that registers a function or class and returns it unchanged.
 
     The digest of code (`normbench.system.fingerprint`) ignores a decorator that is marked so, and its arguments,
     because the way in which something is looked up changes no number.
@@ -65,16 +62,12 @@ class Table(Generic[Entry]):
         self._modules[name, module] = entry
 
     def names(self) -> list[str]:
-        """Returns the names that the package registers, in the order of the files and, within a file, of the
-        definitions.
-        """
+        """Returns the names that the package registers, in the order of the files and of the definitions in a file."""
         self._read()
         return list(self.entries)
 
     def get(self, reference: str) -> Entry:
-        """Returns the entry with a name or reference. Raises UserError, which suggests the nearest valid name, if there
-        is none.
-        """
+        """Returns the entry with a name or reference. Raises UserError, with a suggestion, if there is none."""
         place, colon, name = reference.partition(":")
         if not colon:
             self._read()
@@ -118,9 +111,7 @@ def source_file(place: str) -> Path:
 
 
 def imported(place: str) -> ModuleType:
-    """Imports `path/to/file.py` or `package.module` and returns the module. Raises UserError if the import fails in any
-    way.
-    """
+    """Imports `path/to/file.py` or `package.module` and returns the module. Raises UserError if the import fails."""
     path = source_file(place)
     load: Callable[[], ModuleType] = (
         (lambda: _of_file(path)) if place.endswith(".py") else (lambda: importlib.import_module(place))

@@ -1,6 +1,4 @@
-"""SIGTERM, which schedulers send before they take a machine back: a run in training saves a checkpoint and exits with
-75.
-"""
+"""SIGTERM, which schedulers send before they take a machine back: a training saves a checkpoint and exits with 75."""
 
 from __future__ import annotations
 
@@ -44,8 +42,9 @@ def forked() -> None:
 
 
 def watch() -> None:
-    """Installs the handler of SIGTERM, in the main thread: it ends the process with exit code 75, except inside
-    `saved`.
+    """Installs a handler of SIGTERM: it ends the process with exit code 75, except inside `saved`.
+
+    Signals can be handled in the main thread only; in another thread this does nothing.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _handle)

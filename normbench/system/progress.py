@@ -18,8 +18,7 @@ listener: Callable[[float, str], None] | None = None
 
 
 class Progress:
-    """A context that shows a title, the finished part of `total`, free text (loss, images per second) and the remaining
-    time.
+    """A context that shows a title, the finished part of `total`, free text such as the loss, and the remaining time.
 
     stream: where to write, stderr by default.
 

@@ -22,15 +22,16 @@ Model = TypeVar("Model", bound="Strict")
 
 
 class Strict(BaseModel):
-    """A value whose keys and types are checked when it is created. Unknown keys are an error, and no type is converted."""
+    """A value whose keys and types are checked when it is created.
+
+    Unknown keys are an error, and no type is converted.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
     def read(cls: type[Model], path: Path) -> Model:
-        """Returns the value in a JSON file. Raises UserError, which names the file and the key, if the content is not
-        valid.
-        """
+        """Returns the value in a JSON file. Raises UserError, with the file and the key, if it is not valid."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:

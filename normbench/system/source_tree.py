@@ -101,9 +101,7 @@ def is_star(statement: ast.stmt) -> bool:
 
 
 def bound(nodes: Iterable[ast.AST]) -> Bound:
-    """Returns the names that nodes bind in their own scope; functions, classes and comprehensions inside are not
-    entered.
-    """
+    """Returns the names that nodes bind in their own scope, without entering functions, classes or comprehensions."""
     found, outer, waiting = Bound(), set(), list(nodes)[::-1]
     while waiting:
         match node := waiting.pop():

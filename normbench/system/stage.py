@@ -13,9 +13,7 @@ from normbench.system.errors import UserError
 
 
 def run(function: Callable[..., Any], *options: str) -> None:
-    """Calls `function` with the named command-line options, all of them required strings: `run(train, "task",
-    "variant")`.
-    """
+    """Calls `function` with the given command-line options, all required: `run(train, "task", "variant")`."""
     parser = argparse.ArgumentParser(description=(function.__doc__ or "").split("\n")[0])
     for option in options:
         parser.add_argument(f"--{option}", required=True)
