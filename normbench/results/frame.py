@@ -42,7 +42,10 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
 
 
 def _row(path: Path, record: Record, scores: list[str]) -> Row:
-    """Task and variant are those of the path, as the suite calls them: a run keeps the names it was trained under."""
+    """Returns the row of a record.
+
+    Task and variant are those of the path, since a record keeps the names with which its run was trained.
+    """
     task, variant = path.parts[-3:-1]
     columns = columns_of(record)
     return {

@@ -71,10 +71,9 @@ class Remote:
 
     @contextmanager
     def mirrored(self, run: str) -> Iterator[None]:
-        """A context in which the checkpoints of a run are copied to the address within seconds, and once more at its
-        end.
+        """A context in which the checkpoints of a run are copied to the address within seconds of their writing.
 
-        If a copy fails, it is tried again; the training continues.
+        If a copy fails, it is tried again, also at the end of the context; the training continues.
         """
         ended, refused = threading.Event(), False
 

@@ -49,7 +49,7 @@ class ParamsFile:
             raise UserError("\n".join(lines.values())) from None
 
     def problem(self, keys: tuple[str | int, ...], message: str) -> str:
-        """Returns the error line `params.yaml:12: a.b = value: message`; the value is left out if the key is missing."""
+        """Returns the error line `params.yaml:12: a.b = value: message`, without the value if the key is missing."""
         dotted = ".".join(str(key) for key in keys)
         value, missing = self.raw, False
         for key in keys:

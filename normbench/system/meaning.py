@@ -273,9 +273,7 @@ class Meaning:
         return "Assign", self.value(node.targets), self.node(node.value)
 
     def _AnnAssign(self, node: ast.AnnAssign) -> Dump:
-        """Treats an annotated assignment like a plain one; in a class, the dump has the kind of field,
-        e.g. `ClassVar`.
-        """
+        """Treats an annotated assignment like a plain one; in a class it is a field, whose kind counts too."""
         value = self.node(node.value) if node.value else ()
         if not self.in_class():
             return "Assign", (self.node(node.target),), value
