@@ -90,9 +90,7 @@ def save_weights(module: torch.nn.Module, path: Path) -> None:
 
 
 def verified(path: Path) -> dict[str, Any] | None:
-    """Returns the content of a checkpoint; None if its hash does not fit its name or it holds more than
-    plain values.
-    """
+    """Returns the content of a checkpoint; None if its hash does not fit its name or it holds unsafe objects."""
     content = path.read_bytes()
     if path.stem.partition("-")[2] != hashlib.sha256(content).hexdigest()[:16]:
         return None
