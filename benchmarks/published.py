@@ -1,6 +1,7 @@
-"""The layers in the operations of their authors' code, as far as the current torch has them, to time ours against.
+"""The layers of the four methods written with the operations of their authors' code, for comparisons of speed.
 
-Written from their formulas; training mode only, without the running statistics, which cost them next to nothing.
+They follow the published formulas, as far as the current torch has the operations. They are for training mode only and
+have no running statistics, which cost next to nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 
 class Deconv(nn.Module):
-    """Network Deconvolution: unfold, covariance, 15 products of Newton-Schulz, all of it under autograd."""
+    """Network Deconvolution: unfold, covariance and 15 products of the Newton-Schulz iteration, all under autograd."""
 
     def __init__(self, channels: int, out: int, kernel: int, padding: int, block: int = 64, iterations: int = 5):
         super().__init__()
@@ -43,7 +44,7 @@ class Deconv(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """ConvNorm: transforms of the output and of every kernel, under autograd but for the kernels'."""
+    """ConvNorm: Fourier transforms of the output and of every kernel; the latter are not under autograd."""
 
     def __init__(self, channels: int, out: int, kernel: int, padding: int):
         super().__init__()
@@ -64,7 +65,7 @@ class ConvNorm(nn.Module):
 
 
 class SpectralBatchNorm(nn.Module):
-    """Spectral Batch Normalization as its one public code has it: transform, normalize, transform back."""
+    """Spectral Batch Normalization as in its one public implementation: transform, normalize, transform back."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -79,7 +80,7 @@ class SpectralBatchNorm(nn.Module):
 
 
 class FantasticFour:
-    """The four bounds of every convolution, one after the other, with one power iteration each."""
+    """The four bounds of every convolution, computed one after the other with one power iteration each."""
 
     def __init__(self, model: nn.Module):
         self.weights = [p for p in model.parameters() if p.dim() > 2]
@@ -87,6 +88,7 @@ class FantasticFour:
 
     @staticmethod
     def matrices(weight: Tensor) -> list[Tensor]:
+        """Returns the four matrices into which a kernel (out, in, height, width) is reshaped."""
         o, i, h, w = weight.shape
         return [
             weight.transpose(1, 2).reshape(o * h, i * w),
@@ -96,6 +98,7 @@ class FantasticFour:
         ]
 
     def penalty(self) -> Tensor:
+        """Returns the sum of the least bounds of all convolutions, a scalar."""
         norms = []
         for weight, vectors in zip(self.weights, self.vectors, strict=True):
             four = []

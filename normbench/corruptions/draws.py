@@ -50,9 +50,7 @@ class Stream:
         return result.view(np.dtype("<u4"))[:, :count]
 
     def normals(self, *shape: int) -> Floats:
-        """Returns standard normal numbers, float64 (N, *shape), by RandomState, from counters that
-        `bits` never uses.
-        """
+        """Returns standard normal numbers, float64 (N, *shape), by RandomState, from counters unused by `bits`."""
         random = np.random.RandomState(np.random.Philox(key=self.key))
         state: Any = random.get_state(legacy=False)
         result = np.empty((len(self.index), *shape))

@@ -132,8 +132,7 @@ def _fingerprint(images: Bytes, labels: np.ndarray) -> str:
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Returns the sha256 of each file in `out`, and the notes on the user's own corruptions; both empty for a new
-    folder.
+    """Returns the sha256 of each file in `out`, and the notes on the user's own corruptions; both empty at first.
 
     Raises UserError if `out` holds anything that was not made with these settings.
     """

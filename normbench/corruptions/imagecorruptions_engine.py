@@ -95,9 +95,7 @@ def _package() -> Any:
 
 @contextlib.contextmanager
 def _standing_in(module: ModuleType) -> Iterator[None]:
-    """A context in which imports find this module and no copy of the package; afterwards the former
-    modules are back.
-    """
+    """A context in which imports find this module and no copy of the package; it restores the former state."""
 
     def taken() -> dict[str, ModuleType]:
         parts = (module.__name__, PACKAGE)

@@ -91,9 +91,7 @@ def _colour(levels: tuple[int, int, int]) -> Singles:
 
 
 def _relief(drops: Bytes) -> Bytes:
-    """Returns the brightness of the drops (N, H, H) lit from one side, uint8: they are higher farther
-    from their edges.
-    """
+    """Returns the brightness of the drops (N, H, H) lit from one side, uint8: far from their edges they are high."""
     distance = np.minimum(_distance(_edges(drops)), FARTHEST * ONE)
     around = _around(distance).astype(np.float64) / ONE * (1 / 9)
     depth = _equalise(around.astype(np.float32).astype(np.uint8))
@@ -165,9 +163,7 @@ def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
 
 
 def _distance(edges: Bools) -> Ints:
-    """Returns the chamfer distance of each pixel to the nearest edge, in 1/65536 pixel; more than FARTHEST if it is
-    far.
-    """
+    """Returns the chamfer distance of each pixel to the nearest edge in 1/65536 pixel, above FARTHEST if it is far."""
     size = edges.shape[1]
     padded = np.full((len(edges), size + 4, size + 4), (FARTHEST + 1) * ONE, np.int32)
     padded[:, 2:-2, 2:-2][edges] = 0

@@ -161,8 +161,7 @@ def distinct(values: Iterable[Value]) -> list[Counted[Value]]:
 
 
 def about(method: str) -> str | None:
-    """Returns the first paragraph of the docstring of a method's file, with paper and arXiv id; None if there is no
-    file.
+    """Returns the first paragraph of the docstring of a method's file, with paper and arXiv id; None without a file.
 
     The file is read as text, because importing it would import torch, which takes seconds.
     """
