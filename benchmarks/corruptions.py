@@ -112,6 +112,7 @@ def written(images: np.ndarray, workers: int) -> None:
 
 
 def main() -> None:
+    """Prints all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))

@@ -150,6 +150,7 @@ def table_of_inference(rounds: int, device: str) -> None:
 
 
 def main() -> None:
+    """Prints all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--format", default="contiguous", choices=["contiguous", "channels_last"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    devices.prepare(options.device)  # as training does
+    devices.prepare(options.device)  # the settings of training
     torch.manual_seed(0)
     memory_format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
     place = f"{options.threads} threads" if options.device == "cpu" else torch.cuda.get_device_name()

@@ -22,6 +22,7 @@ class Deconv(nn.Module):
         self.groups, self.features, self.iterations = channels // block, block * kernel**2, iterations
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, channels, H, W) -> (N, out, H, W)."""
         kernel, padding = self.conv.kernel_size[0], self.conv.padding[0]
         rows = functional.unfold(x, kernel, padding=padding, stride=3).transpose(1, 2)
         rows = rows.reshape(-1, self.features, self.groups).transpose(1, 2).reshape(-1, self.features)
@@ -54,6 +55,7 @@ class ConvNorm(nn.Module):
         self.batch_norm = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, channels, H, W) -> (N, out, H, W)."""
         y = self.conv(x)
         size = y.shape[-2:]
         with torch.no_grad():
@@ -72,6 +74,7 @@ class SpectralBatchNorm(nn.Module):
         self.weight, self.bias = (nn.Parameter(value * torch.ones(1, channels, 1, 1)) for value in (1.0, 0.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, channels, H, W) -> the same shape."""
         spectrum = torch.fft.rfft2(x, norm="ortho")
         mean = spectrum.mean((0, 2, 3), keepdim=True)
         variance = (spectrum - mean).abs().square().mean((0, 2, 3), keepdim=True)

@@ -54,6 +54,7 @@ def swept(seeds: int, epochs: int, options: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Runs both sweeps and prints the overhead."""
     parser = argparse.ArgumentParser()
     for name, default in (("few", 2), ("many", 22), ("epochs", 5), ("jobs", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -137,6 +137,7 @@ def input_alone(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.nd
 
 
 def main() -> None:
+    """Takes the turns and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--method", default="batch_norm")

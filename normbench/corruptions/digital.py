@@ -117,9 +117,9 @@ _SECTORS = [
 
 
 def _hsv_tables(values: Floats, new_values: Floats, change: Callable[[Floats], Floats]) -> tuple[Floats, Floats, Bytes]:
-    """Tables (65536,) over 256 * largest channel + smallest: their difference, new saturation, new smallest channel.
+    """Returns tables (65536,) of the difference, the new saturation and the new smallest channel.
 
-    The difference is 1 where there is none, as it is divided by.
+    Their index is 256 * the largest channel + the smallest. A difference of 0 is stored as 1, because it is a divisor.
     """
     delta = values[:, None] - values
     grey = delta <= 0

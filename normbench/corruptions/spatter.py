@@ -140,7 +140,7 @@ def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
         return strength >= _shifted(neighbours, row, column, size, 1)
 
     # The tangents of 22.5 and 67.5 degrees, in 1/32768 as OpenCV has them.
-    flat = np.abs(across) * 13573  # at most 1020 of them: 32 bits do
+    flat = np.abs(across) * 13573  # gradients are at most 1020, so 32 bits suffice
     steep = flat + (np.abs(across) << 16)
     height = np.abs(down) << 15
     opposed = (across ^ down) < 0

@@ -145,7 +145,7 @@ def _manifest(archive: tarfile.TarFile, path: Path) -> dict[str, Any]:
     if first is None or first.name != MANIFEST or not first.isreg() or first.size > LARGEST_MANIFEST:
         raise UserError(f"{path}: no archive of a run: it does not begin with {MANIFEST}")
     content = archive.extractfile(first)
-    assert content is not None  # as it is a regular file
+    assert content is not None  # because the member is a regular file
     try:
         manifest = json.loads(content.read())
         if manifest["format"] != FORMAT:
@@ -180,7 +180,7 @@ def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Pa
         seen.add(member.name)
         digest, size = hashlib.sha256(), 0
         content = archive.extractfile(member)
-        assert content is not None  # as it is a regular file
+        assert content is not None  # because the member is a regular file
         # Safe whatever the header says: the name is one of `LARGEST`, and the manifest limits the length.
         with (to / member.name).open("xb") as out:
             while block := content.read(BLOCK):

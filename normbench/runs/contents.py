@@ -5,8 +5,8 @@ from __future__ import annotations
 from normbench.runs.run import Kind, Status
 
 RECORD = "record.json"
-WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # of a classifier
-GENERATOR, SAMPLES = "generator.pt", "samples.png"  # of a GAN
+WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # the files of a classifier
+GENERATOR, SAMPLES = "generator.pt", "samples.png"  # the files of a GAN
 
 GIB = 2**30
 LARGEST = {  # bytes

@@ -41,7 +41,7 @@ PASSED_ON = ("NORMBENCH_DEVICE", "NORMBENCH_CHECKPOINT_MINUTES", "NORMBENCH_TRAC
 
 @dataclass(frozen=True)
 class Place:
-    """Where a node works.
+    """The surroundings of a run on a node.
 
     root: the folder of the repository. store: the run store, or None for the node's own. address: where finished runs
     and checkpoints go, or None for the run store. environment: variables to set.

@@ -30,10 +30,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What a chain of names (`a.b.c`) refers to.
+    """The target of a chain of names such as `a.b.c`.
 
-    label: a name for the target that includes no module of the project. place: where the project defines it; None for
-    what is installed or built in. rest: the last names of the chain, if they are attributes of the target.
+    label: a name for it that includes no module of the project. place: where the project defines it; None for what is
+    installed or built in. rest: the last names of the chain, if they are attributes of the target.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import binds a name to: a module, or a name in that module. level: the number of leading dots."""
+    """The target of an import: a module, or a name in that module. level: the number of leading dots."""
 
     level: int
     module: tuple[str, ...]

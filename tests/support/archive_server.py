@@ -68,5 +68,6 @@ class Server:
         request.wfile.write(sent)
 
     def close(self) -> None:
+        """Stops the server."""
         self.http.shutdown()
         self.http.server_close()

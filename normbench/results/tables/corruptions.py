@@ -17,13 +17,13 @@ class Corruptions(Strict):
 
     @classmethod
     def resolved(cls) -> Corruptions:
-        """Returns those of the suite as it was last resolved, each name once."""
+        """Returns the corruptions of the suite as it was last resolved, each name once."""
         found = files.read_json(layout.RESOLVED / "corruptions.json")
         return cls(names=list(dict.fromkeys(found["names"])), severities=found["severities"])
 
     @property
     def main(self) -> list[str]:
-        """Those of them that are among the 15 main corruptions, over which the mCE is defined."""
+        """The names that are among the 15 main corruptions, over which the mCE is defined."""
         return [name for name in self.names if name in MAIN]
 
 
