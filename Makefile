@@ -1,4 +1,4 @@
-# `make results` makes every result, `make test` runs the tests; both make the environment first, where it is missing or old.
+# `make results` makes every result and `make test` runs the tests. Both first make the environment if it is missing or old.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,8 +12,8 @@ export PATH := $(BIN):$(PATH)
 
 env: $(READY)
 
-# pip fetches uv, and uv the rest: exact versions with their hashes, then the package itself without its dependencies.
-# Bytecode is compiled here, as every stage is a process of its own.
+# pip installs uv, and uv installs the rest: exact versions with hashes, then the package itself without dependencies.
+# Bytecode is compiled now, because every stage starts a new Python process.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "normbench needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version): make PYTHON=python3.12 ..."; exit 1; }
@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
-# The suite is checked before DVC reads its names from params.yaml, so that a mistake there is one line, not DVC's.
+# The check comes before DVC reads names from params.yaml, so that a mistake there gives one line of normbench's own.
 results: $(READY)
 	@$(BIN)/normbench check --refresh
 	$(BIN)/dvc repro
@@ -40,7 +40,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# New versions of everything; no index address is written, so that the file holds on every machine.
+# Updates all versions. No index address is written, so that the file is valid on every machine.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --extra dev --upgrade pyproject.toml requirements.in -o requirements.lock

@@ -1,10 +1,10 @@
-"""Time of the 19 corruptions, against the package imagecorruptions 1.1.2, whose functions take one image at a time.
+"""Measures the time of the 19 corruptions against the package imagecorruptions 1.1.2, which takes one image at a time.
 
-Both make every corruption at every severity, draws included, from the same images and with the same constants (those
-of ImageNet-C, which are all that the package has), in turns in one process, so that a noisy machine is noisy for both.
-Images are those of CIFAR-10 where ../shared has them, else crops of scikit-learn's photographs. A second table has ours
-with the constants of CIFAR-10-C, and what 10,000 images take, written as `normbench corrupt` does (from few images,
-the start of the processes and the tables of each weigh more).
+Both compute every corruption at every severity, random draws included, from the same images and with the same constants
+(those of ImageNet-C, the only ones that the package has). They take turns in one process, so that load on the machine
+affects both. The images are those of CIFAR-10 if ../shared has them, or else crops of scikit-learn's photographs. A
+second table has the times of normbench with the constants of CIFAR-10-C, and the time of 10,000 images written like
+`normbench corrupt` writes them (with few images, the start of the processes and of their tables has more weight).
 
     python -m benchmarks.corruptions [--images 500] [--workers 2]
 """
@@ -29,11 +29,11 @@ from normbench.corruptions.imagecorruptions_engine import corrupt_with_imagecorr
 from normbench.system.progress import Progress
 
 SHARED = Path(__file__).resolve().parents[2] / "shared/data"
-WHOLE = 10_000  # test images of CIFAR-10
+WHOLE = 10_000  # number of test images of CIFAR-10
 
 
 def test_images(count: int) -> tuple[np.ndarray, str]:
-    """Images (count, 32, 32, 3), and what they are."""
+    """Returns images (count, 32, 32, 3) and their description."""
     if (SHARED / "unpack.py").is_file():
         spec = importlib.util.spec_from_file_location("unpack", SHARED / "unpack.py")
         assert spec is not None
@@ -52,13 +52,14 @@ def test_images(count: int) -> tuple[np.ndarray, str]:
 
 
 def milliseconds(images: int, work: Callable[..., object], *arguments: object) -> float:
+    """Returns the time of one call in milliseconds per image."""
     start = time.perf_counter()
     work(*arguments)
     return 1000 * (time.perf_counter() - start) / images
 
 
 def against_the_package(images: np.ndarray) -> None:
-    """ms an image, mean over the severities."""
+    """Prints the times of both in ms per image, averaged over the severities."""
     print(f"\n{'constants of ImageNet-C, ms/image':34}    ours   package   ratio")
     sums = [0.0, 0.0]
     for name in NAMES:
@@ -72,7 +73,7 @@ def against_the_package(images: np.ndarray) -> None:
                 corrupt_with_imagecorruptions(images[:count], name, severity)
 
             for work, spent in zip((mine, package), times, strict=True):
-                work(2)  # tables and textures
+                work(2)  # builds tables and loads textures
                 spent.append(milliseconds(len(images), work, len(images)))
         own, other = (sum(spent) / len(spent) for spent in times)
         sums = [sums[0] + own, sums[1] + other]
@@ -81,13 +82,13 @@ def against_the_package(images: np.ndarray) -> None:
 
 
 def ours(images: np.ndarray) -> None:
-    """ms an image with the constants of CIFAR-10-C, by severity."""
+    """Prints the times of normbench with the constants of CIFAR-10-C in ms per image, by severity."""
     print(f"\n{'constants of CIFAR-10-C, ms/image':34}    mean      " + "".join(f"{level:8}" for level in SEVERITIES))
     total = 0.0
     for name in NAMES:
         times = []
         for severity in SEVERITIES:
-            corrupt(images[:2], name, severity)  # tables and textures
+            corrupt(images[:2], name, severity)  # builds tables and loads textures
             times.append(milliseconds(len(images), corrupt, images, name, severity))
         total += sum(times) / len(times)
         print(f"{name:34} {sum(times) / len(times):7.3f}      " + "".join(f"{t:8.3f}" for t in times), flush=True)
@@ -95,7 +96,7 @@ def ours(images: np.ndarray) -> None:
 
 
 def written(images: np.ndarray, workers: int) -> None:
-    """All corruptions at all severities, written as `normbench corrupt` writes them."""
+    """Prints the time of all corruptions at all severities, written like `normbench corrupt` writes them."""
     make = maker(images, 0, "normbench", "cifar")
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silent:
         paths = {name: Path(folder) / f"{name}.npy" for name in NAMES}
@@ -111,6 +112,7 @@ def written(images: np.ndarray, workers: int) -> None:
 
 
 def main() -> None:
+    """Prints all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))

@@ -1,8 +1,9 @@
-"""Time and memory of the layers of the four methods, against Conv2d + BatchNorm2d and against their published form.
+"""Measures time and memory of the layers of the four methods, against Conv2d + BatchNorm2d and their published forms.
 
-Forward plus backward in training mode, float32. All layers take turns in one process, so that a noisy machine is noisy
-for all of them; the table has medians, and ratios of medians. Memory is what a layer holds from the forward to the
-backward pass, its output included, and the peak over both; what a kernel holds inside itself is not seen on the CPU.
+It times forward plus backward pass in training mode, in float32. All layers take turns in one process, so that load on
+the machine affects all of them; the table has medians, and ratios of medians. Memory is what a layer holds from the
+forward to the backward pass, its output included, and the peak over both passes. On the CPU, memory that a kernel uses
+internally is not included.
 
     python -m benchmarks.layers [--rounds 15] [--threads 2] [--format contiguous|channels_last]
 """
@@ -27,11 +28,11 @@ from normbench.models import registry as models
 from normbench.system import device as devices
 
 SHAPES = ((128, 64, 32), (128, 256, 8))  # N, channels, height and width
-CONV, NORM = "conv, batch_norm", "batch_norm"  # what the ratios are against
+CONV, NORM = "conv, batch_norm", "batch_norm"  # the baselines of the ratios
 
 
 def layers(channels: int) -> dict[str, tuple[nn.Module, str]]:
-    """Each layer, and the name of the one that its ratios are against."""
+    """Returns each layer, with the name of the baseline of its ratios."""
     batch_norm = nn.BatchNorm2d
     return {
         CONV: (nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), batch_norm(channels)), CONV),
@@ -49,6 +50,7 @@ def layers(channels: int) -> dict[str, tuple[nn.Module, str]]:
 
 
 def seconds(work: Callable[[], object], device: str) -> float:
+    """Returns the seconds of one call, including the work that it queues on a GPU."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -59,7 +61,7 @@ def seconds(work: Callable[[], object], device: str) -> float:
 
 
 def take_turns(works: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Median milliseconds of each, after two rounds that are not counted."""
+    """Returns the median milliseconds of each function, after two rounds that do not count."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 2):
         for name, work in works.items():
@@ -70,7 +72,7 @@ def take_turns(works: dict[str, Callable[[], object]], rounds: int, device: str)
 
 
 def memory(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[float, float]:
-    """MiB held between the passes, and at most at any time."""
+    """Returns the MiB held between the passes, and the peak over both."""
     layer.zero_grad(set_to_none=True)
     x.grad = None
     if x.device.type == "cuda":
@@ -90,6 +92,7 @@ def memory(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[float, float]
 
 
 def table_of_layers(rounds: int, device: str, memory_format: torch.memory_format) -> None:
+    """Prints time and memory of every layer, with ratios to its baseline."""
     for count, channels, size in SHAPES:
         x = torch.randn(count, channels, size, size, device=device).to(memory_format=memory_format).requires_grad_()
         gradient = torch.randn_like(x)
@@ -112,7 +115,7 @@ def table_of_layers(rounds: int, device: str, memory_format: torch.memory_format
 
 
 def share_of_penalty(rounds: int, device: str) -> None:
-    """The penalty of Fantastic Four in a training step of ResNet-18 at batch 128."""
+    """Prints the time of Fantastic Four's penalty as a share of a training step of ResNet-18 at batch size 128."""
     method = methods.build("fantastic_four", {})
     model = models.classifier("resnet18", {}, method, 3, 10).to(device)
     reference = published.FantasticFour(model)
@@ -129,7 +132,7 @@ def share_of_penalty(rounds: int, device: str) -> None:
 
 
 def table_of_inference(rounds: int, device: str) -> None:
-    """Evaluation of ResNet-20 at batch 128: the network as it was trained, and folded."""
+    """Prints the time of an evaluation of ResNet-20 at batch size 128, with the trained and with the folded network."""
     x = torch.randn(128, 3, 32, 32, device=device)
     networks: dict[str, nn.Module] = {}
     for name in ("batch_norm", "network_deconvolution", "conv_norm", "spectral_batch_norm"):
@@ -147,6 +150,7 @@ def table_of_inference(rounds: int, device: str) -> None:
 
 
 def main() -> None:
+    """Prints all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -154,7 +158,7 @@ def main() -> None:
     parser.add_argument("--format", default="contiguous", choices=["contiguous", "channels_last"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    devices.prepare(options.device)  # as training does
+    devices.prepare(options.device)  # the settings of training
     torch.manual_seed(0)
     memory_format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
     place = f"{options.threads} threads" if options.device == "cpu" else torch.cuda.get_device_name()

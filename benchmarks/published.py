@@ -1,6 +1,7 @@
-"""The layers in the operations of their authors' code, as far as the current torch has them, to time ours against.
+"""The layers of the four methods written with the operations of their authors' code, for comparisons of speed.
 
-Written from their formulas; training mode only, without the running statistics, which cost them next to nothing.
+They follow the published formulas, as far as the current torch has the operations. They are for training mode only and
+have no running statistics, which cost next to nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 
 class Deconv(nn.Module):
-    """Network Deconvolution: unfold, covariance, 15 products of Newton-Schulz, all of it under autograd."""
+    """Network Deconvolution: unfold, covariance and 15 products of the Newton-Schulz iteration, all under autograd."""
 
     def __init__(self, channels: int, out: int, kernel: int, padding: int, block: int = 64, iterations: int = 5):
         super().__init__()
@@ -21,6 +22,7 @@ class Deconv(nn.Module):
         self.groups, self.features, self.iterations = channels // block, block * kernel**2, iterations
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, channels, H, W) -> (N, out, H, W)."""
         kernel, padding = self.conv.kernel_size[0], self.conv.padding[0]
         rows = functional.unfold(x, kernel, padding=padding, stride=3).transpose(1, 2)
         rows = rows.reshape(-1, self.features, self.groups).transpose(1, 2).reshape(-1, self.features)
@@ -43,7 +45,7 @@ class Deconv(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """ConvNorm: transforms of the output and of every kernel, under autograd but for the kernels'."""
+    """ConvNorm: Fourier transforms of the output and of every kernel; the latter are not under autograd."""
 
     def __init__(self, channels: int, out: int, kernel: int, padding: int):
         super().__init__()
@@ -53,6 +55,7 @@ class ConvNorm(nn.Module):
         self.batch_norm = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, channels, H, W) -> (N, out, H, W)."""
         y = self.conv(x)
         size = y.shape[-2:]
         with torch.no_grad():
@@ -64,13 +67,14 @@ class ConvNorm(nn.Module):
 
 
 class SpectralBatchNorm(nn.Module):
-    """Spectral Batch Normalization as its one public code has it: transform, normalize, transform back."""
+    """Spectral Batch Normalization as in its one public implementation: transform, normalize, transform back."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.weight, self.bias = (nn.Parameter(value * torch.ones(1, channels, 1, 1)) for value in (1.0, 0.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, channels, H, W) -> the same shape."""
         spectrum = torch.fft.rfft2(x, norm="ortho")
         mean = spectrum.mean((0, 2, 3), keepdim=True)
         variance = (spectrum - mean).abs().square().mean((0, 2, 3), keepdim=True)
@@ -79,7 +83,7 @@ class SpectralBatchNorm(nn.Module):
 
 
 class FantasticFour:
-    """The four bounds of every convolution, one after the other, with one power iteration each."""
+    """The four bounds of every convolution, computed one after the other with one power iteration each."""
 
     def __init__(self, model: nn.Module):
         self.weights = [p for p in model.parameters() if p.dim() > 2]
@@ -87,6 +91,7 @@ class FantasticFour:
 
     @staticmethod
     def matrices(weight: Tensor) -> list[Tensor]:
+        """Returns the four matrices into which a kernel (out, in, height, width) is reshaped."""
         o, i, h, w = weight.shape
         return [
             weight.transpose(1, 2).reshape(o * h, i * w),
@@ -96,6 +101,7 @@ class FantasticFour:
         ]
 
     def penalty(self) -> Tensor:
+        """Returns the sum of the least bounds of all convolutions, a scalar."""
         norms = []
         for weight, vectors in zip(self.weights, self.vectors, strict=True):
             four = []

@@ -1,8 +1,8 @@
-"""What a sweep costs beside the training: for each run, and once.
+"""Measures the overhead of a sweep besides the training: for each run, and once for the sweep.
 
-A small network is trained on scikit-learn's digits with few seeds and then with many. Of the difference between the two
-wall times, what the records do not have as training and scores of the runs (checkpoints are not counted as such) is the
-overhead of the further runs; what is left of the first one is paid once.
+A small network is trained on scikit-learn's digits with few seeds and then with many. The difference between the two
+wall times, less the time of training and scores in the records of the further runs (without checkpoints), is the
+overhead of the further runs. What is left of the wall time with few seeds is the overhead that a sweep has once.
 
     python -m benchmarks.sweep [--few 2] [--many 22] [--epochs 5] [--jobs 1] [--ray HOST:PORT]
 """
@@ -31,7 +31,7 @@ variants: {{batch_norm: {{method: batch_norm}}}}
 
 
 def swept(seeds: int, epochs: int, options: list[str]) -> tuple[float, float]:
-    """Wall seconds of a sweep over so many runs, and the seconds of the runs by their records."""
+    """Returns the wall seconds of a sweep over `seeds` runs, and the sum of the runs' seconds in their records."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         environment = os.environ | {"PYTHONPATH": str(ROOT), "NORMBENCH_DEVICE": "cpu"}
@@ -54,6 +54,7 @@ def swept(seeds: int, epochs: int, options: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Runs both sweeps and prints the overhead."""
     parser = argparse.ArgumentParser()
     for name, default in (("few", 2), ("many", 22), ("epochs", 5), ("jobs", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -1,14 +1,14 @@
-"""Training speed of normbench, against a plain torchvision and DataLoader loop that trains the same network.
+"""Measures the training speed of normbench against a plain torchvision and DataLoader loop.
 
-The plain loop is the usual script: torchvision transforms on PIL images, a DataLoader with two workers, SGD, the loss
-read at each step, float32. normbench trains in float32 and, where the device has it, in bfloat16. All train in turns,
-on a CPU each turn in a process that this one forks (so that none finds another's allocator settings or threads), on the
-same random images of CIFAR-10's size; the second of two epochs counts, and a first turn of each does not. The table has
-medians of images a second and their ratio.
+Both train the same network. The plain loop is the usual script: torchvision transforms on PIL images, a DataLoader with
+two workers, SGD, the loss read at each step, float32. normbench trains in float32 and, if the device has it, in
+bfloat16. All of them take turns on the same random images of CIFAR-10's size. On a CPU each turn has its own forked
+process, so that it does not inherit the allocator settings or threads of another. Each turn has two epochs, of which
+the second counts, and the first turn does not count. The table has medians of images per second and their ratios.
 
     python -m benchmarks.training [--model resnet20] [--method batch_norm] [--images 2560] [--turns 5] [--threads 2]
 
-On a GPU the turns are taken in this process. The last row has input and augmentation alone.
+On a GPU all turns are in this process. The last row is input and augmentation alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 class Photographs(Dataset):
-    """Images as torchvision's CIFAR10 gives them."""
+    """Images and labels in the form that torchvision's CIFAR10 gives them."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray):
         self.pixels, self.labels = pixels, labels
@@ -62,9 +62,10 @@ class Photographs(Dataset):
 
 
 def plain(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str) -> float:
-    """Images a second of the second epoch of the usual script.
+    """Returns the images per second of the usual script in its second epoch.
 
-    Its workers stay, as starting them takes half a second, which is little in an epoch of a whole dataset.
+    Its workers persist between epochs, because starting them takes half a second, which is little in an epoch of a
+    whole dataset.
     """
     torch.set_num_threads(arguments.threads)
     method = methods.build(arguments.method, {})
@@ -94,7 +95,7 @@ def plain(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray,
 
 
 def ours(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str, precision: str) -> float:
-    """Images a second of the second epoch of normbench's loop."""
+    """Returns the images per second of normbench's loop in its second epoch."""
     torch.set_num_threads(arguments.threads)
     devices.prepare(device)
     recipe = Recipe(
@@ -108,7 +109,7 @@ def ours(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, 
 
 
 def apart(work: Callable[[], float]) -> float:
-    """What a function returns, called in a process that this one forks."""
+    """Returns the result of a function that is called in a forked process."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     child = context.Process(target=lambda: there.send(work()))
@@ -121,7 +122,7 @@ def apart(work: Callable[[], float]) -> float:
 
 
 def input_alone(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.ndarray, device: str) -> float:
-    """Images a second of the batches without a network."""
+    """Returns the images per second of the batches alone, without a network."""
     torch.set_num_threads(arguments.threads)
     images = on_device(torch.from_numpy(pixels), torch.from_numpy(labels), MEAN, STD, device)
     batches = Batches(images, arguments.batch_size, 4, True, False, 0)
@@ -136,6 +137,7 @@ def input_alone(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.nd
 
 
 def main() -> None:
+    """Takes the turns and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--method", default="batch_norm")
@@ -144,7 +146,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # a process with threads cannot be forked
+    torch.set_num_threads(1)  # a process that has used threads must not fork
     device = devices.choose()
     chance = np.random.default_rng(0)
     pixels = chance.integers(0, 256, (arguments.images, 32, 32, 3), dtype=np.uint8)

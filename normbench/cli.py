@@ -1,4 +1,4 @@
-"""The `normbench` command: what helps beside `dvc repro`."""
+"""The `normbench` command: tools besides `dvc repro`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check(
     refresh: Annotated[bool, typer.Option(help="Let DVC see files of your own where it does not look.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check params.yaml, and whether all that it resolves to is as it was at the last `dvc repro`."""
+    """Check params.yaml, and whether its resolved values have changed since the last `dvc repro`."""
     from normbench.suite.resolve import resolve
 
     fresh = resolve()
@@ -62,7 +62,7 @@ def check(
         if before.is_file() and files.read_json(before) != value:
             changed.append(name)
     if changed and refresh:
-        # DVC watches normbench/ and the folders my_*; `resolve` is what reads a file that lies elsewhere.
+        # DVC watches only normbench/ and the folders my_*, so after a change elsewhere `resolve` has to be forced.
         subprocess.run(
             [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"], check=True
         )
@@ -108,7 +108,7 @@ def corrupt(
     engine: Annotated[str, typer.Option(help="normbench or imagecorruptions (constants of imagenet).")] = "normbench",
     workers: Annotated[int | None, typer.Option(help="Processes (default: one for each core).")] = None,
 ) -> None:
-    """Write corrupted test images in the layout of CIFAR-10-C. Repeated, it keeps what is finished."""
+    """Write corrupted test images in the layout of CIFAR-10-C. When repeated, it keeps the files that are finished."""
     from normbench.corruptions import MAIN, NAMES
     from normbench.corruptions.export import export
 
@@ -178,7 +178,7 @@ def sweep(
 
 @runs_app.command("list")
 def runs_list(as_json: Json = False) -> None:
-    """The runs of the suite, and others in the run store: id, task, variant, seed, status, clean accuracy."""
+    """List the runs of the suite and the others in the run store: id, task, variant, seed, status, clean accuracy."""
     from normbench.sweep import listing
 
     if as_json:
@@ -204,7 +204,7 @@ def runs_export(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of runs (default: all finished of the suite).")] = None,
     to: Annotated[Path, typer.Option(help="The folder for one .run.tar a run.")] = Path("exported"),
 ) -> None:
-    """Write finished runs as one file each, to take to another machine."""
+    """Write each finished run as one file, to take to another machine."""
     from normbench.runs import archive
     from normbench.sweep import listing
 
@@ -221,14 +221,14 @@ def runs_export(
 def runs_import(
     paths: Annotated[list[Path], typer.Argument(help="Files .run.tar, or folders of such.")],
 ) -> None:
-    """Take exported runs into the run store, verified; `dvc repro` then assembles them."""
+    """Add exported runs to the run store after verification; `dvc repro` then assembles them."""
     from normbench.runs import archive
 
     guarded(lambda: print(archive.import_all(paths)))
 
 
 def main() -> None:
-    """The command's entry point: a user's mistake is one line and exit code 1."""
+    """The entry point of the command. A user's mistake ends in one line and exit code 1."""
     try:
         app()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The records of the suite to the tables of results/."""
+"""Writes the tables of results/ from the records of the suite."""
 
 from normbench.results.tables import aggregate
 from normbench.system import stage

@@ -1,4 +1,4 @@
-"""Bind every task to the content of its dataset."""
+"""Notes for every task what its dataset holds."""
 
 from normbench.suite.bind import bind
 from normbench.system import stage

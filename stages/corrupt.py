@@ -1,4 +1,4 @@
-"""Corrupts the test images of one dataset: `python -m stages.corrupt --dataset NAME`."""
+"""Writes the corrupted test images of one dataset: `python -m stages.corrupt --dataset NAME`."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from normbench.system.stage import run
 
 
 def corrupt(dataset: str) -> None:
-    """Writes the corrupted copies of a dataset's test images, or takes published ones."""
+    """Writes corrupted copies of a dataset's test images, or copies those of a published benchmark."""
     wanted = read_json(layout.RESOLVED / "corruptions.json")
     source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
     published = wanted.pop("source")

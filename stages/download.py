@@ -1,4 +1,4 @@
-"""`python -m stages.download --dataset NAME`: build/data/NAME/, the arrays of one dataset, from its named source."""
+"""Writes the arrays of one dataset to build/data/NAME/: `python -m stages.download --dataset NAME`."""
 
 from normbench.data.prepare import prepare
 from normbench.system import files, layout, stage

@@ -1,4 +1,4 @@
-"""Score the trained runs of a task and variant: corrupted images, calibration, attacks."""
+"""Scores the trained runs of a task and variant: corrupted images, calibration, attacks, smoothness."""
 
 from normbench.suite.evaluate import evaluate
 from normbench.system import stage

@@ -1,4 +1,4 @@
-"""Score the GANs of a task and variant by their FID."""
+"""Measures the FID of the GANs of a task and variant."""
 
 from normbench.suite.fid import score
 from normbench.system import stage

@@ -1,4 +1,4 @@
-"""Train every seed of a GAN task and variant."""
+"""Trains every seed of a GAN task and variant."""
 
 from normbench.suite.train import train_gans
 from normbench.system import stage

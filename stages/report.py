@@ -1,4 +1,4 @@
-"""The tables to one HTML page, results/report.html."""
+"""Writes the report, results/report.html, from the tables."""
 
 from normbench.results.report import report
 from normbench.system import stage

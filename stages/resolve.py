@@ -1,4 +1,4 @@
-"""Check params.yaml and write what every later stage depends on."""
+"""Checks params.yaml and writes the files that the later stages depend on."""
 
 from normbench.suite import resolve
 from normbench.system import stage

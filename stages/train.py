@@ -1,4 +1,4 @@
-"""Train every seed of a task and variant."""
+"""Trains every seed of a task and variant."""
 
 from normbench.suite.train import train_classifiers
 from normbench.system import stage

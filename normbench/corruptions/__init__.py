@@ -35,10 +35,10 @@ __all__ = ["EXTRA", "MAIN", "NAMES", "check", "corrupt"]
 Images = TypeVar("Images", Bytes, "torch.Tensor")
 
 SMALLEST_SIDE = 8  # pixels
-BLOCK = 3 << 15  # Values that are worked on at a time (32 images of CIFAR-10), so that temporaries stay in the cache.
+BLOCK = 3 << 15  # Values processed at a time (32 images of CIFAR-10), so that temporary arrays stay in the cache.
 
-# This array is freed at once. From then on glibc keeps freed blocks of up to this size for the next temporary, where it
-# would give each back to the system; the fresh pages that follow would take as long as the arithmetic.
+# This array is freed at once. From then on glibc keeps freed blocks of up to this size for the next temporary array.
+# Otherwise it would return each block to the system, and the page faults of new blocks take as long as the arithmetic.
 np.empty(30 << 20, np.uint8)
 
 
@@ -56,23 +56,23 @@ def corrupt(
     index: np.ndarray | list[int] | None = None,
     constants: str | None = None,
 ) -> Images:
-    """Corrupted copies of `images`, uint8 (N, H, H, C), C = 1 or 3, H >= 8; same shape and type.
+    """Returns corrupted copies of `images`, uint8 (N, H, H, C), C = 1 or 3, H >= 8; same shape and type.
 
     name: one of `NAMES`, or a reference to a corruption of the user's own, such as `my_corruptions/salt.py:salt`.
     severity: 1 to 5. index: (N,), the numbers of the images in their dataset; by default 0..N-1. Each result depends on
     its image, its number, the name of the corruption, `severity`, `seed` and `constants`, and on nothing else.
-    constants: what a severity means, `cifar` (by default for sides below 48), `tiny_imagenet` (below 128) or
-    `imagenet`.
+    constants: the benchmark that defines the severities, `cifar` (by default for sides below 48), `tiny_imagenet`
+    (below 128) or `imagenet`.
 
-    A torch tensor is (N, C, H, H) and so is its result, on the same device; it is computed on the CPU. UserError for
-    anything else.
+    A torch tensor is (N, C, H, H) and so is its result, on the same device; it is computed on the CPU. Raises UserError
+    for any other argument.
     """
     change: Callable[..., Any] = _corrupt_tensor if _is_tensor(images) else _corrupt_array
     return change(images, name, severity, seed, index, constants)
 
 
 def _is_tensor(images: Any) -> bool:
-    """Whether these are a torch tensor. Only who has imported torch can have one."""
+    """Whether the images are a torch tensor, without importing torch."""
     return "torch" in sys.modules and isinstance(images, sys.modules["torch"].Tensor)
 
 
@@ -113,7 +113,7 @@ def _corrupt_block(
 
 
 def check(images: Bytes, name: str, severity: int, index: np.ndarray | list[int] | None) -> np.ndarray:
-    """The numbers of the images, integers (N,). UserError where an argument is not as `corrupt` says."""
+    """Returns the numbers of the images, integers (N,). Raises UserError if an argument is not valid for `corrupt`."""
     registry.get(name)
     if severity not in SEVERITIES:
         raise UserError(f"severity {severity!r} of '{name}': valid: 1, 2, 3, 4, 5")

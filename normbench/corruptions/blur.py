@@ -44,7 +44,7 @@ from normbench.corruptions.registry import corruption
     },
 )
 def gaussian_blur(images: Bytes, sigma: float) -> Bytes:
-    """A gaussian filter; outside of the image its outer pixels go on."""
+    """Applies a gaussian filter; the outer pixels are repeated outside of the image."""
     return quantise(gaussian(unit(images), sigma))
 
 
@@ -57,7 +57,7 @@ def gaussian_blur(images: Bytes, sigma: float) -> Bytes:
     },
 )
 def defocus_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
-    """The mean over a disk whose edge is smoothed; outside of the image it is mirrored."""
+    """Takes the mean over a disk with a smooth edge; outside of the image, the image is mirrored."""
     kernel = _disk(*constants)
     reach = len(kernel) // 2
     padded = np.pad(unit(images), [(0, 0), (reach, reach), (reach, reach), (0, 0)], mode="reflect")
@@ -69,10 +69,10 @@ def defocus_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
 
 
 def _disk(radius: float, sigma: float) -> Singles:
-    """A disk of sum 1, smoothed by a gaussian of `sigma` pixels, in single precision as in the reference.
+    """Returns a disk of sum 1, smoothed by a gaussian of `sigma` pixels, in single precision like the reference.
 
-    As there, it is smoothed on a grid that ends 8 pixels from the centre, or `radius` pixels where that is more, and is
-    mirrored at its end. Rows and columns of zeros are cut off.
+    Like there, it is smoothed on a grid that ends 8 pixels from the centre, or `radius` pixels if that is more, with a
+    mirrored border. Rows and columns of zeros are cut off.
     """
     reach, taps = (8, 1) if radius <= 8 else (math.floor(radius), 2)
     grid = np.arange(-reach, reach + 1)
@@ -106,10 +106,10 @@ def _glass_offsets(stream: Stream, images: Bytes, constants: tuple[float, int, i
     draws=_glass_offsets,
 )
 def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArray[np.int64]) -> Bytes:
-    """Between two gaussian blurs each pixel is overwritten with a random neighbour, one pixel after the other.
+    """Overwrites each pixel with a random neighbour, one pixel after the other, between two gaussian blurs.
 
-    offsets: (N, passes, H - 2 d, H - 2 d, 2), where the neighbour lies, in -d..d-1 with d the distance; the last axis
-    is (x, y). They are in the order in which the reference goes over the pixels, from the last row and column
+    offsets: (N, passes, H - 2 d, H - 2 d, 2), the positions of the neighbours, in -d..d-1 with d the distance; the last
+    axis is (x, y). They are in the order in which the reference visits the pixels, from the last row and column
     backwards. The reference means to swap two pixels, but its two views share memory, so it copies one onto the other.
     """
     sigma, distance, passes = constants
@@ -136,11 +136,11 @@ def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArra
 
 
 def _followed(source: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place whose old value each pixel has after one pass, (N, H * H), from the place that it was copied from.
+    """Returns the pixel whose old value each pixel has after one pass, (N, H * H).
 
-    place: the number of each pixel, (H * H,). The pass goes backwards, so a source with a higher number was overwritten
-    before, with the value of its own source. Such chains are followed to their end, twice as far in each step. At
-    distance 1 there are none.
+    source: the pixel that each pixel was copied from, (N, H * H). place: the number of each pixel, (H * H,). The pass
+    goes backwards, so a source with a higher number had been overwritten before with the value of its own source. Such
+    chains are followed to their end, twice as far in each step. At distance 1 there are none.
     """
     chained = source > place
     while chained.any():
@@ -165,7 +165,7 @@ def _motion_angles(stream: Stream, images: Bytes, constants: Any) -> Draws:
     draws=_motion_angles,
 )
 def motion_blur(images: Bytes, constants: tuple[float, float], angles: Floats) -> Bytes:
-    """Blur along a line to one side of each pixel. angles: (N,), its direction in degrees, in -45..45."""
+    """Blurs along a line to one side of each pixel. angles: (N,), the direction in degrees, in -45..45."""
     radius, sigma = constants
     return motion(images, radius, sigma, angles)
 
@@ -179,10 +179,10 @@ def motion_blur(images: Bytes, constants: tuple[float, float], angles: Floats) -
     },
 )
 def zoom_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
-    """The mean of the image and its zooms, which the reference computes in single precision.
+    """Takes the mean of the image and its zooms, which the reference computes in single precision.
 
-    One sparse matrix makes all zooms at once. Where rounding could change a byte, the zooms of that pixel are computed
-    one after the other, as the reference does.
+    One sparse matrix computes all zooms at once. If rounding could change a byte, the zooms of that pixel are computed
+    one after the other, like the reference does.
     """
     size = images.shape[1]
     zooms, matrix = _zooms(size, *constants)
@@ -204,7 +204,7 @@ def zoom_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
 
 @functools.lru_cache(maxsize=8)
 def _zooms(size: int, stop: float, step: float) -> tuple[list[Zoom], Any]:
-    """The zooms, and the sparse matrix (H * H, H * H) that makes the sum of the image and all of them."""
+    """Returns the zooms, and the sparse matrix (H * H, H * H) that computes the sum of the image and all of them."""
     from scipy import sparse
 
     zooms = [Zoom(size, factor) for factor in np.arange(1, stop, step)]

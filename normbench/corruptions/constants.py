@@ -1,7 +1,7 @@
 """Facts about the published benchmarks: their corruptions in the published order, their severities, their image sizes.
 
-Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
-ICLR 2019, arXiv 1903.12261. What a severity means for a corruption stands beside its function (see registry.py).
+Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR
+2019, arXiv 1903.12261. The constants of a corruption stand beside its function (see registry.py).
 """
 
 from __future__ import annotations

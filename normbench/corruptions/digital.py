@@ -45,7 +45,7 @@ Places = NDArray[np.intp]
     needs_colour=True,
 )
 def brightness(images: Bytes, amount: float) -> Bytes:
-    """A higher value of each pixel at the same hue and saturation; RGB (N, H, H, 3)."""
+    """Raises the value of each pixel at the same hue and saturation; RGB (N, H, H, 3)."""
     return _by_hsv(images, UNIT, np.clip(UNIT + amount, 0, 1), lambda saturation: saturation)
 
 
@@ -59,16 +59,16 @@ def brightness(images: Bytes, amount: float) -> Bytes:
     needs_colour=True,
 )
 def saturate(images: Bytes, constants: tuple[float, float]) -> Bytes:
-    """Another saturation of each pixel at the same hue and value; RGB (N, H, H, 3)."""
+    """Changes the saturation of each pixel at the same hue and value; RGB (N, H, H, 3)."""
     factor, summand = constants
     return _by_hsv(images, UNIT, UNIT, lambda saturation: np.clip(saturation * factor + summand, 0, 1))
 
 
 def _by_hsv(images: Bytes, values: Floats, new_values: Floats, change: Callable[[Floats], Floats]) -> Bytes:
-    """RGB images, changed in hue, saturation and value.
+    """Returns RGB images, changed in saturation and value.
 
     values, new_values: (256,), the value in 0..1 of each grey level, before and after. change: from the old saturations
-    to the new ones. Where two channels are the largest, the later one decides the hue. The new largest and smallest
+    to the new ones. If two channels are the largest, the later one decides the hue. The new largest and smallest
     channels depend only on the old ones, so they are read from tables, and only the middle one is computed.
     """
     red, green, blue = (np.ascontiguousarray(images[..., i]) for i in range(3))
@@ -117,9 +117,9 @@ _SECTORS = [
 
 
 def _hsv_tables(values: Floats, new_values: Floats, change: Callable[[Floats], Floats]) -> tuple[Floats, Floats, Bytes]:
-    """Tables (65536,) over 256 * largest channel + smallest: their difference, new saturation, new smallest channel.
+    """Returns tables (65536,) of the difference, the new saturation and the new smallest channel.
 
-    The difference is 1 where there is none, as it is divided by.
+    Their index is 256 * the largest channel + the smallest. A difference of 0 is stored as 1, because it is a divisor.
     """
     delta = values[:, None] - values
     grey = delta <= 0
@@ -137,7 +137,7 @@ def _hsv_tables(values: Floats, new_values: Floats, change: Callable[[Floats], F
     },
 )
 def contrast(images: Bytes, factor: float) -> Bytes:
-    """Each value is drawn towards the mean of its image and channel."""
+    """Moves each value towards the mean of its image and channel."""
     values = unit(images)
     mean = values.mean(axis=(1, 2), keepdims=True)
     return quantise((values - mean) * factor + mean)
@@ -179,7 +179,7 @@ def jpeg_compression(images: Bytes, quality: int) -> Bytes:
     },
 )
 def pixelate(images: Bytes, side: float) -> Bytes:
-    """Resized to int(H * side) pixels and back, as by Pillow with the filter BOX."""
+    """Resizes to int(H * side) pixels and back, like Pillow with the filter BOX."""
     size = images.shape[1]
     return _box(_box(images, int(size * side)), size)
 
@@ -208,9 +208,9 @@ def _box(images: Bytes, size: int) -> Bytes:
 
 @functools.cache
 def _blocks(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first pixel of `size` in each of `wanted`, and the first one after it, each (wanted,).
+    """Returns the first pixel of `size` in each of `wanted` blocks, and the first one after it, each (wanted,).
 
-    Pillow is asked, with unit vectors: where an edge falls on a pixel's centre, its rounding decides.
+    Pillow is asked, with unit vectors: if an edge falls on the centre of a pixel, its rounding decides.
     """
     units = Image.fromarray(np.eye(size, dtype=np.float32))
     inside = np.asarray(units.resize((wanted, size), Image.Resampling.BOX)) > 0
@@ -241,7 +241,7 @@ def _elastic_draws(stream: Stream, images: Bytes, constants: tuple[float, float,
 def elastic_transform(
     images: Bytes, constants: tuple[float, float, float], moves: Singles, across: Floats, down: Floats
 ) -> Bytes:
-    """An affine map that moves three points, then a smooth random displacement, both with bilinear interpolation.
+    """Applies an affine map that moves three points, then a smooth random displacement, both bilinear.
 
     moves: float32 (N, 3, 2), how far the points move, in pixels; the last axis is (x, y). across, down: (N, H, H) in
     -1..1, the displacement of each pixel to the right and downwards before it is smoothed and scaled.
@@ -253,7 +253,7 @@ def elastic_transform(
     grid = np.arange(size, dtype=np.float64)
     taps = _taps(size, grid[:, None] + below, grid + right, _half_sample)
     result = _bilinear(values, taps)
-    # The reference's second map is in double precision: where that decides the byte, here too.
+    # The reference's second map is in double precision. It is used here only where it decides the byte.
     open_ = near_a_level(result * 255, 12)
     open_ = open_[result.reshape(-1)[open_] > 0]  # zero is exact
     if len(open_):
@@ -310,13 +310,13 @@ def _positions(size: int, by_column: Floats, by_row: Floats, offset: Floats) -> 
 
 
 def _whole_sample(index: Places, size: int) -> Places:
-    """c b | a b c: mirrored at the outer pixels."""
+    """Maps outer indices to inner ones by mirroring at the outer pixels: c b | a b c."""
     index = index % (2 * size - 2)
     return np.minimum(index, 2 * size - 2 - index)
 
 
 def _half_sample(index: Places, size: int) -> Places:
-    """b a | a b c: mirrored at the edge."""
+    """Maps outer indices to inner ones by mirroring at the edge of the image: b a | a b c."""
     index = index % (2 * size)
     return np.minimum(index, 2 * size - 1 - index)
 
@@ -352,7 +352,7 @@ def _taps(
 def _parts(
     places: NDArray[Real], size: int, border: Callable[[Places, int], Places]
 ) -> tuple[list[Places], NDArray[Real]]:
-    """The pixels before and after each place, as the border maps them, and how far it is beyond the first."""
+    """Returns the pixels before and after each place, mapped by `border`, and the distance from the first one."""
     before = np.floor(places)
     number = before.astype(np.intp)
     lowest = int(number.min(initial=0))

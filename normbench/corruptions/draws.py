@@ -33,10 +33,10 @@ class Stream:
         self.index = index
 
     def bits(self, count: int) -> Bits:
-        """Random 32-bit integers uint32 (N, count), uniform over all 2**32 values.
+        """Returns random 32-bit integers, uint32 (N, count), uniform over all 2**32 values.
 
-        A block of Philox has 8 such integers. Image i takes whole blocks, from number i * blocks on, and of each 64-bit
-        word the lower half first.
+        A block of Philox has 8 such integers. Image i uses whole blocks, starting with block number i * blocks, and the
+        lower half of each 64-bit word first.
         """
         blocks = -(-count // 8)
         result = np.empty((len(self.index), 4 * blocks), np.dtype("<u8"))
@@ -50,7 +50,7 @@ class Stream:
         return result.view(np.dtype("<u4"))[:, :count]
 
     def normals(self, *shape: int) -> Floats:
-        """Standard normal numbers float64 (N, *shape), by RandomState, from counters that `bits` never reaches."""
+        """Returns standard normal numbers, float64 (N, *shape), by RandomState, from counters unused by `bits`."""
         random = np.random.RandomState(np.random.Philox(key=self.key))
         state: Any = random.get_state(legacy=False)
         result = np.empty((len(self.index), *shape))
@@ -62,18 +62,18 @@ class Stream:
 
 
 def uniform(bits: Bits, low: float, high: float) -> Floats:
-    """Uniform numbers between low and high, float64, of the shape of `bits`.
+    """Returns uniform numbers between low and high, float64, of the shape of `bits`.
 
-    The interval is cut into 2**32 equal parts; each integer becomes the middle of its part.
+    The interval is divided into 2**32 equal parts; each integer becomes the middle of its part.
     """
     values: Floats = (bits + np.float64(0.5)) * ((high - low) / 2**32) + low
     return values
 
 
 def below(bits: Bits, limit: Any) -> NDArray[np.int64]:
-    """Uniform integers in 0..limit-1, int64, of the shape of `bits`.
+    """Returns uniform integers in 0..limit-1, int64, of the shape of `bits`.
 
-    limit: an integer, or an array of them that is broadcast, far below 2**32.
+    limit: an integer or an array of integers, which is broadcast; far below 2**32.
     """
     if isinstance(limit, int) and limit.bit_count() == 1 and limit > 1:
         return (bits >> np.uint32(33 - limit.bit_length())).astype(np.int64)
@@ -81,7 +81,7 @@ def below(bits: Bits, limit: Any) -> NDArray[np.int64]:
 
 
 def one_each(stream: Stream, images: Bytes, constants: Any) -> Draws:
-    """The `draws` of a corruption that takes one random 32-bit integer for each value: uint32 (N, H, W, C)."""
+    """The `draws` of a corruption that needs one random 32-bit integer for each value: returns uint32 (N, H, W, C)."""
     return (stream.bits(images[0].size if len(images) else 0).reshape(images.shape),)
 
 
@@ -91,7 +91,7 @@ def bits(seed: int, name: str, severity: int, index: int) -> np.random.Philox:
 
 
 def generator(seed: int, name: str, severity: int, index: int) -> np.random.RandomState:
-    """A random generator for one image, for code that works image by image."""
+    """Returns a random generator for one image, for code that processes one image at a time."""
     return np.random.RandomState(bits(seed, name, severity, index))
 
 

@@ -1,4 +1,4 @@
-"""Corrupted test images in the official layout of CIFAR-10-C, for use outside the pipeline: `normbench corrupt`."""
+"""`normbench corrupt`: corrupted test images in the official layout of CIFAR-10-C, for use outside the pipeline."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def export(
 ) -> None:
     """Writes `<name>.npy`, uint8 (S * N, H, W, C), lowest severity first, and `labels.npy` into the folder `out`.
 
-    `dataset`: a name in build/data, an .npz with test_images and test_labels, or a folder with these as .npy. A file
-    appears when it is whole, and `meta.json` has its sha256. A file that `out` has of the same settings is kept; one of
-    a corruption of the user's own is made again where its code is another one now. Other arguments as of
-    `write_corrupted`. UserError for anything that is not valid.
+    dataset: a name in build/data, an .npz with test_images and test_labels, or a folder with these as .npy. A file
+    appears only when it is complete, and `meta.json` holds its sha256. Files that `out` already has with the same
+    settings are kept; that of a corruption of the user's own is made again if its code has changed. The other arguments
+    are those of `write_corrupted`. Raises UserError for anything that is not valid.
     """
     chosen = check_choice(names, severities, engine)
     if engine not in ENGINES:
@@ -69,7 +69,7 @@ def export(
     with atomic(out / "labels.npy") as path, path.open("wb") as file:
         kind = np.uint8 if labels.max(initial=0) <= 255 and labels.min(initial=0) >= 0 else np.int64
         np.save(file, np.tile(labels.astype(kind), len(severities)))
-    for left in out.glob(".*.npy.partial"):  # of a run that was killed
+    for left in out.glob(".*.npy.partial"):  # left behind by a killed process
         left.unlink()
     partial = {chosen[name]: out / f".{name}.npy.partial" for name in missing}
     whole = {chosen[name]: name for name in missing}
@@ -88,7 +88,7 @@ def export(
 
 
 def _read(dataset: str) -> tuple[Bytes, np.ndarray]:
-    """The test images and labels of a dataset, checked."""
+    """Returns the test images and labels of a dataset, checked."""
     path = Path(dataset)
     places = [folder for folder in (layout.DATA / dataset, path) if (folder / "test_images.npy").is_file()]
     try:
@@ -132,9 +132,9 @@ def _fingerprint(images: Bytes, labels: np.ndarray) -> str:
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """The sha256 of each file that `out` has of these settings, and what it notes of the user's own corruptions.
+    """Returns the sha256 of each file in `out`, and the notes on the user's own corruptions; both empty at first.
 
-    UserError where it has something else.
+    Raises UserError if `out` holds anything that was not made with these settings.
     """
     path = out / "meta.json"
     if out.exists() and not out.is_dir():

@@ -1,4 +1,4 @@
-"""The corrupted copies of a dataset's test images as files, in the layout of CIFAR-10-C: made here, or published."""
+"""Files of a dataset's corrupted test images in the layout of CIFAR-10-C: computed here, or copied from a benchmark."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from normbench.system.files import atomic_folder, read_json, sha256, write_json
 from normbench.system.progress import Progress
 
 IMAGES = 250  # images in memory at a time
-PARALLEL = 1 << 28  # values from which on several processes are worth their start: a second or so of work
+PARALLEL = 1 << 28  # least number of values (about a second of work) for which several processes are started
 
-# From the name or reference of a corruption, a severity and the numbers of some images to their corrupted copies.
+# Returns corrupted copies of images, given the name or reference of a corruption, a severity and the images' numbers.
 Maker = Callable[[str, int, np.ndarray], Bytes]
 
 
@@ -43,19 +43,20 @@ def write_corrupted(
     constants: str = "auto",
     workers: int | None = None,
 ) -> None:
-    """Corrupts the test images of the prepared dataset `source` into the folder `target`, all of it or nothing.
+    """Corrupts the test images of the prepared dataset `source` into the folder `target`.
 
-    names: of corruptions, or references to the user's own. engine: normbench, or imagecorruptions, whose constants are
-    always those of imagenet. constants: as for `corrupt`, `auto` for its default. workers: how many processes share the
-    work; by default one for each core where it takes more than a few seconds. The bytes are the same for any number.
+    names: of corruptions, or references to the user's own. severities: ascending. engine: `normbench`, or
+    `imagecorruptions`, which always has the constants of imagenet. constants: as for `corrupt`, or `auto` for its
+    default. workers: the number of processes; by default one for each core if the work takes more than a few seconds.
+    The bytes do not depend on it.
 
     `target` then holds, for each corruption, `<name>.npy`, uint8 (S * N, H, W, C), one block of N images in test order
     for each of the S ascending severities; `labels.npy`, the labels repeated S times (uint8; int64 above 255 classes);
     and `meta.json` with names, severities, engine, constants, seed, published (null), source_fingerprint, the sha256 of
-    each file, the versions that its bytes depend on, and under `own` the reference and the code of the user's own
-    corruptions, where there are any.
+    each file, the versions on which its bytes depend and, if there are any, the reference and code of the user's own
+    corruptions under `own`. After an error it holds nothing.
 
-    UserError where an argument is not valid.
+    Raises UserError if an argument is not valid.
     """
     chosen = check_choice(names, severities, engine)
     images = np.load(source / "test_images.npy", mmap_mode="r")
@@ -73,7 +74,7 @@ def write_corrupted(
 
 
 def constants_for(engine: str, constants: str, side: int) -> str:
-    """The set that images of this side are corrupted with. UserError where the engine cannot."""
+    """Returns the set of constants for images of this side. Raises UserError if the side is too small."""
     if engine == "imagecorruptions":
         check_side(side)
         return "imagenet"
@@ -81,7 +82,7 @@ def constants_for(engine: str, constants: str, side: int) -> str:
 
 
 def maker(images: Bytes, seed: int, engine: str, constants: str) -> Maker:
-    """Corrupts `images`, which may be mapped from a file."""
+    """Returns the function that corrupts some of `images`, which may be mapped from a file."""
 
     def make(name: str, severity: int, index: np.ndarray) -> Bytes:
         if engine == "imagecorruptions":
@@ -92,10 +93,11 @@ def maker(images: Bytes, seed: int, engine: str, constants: str) -> Maker:
 
 
 def copy_published(source: Path, target: Path, names: list[str], severities: list[int], published: Path) -> None:
-    """Takes the corrupted test images of the prepared dataset `source` from files in the layout of CIFAR-10-C.
+    """Copies the corrupted test images of the prepared dataset `source` from files in the layout of CIFAR-10-C.
 
-    `published` has `<name>.npy`, uint8 (5 N, H, W, C), severity 1 first, and `labels.npy`, (5 N,). Writes what
-    `write_corrupted` writes, with null for what is not known. UserError where a file does not fit the dataset.
+    published: the folder with `<name>.npy`, uint8 (5 N, H, W, C), severity 1 first, and `labels.npy`, (5 N,). Writes
+    the same files as `write_corrupted`, with null for unknown facts. Raises UserError if a file does not fit the
+    dataset.
     """
     chosen = check_choice(names, severities)
     shape = np.load(source / "test_images.npy", mmap_mode="r").shape
@@ -131,9 +133,10 @@ def copy_published(source: Path, target: Path, names: list[str], severities: lis
 
 
 def check_choice(names: list[str], severities: list[int], engine: str = "normbench") -> dict[str, str]:
-    """From the name of each corruption to its reference, as `registry.named` has it.
+    """Returns the reference of each corruption by its name, like `registry.named`.
 
-    UserError where a name is no corruption or none of the engine, or the severities are not some of 1 to 5, ascending.
+    Raises UserError if a name is not a corruption of the engine, or if the severities are not some of 1 to 5,
+    ascending.
     """
     chosen = registry.named(names)
     for name in chosen if engine == "imagecorruptions" else ():
@@ -144,7 +147,7 @@ def check_choice(names: list[str], severities: list[int], engine: str = "normben
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """The array of a file, which is not read into memory; objects, which would be unpickled, are refused."""
+    """Returns the array of a file as a memory map. Raises UserError for arrays of objects, which would be unpickled."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
@@ -194,11 +197,11 @@ def write_arrays(
     progress: Progress,
     workers: int | None = None,
 ) -> Iterator[str]:
-    """Writes the array of each corruption, uint8 (S * count, *shape) for S severities; yields each when it is whole.
+    """Writes the array of each corruption, uint8 (S * count, *shape) for S severities; yields its name when it is done.
 
-    paths: from the name or reference of a corruption, which `make` is given, to its file. workers: how many processes
-    share the work; by default one for each core where the work is large. They are forked, and each writes its own parts
-    of the files, so that nothing is copied between them.
+    paths: the file of each corruption, by the name or reference that `make` is given. workers: the number of processes;
+    by default one for each core if there is much work. They are forked, and each writes its own parts of the files, so
+    that nothing is copied between them.
     """
     total = len(paths) * len(severities) * count
     blocks = [
@@ -215,7 +218,7 @@ def write_arrays(
     def fill(block: Block) -> Block:
         index = np.arange(block.start, block.end)
         made = make(block.name, block.severity, index)
-        # Not through the map: the first touch of each of its pages costs more than to write it.
+        # Not through the memory map, whose page faults would cost more than the writing.
         with paths[block.name].open("rb+") as file:
             file.seek(starts[block.name] + (block.offset + block.start) * math.prod(shape))
             file.write(np.ascontiguousarray(made).data)
@@ -246,7 +249,10 @@ Mapped = Callable[[list[Block]], Iterable[Block]]
 
 @contextmanager
 def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> Iterator[Mapped]:
-    """Calls `fill` for blocks, in this process or in some forked from it, and gives each block that is done."""
+    """Yields a function that calls `fill` for blocks, here or in forked processes, and yields each block that is done.
+
+    Raises UserError if a process is killed.
+    """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" and values >= PARALLEL else 1
     if workers <= 1 or sys.platform != "linux":
@@ -273,7 +279,7 @@ _fill: Callable[[Block], Block] | None = None
 
 
 def _quiet() -> None:
-    """In a worker: an interrupt is for the parent, which then ends the workers."""
+    """Initializes a worker: it ignores interrupts, upon which the parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -284,7 +290,7 @@ def _call(block: Block) -> Block:
 
 
 def versions(engine: str) -> dict[str, str | None]:
-    """The versions of what draws, of what codes JPEG, and of what imagecorruptions calls."""
+    """Returns the versions of the packages on which the bytes depend."""
     called = ["opencv-python"] + (["imagecorruptions", "scikit-image", "scipy"] if engine == "imagecorruptions" else [])
     return {
         "numpy": np.__version__,

@@ -3,8 +3,9 @@
 Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
 @ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
 
-The photographs are read from the installed package imagecorruptions 1.1.2, which carries those of hendrycks/robustness.
-Its sixth is never used, as in the reference. The package is not imported, as that fails without pkg_resources.
+The photographs are read from the installed package imagecorruptions 1.1.2, which includes those of
+hendrycks/robustness. The sixth is never used, as in the reference. The package is not imported, because that fails
+without pkg_resources.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ def frost(images: Bytes, constants: tuple[float, float, float], crops: NDArray[n
 
 @functools.cache
 def textures(scale: float, size: int) -> tuple[Bytes, ...]:
-    """The five textures, uint8 (rows, columns, 3), scaled by `scale`, for images of `size` x `size` pixels.
+    """Returns the five textures, uint8 (rows, columns, 3), scaled by `scale`, for images of `size` x `size` pixels.
 
-    The reference fails where a scaled texture is not larger than the images. Here such a texture is scaled until its
-    shorter side is 1.1 times theirs, as in imagecorruptions. UserError where a file is missing or altered.
+    The reference fails if a scaled texture is not larger than the images. Here such a texture is scaled until its
+    shorter side is 1.1 times theirs, as in imagecorruptions. Raises UserError if a file is missing or altered.
     """
     result = []
     for texture in _originals():
@@ -87,7 +88,7 @@ def _originals() -> tuple[Bytes, ...]:
 
 
 def package_folder() -> Path:
-    """The folder of imagecorruptions, which is not imported. UserError where it is not installed."""
+    """Returns the folder of imagecorruptions without importing it. Raises UserError if it is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"package {PACKAGE} is not installed")
@@ -121,7 +122,7 @@ Taps = tuple[NDArray[np.intp], NDArray[np.int64]]
 
 
 def _taps(size: int, scale: float) -> tuple[Taps, Taps]:
-    """For each of the round(size * scale) new pixels the two old ones that it lies between; weights in 1/2048."""
+    """Returns, for each of the round(size * scale) new pixels, the two old pixels around it with weights in 1/2048."""
     position = ((np.arange(round(size * scale)) + 0.5) * (1 / scale) - 0.5).astype(np.float32).clip(0, size - 1)
     low = np.floor(position)
     rest = position - low

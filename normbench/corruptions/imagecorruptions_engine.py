@@ -1,13 +1,13 @@
-"""The functions of the package imagecorruptions 1.1.2 (Michaelis et al., arXiv 1907.07484), image by image.
+"""The functions of the package imagecorruptions 1.1.2 (Michaelis et al., arXiv 1907.07484), one image at a time.
 
-Its constants are those of ImageNet-C at every size. With current libraries its import fails, and so do some of its
-functions; they are repaired in a copy of the package that nothing else sees, so that nothing is left to be undone:
+Its constants are those of ImageNet-C at every size. With current libraries the import of the package fails, and so do
+some of its functions. They are repaired in a private copy of the package, so that nothing has to be undone:
 
-- pkg_resources, which setuptools no longer has, is asked for the folder of the frost textures: a stand-in answers;
-- skimage's `gaussian` takes `channel_axis` where the package gives `multichannel` (gaussian_blur, glass_blur);
+- pkg_resources, which setuptools no longer has, is asked for the folder of the frost textures: a substitute answers;
+- skimage's `gaussian` takes `channel_axis` instead of the package's `multichannel` (gaussian_blur, glass_blur);
 - `np.float_` is `np.float64` (fog);
 - `np.random` and the generator of skimage's `random_noise` (impulse_noise) are seeded for each image;
-- spatter divides by the largest drop, and where there is none, the image stays as it is (else it would be black).
+- spatter divides by the largest drop; without any drop the image stays as it is (it would become black).
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ SMALLEST_SIDE = 32
 def corrupt_with_imagecorruptions(
     images: Bytes, name: str, severity: int, seed: int = 0, index: np.ndarray | list[int] | None = None
 ) -> Bytes:
-    """Corrupted copies of `images`, uint8 (N, H, H, C), C = 1 or 3, H >= 32; same shape and type.
+    """Returns corrupted copies of `images`, uint8 (N, H, H, C), C = 1 or 3, H >= 32; same shape and type.
 
-    name: one of the 19 of the benchmark; the other arguments are as of `corrupt`. A grey image is corrupted as an RGB
-    image, and the luma of the result is kept. Not for several threads at a time. UserError for anything else.
+    name: one of the 19 corruptions of the benchmark. The other arguments are those of `corrupt`. A grey image is
+    corrupted as an RGB image, and the luma of the result is kept. Not safe for use in several threads. Raises UserError
+    for any other argument.
     """
     numbers = check(images, name, severity, index)
     check_name(name)
@@ -63,20 +64,20 @@ def corrupt_with_imagecorruptions(
 
 
 def check_name(name: str) -> None:
-    """UserError for a corruption that the package does not have: it has those of the benchmark only."""
+    """Raises UserError for a corruption that the package does not have: it has those of the benchmark only."""
     if name not in BENCHMARK:
         raise UserError(f"{PACKAGE} has no corruption '{name}': {hint(name, BENCHMARK, limit=len(BENCHMARK))}")
 
 
 def check_side(side: int) -> None:
-    """UserError where images of this side are too small for the package."""
+    """Raises UserError if images of this side are too small for the package."""
     if side < SMALLEST_SIDE:
         raise UserError(f"images of {side} x {side}: {PACKAGE} needs a side of {SMALLEST_SIDE} pixels or more")
 
 
 @functools.cache
 def _package() -> Any:
-    """The repaired package: a copy that `import imagecorruptions` does not find."""
+    """Returns the repaired package: a private copy, which `import imagecorruptions` does not find."""
     folder = package_folder()
     if importlib.metadata.version(PACKAGE) != VERSION:
         raise UserError(f"{PACKAGE} {importlib.metadata.version(PACKAGE)}: the engine is made for {VERSION}")
@@ -94,7 +95,7 @@ def _package() -> Any:
 
 @contextlib.contextmanager
 def _standing_in(module: ModuleType) -> Iterator[None]:
-    """While this lasts, an import finds this module, and no copy of the package; afterwards what it found before."""
+    """A context in which imports find this module and no copy of the package; it restores the former state."""
 
     def taken() -> dict[str, ModuleType]:
         parts = (module.__name__, PACKAGE)
@@ -116,7 +117,7 @@ def _gaussian(
 
 
 class _Numpy:
-    """numpy, with the name that is gone, and a random state in place of the global one."""
+    """numpy with the removed name `float_`, and with a random state of its own."""
 
     float_ = np.float64
     random: np.random.RandomState
@@ -126,7 +127,7 @@ class _Numpy:
 
 
 class _Skimage:
-    """What the package uses of skimage, with a generator for its noise."""
+    """The parts of skimage that the package uses, with a generator for its noise."""
 
     random: np.random.Generator
 

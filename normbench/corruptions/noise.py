@@ -86,14 +86,17 @@ def speckle_noise(images: Bytes, deviation: float, bits: Bits) -> Bytes:
 
 
 class Steps:
-    """Step functions of a 32-bit integer r: each row has ascending thresholds; the value is how many of them are <= r.
+    """Step functions of a 32-bit integer r: the value is the number of thresholds in a row that are <= r.
 
-    Most values are read from the table `known`, by the leading bits of r. It holds -1 where a threshold lies between
-    two integers with the same leading bits; for these the thresholds are searched.
+    Most values are read from the table `known`, by the leading bits of r. It holds -1 if a threshold lies between two
+    integers with the same leading bits; for these, the thresholds are searched.
     """
 
     def __init__(self, cumulative: Floats, bits: int):
-        """cumulative: the thresholds of u, (rows, thresholds), ascending in each row, in 0..1. bits: how many lead."""
+        """cumulative: the thresholds of u, (rows, thresholds), in 0..1 and ascending in each row.
+
+        bits: the number of leading bits of r.
+        """
         rows, self.count = cumulative.shape
         thresholds = np.ceil(cumulative * 2**32 - 0.5).clip(0, 2**32).astype(np.int64)
         self.bits, self.rest = bits, 32 - bits
@@ -110,7 +113,10 @@ class Steps:
         self.sorted = ((row << 32) + thresholds).ravel()
 
     def __call__(self, bits: Bits, row: Bytes | None = None) -> NDArray[np.int16]:
-        """The value for each integer in `bits`, by the step function whose number is in `row`, or by the only one."""
+        """Returns the value of a step function at each integer in `bits`.
+
+        row: the number of the step function for each integer; None if there is only one.
+        """
         cell = bits >> np.uint32(self.rest)
         if row is not None:
             cell |= row.astype(np.uint32) << np.uint32(self.bits)

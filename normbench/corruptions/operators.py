@@ -1,9 +1,9 @@
-"""What several corruptions share: quantisation, smoothing, zoom, motion blur, colour and grey.
+"""Operations that several corruptions share: quantisation, smoothing, zoom, motion blur, colour and grey.
 
-Arrays are (images, height, width, channels), height = width. Values are in 0..1 and float64 where nothing else is said.
-Quantisation truncates, so the order of the floating-point operations decides bytes. It is that of the reference and of
-the libraries that the reference calls, and must not be changed. Where it is changed for speed, the values that lie so
-close to a whole level that rounding errors could change their byte are found (`near_a_level`) and computed again, in
+Arrays are (images, height, width, channels), height = width. Values are float64 in 0..1 unless stated otherwise.
+Quantisation truncates, so the order of the floating-point operations decides bytes. It is the order of the reference
+and of the libraries that the reference calls, and must not be changed. If it is changed for speed, the values that are
+so close to a whole level that rounding errors could change their byte are found (`near_a_level`) and computed again, in
 the order of the reference.
 """
 
@@ -28,24 +28,24 @@ SINGLE_UNIT = UNIT.astype(np.float32)
 
 
 def unit(images: Bytes) -> Floats:
-    """Grey levels 0..255 as numbers 0..1."""
+    """Converts grey levels 0..255 to numbers 0..1."""
     return UNIT.take(images)
 
 
 def single_unit(images: Bytes) -> Singles:
-    """Grey levels 0..255 as numbers 0..1 in single precision."""
+    """Converts grey levels 0..255 to numbers 0..1 in single precision."""
     return SINGLE_UNIT.take(images)
 
 
 def quantise(values: NDArray[Real]) -> Bytes:
-    """Numbers as grey levels, clipped to 0..1, truncated."""
+    """Converts numbers, clipped to 0..1, to grey levels by truncation."""
     levels = np.clip(values, 0, 1)
     levels *= 255
     return levels.astype(np.uint8)
 
 
 def near_a_level(levels: NDArray[Real], roundings: float) -> NDArray[np.intp]:
-    """Flat indices of the `levels`, in 0..255, that are so close to a whole number that errors could carry them across.
+    """Returns flat indices of the `levels`, in 0..255, that rounding errors could carry across a whole number.
 
     roundings: how many rounding errors of single precision may add up, each of a number up to 256.
     """
@@ -102,11 +102,11 @@ def images_first(values: NDArray[Number], channels: int) -> NDArray[Number]:
 
 
 class Zoom:
-    """Enlarges the middle of a square of `size` pixels `factor` times (>= 1); the size stays. Bilinear.
+    """Enlarges the middle of a square of `size` pixels `factor` times (>= 1), bilinearly; the size stays the same.
 
-    Corners are aligned; the enlarged size is rounded to whole pixels. The reference's last row and column are black
-    where scipy's position of the last pixel rounds up; not here, and not at sides of 16, 28, 32, 64, 96 or 224.
-    `low` and `high` are the pixels that each pixel lies between, with their weights, each (size,).
+    Corners are aligned; the enlarged size is rounded to whole pixels. In the reference, the last row and column are
+    black if scipy rounds the position of the last pixel up; this is not reproduced, and does not happen at sides of 16,
+    28, 32, 64, 96 or 224. `low` and `high` are the pixels around each pixel, with their weights, each (size,).
     """
 
     def __init__(self, size: int, factor: float):
@@ -122,17 +122,18 @@ class Zoom:
 
     @property
     def taps(self) -> tuple[tuple[NDArray[np.intp], Floats], tuple[NDArray[np.intp], Floats]]:
+        """The two neighbours of each pixel, each as their indices and weights."""
         return (self.low, self.low_weight), (self.high, self.high_weight)
 
     def matrix(self) -> Floats:
-        """What a column of pixels is multiplied with, (size, size)."""
+        """Returns the matrix (size, size) that enlarges a column of pixels."""
         result = np.zeros((len(self.low), len(self.low)))
         for source, weight in self.taps:
             np.add.at(result, (np.arange(len(source)), source), weight)
         return result
 
     def at(self, values: NDArray[Real], rows: NDArray, columns: NDArray, images: NDArray) -> Floats:
-        """The enlarged (H, H, M) `values`, M images or channels, at some places."""
+        """Returns the enlarged `values` (H, H, M), M images or channels, at some positions."""
         result = np.zeros(len(rows))
         for row, row_weight in self.taps:
             for column, weight in self.taps:
@@ -141,7 +142,7 @@ class Zoom:
 
 
 def zoom(values: NDArray[Real], factor: float) -> Floats:
-    """`Zoom` of (H, H, M), M images or channels."""
+    """Returns `values` (H, H, M), M images or channels, enlarged as `Zoom` does."""
     known = Zoom(len(values), factor)
     result = np.zeros(values.shape)
     for rows, row_weight in known.taps:
@@ -158,9 +159,10 @@ def _motion_weights(radius: float, sigma: float) -> Floats:
 
 
 def motion(images: Bytes, radius: float, sigma: float, angles: Floats) -> Bytes:
-    """Motion blur of (N, H, W, C) as ImageMagick's MotionBlur: one-sided, towards `angles` (N,) in degrees.
+    """Returns the motion blur of images (N, H, W, C), like ImageMagick's MotionBlur: one-sided, towards `angles`.
 
-    Sums are in single precision, and in double precision where that decides the byte.
+    angles: (N,), in degrees. radius, sigma: in pixels. Sums are in single precision, and in double precision if that
+    decides the byte.
     """
     weights = _motion_weights(radius, sigma)
     taps = len(weights)

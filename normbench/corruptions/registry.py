@@ -54,14 +54,14 @@ class Corruption:
 
     @property
     def source(self) -> tuple[Path, str]:
-        """The file of the function and the function's name in it: the code behind the corruption."""
+        """The file of the function and its name in that file: the code behind the corruption."""
         return Path(inspect.getfile(self.function)), self.function.__name__
 
     def draw(self, images: Bytes, constants: Any, seed: int, severity: int, index: np.ndarray) -> Draws:
-        """The random arrays for images uint8 (N, H, H, C), each with the images on its first axis.
+        """Returns the random arrays for images uint8 (N, H, H, C), each with the images on its first axis.
 
-        index: integers (N,), the numbers of the images in their dataset. Nothing else about the order or the size of a
-        batch has an influence. An empty tuple where nothing is random.
+        index: integers (N,), the numbers of the images in their dataset. The order and the size of a batch have no
+        other influence. The result is an empty tuple if nothing is random.
         """
         if self.draws is None:
             return ()
@@ -87,7 +87,7 @@ def corruption(
     needs_colour: True for a function that takes RGB images only. A grey image is then given to it as an RGB image of
     three equal channels, and the luma of the result is kept.
 
-    ValueError where the constants are not complete or the name is not free.
+    Raises ValueError if the constants are not complete or the name is not free.
     """
     known = constants if isinstance(constants, Mapping) else dict.fromkeys(SETS, constants)
     if set(known) != set(SETS):
@@ -108,15 +108,15 @@ def corruption(
 
 
 def names() -> tuple[str, ...]:
-    """The names of the corruptions of this package: those of the benchmark in its order, then others by name."""
+    """Returns the names of this package's corruptions: those of the benchmark in its order, then the others by name."""
     return (*BENCHMARK, *sorted(set(TABLE.names()) - set(BENCHMARK)))
 
 
 def get(reference: str) -> Corruption:
-    """The corruption of that name or reference. Raises UserError where there is none.
+    """Returns the corruption with a name or reference.
 
-    A corruption of the user's own that has the name of one of this package is an error too: their files and their
-    results could not be told apart.
+    Raises UserError if there is none, and if a corruption of the user's own has the name of one of this package,
+    because their files and results could not be distinguished.
     """
     known = TABLE.names()
     if ":" not in reference and reference not in known:
@@ -128,9 +128,9 @@ def get(reference: str) -> Corruption:
 
 
 def named(references: Iterable[str]) -> dict[str, str]:
-    """From the name of each corruption to its reference, in the order given; for our own corruptions both are equal.
+    """Returns the reference of each corruption by its name, in the given order; built-in names are their own reference.
 
-    UserError where there is no such corruption, or where two have the same name, as both would be `<name>.npy`.
+    Raises UserError if there is no such corruption, or if two have the same name, because both would be `<name>.npy`.
     """
     found: dict[str, str] = {}
     for reference in references:
@@ -141,9 +141,10 @@ def named(references: Iterable[str]) -> dict[str, str]:
 
 
 def own(chosen: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Of the result of `named`, the corruptions of the user's own: name -> `reference`, and `code`.
+    """Returns the `reference` and the `code` of the user's own corruptions, by name.
 
-    `code` is the digest of what the code of the corruption means (see `normbench.system.fingerprint`).
+    chosen: a result of `named`. `code` is the digest of what the code of the corruption means (see
+    `normbench.system.fingerprint`).
     """
     return {
         name: {"reference": reference, "code": closure([Root(*get(reference).source)]).digest}

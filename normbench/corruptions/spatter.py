@@ -25,7 +25,7 @@ Bools = NDArray[np.bool_]
 WATER = (175, 238, 238)  # RGB
 MUD = (63, 42, 20)
 RELIEF = np.array([(-2, -1, 0), (-1, 1, 1), (0, 1, 2)], np.int32)  # A filter that lights drops from one corner.
-FARTHEST = 20  # Distances to the edge of a drop above so many pixels count as so many.
+FARTHEST = 20  # Larger distances to the edge of a drop, in pixels, count as this one.
 
 # OpenCV's 5 x 5 distance mask. Each step: rows up, columns aside, length in 1/65536 pixel (1, 1.4 and 2.1969 pixels).
 ONE = 1 << 16
@@ -66,7 +66,7 @@ def _spatter_normals(stream: Stream, images: Bytes, constants: Any) -> Draws:
     needs_colour=True,
 )
 def spatter(images: Bytes, constants: tuple[float, float, float, float, float, int], normals: Floats) -> Bytes:
-    """Smoothed noise above a threshold is a liquid, lit from a side where it is water; RGB (N, H, H, 3).
+    """Turns smoothed noise above a threshold into a liquid, lit from one side if it is water; RGB (N, H, H, 3).
 
     normals: standard normal (N, H, H). The liquid does not depend on the image.
     """
@@ -91,7 +91,7 @@ def _colour(levels: tuple[int, int, int]) -> Singles:
 
 
 def _relief(drops: Bytes) -> Bytes:
-    """How bright the drops (N, H, H) are lit from a side, uint8: they are higher farther from their edges."""
+    """Returns the brightness of the drops (N, H, H) lit from one side, uint8: far from their edges they are high."""
     distance = np.minimum(_distance(_edges(drops)), FARTHEST * ONE)
     around = _around(distance).astype(np.float64) / ONE * (1 / 9)
     depth = _equalise(around.astype(np.float32).astype(np.uint8))
@@ -100,19 +100,19 @@ def _relief(drops: Bytes) -> Bytes:
 
 
 def _shifted(padded: NDArray, row: int, column: int, size: int, margin: int) -> NDArray:
-    """What lies `row` below and `column` to the right of each pixel, in arrays padded by `margin`."""
+    """Returns the value `row` below and `column` to the right of each pixel, from arrays padded by `margin`."""
     return padded[:, margin + row : margin + row + size, margin + column : margin + column + size]
 
 
 def _around(layers: NDArray) -> Ints:
-    """The sum of 3 x 3 pixels; the border is mirrored at the outer pixels."""
+    """Returns the sum of 3 x 3 pixels; the border is mirrored at the outer pixels."""
     padded = np.pad(layers.astype(np.int32), [(0, 0), (1, 1), (1, 1)], mode="reflect")
     rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
     return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
 
 
 def _filter(layers: NDArray, kernel: Ints) -> Ints:
-    """Correlation with a 3 x 3 kernel of integers; the border is mirrored at the outer pixels."""
+    """Returns the correlation with a 3 x 3 kernel of integers; the border is mirrored at the outer pixels."""
     padded = np.pad(layers.astype(np.int32), [(0, 0), (1, 1), (1, 1)], mode="reflect")
     result = np.zeros(layers.shape, np.int32)
     for row, column in np.argwhere(kernel):
@@ -121,7 +121,7 @@ def _filter(layers: NDArray, kernel: Ints) -> Ints:
 
 
 def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
-    """Canny's edges: 3 x 3 Sobel, sum of absolute derivatives, thinned along four directions, hysteresis."""
+    """Returns Canny's edges: 3 x 3 Sobel, sum of absolute derivatives, thinned along four directions, hysteresis."""
     size = layers.shape[1]
     padded = np.pad(layers.astype(np.int32), [(0, 0), (1, 1), (1, 1)], mode="edge")
 
@@ -140,7 +140,7 @@ def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
         return strength >= _shifted(neighbours, row, column, size, 1)
 
     # The tangents of 22.5 and 67.5 degrees, in 1/32768 as OpenCV has them.
-    flat = np.abs(across) * 13573  # at most 1020 of them: 32 bits do
+    flat = np.abs(across) * 13573  # gradients are at most 1020, so 32 bits suffice
     steep = flat + (np.abs(across) << 16)
     height = np.abs(down) << 15
     opposed = (across ^ down) < 0
@@ -163,7 +163,7 @@ def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
 
 
 def _distance(edges: Bools) -> Ints:
-    """Chamfer distance of each pixel to the nearest edge, in 1/65536 pixel; more than FARTHEST where none is near."""
+    """Returns the chamfer distance of each pixel to the nearest edge in 1/65536 pixel, above FARTHEST if it is far."""
     size = edges.shape[1]
     padded = np.full((len(edges), size + 4, size + 4), (FARTHEST + 1) * ONE, np.int32)
     padded[:, 2:-2, 2:-2][edges] = 0
@@ -180,7 +180,7 @@ def _distance(edges: Bools) -> Ints:
 
 
 def _equalise(layers: Bytes) -> Bytes:
-    """Histogram equalisation of each layer; a layer of one level stays."""
+    """Equalises the histogram of each layer; a layer with a single level stays as it is."""
     count, pixels = len(layers), layers[0].size
     keys = np.arange(count)[:, None] * 256 + layers.reshape(count, -1)
     total = np.bincount(keys.ravel(), minlength=count * 256).reshape(count, 256).cumsum(axis=1)

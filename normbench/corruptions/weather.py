@@ -20,7 +20,7 @@ from normbench.corruptions.registry import corruption
 
 
 def fog_side(size: int) -> int:
-    """Side of the height map for images of side `size`: the next power of two."""
+    """Returns the side of the height map for images of side `size`: the next power of two."""
     return 1 << (size - 1).bit_length()
 
 
@@ -38,7 +38,7 @@ def _fog_uniforms(stream: Stream, images: Bytes, constants: Any) -> Draws:
     draws=_fog_uniforms,
 )
 def fog(images: Bytes, constants: tuple[float, float], uniforms: Floats) -> Bytes:
-    """A fractal height map is added, and the image is darkened so that its brightest value stays the brightest.
+    """Adds a fractal height map, and darkens the image so that its largest value stays the same.
 
     uniforms: (N, side * side - 1) in -1..1 with side = `fog_side(H)`, in the order in which the points are computed.
     """
@@ -54,7 +54,7 @@ def fog(images: Bytes, constants: tuple[float, float], uniforms: Floats) -> Byte
 
 
 def _plasma(uniforms: Floats, side: int, decay: float) -> Floats:
-    """Height maps (N, side, side) by the diamond-square algorithm, periodic in both directions, each scaled to 0..1."""
+    """Returns height maps (N, side, side) by the diamond-square algorithm, periodic in both directions, in 0..1."""
     heights = np.zeros((len(uniforms), side, side))
     step, roughness, used = side, 100.0, 0
 
@@ -120,7 +120,7 @@ def _snow_draws(stream: Stream, images: Bytes, constants: Any) -> Draws:
 def snow(
     images: Bytes, constants: tuple[float, float, float, float, float, float, float], normals: Floats, angles: Floats
 ) -> Bytes:
-    """Noise above a threshold, blurred along the fall of the flakes, over a whitened image; RGB (N, H, H, 3).
+    """Adds noise above a threshold, blurred along the fall of the flakes, to a whitened image; RGB (N, H, H, 3).
 
     normals: standard normal (N, H, H), one for each pixel. angles: (N,), the direction of the fall, in degrees.
     """

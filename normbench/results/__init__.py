@@ -1,4 +1,4 @@
-"""From records to tables, plots and the report; `load` gives the runs as a data frame."""
+"""From records to tables, plots and the report. `load` returns the runs as a data frame."""
 
 from normbench.results.frame import load
 

@@ -1,4 +1,4 @@
-"""Which variant is the best of a column, where one clearly is."""
+"""The best variant of a column, if one is clearly the best."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from normbench.results.tables.table import Row
 
 
 def clear_best(rows: list[Row], column: str, highest: bool) -> str | None:
-    """The variant whose mean stays better than every other's when both give up one standard deviation, or None.
+    """Returns the variant that is clearly the best, or None.
 
-    A variant with one finished run has no standard deviation: it cannot be the best, and counts with its value alone
-    against another. highest: whether high values are good.
+    It is if its mean, made worse by its standard deviation, is still better than the mean of every other variant, made
+    better by that variant's standard deviation. A variant with a single finished run has no standard deviation, so it
+    cannot be the best; as a rival it counts with its value alone. highest: whether high values are good.
     """
     sign = 1 if highest else -1
     ranked = sorted((row for row in rows if not math.isnan(row[column])), key=lambda row: -sign * row[column])

@@ -1,4 +1,4 @@
-"""The wide tables of a task on the page: robustness and smoothness, with the columns that have numbers."""
+"""The wide tables of a task in the report: robustness and smoothness, without columns that have no numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from normbench.results.words import number, quantity
 
 @dataclass(frozen=True)
 class Columns:
-    """heads: of each column, its heading and the small print below. cells: variant -> texts, a row each."""
+    """A table of the report.
+
+    heads: for each column, its heading and the small print below. cells: variant -> the texts of its row.
+    """
 
     heads: list[tuple[str, str]]
     cells: dict[str, list[str | Markup]]
@@ -33,7 +36,7 @@ ROBUSTNESS = (
     ("PGD", "%", "attack_pgd", 100, ".1f"),
     ("AutoAttack", "%", "auto_attack", 100, ".1f"),
 )
-KNOWN = {"task", "variant", "relative_mce", *BUILT_IN, "batch_mce", "warnings"}  # all but scores of one's own
+KNOWN = {"task", "variant", "relative_mce", *BUILT_IN, "batch_mce", "warnings"}  # all columns but those of new scores
 
 # Heading, its small print, column of smoothness.csv.
 SMOOTHNESS = (
@@ -46,7 +49,10 @@ SMOOTHNESS = (
 
 
 def robustness_columns(variants: list[str], table: pd.DataFrame) -> Columns:
-    """The columns of robustness.csv, of one task; those of scores of one's own come last, under their names."""
+    """Returns the columns of a task's robustness.csv.
+
+    Those of scores that are not built in come last, under their own names.
+    """
     own = [(name, "", name, 1, ".6g") for name in table.columns if name not in KNOWN]
     kept = [each for each in (*ROBUSTNESS, *own) if each[2] in table and table[each[2]].notna().any()]
     found = by_variant(table)
@@ -58,7 +64,7 @@ def robustness_columns(variants: list[str], table: pd.DataFrame) -> Columns:
 
 
 def smoothness_columns(variants: list[str], table: pd.DataFrame) -> Columns:
-    """The columns of smoothness.csv, of one task; those of certified accuracies come last."""
+    """Returns the columns of a task's smoothness.csv; those of certified accuracies come last."""
     columns: list[tuple[str, str, str, float]] = [(head, small, column, 1) for head, small, column in SMOOTHNESS]
     for column in table.columns:
         if column.startswith("certified_") and not column.endswith("_std"):
@@ -76,14 +82,15 @@ def smoothness_columns(variants: list[str], table: pd.DataFrame) -> Columns:
 
 
 def unbounded(table: pd.DataFrame) -> dict[str, str]:
-    """The variants of smoothness.csv without a bound, with the reason."""
+    """Returns the variants of smoothness.csv without a Lipschitz bound, with the reason."""
     return {row["variant"]: row["no_bound"] for row in table.to_dict("records") if isinstance(row["no_bound"], str)}
 
 
 def suspicious(table: pd.DataFrame) -> list[str]:
-    """The variants of robustness.csv with attacks that cannot be trusted."""
+    """Returns the variants of robustness.csv whose attacks cannot be trusted."""
     return [row["variant"] for row in table.to_dict("records") if row["warnings"]]
 
 
 def by_variant(table: pd.DataFrame) -> dict[str, Row]:
+    """Returns the rows of a table by variant."""
     return {row["variant"]: row for row in table.to_dict("records")}

@@ -1,4 +1,4 @@
-"""How plots look: the style of the page, the look of a variant, and a figure as a part of the page."""
+"""The appearance of plots: the style, the look of each variant, and the conversion of figures to parts of the page."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.transforms import Affine2D
 
-# Matplotlib draws with stand-ins for the colours of the page, which knows light from dark; `inline` replaces them.
+# Matplotlib draws with placeholder colours; `inline` replaces them by the page's, which differ in light and dark mode.
 INK, MUTED, RULE, PAPER = "#010101", "#010102", "#010103", "#010104"
-COLOURS = 8  # of variants: --v0 to --v7 of the page
+COLOURS = 8  # number of colours for variants, --v0 to --v7 of the page
 PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)"}
 PAGE |= {f"#0200{i:02x}": f"var(--v{i})" for i in range(COLOURS)}
 
-# Sizes in points at which they look equally large.
+# The markers, with sizes in points at which they look equally large.
 MARKERS = {"o": 6.0, "s": 5.5, "^": 6.5, "D": 5.0, "v": 6.5, "P": 7.0, "X": 7.0, "*": 9.0}
 LINES = ("-", "--", ":", "-.")
 STYLE = {
     "svg.hashsalt": "normbench",
     "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",  # comes with matplotlib: text is measured alike on every machine
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so text has the same size on every machine
     "font.size": 9.5,
     "axes.labelsize": 9.5,
     "axes.titlesize": 9.5,
@@ -50,7 +50,7 @@ WIDTH, HEIGHT = 5.2, 3.7  # inches of a figure that fills half of the page
 
 
 class Look:
-    """How a variant is drawn, wherever it is drawn."""
+    """The colour, marker and line style of a variant, the same in all plots. index: number of the variant, from 0."""
 
     def __init__(self, index: int):
         turn = index // COLOURS
@@ -60,7 +60,7 @@ class Look:
         self.line = LINES[turn % len(LINES)]
 
     def glyph(self) -> Markup:
-        """The marker as a picture for running text."""
+        """Returns the marker as an inline picture for text."""
         shape = MarkerStyle(self.marker)
         placed = shape.get_transform() + Affine2D().scale(1.7 * self.size, -1.7 * self.size)
         points = np.asarray(shape.get_path().transformed(placed).to_polygons()[0])
@@ -71,12 +71,16 @@ class Look:
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Returns a figure of a size in inches, with its only axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def inline(figure: Figure, prefix: str, title: str) -> Markup:
-    """A figure as an svg element of the page: its colours and font, ids of its own, no address of a namespace."""
+    """Returns a figure as an svg element in the colours and font of the page.
+
+    prefix: makes the ids of its elements unique. title: its accessible name.
+    """
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)

@@ -17,16 +17,16 @@ from normbench.system.errors import UserError
 
 
 def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
-    """The scored runs in a folder such as build/scores, one row for each, whether the suite has them or not.
+    """Returns a data frame with one row for each scored run in a folder such as build/scores, in the suite or not.
 
     Columns: `kind`, `task`, `variant`, `seed`; `status` (finished or diverged); `clean_accuracy`, `corruption_accuracy`
-    (mean over corruptions and severities) and `fid`; every number that a score leaves for results/robustness.csv, such
+    (mean over corruptions and severities) and `fid`; every number that a score stores for results/robustness.csv, such
     as `nll` and `attack_pgd`; `images_per_second`, `peak_memory_mib`, `parameters`, `seconds` and `compile_seconds` as
     in results/leaderboard.csv; `run`, the run's id. A number that a run does not have is NaN. Rows are in the order of
     kinds, tasks, variants and seeds.
 
-    folder: has the records as `<kind>/<task>/<variant>/<seed>.json`. Raises UserError where there are none, and where a
-    file is not a record.
+    folder: has the records as `<kind>/<task>/<variant>/<seed>.json`. Raises UserError if it has none, or if a file is
+    not a record.
 
     >>> runs = load("build/scores")
     >>> runs.groupby(["task", "variant"])["clean_accuracy"].mean()
@@ -42,7 +42,10 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
 
 
 def _row(path: Path, record: Record, scores: list[str]) -> Row:
-    """Task and variant are those of the path, as the suite calls them: a run keeps the names it was trained under."""
+    """Returns the row of a record.
+
+    Task and variant are those of the path, since a record keeps the names with which its run was trained.
+    """
     task, variant = path.parts[-3:-1]
     columns = columns_of(record)
     return {

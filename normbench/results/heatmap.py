@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from normbench.results.drawing import PAPER, new_figure
 from normbench.results.tables.table import Row
 
-GAP = 0.25  # rows, by which the first and the last one stand apart from the corruptions
+GAP = 0.25  # distance of the first and the last row from the corruptions, in rows
 
 
 def heatmap(rows: list[Row], grid: pd.DataFrame, width: float) -> Figure:
-    """Accuracy on clean images, on each corruption (mean over severities) and on their mean; one column a variant.
+    """Draws accuracy on clean images, on each corruption (mean over severities) and on average; one column per variant.
 
-    rows: of the leaderboard, with finished runs. grid: corruptions.csv of the same task. width: inches, at least.
+    rows: of the leaderboard, with finished runs. grid: corruptions.csv of the same task. width: at least, in inches.
     """
     names, variants = list(dict.fromkeys(grid["corruption"])), [row["variant"] for row in rows]
     means = grid.set_index(["corruption", "variant"])["mean"]
@@ -41,7 +41,7 @@ def heatmap(rows: list[Row], grid: pd.DataFrame, width: float) -> Figure:
 
 
 def _draw_row(axes: Axes, top: float, values: np.ndarray, low: float, high: float) -> None:
-    """Cells one unit high and wide below `top`, each with its value; colours go from `low` to `high`."""
+    """Draws a row of cells of unit size below `top`, each with its value; colours span `low` to `high`."""
     axes.pcolormesh(
         np.arange(len(values) + 1),
         [top, top + 1],
@@ -64,4 +64,4 @@ def _draw_row(axes: Axes, top: float, values: np.ndarray, low: float, high: floa
             fontsize=8.5,
             color="#ffffff" if dark else "#000000",
         )
-        text.set_in_layout(False)  # It lies within the axes: there is nothing to measure.
+        text.set_in_layout(False)  # It lies within the axes, so the layout need not measure it.

@@ -12,9 +12,9 @@ from normbench.results.drawing import HEIGHT, PAPER, Look, new_figure
 
 
 def loss_plot(history: pd.DataFrame, variants: list[str], epochs: int, looks: dict[str, Look], width: float) -> Figure:
-    """Training loss by epoch: the mean over the finished runs, in a band from the lowest to the highest of them.
+    """Draws the training loss by epoch: the mean over the finished runs, and a band from the lowest to the highest.
 
-    A run that diverged is a thin line of its own, which ends in a cross. history: curves.csv of a task. epochs: of a
+    A run that diverged is a thin line of its own that ends in a cross. history: curves.csv of a task. epochs: of a
     finished run. width: inches.
     """
     figure, axes = new_figure(width, HEIGHT + 1.2)
@@ -39,7 +39,7 @@ def loss_plot(history: pd.DataFrame, variants: list[str], epochs: int, looks: di
 
 
 def _draw_mean(axes: Axes, losses: list[np.ndarray], variant: str, look: Look) -> None:
-    """losses: (epochs,) of each run."""
+    """Draws the mean and the range of the finished runs. losses: (epochs,) of each run."""
     epochs = np.arange(1, len(losses[0]) + 1)
     axes.fill_between(epochs, np.min(losses, 0), np.max(losses, 0), color=look.colour, alpha=0.18, linewidth=0)
     axes.plot(
@@ -58,6 +58,6 @@ def _draw_mean(axes: Axes, losses: list[np.ndarray], variant: str, look: Look) -
 
 
 def _draw_broken(axes: Axes, run: pd.DataFrame, name: str | None, look: Look) -> None:
-    """name: in the legend, None for none."""
+    """Draws a run that diverged. name: its label in the legend, or None."""
     axes.plot(run["epoch"], run["loss"], color=look.colour, linestyle=look.line, linewidth=0.8, label=name)
     axes.plot(run["epoch"].iloc[-1], run["loss"].iloc[-1], "x", color=look.colour, markersize=6)

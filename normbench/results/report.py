@@ -1,4 +1,4 @@
-"""The stage `report`: the tables of build/tables to one HTML page that needs no script and no other file.
+"""The stage `report`: turns the tables of build/tables into one HTML page without scripts and external files.
 
 The same tables give the same bytes.
 """
@@ -22,7 +22,7 @@ from normbench.system import files, layout
 from normbench.system.progress import duration
 
 TABLES = ("leaderboard", "gan", "robustness", "corruptions", "curves", "smoothness", "layers", "features")
-NAMES = ("task", "variant", "method", "corruption", "layer", "when", "no_bound")  # columns of text
+NAMES = ("task", "variant", "method", "corruption", "layer", "when", "no_bound")  # the columns that hold text
 FILTERS = (words.number, words.spread, words.pairs, words.cited, words.machine, words.counted, words.recipe, duration)
 
 
@@ -32,7 +32,7 @@ def report() -> None:
 
 
 def render(folder: Path) -> str:
-    """The page of the tables in a folder as `aggregate` writes it."""
+    """Returns the page for a folder of tables that `aggregate` has written."""
     facts = Facts.read(folder / "provenance.json")
     suite = facts.suite
     tables = {name: read(folder / f"{name}.csv") for name in TABLES}
@@ -60,12 +60,12 @@ def render(folder: Path) -> str:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A table of results/. A variant may be called `NA` or `1`: only empty cells are missing, and names stay text."""
+    """Reads a table. Only empty cells are missing values, and names stay text: a variant may be called `NA` or `1`."""
     return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
 
 
 def environment() -> jinja2.Environment:
-    """Where templates are found, and which filters they may use. An undefined name in a template is an error."""
+    """Returns the environment of the templates, with the filters. An undefined name in a template is an error."""
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

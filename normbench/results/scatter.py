@@ -1,4 +1,4 @@
-"""Plots of one number against another: a marker for each variant, with its name beside it."""
+"""Scatter plots: one marker for each variant, with its name beside it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from matplotlib.transforms import Bbox
 from normbench.results.drawing import HEIGHT, MUTED, PAPER, WIDTH, Look, new_figure
 from normbench.results.tables.table import Row
 
-# Where a name is tried around its point: in points away from it, and in degrees.
+# The positions around a point at which its name is tried: distances in points, and angles in degrees.
 DISTANCES, ANGLES = (8, 18, 30, 44), (0, 180, 90, 270, 30, 150, 330, 210)
 LABEL_SIZE = 8.5  # points
 LEADER = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
 
 
 def speed_plot(rows: list[Row], looks: dict[str, Look]) -> Figure:
-    """Clean accuracy against images a second, of rows of the leaderboard that have both."""
+    """Draws clean accuracy against images per second. rows: of the leaderboard, with both numbers."""
     figure, axes = new_figure(WIDTH, HEIGHT)
     speeds = [row["images_per_second"] for row in rows]
     points = [(row["variant"], x, 100 * row["clean_accuracy"]) for row, x in zip(rows, speeds, strict=True)]
@@ -37,7 +37,7 @@ def speed_plot(rows: list[Row], looks: dict[str, Look]) -> Figure:
 
 
 def robustness_plot(rows: list[Row], looks: dict[str, Look]) -> Figure:
-    """Corruption accuracy against clean accuracy, of rows of the leaderboard that have both."""
+    """Draws corruption accuracy against clean accuracy. rows: of the leaderboard, with both numbers."""
     figure, axes = new_figure(WIDTH, HEIGHT)
     points = [(row["variant"], 100 * row["clean_accuracy"], 100 * row["corruption_accuracy"]) for row in rows]
     bars = [(100 * row["clean_accuracy_std"], 100 * row["corruption_accuracy_std"]) for row in rows]
@@ -54,7 +54,10 @@ def scatter(
     bars: list[tuple[float, float]],
     looks: dict[str, Look],
 ) -> None:
-    """Draws a marker at each (variant, x, y), with bars as far as its (x, y) in `bars` to both sides, and its name."""
+    """Draws a named marker at each (variant, x, y) of `points`, with error bars.
+
+    bars: for each point, the half-lengths (x, y) of its error bars; NaN for none.
+    """
     axes.margins(0.12)
     for (name, x, y), (dx, dy) in zip(points, np.nan_to_num(bars), strict=True):
         look = looks[name]
@@ -70,15 +73,16 @@ def scatter(
             markeredgewidth=0.6,
             elinewidth=1.1,
         )
-    figure.draw_without_rendering()  # Now places on the paper are known, and without a layout engine they stay.
+    figure.draw_without_rendering()  # This fixes the layout; without a layout engine it stays as it is.
     figure.set_layout_engine("none")
     label(figure, axes, points, np.nan_to_num(bars))
 
 
 def label(figure: Figure, axes: Axes, points: list[tuple[str, float, float]], bars: np.ndarray) -> None:
-    """Writes each point's name at the nearest free place around it, with a line to it where that is not next to it.
+    """Writes each point's name at the nearest free position around it, with a line to the point unless it is adjacent.
 
-    A name that finds no place is left out: the table shows its marker. Lengths are pixels, which are points at 72 dpi.
+    A name without a free position is left out; the table shows its marker too. Lengths are in pixels, which equal
+    points at 72 dpi.
     """
     renderer = FigureCanvasAgg(figure).get_renderer()
     frame = axes.get_window_extent(renderer)
@@ -98,7 +102,7 @@ def label(figure: Figure, axes: Axes, points: list[tuple[str, float, float]], ba
 
 
 def _drawn(axes: Axes, x: float, y: float, dx: float, dy: float) -> list[Bbox]:
-    """What a marker and its bars cover."""
+    """Returns the boxes that a marker and its error bars cover."""
     left, low, right, high = axes.transData.transform([(x - dx, y - dy), (x + dx, y + dy)]).ravel()
     across, up = (left + right) / 2, (low + high) / 2
     marker = Bbox([[across - 4, up - 4], [across + 4, up + 4]])
@@ -106,9 +110,10 @@ def _drawn(axes: Axes, x: float, y: float, dx: float, dy: float) -> list[Bbox]:
 
 
 def _needed(anchor: np.ndarray, size: np.ndarray, distance: float, way: np.ndarray) -> list[Bbox]:
-    """What a name covers that is `distance` away from its point, and after it the line between them in small pieces.
+    """Returns the boxes that a name needs: its own, and small ones along the line from the point to the name.
 
-    anchor, size: (2,), of the point and of the text. way: (2,), the unit vector from the point to the name.
+    anchor: (2,), the position of the point. size: (2,), of the text. distance: of the name from the point. way: (2,),
+    the unit vector from the point to the name.
     """
     corner = anchor + distance * way - size * (1 - np.sign(way)) / 2
     spots = anchor + np.outer(np.arange(8, distance - 3, 4), way)
@@ -116,6 +121,7 @@ def _needed(anchor: np.ndarray, size: np.ndarray, distance: float, way: np.ndarr
 
 
 def _inside(box: Bbox, frame: Bbox) -> bool:
+    """Whether a box lies within a frame."""
     return frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
 
 

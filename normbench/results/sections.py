@@ -1,4 +1,4 @@
-"""What the page shows of each task."""
+"""The sections of the report: one for each task and each GAN task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from normbench.training.task import Task
 
 Tables = dict[str, pd.DataFrame]  # by the name of their file
 
-MANY = 8  # variants; with more of them, plots are as wide as the page
+MANY = 8  # with more variants than this, plots are as wide as the page
 TITLES = {
     "speed": "Clean accuracy against training speed",
     "robustness": "Corruption accuracy against clean accuracy",
@@ -38,11 +38,11 @@ TITLES = {
 
 @dataclass(frozen=True)
 class TaskSection:
-    """A task as the template shows it.
+    """The values that the template shows for a task.
 
-    rows: of the leaderboard. best: column -> the variant to mark. suspicious: variants whose attacks cannot be trusted.
-    unbounded: variant -> why it has no Lipschitz bound. unfinished: variants of which no run finished. plots: by their
-    names in `TITLES`. wide: whether plots take the whole page.
+    rows: of the leaderboard. best: column -> the variant to mark, or None. suspicious: variants whose attacks cannot be
+    trusted. unbounded: variant -> why it has no Lipschitz bound. unfinished: variants without a finished run. plots: by
+    their keys in `TITLES`. wide: whether plots are as wide as the page.
     """
 
     name: str
@@ -60,9 +60,10 @@ class TaskSection:
 
 @dataclass(frozen=True)
 class GanSection:
-    """A GAN task as the template shows it.
+    """The values that the template shows for a GAN task.
 
-    rows: of gan.csv. best: the variant to mark. samples: variant, seed and data address of each grid of samples.
+    rows: of gan.csv. best: the variant to mark, or None. samples: variant, seed and data address of each grid of
+    samples.
     """
 
     name: str
@@ -73,7 +74,7 @@ class GanSection:
 
 
 def task_section(key: str, name: str, facts: TaskFacts, tables: Tables, looks: dict[str, Look]) -> TaskSection:
-    """The section of a task. key: a prefix for the ids of its plots, different for each task."""
+    """Returns the section of a task. key: a prefix, unique to the task, for the ids of elements in its plots."""
     own = {table: found[found["task"] == name] for table, found in tables.items()}
     rows = own["leaderboard"].to_dict("records")
     variants = [row["variant"] for row in rows]
@@ -95,9 +96,10 @@ def task_section(key: str, name: str, facts: TaskFacts, tables: Tables, looks: d
 
 
 def draw(own: Tables, epochs: int, looks: dict[str, Look]) -> dict[str, Figure]:
-    """The plots of a task for which there are numbers. own: its rows of each table. epochs: of a finished run.
+    """Draws the plots of a task for which there are numbers; returns them by their keys in `TITLES`.
 
-    looks: by variant, in the order of the leaderboard.
+    own: the rows of the task in each table. epochs: of a finished run. looks: by variant, in the order of the
+    leaderboard.
     """
     rows = own["leaderboard"].to_dict("records")
     width = 2 * WIDTH if len(rows) > MANY else WIDTH
@@ -120,7 +122,10 @@ def draw(own: Tables, epochs: int, looks: dict[str, Look]) -> dict[str, Figure]:
 
 
 def gan_section(name: str, facts: TaskFacts, table: pd.DataFrame, folder: Path) -> GanSection:
-    """The section of a GAN task. table: gan.csv. folder: of the samples, `<task>/<variant>/<seed>.png`."""
+    """Returns the section of a GAN task.
+
+    table: gan.csv. folder: holds the samples as `<task>/<variant>/<seed>.png`.
+    """
     rows = table[table["task"] == name].to_dict("records")
     samples = [
         (row["variant"], path.stem, data_address(path))
@@ -131,5 +136,5 @@ def gan_section(name: str, facts: TaskFacts, table: pd.DataFrame, folder: Path) 
 
 
 def data_address(path: Path) -> str:
-    """A PNG as part of the page."""
+    """Returns a PNG file as a `data:` address."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

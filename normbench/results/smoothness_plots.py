@@ -1,4 +1,4 @@
-"""Plots of norms of layers and of feature maps, by depth: a line for each variant, panels side by side."""
+"""Plots of the norms of layers and of feature maps by depth: one line for each variant, in several panels."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BANDS = {
     "energy_middle": "middle, to 1/3 cycle a pixel",
     "energy_high": "high, above 1/3 cycle a pixel",
 }
-MOST_NAMES = 24  # of layers below an axis of half of the page; of more layers, only every so many have their name
+MOST_NAMES = 24  # most names of layers below an axis of half the page's width; with more layers, some have no name
 TALL = HEIGHT + 2.0
 
 
 def layer_plot(layers: pd.DataFrame, looks: Looks, width: float) -> Figure:
-    """Upper bound on the norm of every layer, and below it the lower estimate where there is one."""
+    """Draws the upper bound on the norm of every layer and, in a second panel, the lower estimate."""
     names = merged(table["layer"] for _, table in layers.groupby("variant"))
     figure = Figure(figsize=(width, TALL), layout="constrained")
     panels = figure.subplots(2, 1, squeeze=False, sharex=True, sharey=True)
@@ -48,7 +48,7 @@ def layer_plot(layers: pd.DataFrame, looks: Looks, width: float) -> Figure:
 
 
 def feature_plot(features: pd.DataFrame, looks: Looks, width: float) -> Figure:
-    """Root mean square and largest value of each block's output, before and after training."""
+    """Draws the root mean square and the largest value of each block's output, before and after training."""
     figure = Figure(figsize=(width, TALL), layout="constrained")
     panels = figure.subplots(2, 2, squeeze=False, sharex=True, sharey="row")
     for row, (column, name) in enumerate({"rms": "root mean square", "max": "largest value"}.items()):
@@ -66,9 +66,10 @@ def feature_plot(features: pd.DataFrame, looks: Looks, width: float) -> Figure:
 
 
 def energy_plot(features: pd.DataFrame, looks: Looks) -> Figure:
-    """Share of spectral energy in each band of frequencies by block, before and after training; as wide as the page.
+    """Draws the share of spectral energy in each frequency band by block, before and after training.
 
-    A block in which no variant has any energy in a band has maps without such frequencies: it has no mark there.
+    The figure is as wide as the page. If no variant has energy in a band at some block, the maps there are too small
+    for such frequencies, and the block has no marks.
     """
     width = 2 * WIDTH
     figure = Figure(figsize=(width, TALL), layout="constrained")
@@ -88,7 +89,7 @@ def energy_plot(features: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def merged(lists: Iterable[pd.Series]) -> list[str]:
-    """Every name once, in an order that keeps that of each list as far as they agree."""
+    """Returns every name once, in an order that agrees with the order of each list as far as possible."""
     names: list[str] = []
     for own in sorted(lists, key=len, reverse=True):
         place = 0
@@ -100,7 +101,7 @@ def merged(lists: Iterable[pd.Series]) -> list[str]:
 
 
 def line(axes: Axes, x: np.ndarray, y: np.ndarray, variant: str, look: Look) -> None:
-    """A variant's values by depth; nothing where it has none."""
+    """Draws a variant's values by depth, if it has any."""
     if np.isnan(y).all():
         return
     size = look.size if len(x) <= MOST_NAMES else 0.6 * look.size
@@ -119,7 +120,7 @@ def line(axes: Axes, x: np.ndarray, y: np.ndarray, variant: str, look: Look) -> 
 
 
 def fit_axis(axes: Axes, values: np.ndarray) -> None:
-    """Logarithmic where all values are above 0 and the largest is far above the least, with enough numbers on it."""
+    """Makes the y axis logarithmic if all values are positive and the largest is at least 5 times the smallest."""
     known = values[~np.isnan(values)]
     if not len(known) or known.min() <= 0 or known.max() < 5 * known.min():
         return
@@ -131,13 +132,14 @@ def fit_axis(axes: Axes, values: np.ndarray) -> None:
 
 
 def label_blocks(panels: np.ndarray) -> None:
+    """Labels the x axes of the lowest panels with block numbers."""
     for axes in panels[-1]:
         axes.set_xlabel("block")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def legend(figure: Figure, looks: Looks, width: float) -> None:
-    """Of the variants that have a line in any panel, in their order."""
+    """Adds a legend of the variants that have a line in any panel, in their order."""
     drawn: dict[str, Artist] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()

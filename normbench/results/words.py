@@ -1,4 +1,4 @@
-"""How numbers and facts are written on the page."""
+"""The wording of numbers and facts on the page."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from normbench.suite.suite import Suite
 from normbench.training.task import Task
 
 NONE = "\N{EN DASH}"
-NUMERICS = ("precision", "memory_format", "threads")  # of recipes; `numerics` says what was used
+NUMERICS = ("precision", "memory_format", "threads")  # keys of recipes that `numerics` shows, as they were used
 
 
 def number(value: float, form: str) -> str:
-    """A number in a format; a dash for NaN."""
+    """Returns a number in a format; a dash for NaN."""
     return NONE if math.isnan(value) else format(value, form)
 
 
 def spread(mean: float, deviation: float, factor: float = 1.0) -> Markup:
-    """Mean and deviation times a factor, `98.61 ± 0.32`, the latter muted; a dash where the mean is NaN.
+    """Returns mean and deviation times a factor, `98.61 ± 0.32`, with the deviation in a muted colour.
 
-    A deviation of NaN is left out.
+    It is a dash if the mean is NaN, and has no deviation if that is NaN.
     """
     if math.isnan(mean):
         return Markup(NONE)
@@ -37,7 +37,7 @@ def spread(mean: float, deviation: float, factor: float = 1.0) -> Markup:
 
 
 def quantity(mean: float, deviation: float) -> Markup:
-    """As `spread`, but from 1000 on both numbers have one power of ten: `2.81 ± 0.44 ×10⁴`."""
+    """Like `spread`, but from 1000 on with a common power of ten: `2.81 ± 0.44 ×10⁴`."""
     if math.isnan(mean) or abs(mean) < 1000:
         return spread(mean, deviation)
     exponent = math.floor(math.log10(abs(mean)))
@@ -45,29 +45,29 @@ def quantity(mean: float, deviation: float) -> Markup:
 
 
 def pairs(values: Mapping[str, Any]) -> str:
-    """Names with their values: `lr 0.1, epochs 12`."""
+    """Returns names with their values: `lr 0.1, epochs 12`."""
     return ", ".join(f"{key} {shown(value)}" for key, value in values.items())
 
 
 def shown(value: Any) -> str:
-    """A value as params.yaml writes it."""
+    """Returns a value as it is written in params.yaml."""
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
 def cited(text: str) -> Markup:
-    """Text with its arXiv ids as links and its `names` as code."""
+    """Returns text with arXiv ids as links and `names` as code."""
     safe = str(escape(text))
     safe = re.sub(r"arXiv (\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', safe)
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", safe))
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
+    """Returns a number with a noun: `1 run`, `2 runs`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def machine(device: Device) -> str:
-    """The device that trained, and on what its speed depends beside."""
+    """Returns the device that trained, with the other facts on which its speed depends."""
     parts = [device.name]
     if device.type == "cpu" and device.cores is not None:
         parts.append(counted(device.cores, "core"))
@@ -80,7 +80,7 @@ def machine(device: Device) -> str:
 
 
 def overview(suite: Suite) -> str:
-    """The suite in one line."""
+    """Returns one line about the suite."""
     parts = [
         f"{counted(len(variants), 'variant')} on {counted(len(tasks), noun)}"
         for kind, noun in ((Kind.CLASSIFICATION, "task"), (Kind.GAN, "GAN task"))
@@ -92,7 +92,7 @@ def overview(suite: Suite) -> str:
 
 
 def recipe(facts: TaskFacts) -> str:
-    """A task in two sentences: network, data and recipe, then the numerics of its runs."""
+    """Returns two sentences about a task: network, data and recipe, and then the numerics of its runs."""
     task = facts.task
     network = task.model + (f" ({pairs(task.model_options)})" if task.model_options else "")
     data = [task.dataset]
@@ -105,7 +105,7 @@ def recipe(facts: TaskFacts) -> str:
 
 
 def numerics(facts: TaskFacts) -> str:
-    """On what the last digits of the results depend beside the device."""
+    """Returns a sentence about the settings that decide the last digits of the results, besides the device."""
     parts = [facts.precision, " and ".join(facts.memory_formats)]
     if facts.threads is not None:
         parts.append(f"{counted(facts.threads, 'thread')} a run on a CPU")

@@ -1,1 +1,1 @@
-"""Runs: what one is, what it leaves, and where that lies."""
+"""Runs: their identity, their training, their records, and the run store that keeps them."""

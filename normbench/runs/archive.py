@@ -1,7 +1,7 @@
-"""A finished run as one file: out of one run store and, verified, into another.
+"""A finished run as one file: written from one run store and, after verification, added to another.
 
-An archive is a plain tar: `manifest.json` with the id of the run and the size and sha256 of each file, then the files.
-Its name has the id and the first 16 digits of its own sha256. Equal runs are equal archives.
+An archive is a plain tar file: `manifest.json`, with the id of the run and the size and sha256 of each file, and then
+the files. Its name holds the id and the first 16 digits of its own sha256. Equal runs give equal archives.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ BLOCK = 2**20
 
 
 def export(run: str, to: Path) -> Path:
-    """Writes a finished run of the store as an archive into a folder, and returns its path."""
+    """Writes a finished run of the store as an archive into a folder and returns the path of the archive.
+
+    Raises UserError if the run is not in the store or has files that do not belong to a run.
+    """
     folder = store.folder(run)
     if not store.finished(run):
         raise UserError(f"{folder}: no finished run")
@@ -62,14 +65,14 @@ def export(run: str, to: Path) -> Path:
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
-    """A header without time and owner, so that equal runs are equal archives."""
+    """Returns a header without time and owner, so that equal runs give equal archives."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info
 
 
 def archives(paths: Iterable[Path]) -> list[Path]:
-    """The archives among files and folders. Raises UserError for a path that is neither."""
+    """Returns the archives among files and folders. Raises UserError for a path that does not exist."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -82,9 +85,9 @@ def archives(paths: Iterable[Path]) -> list[Path]:
 
 
 def import_all(paths: Iterable[Path]) -> str:
-    """Takes archives, or folders of such, into the store; returns a line that says how many were new.
+    """Adds archives, or all archives of folders, to the store; returns a line that says how many were new.
 
-    Raises UserError with a line for each archive that was refused, when all others are taken.
+    Refused archives do not stop the others; at the end UserError is raised with one line for each of them.
     """
     added, problems = [], []
     for path in archives(paths):
@@ -99,10 +102,10 @@ def import_all(paths: Iterable[Path]) -> str:
 
 
 def import_(path: Path) -> tuple[str, bool]:
-    """Verifies an archive and moves its run into the store; returns the run's id and whether it is new there.
+    """Verifies an archive and adds its run to the store; returns the run's id and whether it is new there.
 
-    UserError, and nothing changed, where the archive is damaged or has what no run has, and where the store has another
-    outcome of the run. Nothing in it is unpickled, and no path in it is used.
+    Raises UserError, and changes nothing, if the archive is damaged or has unexpected content, or if the store has a
+    different result of the same run. Nothing in the archive is unpickled, and no path in it is used.
     """
     named = NAME.fullmatch(path.name)
     if named and files.sha256(path)[:16] != named[2]:
@@ -137,12 +140,12 @@ def import_(path: Path) -> tuple[str, bool]:
 
 
 def _manifest(archive: tarfile.TarFile, path: Path) -> dict[str, Any]:
-    """The manifest, which is the first member, checked for its form."""
+    """Returns the manifest, which must be the first member, after checking its form."""
     first = archive.next()
     if first is None or first.name != MANIFEST or not first.isreg() or first.size > LARGEST_MANIFEST:
         raise UserError(f"{path}: no archive of a run: it does not begin with {MANIFEST}")
     content = archive.extractfile(first)
-    assert content is not None  # as it is a regular file
+    assert content is not None  # because the member is a regular file
     try:
         manifest = json.loads(content.read())
         if manifest["format"] != FORMAT:
@@ -167,7 +170,7 @@ def _manifest(archive: tarfile.TarFile, path: Path) -> dict[str, Any]:
 
 
 def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Path) -> None:
-    """Copies the members that the manifest lists to files of these names, and verifies each."""
+    """Copies the members that the manifest lists into a folder, and verifies each of them."""
     seen = set()
     while (member := archive.next()) is not None:
         if member.name not in listed or member.name in seen:
@@ -177,8 +180,8 @@ def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Pa
         seen.add(member.name)
         digest, size = hashlib.sha256(), 0
         content = archive.extractfile(member)
-        assert content is not None  # as it is a regular file
-        # The name is one of `LARGEST`, and the length is that of the manifest at most, whatever the header says.
+        assert content is not None  # because the member is a regular file
+        # Safe whatever the header says: the name is one of `LARGEST`, and the manifest limits the length.
         with (to / member.name).open("xb") as out:
             while block := content.read(BLOCK):
                 size += len(block)
@@ -194,7 +197,7 @@ def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Pa
 
 
 def check_content(folder: Path, run: str, path: Path) -> None:
-    """UserError, naming `path`, where the files in a folder are not those of the run, whole and readable."""
+    """Raises UserError, which names `path`, unless a folder holds exactly the files of the run, all readable."""
     try:
         record = Record.read(folder / RECORD)
     except UserError as error:
@@ -212,13 +215,13 @@ def check_content(folder: Path, run: str, path: Path) -> None:
     for name in required:
         try:
             _read(folder / name)
-        except Exception as error:  # Whatever the readers of these formats raise.
+        except Exception as error:  # The readers of these formats raise many kinds of errors.
             text = str(error).partition("\n")[0]
             raise UserError(f"{path}: {name} cannot be read ({type(error).__name__}: {text})") from None
 
 
 def _read(file: Path) -> None:
-    """Reads a file of a run, without unpickling what is not plain tensors."""
+    """Reads a file of a run without unpickling anything but plain tensors. Raises an error if it is not valid."""
     if file.suffix == ".pt":
         with zipfile.ZipFile(file) as members:  # torch writes checksums, and does not look at them.
             damaged = members.testzip()

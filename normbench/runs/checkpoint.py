@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished runs: written whole, verified when read, and set aside where they are damaged."""
+"""Checkpoints of unfinished runs: written atomically, verified when they are read, set aside if they are damaged."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from normbench.runs.contents import CHECKPOINTS
 from normbench.system import files, preemption
 from normbench.system.errors import UserError
 
-KEPT = 2  # so that there is one before a damaged one
-MINUTES = 10.0
+KEPT = 2  # checkpoints of a run: if the newest is damaged, the one before it is used
+MINUTES = 10.0  # default interval between checkpoints within an epoch
 
 
 class Checkpoints:
-    """The checkpoints of one run in a folder, of which the newest two are kept.
+    """The checkpoints of one run, in a folder that keeps the newest two.
 
-    A file is named `<number>-<first 16 digits of its sha256>.pt` and is on disk before it takes that name, so a crash
-    or a full disk leaves those before it as they were. It holds the state of the training (`resumable.Keeper`) and that
-    of the global random generators, and is read with `weights_only`.
+    A file is named `<number>-<first 16 digits of its sha256>.pt` and is flushed to disk before it gets that name, so
+    that a crash or a full disk leaves the earlier files intact. It holds the state of the training (see
+    `normbench.training.keeper.Keeper`) and of the global random generators, and is read with `weights_only`.
 
-    minutes: the time after which `due` asks for one; None for NORMBENCH_CHECKPOINT_MINUTES, or 10.
+    minutes: the interval after which `due` asks for a checkpoint; by default that of `interval`.
     """
 
     def __init__(self, folder: Path, minutes: float | None = None):
@@ -40,11 +40,11 @@ class Checkpoints:
         self.spent = 0.0  # seconds in `save`
 
     def due(self) -> bool:
-        """Whether state is to be saved in the middle of an epoch: long since the last, or the process is to end."""
+        """Whether to save now, within an epoch: the interval has passed, or the process has received SIGTERM."""
         return preemption.requested() or time.monotonic() - self.written >= self.seconds
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes state as the newest checkpoint; where the process was asked to end, it ends here with exit code 75."""
+        """Writes the state as the newest checkpoint, and exits with code 75 if the process has received SIGTERM."""
         began = time.monotonic()
         buffer = io.BytesIO()
         torch.save({"training": state, "random": random_state()}, buffer)
@@ -63,7 +63,10 @@ class Checkpoints:
             raise SystemExit(preemption.EXIT_CODE)
 
     def resume(self) -> dict[str, Any] | None:
-        """The newest state that is as it was written; None where there is none. Damaged files are renamed."""
+        """Returns the newest intact state and sets the random generators to it; None if there is no state.
+
+        A damaged file is renamed, and the one before it is used.
+        """
         for path in reversed(self.all()):
             saved = verified(path)
             if saved is not None:
@@ -76,19 +79,19 @@ class Checkpoints:
         return None
 
     def all(self) -> list[Path]:
-        """The files, the oldest first."""
+        """Returns the files, the oldest first."""
         return sorted(self.folder.glob(CHECKPOINTS))
 
 
 def save_weights(module: torch.nn.Module, path: Path) -> None:
-    """Writes a module's state; where the disk is full, that is an OSError, which torch's own writer does not raise."""
+    """Writes the state of a module. Raises OSError if the disk is full, which torch's own writer does not."""
     buffer = io.BytesIO()
     torch.save(module.state_dict(), buffer)
     path.write_bytes(buffer.getbuffer())
 
 
 def verified(path: Path) -> dict[str, Any] | None:
-    """What a file holds; None where it is not as its name says, or holds more than plain values."""
+    """Returns the content of a checkpoint; None if its hash does not fit its name or it holds unsafe objects."""
     content = path.read_bytes()
     if path.stem.partition("-")[2] != hashlib.sha256(content).hexdigest()[:16]:
         return None
@@ -99,7 +102,10 @@ def verified(path: Path) -> dict[str, Any] | None:
 
 
 def interval() -> float:
-    """Minutes between checkpoints within an epoch, by the environment variable NORMBENCH_CHECKPOINT_MINUTES."""
+    """Returns the minutes between checkpoints within an epoch: NORMBENCH_CHECKPOINT_MINUTES, or 10.
+
+    Raises UserError if that variable is not a number of at least 0.
+    """
     text = os.environ.get("NORMBENCH_CHECKPOINT_MINUTES", "")
     try:
         minutes = float(text) if text else MINUTES
@@ -111,7 +117,7 @@ def interval() -> float:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global generator: Python's, NumPy's, torch's on the CPU and on each GPU."""
+    """Returns the state of every global random generator: of Python, NumPy, and torch on the CPU and on each GPU."""
     numpy: Any = np.random.get_state(legacy=False)
     found = {
         "python": random.getstate(),
@@ -123,13 +129,16 @@ def random_state() -> dict[str, Any]:
         },
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_initialized():  # where it is not, nothing was drawn there, and a forked process may not ask
+    if torch.cuda.is_initialized():  # otherwise CUDA has drawn nothing, and a forked process must not initialize it
         found["cuda"] = torch.cuda.get_rng_state_all()
     return found
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Sets what `random_state` returned; GPUs are left out where their number is another, or none is in use."""
+    """Restores a result of `random_state`.
+
+    The states of GPUs are skipped if CUDA is not in use or if the number of GPUs differs.
+    """
     random.setstate(state["python"])
     numpy = state["numpy"]
     np.random.set_state(

@@ -1,4 +1,4 @@
-"""The training of a run of a classifier: progress as it goes, then weights, predictions and what it cost."""
+"""Trains the run of a classifier: shows progress, and returns weights, predictions, metrics and costs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from normbench.training.task import Task
 
 
 def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained:
-    """Trains a classifier on the device of its data."""
+    """Trains a classifier on the device that holds its data.
+
+    keeper: saves and restores the state of the training. progress: shows epoch, loss and images per second.
+    """
     task = run.task
     assert isinstance(task, Task)
     recipe, clock = task.recipe, Clock(time.perf_counter)
@@ -81,6 +84,9 @@ def _summary(outcome: Outcome, accuracy: float | None) -> str:
 
 
 def _images_per_second(outcome: Outcome, images: int) -> float | None:
-    """The median over the epochs after the first, in which kernels are chosen and warmed up."""
+    """Returns the median over the epochs after the first; None if no epoch was completed.
+
+    Kernels are still being chosen in the first epoch.
+    """
     seconds = outcome.epoch_seconds[1:] or outcome.epoch_seconds
     return images / float(np.median(seconds)) if seconds else None

@@ -1,12 +1,12 @@
-"""The files that a finished run consists of, and how large each may be."""
+"""The files of a finished run, and their largest permitted sizes."""
 
 from __future__ import annotations
 
 from normbench.runs.run import Kind, Status
 
 RECORD = "record.json"
-WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # of a classifier
-GENERATOR, SAMPLES = "generator.pt", "samples.png"  # of a GAN
+WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # the files of a classifier
+GENERATOR, SAMPLES = "generator.pt", "samples.png"  # the files of a GAN
 
 CHECKPOINTS = "[0-9]*-*.pt"  # of an unfinished run: `<number>-<first 16 digits of its sha256>.pt`
 
@@ -21,6 +21,6 @@ LARGEST = {  # bytes
 
 
 def contents(kind: Kind, status: Status) -> list[str]:
-    """The files of a run beside its record. A run that diverged has its weights alone."""
+    """Returns the files of a run besides its record. A run that diverged has its weights alone."""
     always, finished = {Kind.CLASSIFICATION: (WEIGHTS, PREDICTIONS), Kind.GAN: (GENERATOR, SAMPLES)}[kind]
     return [always, finished] if status is Status.FINISHED else [always]

@@ -1,4 +1,4 @@
-"""The training of a run of a GAN: progress as it goes, then the generator, samples of it and what it cost."""
+"""Trains the run of a GAN: shows progress, and returns the generator, samples, metrics and costs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from normbench.runs.trained import Clock, Speed, Trained
 from normbench.system.progress import Progress
 from normbench.training.keeper import Keeper
 
-SHOWN = 64  # pixels of the grid of samples for an image, at least
+SHOWN = 64  # smallest side in pixels of an image in the grid of samples
 
 
 def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained:
-    """Trains a GAN on the device of its data."""
+    """Trains a GAN on the device that holds its data.
+
+    keeper: saves and restores the state of the training. progress: shows iteration, losses and images per second.
+    """
     task = run.task
     assert isinstance(task, GanTask)
     recipe, clock = task.recipe, Clock(time.perf_counter)
@@ -55,7 +58,7 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
         if grid is not None:
             save_grid(grid, folder / SAMPLES)
 
-    rates = outcome.rates[1:] or outcome.rates  # Kernels are chosen and warmed up in the first stretch.
+    rates = outcome.rates[1:] or outcome.rates  # Kernels are still being chosen in the first interval.
     return Trained(
         summary=_summary(outcome, recipe.iterations),
         diverged=outcome.diverged,
@@ -84,7 +87,10 @@ def _summary(outcome: Outcome, iterations: int) -> str:
 
 
 def save_grid(images: Tensor, path: Path) -> None:
-    """uint8 (SIDE * SIDE, C, H, W), C 1 or 3, as one PNG; small images are enlarged by whole pixels."""
+    """Writes images, uint8 (SIDE * SIDE, C, H, W) with C = 1 or 3, as one PNG.
+
+    Images smaller than `SHOWN` pixels are enlarged by a whole factor.
+    """
     side = trainer.SIDE
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     scale = max(1, SHOWN // pixels.shape[1])

@@ -1,4 +1,4 @@
-"""The trained networks of finished runs, built again from their records and weights."""
+"""Rebuilds the networks of finished runs from their records and weights."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from normbench.training.task import Task
 
 
 def initial_classifier(record: Record, device: str) -> nn.Module:
-    """The network with which the training of a run began, on a device, in evaluation mode."""
+    """Returns the network before its training, on a device, in evaluation mode."""
     return placement.placed(_classifier(record), device, record.provenance.numerics.memory_format).eval()
 
 
 def trained_classifier(record: Record, folder: Path, device: str) -> nn.Module:
-    """The trained network of a run, whose files lie in a folder, on a device, in evaluation mode."""
+    """Returns the trained network of a run on a device, in evaluation mode. folder: holds the files of the run."""
     model = load_weights(_classifier(record), folder / WEIGHTS)
     return placement.placed(model, device, record.provenance.numerics.memory_format).eval()
 
 
 def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
-    """The averaged generator of a run, whose files lie in a folder, on a device, in evaluation mode."""
+    """Returns the averaged generator of a run on a device, in evaluation mode. folder: holds the files of the run."""
     origin = record.provenance
     assert isinstance(origin.task, GanTask)
     method = methods.build(origin.variant.method, origin.variant.options)

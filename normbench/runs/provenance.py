@@ -1,4 +1,4 @@
-"""Where a result comes from: revision, versions, device."""
+"""The origin of a result: git revision, versions and device."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PACKAGES = ("normbench", "torch", "torchvision", "numpy")
 
 
 def git() -> Git:
-    """Revision of the checkout and whether it has uncommitted changes; None where there is no git repository."""
+    """Returns the revision of the checkout and whether it has uncommitted changes; both None without a repository."""
 
     def ask(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         revision = ask("rev-parse", "HEAD")
-        # Results are remade by every run, so a changed table is not a changed source; parameters stand in the record.
+        # Each run of the pipeline rewrites the results, and the record has the parameters: these are no changed source.
         dirty = bool(ask("status", "--porcelain", "--", ".", *(f":!{path}" for path in GENERATED_PATHS)))
     except (OSError, subprocess.CalledProcessError):
         return Git(revision=None, dirty=None)
@@ -32,6 +32,7 @@ def git() -> Git:
 
 
 def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the installed packages in `PACKAGES`."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -42,6 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_name() -> str:
+    """Returns the model name of the CPU."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
@@ -53,7 +55,7 @@ def cpu_name() -> str:
 
 
 def device(kind: str) -> Device:
-    """The machine that trains, and what its speed depends on. kind: `cuda`, `mps` or `cpu`."""
+    """Returns the machine that trains, with the facts on which its speed depends. kind: `cuda`, `mps` or `cpu`."""
     import torch
 
     from normbench.system import side_by_side
@@ -78,12 +80,15 @@ def device(kind: str) -> Device:
 
 
 def multi_process_service() -> bool:
-    """Whether NVIDIA's MPS runs here, by which the kernels of several processes share a GPU at the same time."""
+    """Whether NVIDIA's Multi-Process Service runs here, with which several processes run kernels on a GPU at once."""
     return os.path.isdir(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
 
 
 def collect(run: Run, numerics: Numerics, kind: str, started: str) -> Provenance:
-    """The provenance of a run that ends now. kind: of the device. started: as `now` gave it when the run began."""
+    """Returns the provenance of a run that ends now.
+
+    kind: of the device. started: the result of `now` when the run began.
+    """
     return Provenance(
         task=run.task,
         variant=run.variant,
@@ -99,5 +104,5 @@ def collect(run: Run, numerics: Numerics, kind: str, started: str) -> Provenance
 
 
 def now() -> str:
-    """UTC, to the second, ISO 8601."""
+    """Returns the current time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""A record: what a finished run says of itself, in one JSON file."""
+"""The record of a finished run: one JSON file with its metrics, costs and provenance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from normbench.runs.variant import Variant
 from normbench.system.schema import MemoryFormat, Precision, Strict
 from normbench.training.task import Task
 
-FORMAT = 2  # of records; the stages that train depend on it, so that an older record is not taken for a new one
+FORMAT = 2  # version of the format of records; the stages that train depend on it, so that no old record is reused
 
 
 class Numerics(Strict):
-    """On what the last digits of a result depend beside the device: precision and memory format as they were used, and
-    the threads of a run on a CPU (null elsewhere)."""
+    """The settings that decide the last digits of a result, besides the device.
+
+    precision, memory_format: as they were used. threads: of a run on a CPU; null elsewhere.
+    """
 
     precision: Precision
     memory_format: MemoryFormat
@@ -26,10 +28,11 @@ class Numerics(Strict):
 
 
 class Device(Strict):
-    """The machine of a run.
+    """The machine that trained a run.
 
-    type: `cuda`, `mps` or `cpu`. name: of the GPU, or of the CPU where that trained. cores: of the machine.
-    side_by_side: runs that shared it, this one included. memory_bytes, cuda, multi_process_service: of a GPU.
+    type: `cuda`, `mps` or `cpu`. name: of the GPU, or of the CPU if that trained. cores: of the machine's CPU.
+    side_by_side: the number of runs that shared the machine, this one included. memory_bytes, cuda (version),
+    multi_process_service: of a GPU; null elsewhere.
     """
 
     type: str
@@ -51,12 +54,12 @@ class Git(Strict):
 
 
 class Cost(Strict):
-    """What a run cost.
+    """The cost of a run.
 
-    images_per_second: training images, the median over epochs (or stretches of iterations) after the first; null where
-    none was completed. peak_memory_bytes: of one training step. parameters: trained numbers. epoch_seconds: of epochs
-    that one process ran from their start. resumed: where this process took over an unfinished run, else null. seconds:
-    by phase.
+    images_per_second: training images per second, the median over the epochs (of a GAN: intervals of iterations) after
+    the first; null if none was completed. peak_memory_bytes: of one training step. parameters: the number of trained
+    parameters, of a GAN's discriminator alone. epoch_seconds: of the epochs that this process ran completely. resumed:
+    the position at which this process continued the run, or null. seconds: by phase.
     """
 
     images_per_second: float | None
@@ -68,8 +71,11 @@ class Cost(Strict):
 
 
 class Provenance(Strict):
-    """Where a result comes from. code: the digest of the training code. started, ended: UTC, ISO 8601. corrupted,
-    evaluation: what the scores were measured on and with which settings, once the run is evaluated."""
+    """The origin of a result.
+
+    code: the digest of the training code. started, ended: UTC, ISO 8601. corrupted, evaluation: the corrupted images
+    and the settings with which the run was scored; null before that.
+    """
 
     task: Task | GanTask
     variant: Variant
@@ -86,10 +92,11 @@ class Provenance(Strict):
 
 
 class Record(Strict):
-    """What a finished run leaves beside its files.
+    """What a finished run stores beside its files.
 
-    diverged: epoch (of classifiers) and step, from 0, of the first loss that was not finite; null where it finished.
-    metrics: what training measured, and one entry for each score of the evaluation.
+    diverged: the position (from 0) of the first loss that was not finite, as epoch and step for classifiers and as step
+    for GANs; null if the run finished. metrics: what the training measured, and one entry for each score of the
+    evaluation.
     """
 
     format: int
@@ -111,6 +118,7 @@ class Record(Strict):
 
     @property
     def finished(self) -> bool:
+        """Whether the run finished, i.e. did not diverge."""
         return self.status is Status.FINISHED
 
     @property
@@ -119,14 +127,14 @@ class Record(Strict):
         return self.provenance.task.name, self.provenance.variant.name, self.seed
 
     def described_run(self) -> Run:
-        """The run that the provenance describes; its id is that of the record, unless the record was tampered with."""
+        """Returns the run that the provenance describes. Its id equals `run` unless the record was altered."""
         origin = self.provenance
         return Run(self.kind, origin.task, origin.variant, self.seed, origin.dataset, origin.code)
 
     def with_scores(
         self, metrics: dict[str, Any], seconds: dict[str, float], provenance: dict[str, Any] | None = None
     ) -> Record:
-        """A copy with more metrics, more phases of its time, and other values of its provenance."""
+        """Returns a copy with added metrics, added phases of its seconds, and changed values of its provenance."""
         return self.model_copy(
             update={
                 "metrics": self.metrics | metrics,

@@ -1,4 +1,4 @@
-"""A run store at any address that fsspec knows, for machines that share no folder: archives and checkpoints of runs."""
+"""A run store at an fsspec address, for machines that share no folder: archives of finished runs, and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from normbench.runs import archive, store
 from normbench.runs.contents import CHECKPOINTS
 from normbench.system.errors import UserError
 
-MIRROR_INTERVAL = 2.0  # seconds between two looks for new checkpoints
+MIRROR_INTERVAL = 2.0  # seconds between two searches for new checkpoints
 
 
 class Remote:
-    """What lies at an address: `<id>-<sha256>.run.tar` of finished runs, `<id>.unfinished/` with checkpoints of others.
+    """The runs at an address: `<id>-<sha256>.run.tar` for finished runs, `<id>.unfinished/` for checkpoints of others.
 
-    Raises UserError where fsspec does not know the address, or a package for it is missing.
+    Raises UserError if fsspec does not know the address, or if a package that it needs is not installed.
     """
 
     def __init__(self, address: str):
@@ -32,9 +32,9 @@ class Remote:
             raise UserError(f"--store {address}: {str(error) or type(error).__name__}") from None
 
     def take(self, run: str) -> bool:
-        """Brings a finished run into the store of this machine, verified; False where there is none at the address.
+        """Copies a finished run, verified, into the local run store; returns whether the run is there.
 
-        An archive that is damaged is set aside there, as if it were none.
+        A damaged archive is renamed at the address, with `.damaged` at its end.
         """
         found = self.system.glob(f"{self.root}/{run}-*{archive.SUFFIX}")
         if not found or store.finished(run):
@@ -53,7 +53,7 @@ class Remote:
         return False
 
     def give(self, run: str) -> None:
-        """Writes a finished run of this machine's store to the address, and removes its checkpoints there."""
+        """Copies a finished run from the local run store to the address, and removes its checkpoints there."""
         with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
             file = archive.export(run, Path(scratch))
             part = f"{self.root}/{file.name}.part"
@@ -63,7 +63,7 @@ class Remote:
             self.system.rm(self._unfinished(run), recursive=True)
 
     def fetch_checkpoints(self, run: str) -> None:
-        """Brings the checkpoints of an unfinished run here. They are verified when they are read."""
+        """Copies the checkpoints of an unfinished run from the address. They are verified when they are read."""
         folder = store.unfinished(run)
         for path in self.system.glob(f"{self._unfinished(run)}/{CHECKPOINTS}"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -71,9 +71,9 @@ class Remote:
 
     @contextmanager
     def mirrored(self, run: str) -> Iterator[None]:
-        """Inside it the checkpoints of a run are copied to the address soon after they are written, and at its end.
+        """A context in which the checkpoints of a run are copied to the address within seconds of their writing.
 
-        What the address refuses is tried again; a run that goes on here is not ended by it.
+        If a copy fails, it is tried again, also at the end of the context; the training continues.
         """
         ended, refused = threading.Event(), False
 
@@ -82,7 +82,7 @@ class Remote:
             try:
                 self._mirror(run)
                 refused = False
-            except Exception as error:  # whatever the file system of an address raises
+            except Exception as error:  # each of fsspec's file systems raises errors of its own
                 if not refused:
                     print(f"run {run}: checkpoint not copied to {self.root}: {error}", file=sys.stderr, flush=True)
                 refused = True
@@ -106,11 +106,11 @@ class Remote:
         try:
             for name in sorted(here - there):
                 self.system.makedirs(self._unfinished(run), exist_ok=True)
-                part = f"{self._unfinished(run)}/{name}.part"  # whoever is killed here leaves no half checkpoint
+                part = f"{self._unfinished(run)}/{name}.part"  # so that a killed process leaves no partial checkpoint
                 self.system.put_file(str(store.unfinished(run) / name), part)
                 self.system.mv(part, f"{self._unfinished(run)}/{name}")
         except FileNotFoundError:
-            return  # a newer one took its place meanwhile; the next look finds that
+            return  # a newer checkpoint has replaced it; the next round copies that one
         for name in there - here if here else ():
             self.system.rm_file(f"{self._unfinished(run)}/{name}")
 

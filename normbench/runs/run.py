@@ -15,14 +15,14 @@ from normbench.training.task import Task
 
 
 class Kind(StrEnum):
-    """What a run trains."""
+    """What a run trains: a classifier or a GAN."""
 
     CLASSIFICATION = "classification"
     GAN = "gan"
 
 
 class Status(StrEnum):
-    """How a run ended. A run with a loss or weight that is not finite has diverged."""
+    """How a run ended. A run diverges if a loss or a weight is not finite."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"
@@ -30,9 +30,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """A run to train.
+    """A run that is to be trained.
 
-    code: the digest of the training code of its kind (see `normbench.suite.code`). title: what progress calls it.
+    bound: its dataset. code: the digest of the training code of its kind (see `normbench.suite.code`). title: its name
+    in the display of progress.
     """
 
     kind: Kind
@@ -45,11 +46,11 @@ class Run:
 
     @functools.cached_property
     def id(self) -> str:
-        """16 hexadecimal digits.
+        """16 hexadecimal digits: a hash of everything that shapes the outcome.
 
-        Into it go the task's settings, the model's code, the method's options and code, the dataset's content and
-        normalization, the seed, and the training code. Names, paths, the device and versions stay out: they stand in
-        the record, so that a run made on another machine is the same run here.
+        It covers the task's settings, the model's code, the method's options and code, the content and normalization of
+        the dataset, the seed, and the training code. It does not cover names, paths, the device and versions, which are
+        in the record: a run that another machine has made counts as the same run here.
         """
         made_of = {
             "kind": self.kind,
@@ -68,20 +69,20 @@ class Run:
 
     @property
     def cell(self) -> tuple[Kind, str, str]:
-        """Kind, task and variant: what all seeds of a stage have in common."""
+        """Kind, task and variant: what all seeds of one stage share."""
         return self.kind, self.task.name, self.variant.name
 
     @property
     def steps(self) -> int:
-        """The length of its training, in epochs (classifiers) or iterations (GANs)."""
+        """The length of the training: epochs of a classifier, iterations of a GAN."""
         return self.task.recipe.iterations if isinstance(self.task, GanTask) else self.task.recipe.epochs
 
     @property
     def linked(self) -> Path:
-        """The folder in which its stage leaves it for the stages after it."""
+        """The folder into which the run's stage copies it for later stages."""
         return OUTPUTS[self.kind] / self.task.name / self.variant.name / str(self.seed)
 
 
-OUTPUTS = {Kind.CLASSIFICATION: layout.TRAINED, Kind.GAN: layout.GENERATED}  # of the stages that train
-UNITS = {Kind.CLASSIFICATION: "epoch", Kind.GAN: "iteration"}  # in which `Run.steps` counts
-FID_FEATURES = "fid-features"  # the task of the classifier whose features the FID compares; it is in no suite
+OUTPUTS = {Kind.CLASSIFICATION: layout.TRAINED, Kind.GAN: layout.GENERATED}  # output folders of the training stages
+UNITS = {Kind.CLASSIFICATION: "epoch", Kind.GAN: "iteration"}  # the unit of `Run.steps`
+FID_FEATURES = "fid-features"  # name of the task that trains the classifier for the FID; no suite contains it

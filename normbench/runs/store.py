@@ -1,4 +1,4 @@
-"""The run store: what finished runs leave, each in a folder named by the run's id."""
+"""The run store: one folder for each finished run, named by the run's id."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ ID = re.compile("[0-9a-f]{16}")
 
 
 def folder(run: str) -> Path:
-    """Where a finished run lies."""
+    """Returns the folder of a finished run."""
     return layout.store() / run
 
 
 def finished(run: str) -> bool:
-    """Whether a run is in the store. A folder is moved there whole, so its record says that it is complete."""
+    """Whether a run is in the store. Its folder is moved there as a whole, so if it has a record it is complete."""
     return (folder(run) / RECORD).is_file()
 
 
 def record(run: str) -> Record:
-    """The record of a finished run."""
+    """Returns the record of a finished run."""
     return Record.read(folder(run) / RECORD)
 
 
 def all_finished() -> list[str]:
-    """The ids of the finished runs in the store, of this suite or not."""
+    """Returns the ids of all finished runs in the store, whether the suite has them or not."""
     return sorted(path.parent.name for path in layout.store().glob(f"*/{RECORD}") if ID.fullmatch(path.parent.name))
 
 
 def fetch(run: str, to: Path) -> None:
-    """Copies a finished run from the store into a stage's output."""
+    """Copies a finished run from the store into the output of a stage."""
     shutil.copytree(folder(run), to)
 
 
 def unfinished(run: str) -> Path:
-    """Where a run keeps its checkpoints until it is finished."""
+    """Returns the folder of a run's checkpoints, which exists until the run is finished."""
     return layout.store() / f"{run}.unfinished"
 
 
@@ -60,9 +60,9 @@ def forget(run: str) -> None:
 
 @contextmanager
 def claimed(run: str) -> Iterator[None]:
-    """Inside it no other process of this store trains the run; where one does, this waits for it first.
+    """A context in which no other process that uses this store trains the run; waits if one is training it.
 
-    The lock is one of the operating system, which releases it when its owner ends, in whatever way.
+    The operating system holds the lock and releases it when the process ends, for whatever reason.
     """
     lock = _lock(run)
     try:

@@ -1,4 +1,4 @@
-"""One run from its claim to its record: trained into the run store, unless it is finished there."""
+"""The life of one run from its lock to its record: it is trained into the run store unless it is there already."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from normbench.runs.trained import Trained
 from normbench.system import files, preemption
 from normbench.system.progress import Progress
 
-# The module whose `train` trains a run of each kind; imported when it is needed, as one of them is enough for a stage.
+# The module whose `train` trains a run of each kind. It is imported on use, as a stage needs only one of them.
 TRAINERS = {Kind.CLASSIFICATION: "normbench.runs.classification", Kind.GAN: "normbench.runs.generation"}
 
 Trainer = Callable[[Run, Splits, Checkpoints, Progress], Trained]
 
 
 def trainer(kind: Kind) -> Trainer:
-    """The function that trains a run of a kind on its data."""
+    """Returns the function that trains a run of a kind."""
     return importlib.import_module(TRAINERS[kind]).train
 
 
 def claim_and_train(run: Run, data: Callable[[], Splits]) -> bool:
-    """Trains a run into the store, unless another process has done so meanwhile; returns whether it was trained here.
+    """Trains a run into the store unless it is there already; returns whether this process trained it.
 
-    data: gives the images of the run, and is called only if they are needed.
+    data: returns the images of the run; it is called only if they are needed. If another process is training the run,
+    this waits for it. Exits with code 75 if SIGTERM has arrived.
     """
     with store.claimed(run.id):
         trained = not store.finished(run.id)
         if trained:
             train(run, data())
         store.forget(run.id)
-    if preemption.requested():  # A signal came at a moment when it could only be noted.
+    if preemption.requested():  # SIGTERM came while it was only recorded.
         raise SystemExit(preemption.EXIT_CODE)
     return trained
 
 
 def train(run: Run, data: Splits) -> None:
-    """Trains a run, or goes on with it from its last checkpoint, and moves all that it leaves into the store."""
+    """Trains a run, from its last checkpoint if it has one, and moves its files and its record into the store."""
     started, checkpoints = provenance.now(), Checkpoints(store.unfinished(run.id))
     with Progress(run.title, run.steps) as progress:
         with preemption.saved():

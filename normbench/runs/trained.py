@@ -1,4 +1,4 @@
-"""What the training of a run hands over to be stored, whatever its kind."""
+"""What the training of a run returns, for classifiers and GANs alike."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from normbench.runs.record import Numerics
 class Trained:
     """A trained run in memory.
 
-    summary: how it ended, for the line of its progress that stays. diverged, metrics, images_per_second, parameters,
-    epoch_seconds, resumed: as in `normbench.runs.record`. seconds: by phase. write: puts its files into a folder.
-    step_memory: measures the peak bytes of a training step, which moves the weights, so it is called after `write`.
+    summary: how it ended, for the final line of its progress. diverged, metrics, images_per_second, parameters,
+    epoch_seconds, resumed, numerics: as in `normbench.runs.record`. seconds: by phase. write: writes its files into a
+    folder. step_memory: measures the peak bytes of a training step; that changes the weights, so `write` comes first.
     """
 
     summary: str
@@ -33,22 +33,22 @@ class Trained:
 
 
 class Clock:
-    """The seconds of phases that follow each other."""
+    """Measures the seconds of consecutive phases."""
 
     def __init__(self, now: Callable[[], float]):
         self.now, self.last = now, now()
         self.seconds: dict[str, float] = {}
 
     def end(self, phase: str) -> None:
-        """The phase that has just ended took the time since the one before it, or since the clock was made."""
+        """Ends a phase, which began at the end of the previous phase or when the clock was created."""
         now = self.now()
         self.seconds[phase], self.last = now - self.last, now
 
 
 class Speed:
-    """Training images a second so far, for the line of a run's progress.
+    """The training images per second so far, for the display of progress.
 
-    A run that was resumed has steps that this process did not make, so counting begins with the first report.
+    Counting begins with the first report, because a resumed run has steps that this process did not compute.
     """
 
     def __init__(self, images_per_step: int, now: Callable[[], float]):
@@ -56,7 +56,7 @@ class Speed:
         self.first: tuple[int, float] | None = None
 
     def at(self, step: int) -> float:
-        """Images a second between the first report and this one, 0 at the first."""
+        """Returns the images per second between the first report and this one; 0 at the first report."""
         now = self.now()
         if self.first is None:
             self.first = step, now

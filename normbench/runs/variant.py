@@ -1,4 +1,4 @@
-"""A variant: a method with its options, under a name of params.yaml."""
+"""A variant: a named method with its options."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class VariantEntry(Strict):
 
 
 class Variant(VariantEntry):
-    """A variant as resolved: with its name, all options of its method, and the digest of the code behind it."""
+    """A resolved variant: its name, all options of its method with their values, and the digest of the method."""
 
     name: str
     method_code: str
 
     def identity(self) -> dict[str, Any]:
-        """What of the variant shapes a run of it: the code and the options, wherever the code lies."""
+        """Returns the part of the variant that enters a run's id: the options and the code, but no name or path."""
         return {"options": self.options, "method_code": self.method_code}

@@ -1,1 +1,1 @@
-"""The suite: from params.yaml to the runs that are asked for."""
+"""The suite: from params.yaml to the runs that it asks for, and the work of the stages."""

@@ -1,6 +1,7 @@
-"""Which content a task works on: one small JSON a task, so that a new dataset leaves the other tasks as they are.
+"""The stage `bind`: one small JSON for each task that describes the content of the task's dataset.
 
-A stage of DVC cannot name its dataset through its task; it depends on this file instead (docs/design.md).
+In dvc.yaml a stage cannot refer to the dataset of its task; it depends on this file instead (see docs/design.md). So a
+new dataset leaves the other tasks as they are.
 """
 
 from __future__ import annotations
@@ -32,6 +33,6 @@ def bind() -> None:
 
 
 def corrupted_images(dataset: str) -> Corrupted:
-    """What the corrupted test images of a dataset are."""
+    """Returns the facts about the corrupted test images of a dataset."""
     folder = layout.CORRUPTED / dataset
     return Corrupted.model_validate({"path": str(folder), **files.read_json(folder / "meta.json")})

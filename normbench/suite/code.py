@@ -1,7 +1,8 @@
-"""The digest of the code behind each part of the suite: what it means, from the entry points that shape a result.
+"""The digests of the code behind each part of the suite.
 
-A digest moves when something moves that can change a number, and never else (see `normbench.system.fingerprint`): the
-storing of runs, their progress, names and versions are reached from none of the entry points below.
+A digest covers the entry points listed below and everything that they use, and changes only if a change of the code can
+change a number (see `normbench.system.fingerprint`). Storage, progress, names and versions are not reached from these
+entry points.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from normbench.system.fingerprint import Root, closure
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# What a run of a kind calls that shapes its outcome, as file and definition.
+# The functions that shape the outcome of a run of each kind, as file and name.
 TRAINING = {
     Kind.CLASSIFICATION: [
         ("data/prepared.py", "load"),
@@ -38,7 +39,7 @@ TRAINING = {
         ("gan/trainer.py", "samples"),
     ],
 }
-# What the stages that do not train call.
+# The entry points of the stages that do not train.
 STAGES = {
     "corrupt": [("corruptions/files.py", "write_corrupted"), ("corruptions/files.py", "copy_published")],
     "bind": [("suite/bind.py", "bind")],
@@ -57,37 +58,37 @@ DATA_FILES = {"report": ["results/report.html.j2", "results/style.css.j2"]}
 
 
 def training(kind: Kind) -> str:
-    """The digest of the code that trains a run of a kind, without its model and its method."""
+    """Returns the digest of the code that trains a run of a kind, without its model and its method."""
     return digest(_roots(TRAINING[kind]))
 
 
 def model(reference: str) -> str:
-    """The digest of the code behind a model."""
+    """Returns the digest of the code of a model."""
     entry = models.get(reference)
     return digest([Root(*entry.source)])
 
 
 def source(reference: str) -> str:
-    """The digest of the code that prepares a dataset from a source."""
+    """Returns the digest of the code that prepares a dataset from a source."""
     kind = sources.source_class(reference)
     return digest([Root(PACKAGE / "data/prepare.py", "prepare"), Root(sources.source_file(reference), kind.__name__)])
 
 
 def method(reference: str) -> str:
-    """The digest of the code behind a method."""
+    """Returns the digest of the code of a method."""
     return digest([Root(methods.source_file(reference), methods.method_class(reference).__name__)])
 
 
 def digest(roots: list[Root]) -> str:
-    """The digest of what definitions mean, and of everything that they use."""
+    """Returns the digest of what the root definitions mean, with everything that they use."""
     return files.hash_of([[root.name for root in roots], closure(roots).digest])
 
 
 def of_stages(corruption_references: Mapping[str, str], score_names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What `build/resolved/code` has: for each stage the digest of the code that it runs.
+    """Returns the content of `build/resolved/code`: for each stage the digest of the code that it runs.
 
-    The stages that train have the record's format too, as what they leave is read by later stages. `corrupt` has the
-    digest of each corruption, `evaluate` that of each score: another one leaves those that there are as they are.
+    The training stages also have the version of the record's format, because later stages read the records. `corrupt`
+    also has a digest for each corruption and `evaluate` one for each score.
     """
     found: dict[str, dict[str, Any]] = {
         stage: {"digest": training(kind), "record_format": RECORD_FORMAT}
@@ -102,7 +103,7 @@ def of_stages(corruption_references: Mapping[str, str], score_names: Iterable[st
             }
         if stage == "evaluate":
             found[stage]["scores"] = {name: digest([Root(*SCORES.get(name).source)]) for name in score_names}
-        if stage == "fid":  # The features are those of a classifier, which is trained for them.
+        if stage == "fid":  # The FID uses the features of a classifier that is trained for it.
             found[stage]["features"] = [training(Kind.CLASSIFICATION), model(fid.CLASSIFIER), method(fid.METHOD)]
         if stage in DATA_FILES:
             found[stage]["files"] = {name: files.sha256(PACKAGE / name) for name in DATA_FILES[stage]}

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: the scores of every trained run of a task and variant, added to its record."""
+"""The stage `evaluate`: computes the scores of every trained run of a task and variant and adds them to its record."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def score(
     device: str,
     title: str,
 ) -> None:
-    """Write `<out>.json`, the record with its scores, and `<out>.npz`, the predicted class of each image.
+    """Writes `<out>.json`, the record with its scores, and `<out>.npz`, the predicted class of each image.
 
-    The record as it is, and no predictions, where the run did not finish.
+    For a run that diverged, it writes the unchanged record and no predictions.
     """
     record = Record.read(run / RECORD)
     if record.finished:
@@ -69,7 +69,7 @@ def score(
 
 
 def scores_of(settings: Mapping[str, Any]) -> list[Chosen]:
-    """The scores that are measured, with their settings, from the JSON of the section `evaluation`."""
+    """Returns the scores to measure, with their settings, from the JSON of the section `evaluation`."""
     return [
         (score, score.settings.model_validate(settings[score.name]))
         for score in scores()
@@ -80,9 +80,9 @@ def scores_of(settings: Mapping[str, Any]) -> list[Chosen]:
 def subject_of(
     record: Record, run: Path, bound: Bound, corrupted: Corrupted, corrupted_examples: int | None, device: str
 ) -> Subject:
-    """What a run is scored on: in the precision and with the threads that it was trained with.
+    """Returns what the scores are measured on: the network and the images, with the run's own precision and threads.
 
-    corrupted_examples: how many test images are scored with corruptions; all of them for None.
+    corrupted_examples: the number of test images that are scored with corruptions; None for all of them.
     """
     task = record.provenance.task
     assert isinstance(task, Task)

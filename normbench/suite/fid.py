@@ -1,4 +1,4 @@
-"""The stage `fid`: the Frechet distance of every trained GAN of a task and variant, added to its record."""
+"""The stage `fid`: measures the Frechet distance of every GAN of a task and variant and adds it to the GAN's record."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ def score(task: str, variant: str) -> None:
 
 
 def features(data: Splits, bound: Bound) -> tuple[fid.Features, dict[str, Any]]:
-    """The network from uint8 images to the features that are compared, and what records say of it.
+    """Returns the network from uint8 images to the compared features, and its description for the records.
 
-    It is a classifier of the dataset, trained once and kept in the run store; no variant or seed has a part in it.
+    The network is a classifier of the dataset that is trained once and kept in the run store. It is independent of
+    variants and seeds. Raises UserError if its training diverged.
     """
     run = feature_run(bound)
     claim_and_train(run, lambda: data)
@@ -85,7 +86,7 @@ def features(data: Splits, bound: Bound) -> tuple[fid.Features, dict[str, Any]]:
 
 
 def feature_run(bound: Bound) -> Run:
-    """The run that trains the classifier of a dataset whose features the FID compares."""
+    """Returns the run that trains the classifier of a dataset for the FID."""
     task = Task(
         name=FID_FEATURES,
         seed=0,

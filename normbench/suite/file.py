@@ -1,4 +1,4 @@
-"""params.yaml as a file: its validated content, and one line for each thing in it that is wrong.
+"""params.yaml as a file: its validated content, and one error line for each mistake in it.
 
 A line reads `params.yaml:12: tasks.mine.recipe.epochz = 3: unknown key; did you mean 'epochs'?`.
 """
@@ -21,10 +21,10 @@ from normbench.system.schema import Strict
 
 
 class ParamsFile:
-    """A params.yaml: its validated content in `params`, and error lines that name file and line.
+    """A params.yaml: its validated content in `params`, and error lines with file and line number.
 
-    Raises UserError with a line for each thing that is wrong with its structure; `problem` makes more such lines for
-    what only other parts of the program can judge.
+    Raises UserError with one line for each mistake in its structure. `problem` makes such lines for mistakes that other
+    modules find.
     """
 
     def __init__(self, path: Path):
@@ -42,14 +42,14 @@ class ParamsFile:
         try:
             self.params = Params.model_validate(self.raw)
         except ValidationError as error:
-            lines: dict[tuple[str | int, ...], str] = {}  # one for a place, also where two branches of a type refuse it
+            lines: dict[tuple[str | int, ...], str] = {}  # one for each place, even if several types fail there
             for e in error.errors():
                 keys = tuple(key for key in e["loc"] if not _is_branch(key))
                 lines.setdefault(keys, self._line(keys, e))
             raise UserError("\n".join(lines.values())) from None
 
     def problem(self, keys: tuple[str | int, ...], message: str) -> str:
-        """`params.yaml:12: a.b = value: message`; a key that is not there has no value."""
+        """Returns the error line `params.yaml:12: a.b = value: message`, without the value if the key is missing."""
         dotted = ".".join(str(key) for key in keys)
         value, missing = self.raw, False
         for key in keys:
@@ -73,7 +73,10 @@ class ParamsFile:
         return self.problem(keys, _message(error))
 
     def _line_number(self, keys: tuple[str | int, ...]) -> int | None:
-        """Line of the last of the keys that is there; read with positions only when there is an error to show."""
+        """Returns the line of the last of the keys that exists.
+
+        The file is parsed with positions here, only when there is a mistake to show.
+        """
         node = YAML(typ="rt", pure=True).load(self.path.read_text(encoding="utf-8"))
         line = None
         for key in keys:
@@ -86,10 +89,10 @@ class ParamsFile:
 
 
 def check_options(kind: type, options: dict[str, Any], called: str | None = None) -> list[tuple[str, str]]:
-    """What is wrong with options: (option, message) pairs.
+    """Returns the mistakes in options as pairs of an option and a message.
 
-    kind: the dataclass whose fields are the valid options, such as a method. called: what messages call it, where that
-    is not the name of the class.
+    kind: the dataclass whose fields are the valid options, such as a method. called: its name in messages, by default
+    the name of the class.
     """
     called = called or kind.__name__
     hints = get_type_hints(kind, include_extras=True)
@@ -102,7 +105,7 @@ def check_options(kind: type, options: dict[str, Any], called: str | None = None
 
 
 def _default(field: dataclasses.Field) -> Any:
-    """The default of a field as pydantic takes it: `...` where there is none."""
+    """Returns the default of a field as pydantic takes it: `...` if there is none."""
     if field.default_factory is not dataclasses.MISSING:
         return Field(default_factory=field.default_factory)
     return ... if field.default is dataclasses.MISSING else field.default
@@ -130,12 +133,12 @@ def _short(value: Any) -> str:
 
 
 def _is_branch(key: str | int) -> bool:
-    """Whether pydantic added this part of a location itself, for a branch of a union."""
+    """Whether pydantic itself added this part of a location, to name the branch of a union."""
     return isinstance(key, str) and (key.startswith(("literal[", "list[", "constrained-")))
 
 
 def _part(keys: tuple[str | int, ...]) -> Any:
-    """The type of a place in params.yaml, without its `None`; None where the schema has no such place."""
+    """Returns the type at a place in params.yaml, without `None`; None if the schema has no such place."""
     kind: Any = Params
     for key in keys:
         if isinstance(kind, type) and issubclass(kind, Strict):
@@ -155,19 +158,19 @@ def _part(keys: tuple[str | int, ...]) -> Any:
 
 
 def _fields(keys: tuple[str | int, ...]) -> list[str]:
-    """The valid keys at a place in params.yaml."""
+    """Returns the valid keys at a place in params.yaml."""
     kind = _part(keys)
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Strict) else []
 
 
 def _choices(keys: tuple[str | int, ...]) -> list[str]:
-    """The values of a field that has a fixed set of them, as YAML writes them."""
+    """Returns the values of a field that has a fixed set of them, as they are written in YAML."""
     above = _part(keys[:-1])
     if not (isinstance(above, type) and issubclass(above, Strict)):
         return []
     found: list[str] = []
     for part in get_args(above.model_fields[str(keys[-1])].annotation):
-        # An optional choice is a union of choices and of nothing.
+        # An optional choice is a union of the choices and None.
         found += ["null"] if part is type(None) else [str(value) for value in get_args(part) or (part,)]
     return found
 

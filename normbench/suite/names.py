@@ -1,4 +1,4 @@
-"""The names that params.yaml may use, with their options and defaults."""
+"""The names that params.yaml may use, with options and defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REQUIRED = "(required)"
 
 
 def names() -> dict[str, dict[str, dict[str, Any]]]:
-    """The entries of each section by name, with their options and defaults; `REQUIRED` for an option without one."""
+    """Returns by section each name with its options and their defaults; `REQUIRED` marks an option without one."""
     return {
         "methods": {name: of_dataclass(methods.method_class(name)) for name in methods.names()},
         "models": {name: models.get(name).options() for name in models.names("classifier")},
@@ -33,7 +33,7 @@ def names() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def of_dataclass(kind: type) -> dict[str, Any]:
-    """The fields of a dataclass and their defaults."""
+    """Returns the fields of a dataclass with their defaults."""
     return {
         field.name: REQUIRED if field.default is dataclasses.MISSING else field.default
         for field in dataclasses.fields(kind)

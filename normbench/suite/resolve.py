@@ -1,6 +1,6 @@
-"""params.yaml to one small JSON for each dataset, task and variant, with the fingerprints of the code behind them.
+"""Resolves params.yaml into one small JSON for each dataset, task and variant, and digests of the code of each stage.
 
-What a stage depends on is such a file, never params.yaml itself: a new variant changes none of the old files.
+A later stage depends on such files and never on params.yaml itself, so a new variant changes no existing file.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ Keys = tuple[str | int, ...]
 
 
 class Resolver:
-    """One pass over a structurally valid params.yaml: collects the lines of all that is wrong, and the JSON values."""
+    """Resolves a params.yaml of valid structure: collects one line for each mistake, and the JSON values."""
 
     def __init__(self, file: ParamsFile):
         self.file, self.params, self.raw = file, file.params, file.raw
         self.problems: list[str] = []
         self.datasets: dict[str, dict[str, Any]] = {}
-        self.sources: dict[str, type[Source]] = {}  # by the names of datasets
+        self.sources: dict[str, type[Source]] = {}  # by the name of the dataset
         self.tasks: dict[Kind, dict[str, Task | GanTask]] = {kind: {} for kind in Kind}
         self.variants: dict[str, Variant] = {}
 
     def problem(self, keys: Keys, message: str) -> None:
+        """Notes a mistake at a place in params.yaml."""
         self.problems.append(self.file.problem(keys, message))
 
     def resolve(self) -> None:
+        """Returns the resolved values of params.yaml. Raises UserError with one line for each mistake."""
         suite = self.params.suite
         for name in dict.fromkeys([*self.params.datasets, *(n for n in suite.datasets if n in self.builtin())]):
             self.dataset(name)
@@ -70,7 +72,7 @@ class Resolver:
             raise UserError("\n".join(self.problems))
 
     def names(self, key: str, chosen: list[str], known: Any) -> None:
-        """The names of a list of the suite: known, written once, fit for a file and stage name."""
+        """Checks a list of names in the suite: each is known, occurs once, and can be part of the name of a stage."""
         for index, name in enumerate(chosen):
             if name not in known:
                 self.problem(("suite", key, index), f"unknown; {hint(name, known)}")
@@ -80,6 +82,7 @@ class Resolver:
                 self.problem(("suite", key, index), "stands here twice")
 
     def suite(self) -> None:
+        """Checks the section `suite` as a whole."""
         suite = self.params.suite
         if len(set(suite.seeds)) < len(suite.seeds):
             self.problem(("suite", "seeds"), "a seed stands here twice")
@@ -98,7 +101,7 @@ class Resolver:
                 if task is not None and task.dataset not in suite.datasets:
                     message = f"not in suite.datasets = {suite.datasets}, which lists what is downloaded"
                     self.problem((section, name, "dataset"), message)
-        # DVC joins the two names of a stage with a dash.
+        # DVC names a stage `task-variant`, so two different pairs must not give the same name.
         for pairs in (
             itertools.product(suite.tasks, suite.variants),
             itertools.product(suite.gan_tasks, suite.gan_variants),
@@ -112,10 +115,11 @@ class Resolver:
                     )
 
     def builtin(self) -> list[str]:
-        """Datasets that need no entry under `datasets`."""
+        """Returns the datasets that need no entry under `datasets`."""
         return sources.builtin_datasets()
 
     def dataset(self, name: str) -> None:
+        """Resolves one dataset: looks up its source and checks the source's options."""
         declared = self.params.datasets.get(name) or Dataset(source=name)
         if (declared.mean is None) != (declared.std is None):
             self.problem(("datasets", name), "mean and std go together")
@@ -147,13 +151,14 @@ class Resolver:
         }
 
     def unknown_key(self, key: str, kind: type[Source]) -> str:
-        """The end of the error line of a key that is none of COMMON_KEYS and no option of the dataset's source."""
+        """Returns the message for a key of a dataset that is neither a common key nor an option of its source."""
         others = [name for name in sources.names() if key in sources.options(sources.source_class(name))]
         if others:
             return f"unknown key: source {kind.name} does not have it; these do: {', '.join(others)}"
         return f"unknown key; {hint(key, [*COMMON_KEYS, *sources.options(kind)])}"
 
     def task(self, kind: Kind, name: str, task: TaskEntry | GanTaskEntry) -> None:
+        """Resolves one task: looks up its dataset and its model and checks the model's options and image size."""
         section, architecture = SECTIONS[kind], ARCHITECTURES[kind]
         if task.dataset not in self.params.datasets:
             if task.dataset in self.builtin():
@@ -181,12 +186,13 @@ class Resolver:
         self.tasks[kind][name] = resolved
 
     def image_size(self, dataset: str) -> int | None:
-        """Pixels a side, or None where only the data tell."""
+        """Returns the side of a dataset's images in pixels; None if only the data can tell."""
         declared = self.params.datasets.get(dataset)
         kind = self.sources.get(dataset)
         return (declared and declared.image_size) or (kind.native_size if kind else None)
 
     def variant(self, name: str) -> None:
+        """Resolves one variant: looks up its method and checks the method's options."""
         variant = self.params.variants[name]
         try:
             kind = methods.method_class(variant.method)
@@ -211,10 +217,11 @@ class Resolver:
         )
 
     def corruptions(self) -> None:
+        """Checks the section `corruptions` and looks up the corruptions."""
         chosen = self.params.corruptions
         made_here = chosen.engine == "normbench"
         everything = corruptions.names() if made_here and chosen.source is None else BENCHMARK
-        self.corruption_names: dict[str, str] = {}  # from the name of each to its reference
+        self.corruption_names: dict[str, str] = {}  # name -> reference
         for index, reference in enumerate(everything if chosen.names == "all" else chosen.names):
             try:
                 self.corruption_names = corruptions.named([*self.corruption_names.values(), reference])
@@ -233,13 +240,14 @@ class Resolver:
                 self.problem(("corruptions", "engine"), f"dataset {name}: {error}")
 
     def evaluation(self) -> None:
+        """Checks the settings of the scores in the section `evaluation`."""
         for name in SCORES.names():
             settings = getattr(self.params.evaluation, name)
             for key, message in settings.problems() if settings is not None else ():
                 self.problem(("evaluation", name, key), message)
 
     def scores(self) -> list[str]:
-        """The scores that are measured."""
+        """Returns the names of the scores that are measured."""
         return [name for name in SCORES.names() if getattr(self.params.evaluation, name) is not None]
 
     def evaluated(self) -> dict[str, Any]:
@@ -248,7 +256,7 @@ class Resolver:
         return {key: chosen[key] for key in ("corrupted_examples", *self.scores())}
 
     def resolved(self) -> Resolved:
-        """What the suite uses of all that was resolved."""
+        """Returns the resolved values that the suite uses."""
         suite = self.params.suite
         return Resolved(
             suite=suite,
@@ -278,6 +286,6 @@ def resolve(path: Path = layout.PARAMS) -> Resolved:
 
 
 def write(path: Path = layout.PARAMS, to: Path = layout.RESOLVED) -> None:
-    """Resolves params.yaml into a folder, which is replaced whole or, after an error, not at all."""
+    """Resolves params.yaml into a folder, which is replaced atomically, and copies pulled runs into the run store."""
     resolve(path).write(to)
-    adopt_outputs()  # Before DVC removes the outputs of the stages that will run.
+    adopt_outputs()  # Later, DVC removes the outputs of the stages that it runs.

@@ -1,4 +1,4 @@
-"""What params.yaml resolves to: one small JSON for each dataset, task and variant, on which the later stages depend."""
+"""The resolved params.yaml: one small JSON file for each dataset, task and variant, which the later stages read."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ TASKS: dict[Kind, type[Task] | type[GanTask]] = {Kind.CLASSIFICATION: Task, Kind
 
 @dataclass(frozen=True)
 class Resolved:
-    """The values of the suite, all names looked up and all defaults filled in.
+    """The values of the suite, with all names looked up and all defaults filled in.
 
-    datasets: what the stage `download` gets, by name. tasks: by kind and name. corruptions: what the stage `corrupt`
-    gets. evaluation: what the stage `evaluate` gets. code: the digest of the code behind each stage, by stage.
+    datasets: the input of the stage `download`, by name. tasks: by kind and name. variants: by name. corruptions: the
+    input of the stage `corrupt`. evaluation: the input of the stage `evaluate`. code: the digest of each stage's code,
+    by stage.
     """
 
     suite: Suite
@@ -34,7 +35,7 @@ class Resolved:
     code: dict[str, dict[str, Any]]
 
     def files(self) -> dict[str, Any]:
-        """File name below build/resolved, without its ending -> JSON value."""
+        """Returns the JSON value of each file in build/resolved, by its name without the ending."""
         values: dict[str, Any] = {
             "suite": self.suite.json_value(),
             "corruptions": self.corruptions,
@@ -47,34 +48,34 @@ class Resolved:
         return values | {f"code/{stage}": value for stage, value in self.code.items()}
 
     def write(self, to: Path = layout.RESOLVED) -> None:
-        """Writes the files into a folder, which is replaced whole or, after an error, not at all."""
+        """Writes the files into a folder, which is replaced atomically."""
         with files.atomic_folder(to) as folder:
             for name, value in self.files().items():
                 files.write_json(folder / f"{name}.json", value)
 
     def is_written(self) -> bool:
-        """Whether build/resolved has these values."""
+        """Whether build/resolved holds these values."""
         places = {layout.RESOLVED / f"{name}.json": value for name, value in self.files().items()}
         return all(path.is_file() and files.read_json(path) == value for path, value in places.items())
 
 
 def task(kind: Kind, name: str) -> Task | GanTask:
-    """A resolved task. Raises UserError where the suite has none of that name."""
+    """Returns a resolved task. Raises UserError if the suite has none of that name."""
     return TASKS[kind].read(_existing(SECTIONS[kind], name))
 
 
 def variant(name: str) -> Variant:
-    """A resolved variant. Raises UserError where the suite has none of that name."""
+    """Returns a resolved variant. Raises UserError if the suite has none of that name."""
     return Variant.read(_existing("variants", name))
 
 
 def dataset(name: str) -> dict[str, Any]:
-    """A resolved dataset. Raises UserError where the suite has none of that name."""
+    """Returns a resolved dataset. Raises UserError if the suite has none of that name."""
     return files.read_json(_existing("datasets", name))
 
 
 def digest(stage: str) -> str:
-    """The digest of the code behind a stage."""
+    """Returns the digest of the code of a stage."""
     return files.read_json(layout.RESOLVED / f"code/{stage}.json")["digest"]
 
 

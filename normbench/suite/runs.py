@@ -1,4 +1,4 @@
-"""The runs of the suite: which there are, which are finished, and what DVC brings back of them."""
+"""The runs of the suite: which there are, which are finished, and the adoption of finished runs that DVC has pulled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ STAGES = {Kind.CLASSIFICATION: "train", Kind.GAN: "gan"}  # the stage that train
 
 
 def bound_tasks(resolved: Resolved) -> tuple[dict[str, Bound], dict[str, str]]:
-    """What the tasks of the suite work on, by task; and by dataset, why that is not known here (yet)."""
+    """Returns the dataset of each task, and the reason why a dataset is not prepared here.
+
+    The first dictionary is by the name of the task, the second by the name of the dataset.
+    """
     found: dict[str, Bound] = {}
     absent: dict[str, str] = {}
     for tasks in resolved.tasks.values():
@@ -36,14 +39,17 @@ def bound_tasks(resolved: Resolved) -> tuple[dict[str, Bound], dict[str, str]]:
 
 
 def bound_dataset(name: str) -> Bound:
-    """What the runs of a task meet of its prepared dataset."""
+    """Returns the facts about a prepared dataset that its runs depend on."""
     meta = files.read_json(layout.DATA / name / "meta.json")
     kept = {key: meta[key] for key in Bound.model_fields if key in meta}
     return Bound.model_validate(kept | {"name": name, "path": str(layout.DATA / name)})
 
 
 def of_suite(resolved: Resolved, bound: dict[str, Bound]) -> list[Run]:
-    """The runs of the suite in its order, without those of tasks that are not in `bound` (see `bound_tasks`)."""
+    """Returns the runs of the suite in its order, without those of tasks that are not in `bound`.
+
+    bound: the datasets by task, as `bound_tasks` returns them.
+    """
     code = {kind: resolved.code[stage]["digest"] for kind, stage in STAGES.items()}
     return [
         Run(
@@ -61,17 +67,17 @@ def of_suite(resolved: Resolved, bound: dict[str, Bound]) -> list[Run]:
 
 
 def done(run: Run) -> bool:
-    """Whether a run is finished: in the store, or in the output of its stage, as DVC's cache brings it."""
+    """Whether a run is finished: either in the run store, or in the output of its stage, where `dvc pull` puts it."""
     path = run.linked / RECORD
     return store.finished(run.id) or (path.is_file() and files.read_json(path).get("run") == run.id)
 
 
 def adopt_outputs() -> None:
-    """Copies finished runs that only the outputs of stages have into the run store.
+    """Copies finished runs from the outputs of stages into the run store, unless it has them.
 
-    DVC removes the outputs of a stage before it runs it. After `dvc pull` they are the only place where finished runs
-    lie, so that without this one more seed would train all seeds of a stage. What is damaged, or of another version, is
-    left out; the first of those is named.
+    After `dvc pull`, finished runs lie only in the outputs, and DVC removes the outputs of a stage before it runs the
+    stage. Without this copy, one more seed would train all seeds of a stage again. Runs that are damaged or have records
+    of another version are skipped, and one line names the first of them.
     """
     refused: list[str] = []
     for output in OUTPUTS.values():
@@ -86,7 +92,10 @@ def adopt_outputs() -> None:
 
 
 def adopt(folder: Path) -> None:
-    """Copies a finished run into the store, verified, unless it is there. Raises UserError where it is damaged."""
+    """Copies a finished run into the store, verified, unless it is there.
+
+    Raises UserError if the run is damaged.
+    """
     run = Record.read(folder / RECORD).run
     if store.ID.fullmatch(run) and store.finished(run):
         return

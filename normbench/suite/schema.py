@@ -1,4 +1,4 @@
-"""The strict schema of params.yaml. Each part of it stands beside the code that it is for, and is put together here."""
+"""The strict schema of params.yaml, composed of parts that are defined beside the code they configure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ def _all_or_list(value: Any) -> Any:
 
 
 class Corruptions(Strict):
-    """names: `all`, or some of them. severities: some of 1 to 5. engine: who computes them, this program or the package
-    of that name, which needs 32 pixels a side. constants: the benchmark whose severities these are; `auto` goes by the
-    size of the images. source: null, or the folder of a published benchmark (`<name>.npy` and `labels.npy`, as of
-    CIFAR-10-C) to take the images from; `{dataset}` in it stands for the dataset's name."""
+    """The section `corruptions` of params.yaml.
+
+    names: `all`, or a list of names and references. severities: some of 1 to 5. engine: the code that computes the
+    images, `normbench` or the package `imagecorruptions`, which needs images of at least 32 x 32 pixels. constants: the
+    benchmark that defines the severities; `auto` chooses it by the size of the images. source: null, or the folder of a
+    published benchmark such as CIFAR-10-C (`<name>.npy` and `labels.npy`), whose images are used instead; `{dataset}`
+    in it stands for the name of the dataset.
+    """
 
     names: Annotated[Literal["all"] | Annotated[list[str], Field(min_length=1)], BeforeValidator(_all_or_list)] = "all"
     severities: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = [1, 2, 3, 4, 5]
@@ -37,7 +41,10 @@ class Corruptions(Strict):
 
 
 class CorruptedExamples(Strict):
-    """corrupted_examples: on how many test images each corruption and severity is scored, null for all of them."""
+    """The key of `evaluation` that is not a score.
+
+    corrupted_examples: the number of test images on which each corruption and severity is scored; null for all of them.
+    """
 
     corrupted_examples: Positive | None = None
 
@@ -45,7 +52,7 @@ class CorruptedExamples(Strict):
 if TYPE_CHECKING:
     Evaluation = CorruptedExamples
 else:
-    # The section `evaluation`: beside that, a key for each score with its settings; null leaves it out.
+    # The section `evaluation`: `corrupted_examples`, and for each score a key with its settings, or null to skip it.
     Evaluation = create_model(
         "Evaluation",
         __base__=CorruptedExamples,
@@ -54,12 +61,12 @@ else:
 
 
 class Dataset(Strict):
-    """The keys of every dataset. All others are options of its source, which `resolve` checks by the source's class.
+    """The keys that every dataset has. Further keys are options of its source, which `resolve` checks.
 
-    source: a name of normbench/data/sources, `path/to/file.py:name` or `package.module:name`. image_size: height and
-    width in pixels; where null, the source's own. mean, std: the input normalization in 0..1 for each channel, measured
-    on the training images where null. note: what readers of its results should know of these data; it stands in every
-    record and in the report.
+    source: a name in normbench/data/sources, `path/to/file.py:name` or `package.module:name`. image_size: height and
+    width in pixels; null for the size of the source. mean, std: the input normalization of each channel, for values in
+    0..1; null to measure it on the training images. note: what readers of the results should know about the data; it is
+    stored in every record and shown in the report.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -71,12 +78,12 @@ class Dataset(Strict):
     note: str | None = None
 
     def options(self) -> dict[str, Any]:
-        """The options of the source, as they stand in params.yaml."""
+        """Returns the options of the source, as params.yaml gives them."""
         return dict(self.model_extra or {})
 
 
 class Params(Strict):
-    """The whole of params.yaml."""
+    """The whole content of params.yaml."""
 
     suite: Suite
     corruptions: Corruptions = Corruptions()

@@ -1,4 +1,4 @@
-"""The suite: which tasks, variants and seeds are worked through, and the runs that these are."""
+"""The suite: the tasks, variants and seeds of the benchmark, and the runs that they make up."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from normbench.system.schema import NotNegative, Strict
 
 
 class Suite(Strict):
-    """The section `suite` of params.yaml: lists of names, in the order in which they are worked through.
+    """The section `suite` of params.yaml. The names in its lists are processed in their order.
 
-    seed: of all random draws that the runs have in common. seeds: one run a task, variant and seed. baseline: the
-    variant that the mean corruption error is relative to.
+    seed: of all random draws that the runs share. seeds: there is one run for each task, variant and seed. baseline:
+    the variant to which the mean corruption error is relative.
     """
 
     seed: NotNegative = 0
@@ -29,16 +29,16 @@ class Suite(Strict):
 
     @classmethod
     def resolved(cls) -> Suite:
-        """The suite as it was last resolved."""
+        """Returns the suite as it was last resolved."""
         return cls.read(layout.RESOLVED / "suite.json")
 
     def of_kind(self, kind: Kind) -> tuple[list[str], list[str]]:
-        """The names of the tasks and of the variants of a kind."""
+        """Returns the names of the tasks and of the variants of a kind."""
         gan = kind is Kind.GAN
         return (self.gan_tasks, self.gan_variants) if gan else (self.tasks, self.variants)
 
     def names(self) -> list[tuple[Kind, str, str, int]]:
-        """Kind, task, variant and seed of every run, in the order of the suite."""
+        """Returns kind, task, variant and seed of every run, in the order of the suite."""
         return [
             (kind, task, variant, seed)
             for kind in Kind
@@ -48,5 +48,5 @@ class Suite(Strict):
         ]
 
 
-# The section of params.yaml, and the folder of build/resolved, that has the tasks of a kind.
+# The name of the section of params.yaml, and of the folder in build/resolved, with the tasks of a kind.
 SECTIONS = {Kind.CLASSIFICATION: "tasks", Kind.GAN: "gan_tasks"}

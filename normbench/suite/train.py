@@ -1,4 +1,4 @@
-"""The stages that train: every seed of a task and variant that the run store lacks."""
+"""The stages `train` and `gan`: train the seeds of a task and variant that the run store does not have."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def train_gans(task: str, variant: str) -> None:
 
 
 def complete(kind: Kind, task_name: str, variant_name: str) -> None:
-    """Has every seed of a task and variant trained that the run store lacks, and copies all of them to the output."""
+    """Trains the missing seeds of a task and variant, and copies the runs of all its seeds into the stage's output."""
     task, variant = resolved.task(kind, task_name), resolved.variant(variant_name)
     bound = Bound.read(layout.BOUND / f"{task_name}.json")
     code, device = resolved.digest(STAGES[kind]), devices.choose()
@@ -51,7 +51,7 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
 
 
 def _title(kind: Kind, task: str, variant: str, seed: int) -> str:
-    """`train digits-resnet8 batch_norm seed 1, run 2 of 30`; without its place where the suite does not have it."""
+    """Returns e.g. `train digits-resnet8 batch_norm seed 1, run 2 of 30`; no number if the suite lacks the run."""
     names = Suite.resolved().names()
     name = (kind, task, variant, seed)
     place = f", run {names.index(name) + 1} of {len(names)}" if name in names else ""

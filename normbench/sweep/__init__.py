@@ -1,1 +1,1 @@
-"""Many runs at once: what is to be trained, how long it takes, and the training of all of it."""
+"""Many runs at once: planning, cost estimates, sweeps on one machine or a cluster, and the upkeep of the run store."""

@@ -1,4 +1,4 @@
-"""The progress of many runs in one table: live on a terminal, plain lines elsewhere."""
+"""The progress of many runs: one live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-STATES = ("running", "failed", "stopped", "elsewhere", "waiting", "done")  # the most interesting first
+STATES = ("running", "failed", "stopped", "elsewhere", "waiting", "done")  # in the order in which the table keeps rows
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines about what is running
-LIVE_INTERVAL = 0.25
+LIVE_INTERVAL = 0.25  # seconds between two updates of the live table
 
 
 @dataclass
 class Row:
-    """A run on the board. share: the part of it that is done, 0..1. fields: epoch, loss, speed; or how it ended."""
+    """A run on the board.
+
+    share: the finished part, 0..1. fields: epoch, loss and speed, or how the run ended. began: when it began to run, in
+    seconds of the monotonic clock.
+    """
 
     run: Run
     state: str = "waiting"
@@ -31,7 +35,11 @@ class Row:
 
 
 class Board:
-    """Shows what becomes of runs. `tell` changes the state of one; `tick` is to be called a few times a second."""
+    """A context that shows the progress of runs.
+
+    `tell` sets the state of a run; `tick` must be called a few times per second. stream: where to write, by default
+    stderr.
+    """
 
     def __init__(self, suite: list[Run], stream: TextIO | None = None):
         self.rows = {run.id: Row(run) for run in suite}
@@ -44,7 +52,7 @@ class Board:
             from rich.console import Console
             from rich.live import Live
 
-            # Without a thread and without taking stdout: this process forks, and its children print.
+            # No thread and no redirection of stdout, because this process forks and its children print.
             console = Console(file=self.stream)
             self.live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
             self.live.start()
@@ -56,7 +64,7 @@ class Board:
             self.live.stop()
 
     def tell(self, run: str, state: str, share: float | None = None, fields: str | None = None) -> None:
-        """state: one of `STATES`. What ends a run is a line that stays, where there is no live table."""
+        """Sets the state of a run, one of `STATES`. Without a live table, the end of a run is printed as a line."""
         row = self.rows[run]
         changed, row.state = row.state != state, state
         row.share = row.share if share is None else share
@@ -69,13 +77,14 @@ class Board:
             self.stream.flush()
 
     def note(self, text: str) -> None:
-        """A line, or some, that stay above the table."""
+        """Prints text that stays above the table."""
         if self.live is not None:
             self.live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=self.stream, flush=True)
 
     def tick(self) -> None:
+        """Updates the table, or prints a plain line, if enough time has passed."""
         now = time.monotonic()
         if self.live is not None:
             if now - self.shown >= LIVE_INTERVAL:
@@ -87,13 +96,15 @@ class Board:
             print("; ".join([self.summary(), *running]), file=self.stream, flush=True)
 
     def count(self, state: str) -> int:
+        """Returns the number of runs in a state."""
         return sum(row.state == state for row in self.rows.values())
 
     def ended(self) -> int:
+        """Returns the number of runs that are done, failed or stopped."""
         return sum(self.count(state) for state in ("done", "failed", "stopped"))
 
     def summary(self) -> str:
-        """`3 done, 2 running, 7 waiting, 2 min 5 s left`."""
+        """Returns e.g. `3 done, 2 running, 7 waiting, 2 min 5 s left`."""
         counts = [f"{self.count(state)} {state}" for state in reversed(STATES) if self.count(state)]
         share = sum(row.share for row in self.rows.values() if row.state in ("done", "running"))
         rest = len(self.rows) - self.count("failed") - self.count("stopped") - share
@@ -101,6 +112,7 @@ class Board:
         return ", ".join([*counts, *([f"{duration(left)} left"] if rest else [])])
 
     def table(self) -> Table:
+        """Returns the live table, with as many rows as fit on the terminal."""
         from rich.table import Table
 
         assert self.live is not None

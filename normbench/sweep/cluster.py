@@ -1,8 +1,8 @@
-"""A sweep over the machines of a Ray cluster: a task for each run, tried again on another node where its own is lost.
+"""A sweep on a Ray cluster: one Ray task for each run, which is retried on another node if its node is lost.
 
-All nodes have the repository at the same path, or `ray start` was called in it, and an environment with
-`normbench[ray]`; the driver brings the data. Runs go to the store, a folder that all nodes share, or to an address that
-fsspec knows.
+Each node needs the repository, at the same path or as the folder in which `ray start` was called, and an environment
+with `normbench[ray]`. The driver sends the data. Finished runs go to the run store if all nodes share its folder, or
+else to an address that fsspec knows.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ from normbench.system import device as devices
 from normbench.system import layout, preemption
 from normbench.system.errors import UserError
 
-RETRIES = 20  # of a run whose node or process is lost; it goes on from its last checkpoint
-PATIENCE = 120.0  # seconds that interrupted runs have to save their state
-PASSED_ON = ("NORMBENCH_DEVICE", "NORMBENCH_CHECKPOINT_MINUTES", "NORMBENCH_TRACEBACK")
+RETRIES = 20  # for a run whose node or process is lost; it continues from its last checkpoint
+PATIENCE = 120.0  # seconds in which interrupted runs can save their state
+PASSED_ON = ("NORMBENCH_DEVICE", "NORMBENCH_CHECKPOINT_MINUTES", "NORMBENCH_TRACEBACK")  # variables copied to nodes
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a node works: the folder of the repository, the run store (None: its own), the address of finished runs and
-    checkpoints (None: the store), and variables of the environment."""
+    """The surroundings of a run on a node.
+
+    root: the folder of the repository. store: the run store, or None for the node's own. address: where finished runs
+    and checkpoints go, or None for the run store. environment: variables to set.
+    """
 
     root: str
     store: str | None
@@ -51,26 +54,27 @@ class Place:
 
 
 class Reports:
-    """The actor that runs tell how far they are, and that the driver asks."""
+    """An actor that collects the progress of the runs for the driver."""
 
     def __init__(self) -> None:
         self.latest: dict[str, tuple[float, str]] = {}
 
     def tell(self, run: str, share: float, fields: str) -> None:
+        """Stores the progress of a run: the finished share, 0..1, and free text."""
         self.latest[run] = share, fields
 
     def read(self) -> dict[str, tuple[float, str]]:
-        """What was told since the last call, by run."""
+        """Returns the progress that has arrived since the last call, by run."""
         told, self.latest = self.latest, {}
         return told
 
 
 def train_all(todo: list[Run], cluster: str, address: str | None, beside: int | None) -> set[int]:
-    """Trains the runs on a cluster and returns exit codes, as `normbench.sweep.local.train_all` does.
+    """Trains the runs on a cluster and returns a set of exit codes, 0 for success and 1 for a failure.
 
-    cluster: as `ray.init` takes it. address: where finished runs and checkpoints go, None for the shared run store.
-    beside: runs that share a GPU, None for as many as there is room for; on a CPU a run takes as many cores as it has
-    threads.
+    cluster: its address, as `ray.init` takes it. address: where finished runs and checkpoints go; None for the shared
+    run store. beside: the number of runs that share a GPU; None for as many as fit. On a CPU, a run takes as many cores
+    as it has threads. Raises UserError if Ray is not installed or the cluster cannot be reached.
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError(f"--ray {cluster}: Ray is not installed here; install normbench[ray]")
@@ -96,7 +100,7 @@ def train_all(todo: list[Run], cluster: str, address: str | None, beside: int | 
 
 
 def connect(cluster: str) -> None:
-    """Connects to a cluster. Raises UserError where there is none."""
+    """Connects to a cluster. Raises UserError if there is none at the address."""
     import ray
 
     check_address(cluster)
@@ -104,15 +108,18 @@ def connect(cluster: str) -> None:
         ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--ray {cluster}: no cluster there ({str(error).partition(chr(10))[0]})") from None
-    preemption.watch()  # ray.init puts a handler of its own in its place.
+    preemption.watch()  # ray.init has replaced the handler of SIGTERM.
 
 
 def submit(todo: list[Run], cluster: str, place: Place, beside: int | None) -> tuple[dict[Any, Run], Any]:
-    """Submits a task for each run; returns the runs by their tasks, and the actor to which the tasks report."""
+    """Submits a task for each run; returns the runs by task, and the actor that collects their progress.
+
+    Raises UserError if no node has as many CPUs as a run has threads.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    remotely: Any = ray.remote  # Its types know no options that are computed.
+    remotely: Any = ray.remote  # Ray's type hints do not accept computed options.
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = remotely(num_cpus=0, scheduling_strategy=here)(Reports).remote()
     data = {run.bound.path: run.bound for run in todo}
@@ -138,7 +145,7 @@ def submit(todo: list[Run], cluster: str, place: Place, beside: int | None) -> t
 
 
 def check_address(cluster: str) -> None:
-    """UserError where nobody listens at a host:port, for which Ray itself would wait for minutes."""
+    """Raises UserError if nothing listens at a host:port. Ray itself would wait for minutes."""
     host, _, port = cluster.rpartition(":")
     if cluster in ("auto", "local") or "://" in cluster:
         return
@@ -151,11 +158,11 @@ def check_address(cluster: str) -> None:
 
 
 def _follow(refs: dict[Any, Run], reports: Any, todo: list[Run], remote: Remote | None) -> set[int]:
-    """Shows how the runs go until all have ended; where this process is to end, they save their state first."""
+    """Shows the progress until all runs have ended. If this process is to end, the runs first save their state."""
     import ray
 
     codes = set[int]()
-    # A signal is noted, as an exception that its handler raised within a call of Ray would end as another one.
+    # Only note a signal: if its handler raised an exception within a call of Ray, Ray would replace the exception.
     with Board(todo) as board, preemption.saved():
         try:
             while refs:
@@ -182,14 +189,14 @@ def _follow(refs: dict[Any, Run], reports: Any, todo: list[Run], remote: Remote 
                 board.tick()
         finally:
             for ref in refs:
-                ray.cancel(ref)  # an interrupt in its process, where `work` turns it into a checkpoint
+                ray.cancel(ref)  # raises SIGINT in the run's process, where `work` saves a checkpoint
             if refs:
                 ray.wait(list(refs), num_returns=len(refs), timeout=PATIENCE)
     return codes
 
 
 def _error(ref: Any) -> str:
-    """Why a task has no result; nothing where it has one."""
+    """Returns why a task failed; an empty string if it did not."""
     import ray
 
     try:
@@ -199,15 +206,15 @@ def _error(ref: Any) -> str:
 
 
 def settle(place: Place) -> None:
-    """Makes a process of a node like the driver: folder, run store, variables."""
+    """Gives a process on a node the working folder, the run store and the environment variables of the driver."""
     if os.path.isdir(place.root):
-        os.chdir(place.root)  # Otherwise it stays where `ray start` was called.
+        os.chdir(place.root)  # Otherwise the folder in which `ray start` was called is used.
     if place.store is not None:
         os.environ["NORMBENCH_STORE"] = place.store
     os.environ.update(place.environment)
 
 
-_read: dict[str, Splits] = {}  # the dataset of the last run in this process, on its device
+_read: dict[str, Splits] = {}  # the dataset of this process's last run, on its device
 
 
 def _images(run: Run, arrays: Arrays) -> Splits:
@@ -219,9 +226,9 @@ def _images(run: Run, arrays: Arrays) -> Splits:
 
 
 def work(run: Run, arrays: Arrays, beside: int | None, place: Place, reports: Any) -> str:
-    """Trains a run in a process of a node, and returns what went wrong, or nothing.
+    """Trains a run in a process of a node; returns the text of the error, or an empty string.
 
-    beside: runs that share a GPU; None on a CPU, where as many run as the node has room for.
+    beside: the number of runs that share a GPU; None on a CPU, where it follows from the node's cores.
     """
     settle(place)
     if threading.current_thread() is threading.main_thread():
@@ -256,7 +263,7 @@ def _tell(reports: Any, run: str, share: float, fields: str) -> None:
 
 
 def _cores() -> int:
-    """The cores that this node gives to Ray."""
+    """Returns the number of cores that this node offers to Ray."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -265,7 +272,7 @@ def _cores() -> int:
 
 
 def code_problem(run: Run) -> str | None:
-    """What of the code behind a run is different on this node; None where all is equal. Compared once a process."""
+    """Returns how the code behind a run differs on this node; None if it does not. Results are cached."""
     key = run.kind, run.code, run.task.model_code, run.variant.method_code
     if key not in _checked:
         _checked[key] = _compare(run)
@@ -287,7 +294,7 @@ def _compare(run: Run) -> str | None:
 
 
 def room(run: Run, arrays: Arrays, place: Place) -> int:
-    """How many runs like this one fit on the GPU of a node."""
+    """Returns how many runs like this one fit on the GPU of this node."""
     settle(place)
     device = devices.choose()
     measured = cost.measure(run, prepared.placed(arrays, run.bound, device))

@@ -1,6 +1,6 @@
-"""`normbench sweep`: all missing runs of the suite into the run store, several at a time; `dvc repro` then assembles.
+"""`normbench sweep`: trains all missing runs of the suite into the run store, several at a time.
 
-A run has as many threads as its recipe says, so what a sweep leaves is, bit for bit on a CPU, what `dvc repro` leaves.
+A run has as many threads as its recipe says, so on a CPU a sweep gives bit for bit the runs that `dvc repro` gives.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from normbench.system.errors import UserError
 
 
 def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
-    """Trains what is missing. Ends with 1 where a run failed, with 75 or 130 where it was interrupted.
+    """Trains all missing runs. Exits with code 1 if a run failed, and with 75 or 130 if the sweep was interrupted.
 
-    processes: runs side by side, None for as many as there is room for. ray: a Ray cluster's address, None for this
-    machine. address: where the nodes of a cluster keep runs if they share no folder.
+    processes: the number of parallel runs; None for as many as fit. ray: the address of a Ray cluster; None for this
+    machine. address: where the nodes of a cluster store runs if they share no folder. Raises UserError if an argument
+    is not valid.
     """
     preemption.watch()
     if processes is not None and processes < 1:
         raise UserError(f"--jobs {processes}: must be at least 1")
     if address is not None and ray is None:
         raise UserError(f"--store {address}: is for nodes that share no folder, so it goes with --ray")
-    checkpoint.interval()  # Otherwise every run would say what is wrong with it.
+    checkpoint.interval()  # Checks the variable here, so that not every run reports a mistake in it.
     suite = prepare()
     runs.adopt_outputs()
     todo = [run for run in suite if not store.finished(run.id)]
@@ -53,13 +54,16 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
 
 
 def fitting(todo: list[Run], device: str) -> int:
-    """How many of the runs there is room for at a time; on a GPU their memory is measured first."""
+    """Returns how many of the runs fit on this machine at a time. On CUDA, their memory is measured first."""
     costs = measure_all(todo, device).values() if device == "cuda" else ()
     return room.processes(device, room.threads_of(todo), room.bytes_of_a_run(todo, costs), len(todo))
 
 
 def prepare() -> list[Run]:
-    """The runs of the suite, once its data are here: by DVC where this is a project of it, else by the stages alone."""
+    """Prepares the data of the suite and returns its runs.
+
+    It uses DVC in a DVC project and calls the stages itself elsewhere. Exits with the code of a stage that fails.
+    """
     resolved = resolve()
     for command in commands(resolved):
         done = subprocess.run([sys.executable, "-m", *command])
@@ -74,9 +78,9 @@ def prepare() -> list[Run]:
 
 
 def commands(resolved: Resolved) -> list[list[str]]:
-    """The Python modules, with arguments, that make the data of the suite ready."""
+    """Returns the Python modules, with their arguments, whose execution prepares the data of the suite."""
     if Path(".dvc").is_dir() and importlib.util.find_spec("dvc") is not None:
-        # Other sweeps and `dvc repro` may be at work here. Where nothing changed this takes a few seconds.
+        # Waits for other sweeps and `dvc repro` in this folder. Without changes it takes a few seconds.
         return [["dvc", "--wait-for-lock", "repro", "--quiet", "bind"]]
     if is_bound(resolved):
         return []
@@ -86,6 +90,6 @@ def commands(resolved: Resolved) -> list[list[str]]:
 
 
 def is_bound(resolved: Resolved) -> bool:
-    """Whether the stages before the training have run, with params.yaml as it is."""
+    """Whether the stages before the training have run for params.yaml as it is."""
     tasks = [name for tasks in resolved.tasks.values() for name in tasks]
     return resolved.is_written() and all((layout.BOUND / f"{task}.json").is_file() for task in tasks)

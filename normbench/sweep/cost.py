@@ -1,4 +1,4 @@
-"""What a run is expected to cost, measured on its first training steps."""
+"""The expected cost of a run, measured on its first training steps."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ from normbench.training import classifier
 from normbench.training.logits import logits
 from normbench.training.task import Task
 
-WARM, STEPS = 3, 20  # steps that are not measured, as kernels are chosen in them, and steps that are
+WARM, STEPS = 3, 20  # steps before the measurement, in which kernels are chosen, and measured steps
 SCORED = 500  # test images on which the time of predictions is measured
-ADVANTAGE = 1.25  # from which on another precision is worth a line of advice
+ADVANTAGE = 1.25  # smallest speedup by another precision that is reported
 
 Cell = tuple[Kind, str, str]  # kind, task and variant
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run is expected to take. step: seconds of a training step. steps: of the whole training. rest: seconds
-    beside the steps. memory: peak bytes of a step on a GPU, 0 elsewhere."""
+    """The expected cost of a run.
+
+    step: seconds of a training step. steps: of the whole training. rest: seconds outside of the steps. memory: peak
+    bytes of a training step on a GPU; 0 elsewhere.
+    """
 
     step: float
     steps: int
@@ -41,17 +44,19 @@ class Cost:
     memory: int
 
     def seconds(self, share: float = 0.0) -> float:
-        """Of a run whose training is done to a part of `share`."""
+        """Returns the remaining seconds of a run. share: the finished part of its training, 0..1."""
         return self.step * self.steps * (1 - share) + self.rest
 
 
 class Enough(Exception):
-    """Ends a training whose steps are measured."""
+    """Ends a training after the steps that are measured."""
 
 
 class Stopwatch:
-    """A `normbench.training.keeper.Keeper` that keeps nothing, and takes the time of steps: a training asks it after
-    each."""
+    """A `normbench.training.keeper.Keeper` that saves nothing and measures the time of training steps.
+
+    A training calls it after each step. device: the kind of the device.
+    """
 
     spent = 0.0
 
@@ -62,6 +67,7 @@ class Stopwatch:
         return None
 
     def due(self) -> bool:
+        """Notes the time of a step. Raises Enough after the last step to measure."""
         if len(self.times) in (WARM, WARM + STEPS) and self.device == "cuda":
             torch.cuda.synchronize()
         self.times.append(time.perf_counter())
@@ -70,21 +76,22 @@ class Stopwatch:
         return False
 
     def save(self, state: dict[str, object]) -> None:
-        if "epoch" in state:  # The loop of classifiers saves after the last step of an epoch, in place of asking.
+        """Notes the time of the last step of an epoch."""
+        if "epoch" in state:  # After the last step of an epoch, the loop of classifiers calls `save` instead of `due`.
             self.due()
 
     def step(self) -> float:
-        """Seconds of a step, without the first few where there are others."""
+        """Returns the mean seconds of a step, without the first `WARM` steps if there are more."""
         first = WARM if len(self.times) > WARM + 1 else 0
         return (self.times[-1] - self.times[first]) / max(1, len(self.times) - 1 - first)
 
     def before(self) -> float:
-        """Seconds to the end of the first step that are not those of a step: a recipe may compile the network."""
+        """Returns the seconds up to the end of the first step, less one step: the time of compilation, for example."""
         return max(0.0, self.times[1] - self.times[0] - self.step()) if len(self.times) > 1 else 0.0
 
 
 def measure(run: Run, data: Splits) -> Cost:
-    """The cost of a run, from its first steps on the device of its data."""
+    """Returns the expected cost of a run, measured on the device that holds its data."""
     cuda = data.device == "cuda"
     with torch.random.fork_rng():
         if cuda:
@@ -128,7 +135,7 @@ def _of_gan(run: Run, task: GanTask, data: Splits) -> Cost:
 
 
 def measure_all(todo: Iterable[Run], device: str) -> dict[Cell, Cost]:
-    """The cost of a run of each kind, task and variant that has runs to train."""
+    """Returns the expected cost of each kind, task and variant, measured on its first run."""
     first: dict[Cell, Run] = {}
     for run in todo:
         first.setdefault(run.cell, run)
@@ -136,9 +143,10 @@ def measure_all(todo: Iterable[Run], device: str) -> dict[Cell, Cost]:
 
 
 def advice(todo: Iterable[Run], costs: dict[Cell, Cost], device: str) -> list[str]:
-    """A line for each task of classifiers in float32 that would be much faster in bfloat16 on this device.
+    """Returns a line for each task in float32 whose training would be at least `ADVANTAGE` times as fast in bfloat16.
 
-    It is measured on the task's first variant. Precision is part of a run's id, so nothing here changes a run.
+    It is measured on the first variant of each task of classifiers. It changes no run, since the precision is part of
+    the run's id.
     """
     if not devices.has_bfloat16(device):
         return []
@@ -155,14 +163,14 @@ def advice(todo: Iterable[Run], costs: dict[Cell, Cost], device: str) -> list[st
 
 
 def in_bfloat16(run: Run) -> Run:
-    """The run with its recipe in bfloat16, which is another run."""
+    """Returns the same run with bfloat16 in its recipe, which is a run with another id."""
     recipe = run.task.recipe.model_copy(update={"precision": "bfloat16"})
     task = run.task.model_copy(update={"recipe": recipe})
     return Run(run.kind, task, run.variant, run.seed, run.bound, run.code, run.title)
 
 
 def _measured(runs: list[Run], device: str) -> list[Cost]:
-    """The cost of each run; the threads of this process are as before afterwards."""
+    """Returns the expected cost of each run, and restores the number of threads of this process."""
     before, data, found = torch.get_num_threads(), dict[str, Splits](), list[Cost]()
     with Progress("plan: measuring", max(1, len(runs))) as progress:
         for number, run in enumerate(runs):

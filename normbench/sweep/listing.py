@@ -1,4 +1,4 @@
-"""`normbench runs list`: which runs there are, those of the suite, finished or not, and others in the run store."""
+"""`normbench runs list`: the runs of the suite, finished or not, and the other runs in the run store."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from normbench.system.errors import UserError
 
 @dataclass(frozen=True)
 class Listed:
-    """A run as it is listed. status: of a finished run how it ended, else its state in words. of_suite: whether the
-    suite asks for it."""
+    """A row of the list.
+
+    status: how a finished run ended, or the state of another. of_suite: whether the suite has the run.
+    """
 
     run: str
     task: str
@@ -30,7 +32,7 @@ class Listed:
 
 
 def listed() -> tuple[list[Listed], dict[str, str]]:
-    """The runs of the suite, then others in the store; and datasets that are not known here, with the reason."""
+    """Returns the runs of the suite, then the others in the store; and, by name, why datasets are not prepared."""
     resolved = resolve()
     bound, absent = runs.bound_tasks(resolved)
     suite = of_runs(runs.of_suite(resolved, bound))
@@ -41,12 +43,12 @@ def listed() -> tuple[list[Listed], dict[str, str]]:
             try:
                 found.append(of_record(store.record(run), of_suite=False))
             except UserError as error:
-                print(error, file=sys.stderr)  # A record of another version, say: the others are listed all the same.
+                print(error, file=sys.stderr)  # For example a record of another version.
     return found, absent
 
 
 def of_planned(planned: Planned) -> Listed:
-    """A run of the suite."""
+    """Returns the row of a run of the suite."""
     run = planned.run
     if store.finished(run.id):
         return of_record(store.record(run.id), of_suite=True, names=(run.task.name, run.variant.name))
@@ -59,7 +61,10 @@ def of_planned(planned: Planned) -> Listed:
 
 
 def of_record(record: Record, of_suite: bool, names: tuple[str, str] | None = None) -> Listed:
-    """A finished run. names: of task and variant, where they are others than when it was trained."""
+    """Returns the row of a finished run.
+
+    names: the names of its task and variant in the suite, if they may differ from those in the record.
+    """
     task, variant = names or record.name[:2]
     accuracy = record.metrics.get("clean_accuracy")
     return Listed(record.run, task, variant, record.seed, record.status, accuracy, of_suite)
@@ -83,7 +88,10 @@ def show() -> None:
 
 
 def chosen(ids: list[str]) -> list[str]:
-    """The ids of finished runs that begin as those given do; of all of the suite where none is given."""
+    """Returns the ids of the finished runs that begin with one of the given ids; without any, those of the suite.
+
+    Raises UserError if an id fits no run or several, and if no run of the suite is finished.
+    """
     there = store.all_finished()
     if not ids:
         resolved = resolve()

@@ -1,4 +1,4 @@
-"""A sweep on this machine: a process for each run, several at a time."""
+"""A sweep on this machine: several processes at a time, one for each run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from normbench.system import device as devices
 from normbench.system import preemption
 from normbench.system.side_by_side import FORKS
 
-POLL = 0.2  # seconds between two looks at what is running
+POLL = 0.2  # seconds between two looks at the running processes
 OTHER = " (by another process)"
 
 
 @dataclass
 class Child:
-    """A process that trains a run, and the end of the pipe by which it tells how that goes.
+    """A process that trains a run, and the receiving end of the pipe for its messages.
 
-    error: why it failed. other: whether another process had the run trained.
+    error: why it failed. other: whether another process has trained the run.
     """
 
     run: Run
@@ -42,10 +42,10 @@ class Child:
 
 
 def train_all(todo: list[Run], processes: int, device: str) -> set[int]:
-    """Trains the runs, `processes` at a time, and returns the exit codes that they ended with.
+    """Trains the runs, at most `processes` at a time, and returns the set of the processes' exit codes.
 
-    A run that fails leaves the others alone. Runs that another process of this store trains are left to it, and looked
-    at again later. Where this process is to end, the others save their state first.
+    A run that fails does not stop the others. A run that another process is training is skipped and looked at again
+    later. If this process is to end, the others save their state first. device: its kind.
     """
     forked = device == "cpu" and FORKS
     context: Any = multiprocessing.get_context("fork" if forked else "spawn")
@@ -70,7 +70,7 @@ def train_all(todo: list[Run], processes: int, device: str) -> set[int]:
                     path = run.bound.path
                     if forked and path not in data:
                         data = {path: prepared.load(run.bound, device)}
-                    with preemption.saved():  # A child that is not in the list yet would not be told to end.
+                    with preemption.saved():  # Only children in the list are told to end.
                         running.append(start(context, run, data.get(path), processes))
                     if preemption.requested():
                         raise SystemExit(preemption.EXIT_CODE)
@@ -90,18 +90,18 @@ def train_all(todo: list[Run], processes: int, device: str) -> set[int]:
 
 
 def make_forkable(todo: list[Run], device: str) -> None:
-    """Imports once what the children need, and has this process use no thread but its own.
+    """Imports everything that the children need, and limits this process to one thread.
 
-    A process that has used threads cannot be forked: those of OpenMP would be missing in its child.
+    A process that has used threads must not fork: the child would lack the threads of OpenMP.
     """
     torch.set_num_threads(1)
-    devices.prepare(device)  # This imports a good part of torch.
+    devices.prepare(device)  # This imports a large part of torch.
     for kind in {run.kind for run in todo}:
         trainer(kind)
 
 
 def start(context: Any, run: Run, data: Splits | None, beside: int) -> Child:
-    """Starts the process of a run."""
+    """Starts the process that trains a run. data: the run's images, or None. beside: the number of parallel runs."""
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=worker.child, args=(run, data, beside, there, os.getpid()))
     process.start()
@@ -110,7 +110,7 @@ def start(context: Any, run: Run, data: Splits | None, beside: int) -> Child:
 
 
 def look(running: list[Child], board: Board) -> tuple[list[Child], set[int]]:
-    """Tells the board what the children told; returns those still alive, and the exit codes of the others."""
+    """Passes the children's messages to the board; returns the running children and the exit codes of the others."""
     alive, codes = [], set()
     for child in running:
         ended = child.process.exitcode is not None
@@ -125,7 +125,7 @@ def look(running: list[Child], board: Board) -> tuple[list[Child], set[int]]:
 
 
 def listen(child: Child, board: Board) -> None:
-    """Takes in the messages of a child (see `worker.child`)."""
+    """Reads the messages of a child (see `worker.child`)."""
     try:
         while child.pipe.poll():
             kind, share, text = child.pipe.recv()
@@ -138,7 +138,7 @@ def listen(child: Child, board: Board) -> None:
 
 
 def tell_end(child: Child, board: Board) -> None:
-    """Tells the board how the process of a run ended."""
+    """Tells the board how the process of a run has ended."""
     code = child.process.exitcode or 0
     if code == 0:
         board.tell(child.run.id, "done", 1.0, worker.outcome(child.run) + child.other * OTHER)

@@ -1,4 +1,4 @@
-"""`normbench plan`: what `dvc repro` or a sweep would train, why, and how long it takes."""
+"""`normbench plan`: what `dvc repro` or a sweep would train, why, and how long it would take."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from normbench.system.progress import duration
 
 @dataclass(frozen=True)
 class Plan:
-    """The state of every run of the suite, and what the training of all that is missing is expected to take.
+    """The state of every run of the suite, and the expected cost of training the runs that are not done.
 
-    absent: datasets that are not known here, and why; their runs are in no list. costs: of a run of each kind, task and
-    variant; empty where nothing was measured. side_by_side, seconds: of a sweep, None where nothing was measured.
+    absent: datasets that are not prepared here, with the reasons; their runs are not included. costs: of one run of
+    each kind, task and variant; empty without a measurement. side_by_side, seconds: the number of parallel runs and the
+    duration of a sweep; None without a measurement.
     """
 
     planned: list[Planned]
@@ -34,11 +35,12 @@ class Plan:
 
     @property
     def todo(self) -> list[Planned]:
+        """The runs that are not done."""
         return [each for each in self.planned if each.state is not State.DONE]
 
 
 def make(measured: bool) -> Plan:
-    """The plan of the suite as params.yaml has it. measured: whether to time 20 steps of each variant."""
+    """Returns the plan for params.yaml as it is. measured: whether to time 20 training steps of each variant."""
     resolved = resolve()
     bound, absent = runs.bound_tasks(resolved)
     planned, device = of_runs(runs.of_suite(resolved, bound)), devices.choose()
@@ -54,7 +56,10 @@ def make(measured: bool) -> Plan:
 
 
 def makespan(seconds: list[float], processes: int) -> float:
-    """The time that jobs take in order, each started when the first of `processes` is free."""
+    """Returns the time that jobs take in their order, when each starts as soon as one of `processes` processes is free.
+
+    seconds: of each job.
+    """
     ends = [0.0] * processes
     for each in seconds:
         heapq.heapreplace(ends, ends[0] + each)
@@ -62,7 +67,7 @@ def makespan(seconds: list[float], processes: int) -> float:
 
 
 def show(plan: Plan) -> None:
-    """Prints the plan: a table of tasks and variants, why runs are stale, advice, and the time that all will take."""
+    """Prints the plan: the table, unfinished runs, the reasons of stale runs, advice, and the total."""
     print_table(plan)
     for each in plan.planned:
         if each.state is State.UNFINISHED:
@@ -75,7 +80,7 @@ def show(plan: Plan) -> None:
 
 
 def print_table(plan: Plan) -> None:
-    """A row for each task and variant: how many of its runs are in which state, and what a run costs."""
+    """Prints a row for each task and variant: the number of runs in each state, and the cost of a run."""
     from tabulate import tabulate
 
     cells: dict[Cell, list[Planned]] = {}
@@ -93,7 +98,7 @@ def print_table(plan: Plan) -> None:
 
 
 def reasons(planned: list[Planned]) -> list[str]:
-    """A line for each task and variant with stale runs of one reason: `stale: t v, seeds 0, 1: model code`."""
+    """Returns a line for each task and variant with stale runs: `stale: t v, seeds 0, 1: model code`."""
     found: dict[tuple[str, str, str], list[int]] = {}
     for each in planned:
         if each.reasons:
@@ -106,7 +111,7 @@ def reasons(planned: list[Planned]) -> list[str]:
 
 
 def total(plan: Plan) -> str:
-    """`4 of 6 runs to train, about 2 min 5 s in a sweep on ..., 2 side by side (...)`."""
+    """Returns e.g. `4 of 6 runs to train, about 2 min 5 s in a sweep on ..., 2 side by side (...)`."""
     line = f"{len(plan.todo)} of {len(plan.planned)} runs to train"
     if plan.seconds is None:
         return line
@@ -118,7 +123,7 @@ def total(plan: Plan) -> str:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan as a JSON value, for programs."""
+    """Returns the plan as a JSON value."""
     listed = []
     for each in plan.planned:
         task, variant, seed = each.run.name

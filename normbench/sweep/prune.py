@@ -1,4 +1,4 @@
-"""What the run store no longer needs: state and remains of runs that the suite does not ask for, and such runs."""
+"""Cleaning of the run store: checkpoints and temporary folders that are not needed, and runs of other suites."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MIB = 2**20
 
 
 def needless(finished: bool) -> dict[Path, str]:
-    """Folders of the store by what is needless about them.
+    """Returns the folders of the store that can be removed, each with the reason.
 
-    Checkpoints of runs that are not of the suite, or finished; temporary folders, which processes that were killed left
-    behind; where `finished`, also finished runs that are not of the suite. What a process works on is left out. Raises
-    UserError where the runs of the suite are not known, as a dataset is missing.
+    These are checkpoints of finished runs and of runs that are not in the suite, temporary folders of killed processes
+    and, if `finished` is set, finished runs that are not in the suite. Folders that a process is using are left out.
+    Raises UserError if a dataset is missing, because the runs of the suite are then not known.
     """
     resolved = resolve()
     bound, absent = runs.bound_tasks(resolved)
@@ -52,7 +52,7 @@ def needless(finished: bool) -> dict[Path, str]:
 
 
 def is_feature_run(run: str) -> bool:
-    """Whether a finished run is a classifier whose features the FID compares; those belong to every suite."""
+    """Whether a finished run is a classifier for the FID. Such a run belongs to every suite."""
     try:
         return store.record(run).name[0] == FID_FEATURES
     except UserError:
@@ -60,7 +60,10 @@ def is_feature_run(run: str) -> bool:
 
 
 def prune(finished: bool, remove: bool) -> None:
-    """Prints what is needless and how large it is, and removes it."""
+    """Prints what can be removed, with its size, and removes it if `remove` is set.
+
+    finished: whether finished runs that are not in the suite count too.
+    """
     found = needless(finished)
     total = 0
     for path, why in found.items():

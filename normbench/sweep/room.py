@@ -1,4 +1,4 @@
-"""How many runs there is room for side by side on a device."""
+"""How many runs fit on a device at the same time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from normbench.runs.run import Run
 from normbench.sweep.cost import Cost
 
 CONTEXT = 700 * 2**20  # bytes that a process takes on a GPU before its first tensor
-MARGIN = 1.2  # over the measured peak of a step: fragments, and the workspaces that cuDNN tries
+MARGIN = 1.2  # factor on the measured bytes of a run, for fragmentation and the workspaces that cuDNN tries
 
 
 def processes(device: str, threads: int, memory: int, waiting: int) -> int:
-    """How many of `waiting` runs there is room for: by cores on a CPU, on a GPU by its free memory too.
+    """Returns how many of `waiting` runs fit on a device at a time: by cores on a CPU, by memory and cores on CUDA.
 
-    memory: bytes that a run takes on the GPU (see `bytes_of_a_run`); not used elsewhere.
+    threads: of a run on a CPU. memory: bytes that a run needs on the GPU (see `bytes_of_a_run`), which is not used on
+    other devices. The result is at least 1; on MPS it is 1.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device == "cpu":
@@ -27,16 +28,19 @@ def processes(device: str, threads: int, memory: int, waiting: int) -> int:
 
 
 def bytes_of_a_run(todo: list[Run], costs: Iterable[Cost]) -> int:
-    """The most bytes that one of the runs takes on a GPU: its data and the peak of a training step."""
+    """Returns the most bytes that one of the runs needs on a GPU: its data and the peak of a training step."""
     data = max(sum(file.stat().st_size for file in Path(run.bound.path).glob("*.npy")) for run in todo)
     return data + max((cost.memory for cost in costs), default=0)
 
 
 def on_gpu(free: int, needed: int, cores: int, waiting: int) -> int:
-    """Processes that fit into `free` bytes of a GPU, each with a context and, with a margin, `needed` bytes."""
+    """Returns how many processes fit into `free` bytes of a GPU.
+
+    Each needs a CUDA context and `needed` bytes times a margin. There are at most `cores` and at most `waiting`.
+    """
     return max(1, min(int(free // (CONTEXT + MARGIN * needed)), cores, waiting))
 
 
 def threads_of(todo: Iterable[Run]) -> int:
-    """The most CPU threads that one of the runs has."""
+    """Returns the largest number of CPU threads in the recipes of the runs."""
     return max((run.task.recipe.threads for run in todo), default=1)

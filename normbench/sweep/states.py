@@ -1,4 +1,4 @@
-"""The state of each run of the suite: done, unfinished, stale (and why) or missing."""
+"""The state of each run of the suite: done, unfinished, stale (with the reasons) or missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from normbench.training.task import Task
 
 
 class State(StrEnum):
-    """What is to be done about a run. Stale: one of this name is finished, but something of it has changed since."""
+    """The state of a run.
+
+    Stale: a run of the same task, variant and seed is finished, but something that shapes it has changed since then.
+    """
 
     DONE = "done"
     UNFINISHED = "unfinished"
@@ -34,8 +37,8 @@ class State(StrEnum):
 class Planned:
     """A run and its state.
 
-    reasons: what was different for the last finished run of this name. share: the part of its training, 0..1, that a
-    checkpoint has.
+    reasons: how the last finished run of the same name differs from this one. share: the part of the training that the
+    newest checkpoint holds, 0..1.
     """
 
     run: Run
@@ -45,19 +48,22 @@ class Planned:
 
     @property
     def position(self) -> str:
-        """Where the checkpoint of an unfinished run stands: `epoch 2 of 5`."""
+        """The position of an unfinished run's checkpoint, e.g. `epoch 2 of 5`."""
         steps = self.run.steps
         return f"{UNITS[self.run.kind]} {self.share * steps:.0f} of {steps}"
 
 
 def of_runs(suite: list[Run]) -> list[Planned]:
-    """The state of each run."""
+    """Returns the state of each run."""
     before = finished_before(suite)
     return [of_run(run, before.get(run.name)) for run in suite]
 
 
 def of_run(run: Run, before: Record | None) -> Planned:
-    """The state of one run. before: the record of the last finished run of this task, variant and seed, or None."""
+    """Returns the state of one run.
+
+    before: the record of the last finished run of this task, variant and seed, or None.
+    """
     if runs.done(run):
         return Planned(run, State.DONE)
     reasons = differences(before.provenance, run) if before is not None else []
@@ -68,8 +74,11 @@ def of_run(run: Run, before: Record | None) -> Planned:
 
 
 def finished_before(suite: list[Run]) -> dict[tuple[str, str, int], Record]:
-    """Records by task, variant and seed of runs that are not done: those in the outputs of the stages, else the newest
-    in the store. Records that cannot be read are left out."""
+    """Returns, for runs that are not done, the records of earlier finished runs by task, variant and seed.
+
+    A record in the output of the stage comes first, then the newest record in the store. Unreadable records are left
+    out.
+    """
     wanted = {run.name: run for run in suite if not runs.done(run)}
     found: dict[tuple[str, str, int], Record] = {}
     for path in [store.folder(run) / RECORD for run in store.all_finished()] if wanted else []:
@@ -87,7 +96,7 @@ def finished_before(suite: list[Run]) -> dict[tuple[str, str, int], Record]:
 
 
 def readable(path: Path) -> Record | None:
-    """A record, or None where there is none or it is of another version."""
+    """Returns the record in a file; None if there is no file or it is not a record of this version."""
     try:
         return Record.read(path) if path.is_file() else None
     except UserError:
@@ -102,7 +111,7 @@ REFERENCES: dict[str, Callable[[Task | GanTask, Variant], str]] = {
 
 
 def differences(was: Provenance, run: Run) -> list[str]:
-    """In words, how `run` differs from a finished run: `recipe.epochs was 5, is 6`, `model code`."""
+    """Returns how `run` differs from a finished run, in words: `recipe.epochs was 5, is 6`, `model code`."""
     found = []
     if was.dataset.fingerprint != run.bound.fingerprint:
         found.append(f"dataset {run.bound.name}: other content")
@@ -131,7 +140,7 @@ def differences(was: Provenance, run: Run) -> list[str]:
 
 
 def flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """{"recipe": {"epochs": 5}} -> {"recipe.epochs": 5}."""
+    """Flattens nested dictionaries: {"recipe": {"epochs": 5}} -> {"recipe.epochs": 5}."""
     out: dict[str, Any] = {}
     for key, item in value.items():
         out |= flat(item, f"{above}{key}.") if isinstance(item, dict) and item else {f"{above}{key}": item}
@@ -139,11 +148,11 @@ def flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def checkpointed(run: Run) -> float | None:
-    """The part of its training, 0..1, that the newest checkpoint of a run has; None without a checkpoint."""
+    """Returns the part of the training, 0..1, that the newest readable checkpoint holds; None if there is none."""
     for path in reversed(store.checkpoints(run.id)):
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")["training"]
         except Exception:
-            continue  # A damaged one is set aside when the run goes on.
+            continue  # The run sets a damaged checkpoint aside when it continues.
         return state["step" if run.kind is Kind.GAN else "epoch"] / run.steps
     return None

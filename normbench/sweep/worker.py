@@ -1,4 +1,4 @@
-"""The training of one run of a sweep, in a process of its own."""
+"""The training of one run of a sweep, in its own process."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from normbench.system import device as devices
 from normbench.system import preemption, progress, side_by_side
 from normbench.system.errors import UserError
 
-REPORT = 0.3  # seconds between two reports of one run
+REPORT = 0.3  # least seconds between two reports of one run
 
-Tell = Callable[[float, str], None]  # what is done of 1, and free fields
+Tell = Callable[[float, str], None]  # called with the finished share, 0..1, and free text
 
 
 def train_here(run: Run, data: Callable[[], Splits], beside: int, tell: Tell) -> bool:
-    """Trains a run into the store in this process, or waits until another has done so; returns whether it was this one.
+    """Trains a run into the store in this process; if another process is training it, waits for that instead.
 
-    beside: processes that share the device with this one, itself included, for the record. tell: called now and then.
+    Returns whether this process trained it. beside: the number of processes that share the device, this one included,
+    for the record. tell: receives the progress, at most every `REPORT` seconds.
     """
     side_by_side.beside = beside
     devices.prepare(devices.choose())
@@ -46,7 +47,7 @@ def train_here(run: Run, data: Callable[[], Splits], beside: int, tell: Tell) ->
 
 
 def outcome(run: Run) -> str:
-    """How a finished run ended, in a few words."""
+    """Returns how a finished run ended, in a few words."""
     record = store.record(run.id)
     if record.diverged is not None:
         return f"diverged at step {record.diverged['step']}"
@@ -55,18 +56,18 @@ def outcome(run: Run) -> str:
 
 
 def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: int) -> None:
-    """What the process of one run does: trains it, and tells through the pipe how that goes.
+    """The main function of a run's process: trains the run and sends messages about it through the pipe.
 
-    data: the run's images, None where it has to read them. parent: the id of the process that started this one.
-    Messages are a kind (`running`, `other` where another process trained the run, `failed`), the share that is done,
-    and a text.
+    data: the run's images, or None if this process has to read them. parent: the id of the process that started this
+    one. A message is a kind (`running`, `other` if another process trained the run, `failed`), the finished share and a
+    text.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # On a terminal it reaches all; the parent says what is to be done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it.
     preemption.forked()
     preemption.watch()
 
     def tell(share: float, fields: str) -> None:
-        if os.getppid() != parent:  # It was killed: nobody would wait for this process.
+        if os.getppid() != parent:  # The parent was killed, so nothing waits for this process.
             signal.raise_signal(signal.SIGTERM)
         else:
             pipe.send(("running", share, fields))

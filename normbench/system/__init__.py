@@ -1,1 +1,1 @@
-"""What everything stands on: files, errors, progress, processes and the device."""
+"""The base that every other folder imports: files, errors, progress, processes, the device and the digests of code."""

@@ -1,4 +1,4 @@
-"""The device that trains, and how to start on it."""
+"""The device that trains: how it is chosen and how torch is set up for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ KINDS = ("cuda", "mps", "cpu")
 
 
 def choose() -> str:
-    """`cuda`, `mps` or `cpu`: the first that is there, or what the environment variable NORMBENCH_DEVICE names."""
+    """Returns the kind of the device: `cuda`, `mps` or `cpu`.
+
+    It is the first of these that is available, unless the environment variable NORMBENCH_DEVICE names one. Raises
+    UserError if NORMBENCH_DEVICE names an unknown or unavailable device.
+    """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     wanted = os.environ.get("NORMBENCH_DEVICE", "auto")
     if wanted == "auto":
@@ -27,26 +31,32 @@ def choose() -> str:
 
 
 def prepare(kind: str) -> None:
-    """Deterministic kernels on the CPU, fast ones on a GPU."""
+    """Sets up torch: deterministic kernels on the CPU and on MPS, the fastest kernels (with TF32) on CUDA.
+
+    On the CPU and on MPS it also tells the allocator to keep freed memory (see `memory.keep_freed_memory`).
+    """
     if kind == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     else:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        # Kernels that leave memory unset are not ours to find, and filling it costs time.
+        # Filling uninitialized memory only helps to find faulty kernels, and it costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a class property
         keep_freed_memory()
 
 
 def use_threads(count: int, kind: str) -> None:
-    """Has operations on a CPU use so many threads. Sums are rounded in another order with another number of them."""
+    """Sets the number of threads of CPU operations in this process; does nothing for other kinds of device.
+
+    The number of threads decides the order in which sums are rounded, so it changes the last digits of results.
+    """
     if kind == "cpu":
         torch.set_num_threads(count)
 
 
 def has_bfloat16(kind: str) -> bool:
-    """Whether a device multiplies numbers of bfloat16 without a detour over others."""
+    """Whether a kind of device computes in bfloat16 natively, without emulation by float32."""
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = kind == "cpu" and torch.backends.mkldnn.is_available()

@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right, and the nearest valid name for a misspelt one."""
+"""The exception for mistakes that the user can correct, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can put right. Its text is complete: it is printed without a traceback."""
+    """A mistake that the user can correct. Its text is the complete message, which is printed without a traceback."""
 
 
 def nearest(name: object, valid: Iterable[str]) -> str | None:
-    """The valid name that a misspelt one most likely stands for, or None where none is close."""
+    """Returns the valid name that is most similar to a misspelt one, or None if none is similar."""
     names = sorted(valid)
     found = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     return found[0] if found else None
 
 
 def hint(name: object, valid: Iterable[str], limit: int = 12) -> str:
-    """The end of an error line about an unknown name: the nearest valid one, else the valid ones."""
+    """Returns the end of an error message about an unknown name: the nearest valid name, or else the valid names.
+
+    At most `limit` names are listed.
+    """
     names = sorted(valid)
     close = nearest(name, names)
     if close is not None:

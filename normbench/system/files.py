@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Atomic writes of files and folders, JSON, and hashes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which it replaces when the block ends without an error.
+    """Yields a temporary path; the file written there replaces `path` when the block ends without an error.
 
-    The file is on disk (fsync) before it takes the name, so a crash leaves the old file or the new one.
+    The file is flushed to disk (fsync) before it is renamed, so a crash leaves either the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,9 +36,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, which it replaces when the block ends without an error.
+    """Yields a temporary folder beside `path`, which replaces `path` when the block ends without an error.
 
-    Its files are on disk (fsync) before that, so that a lost machine leaves a whole folder or none.
+    Its files are flushed to disk (fsync) before the rename, so a crash leaves either a complete folder or none.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,13 +60,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def to_disk(folder: Path) -> None:
-    """Has the files of a folder written to disk, with their names."""
+    """Flushes a folder, with all files and folders in it, to disk (fsync)."""
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
 
 def sync(path: Path) -> None:
-    """fsync of a file or folder."""
+    """Flushes one file or folder to disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -75,26 +75,31 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Sorted keys and a fixed layout, so that equal values are equal files. Non-finite numbers are an error."""
+    """Writes a value as JSON, atomically, with sorted keys and fixed layout, so that equal values give equal files.
+
+    Raises ValueError for numbers that are not finite.
+    """
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
+    """Returns the value in a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def sha256(path: str | Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
+    """Returns the hexadecimal sha256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_of(value: Any) -> str:
-    """Hexadecimal sha256 of a JSON value, independent of the order of keys."""
+    """Returns the hexadecimal sha256 of a JSON value; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,8 @@
-"""What code a result depends on, definition by definition, and one hash over what that code means.
+"""The code that a result depends on, found definition by definition, and one hash of what that code means.
 
-The hash moves when something moves that can change a number, and with nothing else: see `meaning` for what is left
-out, and `source_tree` for how names are followed. It knows no files and no modules, so that definitions can be moved.
+The hash changes when a change of the code can change a number, and only then. `meaning` decides which parts of a
+definition are ignored, and `source_tree` follows names to their definitions. The hash does not include the names of
+files and modules, so that definitions can be moved.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from normbench.system.source_tree import PACKAGE_ROOT, Place, Tree, package_file
 
 __all__ = ["EFFECTS", "PACKAGE_ROOT", "Closure", "Place", "Root", "closure", "code", "explain"]
 
-EFFECTS = "(effects)"  # in the place of a name: what the import of a module does beside defining names
+EFFECTS = "(effects)"  # used as a name: what importing a module does besides defining names
 
 
 @dataclass(frozen=True)
 class Root:
-    """A definition to start from: the name of a function, class or constant in a file; None for the whole module."""
+    """A definition to start from: a function, class or constant of a file, or the whole module if the name is None."""
 
     file: Path
     name: str | None = None
@@ -31,7 +32,7 @@ class Root:
 
 @dataclass(frozen=True)
 class Node:
-    """A definition by itself: the hash of its own meaning, and what it refers to, in the order of that."""
+    """One definition: the hash of its own meaning, and the definitions it refers to, in order of first reference."""
 
     own: str
     places: list[Place]
@@ -39,25 +40,29 @@ class Node:
 
 @dataclass(frozen=True)
 class Closure:
-    """Roots and all that they refer to, directly or not. `EFFECTS` among the names stands for a module's effects."""
+    """The roots and everything that they refer to, directly or indirectly.
+
+    A node whose name is `EFFECTS` stands for what the import of its module does besides defining names.
+    """
 
     nodes: dict[Place, Node]
 
     @property
     def definitions(self) -> list[tuple[Path, str]]:
+        """The file and name of every definition, sorted."""
         return sorted((place.file, place.name) for place in self.nodes if place.name is not None)
 
     @property
     def files(self) -> list[Path]:
-        """Those that have a definition in it."""
+        """The files that hold these definitions, sorted."""
         return sorted({file for file, _ in self.definitions})
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hexadecimal sha256 of all the definitions and of how they refer to each other."""
+        """Hexadecimal sha256 of the meaning of all definitions and of the references between them."""
         digests = {place: node.own for place, node in self.nodes.items()}
         told_apart = 0
-        # Each round takes in what lies one reference further away, until no two more definitions are told apart.
+        # Each round includes references one step further away, until a round distinguishes no further definitions.
         while len(set(digests.values())) > told_apart:
             told_apart = len(set(digests.values()))
             digests = {
@@ -68,7 +73,7 @@ class Closure:
 
     @functools.cached_property
     def labels(self) -> dict[str, str]:
-        """The hash of each definition by itself, by name. Those of one name in several files have one hash together."""
+        """The hash of each definition's own meaning, by name. Definitions that share a name share one hash."""
         own: dict[str, set[str]] = {}
         for place, node in self.nodes.items():
             if place.name is not None:
@@ -77,9 +82,9 @@ class Closure:
 
 
 def closure(roots: Iterable[Root]) -> Closure:
-    """The definitions that roots reach, as the source files are now; nothing is imported.
+    """Returns the closure of the roots, read from the source files as they are now; nothing is imported.
 
-    Raises UserError for a file that is no Python and for a root that is not there.
+    Raises UserError if a file is not valid Python or does not define its root.
     """
     tree = Tree()
     nodes: dict[Place, Node] = {}
@@ -95,12 +100,12 @@ def closure(roots: Iterable[Root]) -> Closure:
 
 
 def code(paths: Iterable[str | Path]) -> str:
-    """The digest of the closure of whole files."""
+    """Returns the digest of the closure of whole files."""
     return closure(Root(Path(path)) for path in paths).digest
 
 
 def explain(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Which definitions differ between the `labels` of two closures: `fit`, `helper (new)`, `other (gone)`."""
+    """Compares the `labels` of two closures and returns the differences: `fit`, `helper (new)`, `other (gone)`."""
     changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
     added, removed = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
     return [*changed, *(f"{name} (new)" for name in added), *(f"{name} (gone)" for name in removed)]

@@ -1,4 +1,4 @@
-"""Where things lie, relative to the repository root, in which every stage runs."""
+"""The paths of the project, relative to the root of the repository, which is the working directory of every stage."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ SCORES = Path("build/scores")
 RESULTS = Path("results")
 TABLES = Path("build/tables")
 
-# What commands of normbench write into the checkout: a changed table is not a changed source.
+# Paths in the checkout that normbench itself writes. Changes there do not count as uncommitted changes of the source.
 GENERATED_PATHS = ("results", "dvc.lock", "params.yaml", "suites")
 
 
 def store() -> Path:
-    """The run store: a folder for each finished run, outside what DVC deletes. `NORMBENCH_STORE` moves it."""
+    """Returns the folder of the run store, which holds a folder for each finished run.
+
+    It is `runs`, or the folder in the environment variable NORMBENCH_STORE. DVC never deletes anything in it.
+    """
     return Path(os.environ.get("NORMBENCH_STORE", "runs"))
 
 
 def downloads() -> Path:
-    """Where downloaded archives are kept, shared by all checkouts where `NORMBENCH_DOWNLOADS` says so."""
+    """Returns the folder that keeps downloaded archives.
+
+    It is `downloads`, or the folder in the environment variable NORMBENCH_DOWNLOADS, which several checkouts can share.
+    """
     return Path(os.environ.get("NORMBENCH_DOWNLOADS", "downloads"))

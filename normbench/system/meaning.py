@@ -1,7 +1,7 @@
-"""What statements mean: their syntax without all that changes no number, and the definitions that they refer to.
+"""The meaning of statements: their syntax without everything that changes no number, and the definitions they refer to.
 
-Left out are comments, docstrings, annotations, what is printed or logged, and the words of errors. The same source
-gives the same on every version of Python.
+Comments, docstrings, annotations, output to the terminal or a log, and the texts of errors are left out. The same
+source gives the same result on every version of Python.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from normbench.system.source_tree import (
     source,
 )
 
-Dump = tuple[Any, ...]  # of texts and of further ones
+Dump = tuple[Any, ...]  # nested tuples of strings
 NOT_MEANT = {"ctx", "type_comment", "type_params", "kind", "returns", "annotation"}
-REGISTERS = {"registers", "registers_arguments"}  # marks of decorators that only register (`normbench.system.plugins`)
+REGISTERS = {"registers", "registers_arguments"}  # the marks of registering decorators (`normbench.system.plugins`)
 TYPING = ("external:typing.", "external:typing_extensions.")
 KINDS_OF_FIELD = re.compile(r"""['"]?(?:\w+\.)*(ClassVar|InitVar|KW_ONLY)\b""")
 WITHOUT_EFFECT = (
@@ -38,7 +38,7 @@ WITHOUT_EFFECT = (
 
 
 class Scope(Bound):
-    """The names of a function, a comprehension or, as `of_class`, of the body of a class so far."""
+    """The names that are bound in a function, a comprehension or, with `of_class`, so far in the body of a class."""
 
     def __init__(self, names: Bound, of_class: bool = False):
         super().__init__(names.names, names.globals)
@@ -46,7 +46,7 @@ class Scope(Bound):
 
 
 class Meaning:
-    """Reads statements of a module. `places` are the definitions that those read so far refer to, each once."""
+    """Reads statements of a module. `places` collects the definitions that these statements refer to, each once."""
 
     def __init__(self, tree: Tree, module: Module):
         self.tree, self.module = tree, module
@@ -54,10 +54,11 @@ class Meaning:
         self.scopes: list[Scope] = []
 
     def block(self, statements: Iterable[ast.stmt]) -> Dump:
+        """Returns the dumps of statements, without those that change no number."""
         return tuple(part for statement in statements for part in self.statement(statement))
 
     def statement(self, statement: ast.stmt) -> Dump:
-        """One dump, or none where the statement changes no number."""
+        """Returns the dumps of one statement: usually one, and none if the statement changes no number."""
         match statement:
             case ast.Import() | ast.ImportFrom():
                 return self.importing(statement)
@@ -79,7 +80,11 @@ class Meaning:
         return (self.node(statement),)
 
     def importing(self, statement: ast.Import | ast.ImportFrom) -> Dump:
-        """In a function nothing, as the uses of a name say what it is; elsewhere what is imported."""
+        """Returns a dump of the definitions that an import statement refers to.
+
+        It is empty inside a function, because there each use of the name is resolved where it occurs. For an import
+        whose names are never used, it keeps whole modules of the project alone, since only these can have effects.
+        """
         if self.scopes and not self.in_class():
             return ()
         if isinstance(statement, ast.ImportFrom) and is_star(statement):
@@ -87,12 +92,12 @@ class Meaning:
         whole = {alias.name: Imported(0, tuple(alias.name.split("."))) for alias in statement.names}
         what = whole.values() if isinstance(statement, ast.Import) else dict(imported(statement)).values()
         found = [self.tree.follow(self.module.file, origin) for origin in what]
-        if statement in self.module.effects:  # no one uses the name: of that, modules of the project have effects
+        if statement in self.module.effects:  # an unused name: only modules of the project can have effects
             found = [one for one in found if one.place and one.place.name is None]
         return tuple(("import", self.referred(one)) for one in found)
 
     def only_tells(self, function: ast.expr) -> bool:
-        """Whether a call prints, logs or warns."""
+        """Whether a call only prints, logs or warns."""
         if self.label(function) in ("builtin:print", "external:warnings.warn"):
             return True
         while isinstance(function, ast.Attribute | ast.Call):
@@ -102,7 +107,7 @@ class Meaning:
         return self.is_logger(function)
 
     def is_logger(self, node: ast.expr) -> bool:
-        """Whether a name of a module is what `logging.getLogger` gave."""
+        """Whether a top-level name holds the result of `logging.getLogger`."""
         found = self.found(node)
         if found is None or found.place is None or found.place.name is None:
             return False
@@ -113,13 +118,15 @@ class Meaning:
         return False
 
     def is_typing(self, node: ast.expr, name: str) -> bool:
+        """Whether an expression is the given name of `typing` or `typing_extensions`."""
         return self.label(node) in [prefix + name for prefix in TYPING]
 
     def decorators(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> Dump:
-        """The decorators of a definition, without those that only put it into a table."""
+        """Returns the dumps of a definition's decorators, without those that only register it."""
         return tuple(dump for made in node.decorator_list if (dump := self.decorator(made)))
 
     def decorator(self, made: ast.expr) -> Dump:
+        """Returns the dump of one decorator: empty if it only registers, its arguments if they change numbers."""
         called = made.func if isinstance(made, ast.Call) else made
         marks = self.marks(called)
         if not marks:
@@ -129,7 +136,7 @@ class Meaning:
         return ()
 
     def marks(self, decorator: ast.expr) -> set[str]:
-        """Those of `REGISTERS` that a decorator of the project is itself marked with."""
+        """Returns the marks in `REGISTERS` that a decorator of the project carries."""
         found = self.found(decorator)
         if found is None or found.rest or found.place is None or found.place.name is None:
             return set()
@@ -144,7 +151,11 @@ class Meaning:
     # Names
 
     def lookup(self, name: str) -> str | Imported | None:
-        """The name where it is one of the module or built in; what it is imported as in a function; else None."""
+        """Returns what a name refers to in the current scopes.
+
+        The result is the name itself if it is a top-level or built-in name, an `Imported` if a function imports it, and
+        None if it is local.
+        """
         for depth, scope in enumerate(reversed(self.scopes)):
             if name in scope.globals:
                 return name
@@ -153,7 +164,7 @@ class Meaning:
         return name
 
     def found(self, node: ast.expr) -> Found | None:
-        """Where a name with attributes leads; None for local ones and for other expressions."""
+        """Returns what a name with attributes refers to; None for local names and for other expressions."""
         attributes: list[str] = []
         while isinstance(node, ast.Attribute):
             attributes.insert(0, node.attr)
@@ -167,12 +178,12 @@ class Meaning:
         return found or Found(f"builtin:{what}", rest=tuple(attributes))
 
     def label(self, node: ast.expr) -> str:
-        """Of what an expression names outside of the project; else an empty text."""
+        """Returns the label of an installed or built-in object that an expression names; otherwise an empty string."""
         found = self.found(node)
         return found.label if found and not found.place and not found.rest else ""
 
     def referred(self, found: Found) -> Dump:
-        """A reference: a label and, into the project, the number of the definition among `places`."""
+        """Returns the dump of a reference: its label and, for a definition of the project, its index in `places`."""
         dump: Dump = ("reference", found.label)
         if found.place:
             if found.place not in self.places:
@@ -184,16 +195,19 @@ class Meaning:
 
     @contextmanager
     def scope(self, names: Bound, of_class: bool = False) -> Iterator[Scope]:
+        """A context in which names are looked up in one more scope."""
         self.scopes.append(Scope(names, of_class))
         yield self.scopes[-1]
         self.scopes.pop()
 
     def in_class(self) -> bool:
+        """Whether the current statement stands directly in the body of a class."""
         return bool(self.scopes) and self.scopes[-1].of_class
 
     # Nodes
 
     def node(self, node: ast.AST) -> Dump:
+        """Returns the dump of a syntax node. Methods named `_<type of node>` handle nodes with special rules."""
         special = getattr(self, f"_{type(node).__name__}", None)
         if special:
             return special(node)
@@ -202,19 +216,20 @@ class Meaning:
         return (type(node).__name__, *((name, dump) for name, dump in dumps if dump != ()))
 
     def value(self, value: Any) -> Any:
+        """Returns the dump of a node's field: of a node, a list of nodes or statements, or a constant."""
         if isinstance(value, ast.AST):
             return self.node(value)
         if isinstance(value, list):
             is_block = bool(value) and isinstance(value[0], ast.stmt)
             return self.block(value) if is_block else tuple(self.value(part) for part in value)
-        # Of equal numbers and texts, the same on every version: `repr` of a text depends on its table of Unicode.
+        # Equal on every version of Python: `repr` of a string depends on the version's Unicode tables.
         return type(value).__name__, hex(value) if isinstance(value, int) else ascii(value)
 
     def _Constant(self, node: ast.Constant) -> Dump:
         return "Constant", self.value(node.value)
 
     def _JoinedStr(self, node: ast.JoinedStr) -> Dump:
-        """Texts in it are joined, as versions split them in different places."""
+        """Joins adjacent strings inside an f-string, because versions of Python split them in different places."""
         parts: list[Any] = []
         for part in node.values:
             if not isinstance(part, ast.Constant):
@@ -244,7 +259,7 @@ class Meaning:
         return "Call", self.node(node.func), self.value(node.args), self.value(node.keywords)
 
     def _Raise(self, node: ast.Raise) -> Dump:
-        """The class alone, and that by its name."""
+        """Keeps only the name of the exception's class, not the text of the error."""
         raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         match raised:
             case ast.Name(id=name) | ast.Attribute(attr=name):
@@ -258,7 +273,7 @@ class Meaning:
         return "Assign", self.value(node.targets), self.node(node.value)
 
     def _AnnAssign(self, node: ast.AnnAssign) -> Dump:
-        """As an assignment; in a class, where it makes a field, with the kind of that."""
+        """Treats an annotated assignment like a plain one; in a class it is a field, whose kind counts too."""
         value = self.node(node.value) if node.value else ()
         if not self.in_class():
             return "Assign", (self.node(node.target),), value
@@ -291,12 +306,12 @@ class Meaning:
         with self.scope(parameters), self.scope(Bound(globals=bound(node.body).globals), True) as scope:
             for statement in node.body:
                 body += self.statement(statement)
-                if not hasattr(statement, "body") or hasattr(statement, "name"):  # else it may leave names unbound
+                if not hasattr(statement, "body") or hasattr(statement, "name"):  # a block may leave names unbound
                     scope.names |= bound([statement]).names
         return "ClassDef", node.name, decorators, *bases, tuple(body)
 
     def _comprehension(self, node: Any) -> Dump:
-        """The first iterable belongs to the scope around it."""
+        """Reads the first iterable in the enclosing scope, and the rest in the scope of the comprehension."""
         first = self.node(node.generators[0].iter)
         with self.scope(bound(generator.target for generator in node.generators)):
             parts = [self.value(getattr(node, name)) for name in ("elt", "key", "value") if hasattr(node, name)]

@@ -1,4 +1,4 @@
-"""The memory that a training step takes, and how the allocator of the CPU keeps it."""
+"""The memory that a training step takes, and settings of the CPU's allocator."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Has glibc's allocator keep what is freed: activations are large, and each fresh page costs a page fault.
+    """Makes glibc's allocator keep freed blocks instead of returning them to the operating system.
 
-    By default such blocks go back to the system at once. Other allocators are left as they are.
+    Activations are large blocks, which glibc returns at once by default; each new block then costs page faults. Other
+    allocators, and other systems than Linux, are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -28,7 +29,10 @@ def keep_freed_memory() -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Inside it, `peak` is the largest sum of bytes of tensors that operations made and that were alive together."""
+    """A context that measures in `peak` the largest total size, in bytes, of tensors that were alive together.
+
+    Only tensors that operations create inside the context are counted. `live` is the size of those that are alive now.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,11 +43,12 @@ class LiveBytes(TorchDispatchMode):
         given = {leaf.untyped_storage()._cdata for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given:  # else a view of it
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given:  # not a view
                 self.track(tensor.untyped_storage())
         return result
 
     def track(self, storage: torch.UntypedStorage) -> None:
+        """Counts the bytes of a storage until it is freed. A storage that is counted already is not counted again."""
         size = storage.nbytes()
 
         def released(reference: weakref.ref) -> None:
@@ -58,14 +63,17 @@ class LiveBytes(TorchDispatchMode):
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Returns the total size of the elements of tensors, in bytes."""
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def step_memory(model: nn.Module, step: Callable[[], None], kind: str) -> int:
-    """Peak bytes of a training step: parameters, their momentum, buffers, and at most what the step holds beside them.
+    """Returns the peak memory of a training step in bytes.
 
-    On CUDA from the allocator, elsewhere by following every tensor that the step makes (what a kernel holds inside
-    itself is not seen there). `step` runs once unmeasured first, so that the optimizer has its state.
+    It is the sum of the parameters, their momentum, the buffers, and the most that the step holds besides these. model:
+    the network. step: runs one training step; it is called once before the measurement, so that the optimizer has its
+    state. kind: of the device. On CUDA the allocator reports the peak; elsewhere every tensor that an operation creates
+    is followed, which misses the memory that a kernel uses internally.
     """
     step()
     persistent = 2 * tensor_bytes(model.parameters()) + tensor_bytes(model.buffers())

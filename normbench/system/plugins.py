@@ -1,4 +1,4 @@
-"""Code that is found by its place: what the files of a package register, and files or modules of the user's own."""
+"""Registration of plugins: entries in the files of a package, and entries in the user's own files or modules."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Decorator = TypeVar("Decorator", bound=Callable[..., Any])
 
 
 def registers(decorator: Decorator) -> Decorator:
-    """Marks a decorator, or what makes one, that puts its function or class into a table and gives it back unchanged.
+    """Marks a decorator, or a decorator factory, that registers a function or class and returns it unchanged.
 
-    The fingerprint of code (`normbench.system.fingerprint`) passes over a decorator that is marked so, with its
-    arguments, as how a thing is found changes no number.
+    The digest of code (`normbench.system.fingerprint`) ignores a decorator that is marked so, and its arguments,
+    because the way in which something is looked up changes no number.
     """
     return decorator
 
 
 def registers_arguments(decorator: Decorator) -> Decorator:
-    """As `registers`, for a decorator whose arguments change numbers: the fingerprint of code takes those in."""
+    """Like `registers`, for a decorator whose arguments change numbers: the digest of code includes these arguments."""
     return decorator
 
 
 class Table(Generic[Entry]):
-    """What the files of a package register under a name, such as models or data sources.
+    """A registry: what the files of a package register by name, such as models or data sources.
 
-    A new entry is one new file in the folder of the package: all its files are imported when the table is first read,
-    in the order of their names. `get` also takes a reference to an entry of the user's own, `path/to/file.py:name` or
-    `package.module:name`, whose file registers it in the same way.
+    To add an entry, add a file to the package's folder: all its files are imported when the table is first read, in the
+    order of their names. `get` also accepts a reference to an entry of the user's own, `path/to/file.py:name` or
+    `package.module:name`, which that file or module registers in the same way.
 
-    package: the dotted name of the folder. noun: what an entry is called in error lines, e.g. `model`.
+    package: the dotted name of the package. noun: what error messages call an entry, e.g. `model`.
     """
 
     def __init__(self, package: str, noun: str):
@@ -49,9 +49,11 @@ class Table(Generic[Entry]):
         self._complete = False
 
     def add(self, name: str, module: str, entry: Entry) -> None:
-        """Registers an entry; to be called by a decorator. module: `__module__` of the code that defines it.
+        """Registers an entry; registering decorators call it.
 
-        Entries outside of the package are known by reference alone, so that their names cannot clash with ours.
+        module: the `__module__` of the code that defines the entry. An entry from outside the package can be found only
+        by its reference, so that its name cannot clash with one of the package. Raises ValueError if two files of the
+        package register the same name.
         """
         if module.startswith(f"{self.package}."):
             if (name, module) not in self._modules and name in self.entries:
@@ -60,12 +62,12 @@ class Table(Generic[Entry]):
         self._modules[name, module] = entry
 
     def names(self) -> list[str]:
-        """The names that the package registers, in the order of files and, in a file, of definitions."""
+        """Returns the names that the package registers, in the order of the files and of the definitions in a file."""
         self._read()
         return list(self.entries)
 
     def get(self, reference: str) -> Entry:
-        """The entry of that name or reference. Raises UserError with the nearest valid name where there is none."""
+        """Returns the entry with a name or reference. Raises UserError, with a suggestion, if there is none."""
         place, colon, name = reference.partition(":")
         if not colon:
             self._read()
@@ -87,9 +89,9 @@ class Table(Generic[Entry]):
 
 
 def source_file(place: str) -> Path:
-    """The file behind the part of a reference before its colon: `path/to/file.py` or `package.module`.
+    """Returns the source file of the part of a reference before its colon: `path/to/file.py` or `package.module`.
 
-    Raises UserError where there is no such file or module.
+    Raises UserError if there is no such file or module.
     """
     if place.endswith(".py"):
         path = Path(place)
@@ -101,7 +103,7 @@ def source_file(place: str) -> Path:
         spec = importlib.util.find_spec(place)
     except (ImportError, ValueError):
         spec = None
-    except (Exception, SystemExit) as error:  # The package around the module is the user's code too.
+    except (Exception, SystemExit) as error:  # Importing the parent package runs the user's code.
         raise UserError(f"{place} cannot be imported: {_one_line(error)}") from error
     if spec is None or spec.origin is None:
         raise UserError(f"no module named {place} can be imported")
@@ -109,20 +111,20 @@ def source_file(place: str) -> Path:
 
 
 def imported(place: str) -> ModuleType:
-    """The module behind `path/to/file.py` or `package.module`. Raises UserError for whatever goes wrong in it."""
+    """Imports `path/to/file.py` or `package.module` and returns the module. Raises UserError if the import fails."""
     path = source_file(place)
     load: Callable[[], ModuleType] = (
         (lambda: _of_file(path)) if place.endswith(".py") else (lambda: importlib.import_module(place))
     )
     try:
         return load()
-    except (Exception, SystemExit) as error:  # Such a file is the user's code: whatever it raises is theirs to see.
+    except (Exception, SystemExit) as error:  # The user's code may raise anything.
         raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
 
 
 def _of_file(path: Path) -> ModuleType:
-    """Imports a file under a name of its own; files beside it can be imported by it."""
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]  # files of one name may lie in two folders
+    """Imports a file under a unique module name. The file can import the files beside it."""
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]  # two folders may have files of equal names
     name = f"normbench_own_{path.stem}_{place}"
     if name in sys.modules:
         return sys.modules[name]

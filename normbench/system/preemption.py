@@ -1,4 +1,4 @@
-"""SIGTERM, by which schedulers take machines back: a training run writes a checkpoint and ends with exit code 75."""
+"""SIGTERM, which schedulers send before they take a machine back: a training saves a checkpoint and exits with 75."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _saving = False
 
 
 def requested() -> bool:
-    """Whether this process was asked to end."""
+    """Whether this process has received SIGTERM."""
     return _requested
 
 
 @contextmanager
 def saved() -> Iterator[None]:
-    """Inside it a SIGTERM is only noted, as the code there asks `requested` and saves its state by itself."""
+    """A context in which SIGTERM only sets a flag: the code inside asks `requested` and saves its state itself."""
     global _saving
     before, _saving = _saving, True
     try:
@@ -31,7 +31,10 @@ def saved() -> Iterator[None]:
 
 
 def forked() -> None:
-    """In a new process, before it does anything: it has nothing to save, and is to end if its parent was to."""
+    """To be called first in a forked process, which has no state to save yet.
+
+    It makes SIGTERM end the process again, and ends it at once, with exit code 75, if the parent has received SIGTERM.
+    """
     global _saving
     _saving = False
     if _requested:
@@ -39,7 +42,10 @@ def forked() -> None:
 
 
 def watch() -> None:
-    """From now on SIGTERM ends the process with 75, or is noted where state is saved first."""
+    """Installs a handler of SIGTERM: it ends the process with exit code 75, except inside `saved`.
+
+    Signals can be handled in the main thread only; in another thread this does nothing.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _handle)
 

@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, a plain line every few seconds elsewhere."""
+"""Progress of long work: a live bar on a terminal, or a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines
 
-plain = False  # lines also on a terminal: for processes that share one
-# Told what is done of 1 and the free fields, in place of any display: for a process whose parent shows it.
+plain = False  # whether to print plain lines on a terminal too, for processes that share one
+# Called with the finished share (0 to 1) and the fields, instead of any display; for a process whose parent shows it.
 listener: Callable[[float, str], None] | None = None
 
 
 class Progress:
-    """Shows `title`, what is done of `total`, free fields (loss, images a second) and the time left.
+    """A context that shows a title, the finished part of `total`, free text such as the loss, and the remaining time.
+
+    stream: where to write, stderr by default.
 
     >>> with Progress("corrupt digits", total=19) as progress:
     ...     progress.update(3, fields="gaussian_noise")
@@ -49,7 +51,7 @@ class Progress:
         return self
 
     def update(self, done: float, fields: str = "") -> None:
-        """`done` of `total` is finished; `fields` is what to show beside it."""
+        """Shows that `done` of `total` is finished, with the text `fields` beside it."""
         if listener is not None:
             listener(done / self.total, fields)
         elif self.live is not None:
@@ -60,7 +62,7 @@ class Progress:
             print(f"{self.title}: {fields}, {duration(rest)} left", file=self.stream, flush=True)
 
     def close(self, summary: str) -> None:
-        """Ends the display with one line that stays."""
+        """Ends the display and prints one final line: the title, the summary and the elapsed time."""
         self._stop()
         if listener is not None:
             listener(1.0, summary)
@@ -78,7 +80,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 2 h 5 min; unknown time for infinity."""
+    """Returns seconds as text: `12 s`, `3 min 20 s` or `2 h 5 min`; `unknown time` for infinity."""
     if seconds == float("inf"):
         return "unknown time"
     seconds = max(0, round(seconds))

@@ -1,4 +1,4 @@
-"""The base of everything that is read from params.yaml or from JSON: strict, frozen, and typed."""
+"""The base class of all values that are read from params.yaml or JSON: strictly typed and immutable."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ Model = TypeVar("Model", bound="Strict")
 
 
 class Strict(BaseModel):
-    """A value whose keys and types are checked when it is made. Unknown keys are an error, nothing is converted."""
+    """A value whose keys and types are checked when it is created.
+
+    Unknown keys are an error, and no type is converted.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
     def read(cls: type[Model], path: Path) -> Model:
-        """The value in a JSON file. Raises UserError, naming file and key, where it holds no such value."""
+        """Returns the value in a JSON file. Raises UserError, with the file and the key, if it is not valid."""
         content = path.read_bytes()
         try:
             value = cls.model_validate_json(content)
@@ -46,9 +49,9 @@ class Strict(BaseModel):
         return value
 
     def write(self, path: Path) -> None:
-        """Writes the value as JSON, whole or not at all; equal values are equal files."""
+        """Writes the value as JSON, atomically. Equal values give equal files."""
         files.write_json(path, self.json_value())
 
     def json_value(self) -> Any:
-        """The value as dictionaries, lists, numbers and text."""
+        """Returns the value as plain dictionaries, lists, numbers and strings."""
         return self.model_dump(mode="json")

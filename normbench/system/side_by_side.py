@@ -1,4 +1,4 @@
-"""Runs side by side on the CPU: a process for each, as layers of small networks leave a second thread little to do."""
+"""Parallel tasks on the CPU, one process for each: the layers of small networks gain little from a second thread."""
 
 from __future__ import annotations
 
@@ -13,24 +13,30 @@ import torch
 
 from normbench.system import preemption, progress
 
-FORKS = sys.platform == "linux"  # elsewhere a forked process may not use what its parent has used
+FORKS = sys.platform == "linux"  # elsewhere a forked process cannot safely use the libraries that its parent has used
 
-beside = 1  # processes that share the machine with this one, itself included; it stands in each record
+beside = 1  # number of processes that share the machine, this one included; each record has it
 
 
 def processes_for(kind: str, threads: int, tasks: int) -> int:
-    """How many processes of so many threads work on the tasks: as many as torch's threads, by default one for each
-    core, leave room for on a Linux CPU; one elsewhere."""
+    """Returns how many processes with `threads` threads each work on `tasks` tasks.
+
+    On a CPU under Linux they use as many threads together as torch has, by default one for each core, but there are
+    never more processes than tasks. Elsewhere the result is 1.
+    """
     room = torch.get_num_threads() // threads if kind == "cpu" and FORKS else 1
     return max(1, min(room, tasks))
 
 
 def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, threads: int) -> None:
-    """Calls every task, several at a time on a Linux CPU and one after the other elsewhere.
+    """Calls every task: several at a time, in forked processes, on a CPU under Linux; elsewhere one after the other.
 
-    kind: of the device. threads: of each task on a CPU, however many tasks run beside it, as bits depend on that.
-    A task that fails leaves the others alone; then the process ends with 1, as the failing one has said why. Where this
-    process is asked to end (see `preemption`), it tells the others so, and ends when they have saved their state.
+    kind: of the device. threads: of each task on a CPU. It does not depend on the number of parallel tasks, because the
+    number of threads decides the last bits of a result.
+
+    A task that fails does not stop the others; after them this process exits with 1 (the failed task has printed why).
+    If this process receives SIGTERM, it passes it on to the others and exits when they have saved their state (see
+    `preemption`).
     """
     processes = processes_for(kind, threads, len(tasks))
     if processes == 1:
@@ -38,7 +44,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, threads: int)
             task()
         return
     before = torch.get_num_threads()
-    # A process that has used threads cannot be forked: those of OpenMP would be missing in its child.
+    # A process that has used threads must not fork: the child would lack the threads of OpenMP.
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
     waiting = list(tasks)
@@ -47,7 +53,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, threads: int)
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                with preemption.saved():  # a child that is not in the list yet would not be told to end
+                with preemption.saved():  # only children in the list are told to end
                     new = context.Process(target=_call, args=(waiting.pop(0), processes, threads))
                     new.start()
                     running.append(new)
@@ -56,7 +62,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, threads: int)
             multiprocessing.connection.wait([child.sentinel for child in running])
             ended = [child for child in running if child.exitcode is not None]
             for child in ended:
-                if (child.exitcode or 0) < 0:  # it could not say why itself
+                if (child.exitcode or 0) < 0:  # a killed process cannot report the reason itself
                     memory = " (out of memory?)" if child.exitcode == -signal.SIGKILL else ""
                     text = f"a process was ended by signal {-(child.exitcode or 0)}{memory}; the same command goes on"
                     print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
-"""The source files of the project as text: what each module defines, and where a name in one of them leads.
+"""The source files of the project, read as text: what each module defines, and which definition a name refers to.
 
-Nothing is imported or run. The project is the package `normbench`; for a file outside of it also what lies beside it.
+Nothing is imported or run. The project is the package `normbench` and, for a file outside of it, also the files that it
+can import from its own folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 
 class Place(NamedTuple):
-    """A definition of a module; without a name, the whole module."""
+    """The place of a definition: a file and a name in it, or the whole module if the name is None."""
 
     file: Path
     name: str | None
@@ -29,8 +30,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What a chain of names leads to. label: a name for it that knows no module of the project. place: where it is
-    defined in the project, None for what is installed or built in. rest: the end of the chain, attributes of it."""
+    """The target of a chain of names such as `a.b.c`.
+
+    label: a name for it that includes no module of the project. place: where the project defines it; None for what is
+    installed or built in. rest: the last names of the chain, if they are attributes of the target.
+    """
 
     label: str
     place: Place | None = None
@@ -39,7 +43,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import binds a name to: a module, or a name in it. level: the dots in front of a relative one."""
+    """The target of an import: a module, or a name in that module. level: the number of leading dots."""
 
     level: int
     module: tuple[str, ...]
@@ -48,8 +52,10 @@ class Imported:
 
 @dataclass
 class Bound:
-    """The names that statements bind in their own scope, each with what it is imported as, if it is; and those that
-    they declare `global`."""
+    """The names that statements bind in their own scope, and the names that they declare `global`.
+
+    names: each name with its import, or None if it is not imported.
+    """
 
     names: dict[str, Imported | None] = field(default_factory=dict)
     globals: set[str] = field(default_factory=set)
@@ -57,9 +63,12 @@ class Bound:
 
 @dataclass(frozen=True)
 class Module:
-    """names: the statements that define a name, in their order. imports: the names that are nothing but imported.
-    stars: modules of star imports. effects: statements that do more than to define names. exported: the words of
-    `__all__`."""
+    """The contents of one source file.
+
+    names: the statements that define each name, in order. imports: names that are imported and not otherwise defined.
+    stars: the modules of star imports. effects: statements that do more than define names. exported: the words in
+    `__all__`.
+    """
 
     file: Path
     names: dict[str, list[ast.stmt]]
@@ -70,7 +79,7 @@ class Module:
 
 
 def imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Imported]]:
-    """The names that an import binds."""
+    """Yields each name that an import statement binds, with what it refers to."""
     if isinstance(statement, ast.Import):
         for alias in statement.names:
             parts = tuple(alias.name.split("."))
@@ -82,16 +91,17 @@ def imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Impo
 
 
 def source(statement: ast.ImportFrom) -> Imported:
-    """The module of a `from ... import`."""
+    """Returns the module of a `from ... import` statement."""
     return Imported(statement.level, tuple(statement.module.split(".")) if statement.module else ())
 
 
 def is_star(statement: ast.stmt) -> bool:
+    """Whether a statement is `from ... import *`."""
     return isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*"
 
 
 def bound(nodes: Iterable[ast.AST]) -> Bound:
-    """What nodes bind, without the scopes inside of them."""
+    """Returns the names that nodes bind in their own scope, without entering functions, classes or comprehensions."""
     found, outer, waiting = Bound(), set(), list(nodes)[::-1]
     while waiting:
         match node := waiting.pop():
@@ -122,7 +132,7 @@ def bound(nodes: Iterable[ast.AST]) -> Bound:
 
 
 def never(test: ast.expr) -> bool:
-    """Whether a condition is one of those that hold for type checkers or for a script alone."""
+    """Whether a condition is false when the module is imported: `TYPE_CHECKING` or `__name__ == "__main__"`."""
     match test:
         case ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"):
             return True
@@ -133,7 +143,7 @@ def never(test: ast.expr) -> bool:
 
 
 def executed(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements without the blocks that an import of their module does not run."""
+    """Yields the statements that run when their module is imported."""
     for statement in statements:
         if isinstance(statement, ast.If) and never(statement.test):
             yield from executed(statement.orelse)
@@ -142,7 +152,7 @@ def executed(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def has_effect(statement: ast.stmt) -> bool:
-    """Whether a statement at the top of a module does more than to define names."""
+    """Whether a top-level statement does more than define names."""
     match statement:
         case ast.Expr():
             return not isinstance(statement.value, ast.Constant)
@@ -162,7 +172,7 @@ def has_effect(statement: ast.stmt) -> bool:
 
 
 def unpacked(target: ast.expr) -> Iterator[ast.expr]:
-    """The single targets of an assignment."""
+    """Yields the single targets of an assignment target, which may be a tuple or list."""
     if isinstance(target, ast.Tuple | ast.List):
         for part in target.elts:
             yield from unpacked(part)
@@ -171,7 +181,7 @@ def unpacked(target: ast.expr) -> Iterator[ast.expr]:
 
 
 def parse(file: Path, text: bytes) -> Module:
-    """Raises UserError where the text is no Python."""
+    """Parses the text of a file. Raises UserError, with the line number, if it is not valid Python."""
     try:
         tree = ast.parse(text, filename=str(file))
     except SyntaxError as error:
@@ -196,9 +206,9 @@ def parse(file: Path, text: bytes) -> Module:
                 one = copy.copy(statement)
                 one.names = [alias]
                 for name, _ in imported(one):
-                    if name in names:  # a statement defines it too
+                    if name in names:  # another statement defines the same name
                         names[name].append(one)
-                    elif name not in words and not reexports:  # what is used by no one is imported for its effects
+                    elif name not in words and not reexports:  # unused, so it is imported for its effects
                         effects.append(one)
         else:
             for name in bound([statement]).names:
@@ -211,7 +221,10 @@ def parse(file: Path, text: bytes) -> Module:
 
 
 def mentioned(tree: ast.AST) -> set[str]:
-    """Every name that is used, and every word of a text but docstrings, as annotations may be texts."""
+    """Returns every name that the tree uses, and every word of its strings, since annotations may be strings.
+
+    Docstrings do not count.
+    """
     found: set[str] = set()
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -223,13 +236,13 @@ def mentioned(tree: ast.AST) -> set[str]:
 
 
 def import_root(file: Path) -> Path:
-    """The folder from which a file is imported: above its outermost package."""
+    """Returns the folder from which a file is imported: the folder that contains its outermost package."""
     packages = package_files(file)
     return packages[-1].parent.parent if packages else file.parent
 
 
 def package_files(file: Path) -> list[Path]:
-    """The `__init__.py` of each package around a file, the innermost first."""
+    """Returns the `__init__.py` of each package around a file, the innermost first."""
     found, folder = [], file.parent
     while (folder / "__init__.py").is_file():
         found.append(folder / "__init__.py")
@@ -241,7 +254,7 @@ _parsed: dict[Path, tuple[tuple[int, int], Module]] = {}
 
 
 class Tree:
-    """The source files as they are now. Parsed files are kept for later trees, until they change."""
+    """The source files as they are now. Parsed files are cached across trees until they change on disk."""
 
     def __init__(self) -> None:
         self._modules: dict[Path, Module] = {}
@@ -249,6 +262,7 @@ class Tree:
         self._under_way: set[tuple[Path, str]] = set()
 
     def module(self, file: Path) -> Module:
+        """Returns the parsed file. Raises UserError if it cannot be read or is not valid Python."""
         if file not in self._modules:
             try:
                 stat = file.stat()
@@ -261,14 +275,15 @@ class Tree:
         return self._modules[file]
 
     def find(self, file: Path, name: str, attributes: tuple[str, ...] = ()) -> Found | None:
-        """Where a name at the top of a module leads, and the attributes asked of it; None where there is no such name.
+        """Returns what a top-level name of a module refers to, or None if the module has no such name.
 
-        A chain of attributes is followed through modules and ends at a definition, whose own attributes are `rest`.
+        attributes: the attributes that are read from the name. The chain is followed through modules up to a
+        definition; the attributes after it become `rest`.
         """
         module = self.module(file)
         if name in module.names:
             return Found(name, Place(file, name), attributes)
-        if (file, name) in self._under_way:  # a package that imports its own module of that name
+        if (file, name) in self._under_way:  # a package that imports its own submodule of that name
             return None
         self._under_way.add((file, name))
         try:
@@ -284,7 +299,7 @@ class Tree:
             self._under_way.discard((file, name))
 
     def follow(self, file: Path, what: Imported, attributes: tuple[str, ...] = ()) -> Found:
-        """Where an import in a file leads, and the attributes asked of what it binds."""
+        """Returns what an import in a file refers to, with the attributes that are read from the imported name."""
         chain = ((what.name,) if what.name else ()) + attributes
         origin = self._origin(file, what)
         found = self._inside(origin, chain) if origin else None
@@ -293,14 +308,20 @@ class Tree:
         return found
 
     def members(self, file: Path) -> list[Found]:
-        """What a whole module stands for: all that it defines, and what it imports to be found there."""
+        """Returns what a whole module stands for: all its definitions, and the imports that it re-exports.
+
+        A package (`__init__.py`) re-exports all its imports, another module those that `__all__` names.
+        """
         module = self.module(file)
         handed_on = module.imports if file.name == "__init__.py" else module.imports.keys() & module.exported
         found = (self.find(file, name) for name in sorted({*module.names, *handed_on} - {"__all__"}))
         return [member for member in found if member and member.place]
 
     def _inside(self, origin: Path, chain: tuple[str, ...]) -> Found:
-        """Where attributes of a module lead. origin: its file, or the folder of a package without `__init__.py`."""
+        """Returns what a chain of attributes of a module refers to.
+
+        origin: the module's file, or the folder of a package without `__init__.py`.
+        """
         is_file = origin.suffix == ".py"
         if not chain:
             return Found("module", Place(origin, None)) if is_file else Found("external:")
@@ -316,7 +337,7 @@ class Tree:
         return Found("external:" + ".".join(chain))
 
     def _origin(self, file: Path, what: Imported) -> Path | None:
-        """The file or folder of the module of an import; None where it is none of the project."""
+        """Returns the file or folder of an imported module, or None if it does not belong to the project."""
         parts = what.module
         if what.level:
             base = file.parents[min(what.level, len(file.parents)) - 1]
@@ -329,12 +350,12 @@ class Tree:
         if root.name in INSTALLED and file.relative_to(root).parts[0] != parts[0]:
             return None
         beside = self._file(root.joinpath(*parts))
-        if beside is None and root == file.parent and root.name == parts[0]:  # in a package without `__init__.py`
+        if beside is None and root == file.parent and root.name == parts[0]:  # a package without `__init__.py`
             return self._file(root.parent.joinpath(*parts))
         return beside
 
     def _file(self, place: Path) -> Path | None:
-        """The file of a module, else the folder of a package without `__init__.py`, else None."""
+        """Returns the file of a module, the folder of a package without `__init__.py`, or None if there is neither."""
         if place not in self._files:
             candidates = (place / "__init__.py", place.with_name(f"{place.name}.py"))
             files = (candidate for candidate in candidates if candidate.is_file())

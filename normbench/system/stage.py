@@ -1,4 +1,4 @@
-"""What every script in `stages/` shares: arguments in, one call, and a user's error as one line with exit code 1."""
+"""What the scripts in `stages/` share: command-line arguments, and user errors as one line with exit code 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from normbench.system.errors import UserError
 
 
 def run(function: Callable[..., Any], *options: str) -> None:
-    """Calls `function` with the named command-line options, all required strings: `run(train, "task", "variant")`."""
+    """Calls `function` with the given command-line options, all required: `run(train, "task", "variant")`."""
     parser = argparse.ArgumentParser(description=(function.__doc__ or "").split("\n")[0])
     for option in options:
         parser.add_argument(f"--{option}", required=True)
@@ -23,7 +23,11 @@ def run(function: Callable[..., Any], *options: str) -> None:
 
 
 def guarded(task: Callable[[], Any]) -> None:
-    """Calls the task; what the user can put right becomes one line and exit code 1, an interrupt 130."""
+    """Calls a task and turns its errors into messages and exit codes.
+
+    UserError and OSError become one line and exit code 1, an interrupt exit code 130. With the environment variable
+    NORMBENCH_TRACEBACK, an OSError keeps its traceback.
+    """
     try:
         task()
     except UserError as error:

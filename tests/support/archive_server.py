@@ -1,4 +1,4 @@
-"""A server on this machine that serves archives, and can break off, refuse and send the wrong bytes."""
+"""A local HTTP server for archives that can break off, refuse and send wrong bytes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import threading
 class Server:
     """Serves `contents` (path -> bytes) over HTTP.
 
-    Each of `statuses`, `cut` and `wrong` holds a list for some paths. A request takes the first entry of the list of
-    its path away; once the list is empty, requests of that path are answered as they should be. The answer has the
-    status in `statuses`, or only so many bytes of the body as `cut` says, or the body in `wrong`.
+    `statuses`, `cut` and `wrong` hold a list of faults for some paths. A request removes the first entry of its path's
+    list; when the list is empty, requests are answered correctly. An answer has the status in `statuses`, or only as
+    many bytes of the body as `cut` says, or the body in `wrong`.
 
-    ranges: whether a request for the rest of a file gets the rest, or the whole. log: the path, the Range header, the
-    status and the number of sent bytes of each answer. gate: answers wait until it is set, as it is at first.
+    ranges: whether a request for the rest of a file is answered with the rest or with the whole file. log: the path,
+    the Range header, the status and the number of sent bytes of each answer. gate: answers wait until it is set; it is
+    set at first.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class Server:
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        """Answers a request, with the next fault of its path if there is one."""
         name, wanted = request.path.lstrip("/"), request.headers.get("Range")
         body, status, headers = self.contents.get(name, b""), 200, {}
         if self.wrong.get(name):
@@ -66,5 +68,6 @@ class Server:
         request.wfile.write(sent)
 
     def close(self) -> None:
+        """Stops the server."""
         self.http.shutdown()
         self.http.server_close()

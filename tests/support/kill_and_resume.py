@@ -1,4 +1,4 @@
-"""Trains runs in processes of their own, which are killed, told to end, or left without space on the disk.
+"""Trains runs in processes of their own that are killed, asked to end, or left without disk space.
 
 `python tests/support/kill_and_resume.py FOLDER SCENARIO CASE`: a fresh interpreter with one thread, so that it may fork.
 What a scenario finds goes to stdout as one JSON value; an assertion that fails ends it with a traceback.
@@ -33,7 +33,7 @@ from normbench.training.recipe import Adversary
 from tests.support import sample_runs
 
 KILLS = 10
-STEPS = 4  # an epoch
+STEPS = 4  # steps of an epoch
 BATCH = 16
 EPOCHS = 4
 
@@ -53,7 +53,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def images(seed: int) -> Images:
-    """Images whose class is the one quadrant that is bright."""
+    """Returns images whose class is the number of the bright quadrant."""
     chance = np.random.default_rng(seed)
     labels = np.arange(STEPS * BATCH) % 4
     pixels = chance.integers(0, 40, (len(labels), 8, 8, 1))
@@ -67,6 +67,7 @@ def splits() -> Splits:
 
 
 def run(case: str, seed: int) -> Run:
+    """Returns the run of a case with a seed."""
     model, method, options = CASES[case]
     variant, title = sample_runs.variant(method=method, options=options), f"{case} seed {seed}"
     settings: dict[str, Any] = {"model": model, "model_options": {"width": 4}}
@@ -88,7 +89,7 @@ def train(one: Run) -> None:
 
 
 def child(task: Callable[[], Any]) -> int:
-    """A forked process that does the task and ends as a stage would; its id."""
+    """Starts a forked process that calls the task and exits like a stage would; returns its id."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -108,11 +109,12 @@ def child(task: Callable[[], Any]) -> int:
 
 
 def ended(pid: int) -> int:
+    """Waits for a process and returns its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def left(one: Run) -> dict[str, Any]:
-    """All that a finished run leaves and that is no time and no memory: equal for equal runs."""
+    """Returns everything that a finished run stores, except times and memory: equal for equal runs."""
     folder = store.folder(one.id)
     record = store.record(one.id)
     found: dict[str, Any] = {"metrics": record.metrics, "status": record.status}
@@ -131,10 +133,12 @@ def left(one: Run) -> dict[str, Any]:
 
 
 def place(name: str, folder: Path) -> None:
+    """Makes a folder below `folder` the run store."""
     os.environ["NORMBENCH_STORE"] = str(folder / name)
 
 
 def reference(folder: Path, one: Run) -> tuple[dict[str, Any], float]:
+    """Trains a run without interruption; returns what it stores, and its seconds."""
     place("whole", folder)
     began = time.monotonic()
     assert ended(child(lambda: train(one))) == 0
@@ -142,7 +146,7 @@ def reference(folder: Path, one: Run) -> tuple[dict[str, Any], float]:
 
 
 def kill(folder: Path, case: str) -> dict[str, Any]:
-    """`kill -9` at random moments, again and again, until ten of them have met a run on its way."""
+    """Kills runs with SIGKILL at random moments, until that has hit a run in progress ten times."""
     chance = random.Random(case)
     kills, resumed, rounds = 0, 0, 0
     while kills < KILLS:
@@ -170,7 +174,7 @@ def kill(folder: Path, case: str) -> dict[str, Any]:
 
 
 def terminate(folder: Path, case: str) -> dict[str, Any]:
-    """SIGTERM to a process that trains two runs side by side: each saves its state, all end with 75."""
+    """Sends SIGTERM to a process that trains two runs side by side: each saves its state, and all exit with 75."""
     both = [run(case, seed) for seed in (0, 1)]
     whole = [reference(folder, one)[0] for one in both]
     place("terminated", folder)
@@ -190,7 +194,7 @@ def terminate(folder: Path, case: str) -> dict[str, Any]:
 
 
 def damage(folder: Path, case: str) -> dict[str, Any]:
-    """A bit of the newest checkpoint turns over."""
+    """Flips one bit of the newest checkpoint."""
     one = run(case, 0)
     whole, _ = reference(folder, one)
     place("damaged", folder)
@@ -205,7 +209,7 @@ def damage(folder: Path, case: str) -> dict[str, Any]:
 
 
 def stop_after(one: Run, checkpoints: int) -> None:
-    """A run is killed when so many epochs of it have been saved."""
+    """Kills a run as soon as it has saved a number of checkpoints."""
     pid = child(lambda: train(one))
     while not list(store.unfinished(one.id).glob(f"{checkpoints:06d}-*.pt")):
         time.sleep(0.001)
@@ -214,7 +218,7 @@ def stop_after(one: Run, checkpoints: int) -> None:
 
 
 def full_disk(folder: Path, case: str) -> dict[str, Any]:
-    """No file may grow beyond a size that a checkpoint needs: the system refuses as a full disk does."""
+    """Limits the size of files below that of a checkpoint, so that the system refuses writes as with a full disk."""
     one = run(case, 0)
     whole, _ = reference(folder, one)
     place("full", folder)
@@ -234,7 +238,7 @@ def full_disk(folder: Path, case: str) -> dict[str, Any]:
 
 
 def two(folder: Path, case: str) -> dict[str, Any]:
-    """Two processes want one run; then the one that has it is killed while another waits for it."""
+    """Starts two processes for one run; then kills the one that trains a run while another waits for it."""
     one = run(case, 0)
     whole, _ = reference(folder, one)
     place("two", folder)
@@ -255,10 +259,10 @@ def two(folder: Path, case: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    # A stem of Network Deconvolution that is frozen renews its statistics in the first three of every seven steps here.
+    # Here a frozen stem of Network Deconvolution updates its statistics in the first three of every seven steps.
     network_deconvolution.FREEZE_STEPS, network_deconvolution.FREEZE_CYCLE = 3, 7
     torch.use_deterministic_algorithms(True)
-    # What is imported on the way is imported here, once for all children.
+    # This run imports everything once for all children.
     place("warm-up", Path(sys.argv[1]))
     train(run(sys.argv[3], 99))
     scenarios = {f.__name__: f for f in (kill, terminate, damage, full_disk, two)}

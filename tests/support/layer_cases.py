@@ -1,4 +1,4 @@
-"""The layers of the four methods in their variants, for tests of what all of them must do."""
+"""The layers of the four methods in all variants, for tests of what they have in common."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ CHANNELS = 4
 
 
 def after(**options: object) -> AfterBatchNorm:
+    """Returns a Spectral Batch Normalization behind a batch norm."""
     return AfterBatchNorm(nn.BatchNorm2d(CHANNELS), SpectralBatchNorm2d(CHANNELS, **options))
 
 
-# All take images of four channels, and DeconvLinear vectors.
+# All layers take images of four channels, except that DeconvLinear takes vectors.
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "DeconvConv2d": lambda: DeconvConv2d(CHANNELS, 6, 3, padding=1, block=2),
     "DeconvConv2d, overlapping": lambda: DeconvConv2d(CHANNELS, 6, 3, padding=1, block=2, sampling_stride=1),
@@ -44,7 +45,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 
 
 def layer(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """With parameters away from zero and one, where a swap would not show."""
+    """Returns a layer with parameters that are neither near zero nor near one, so that mixed-up parameters show."""
     torch.manual_seed(seed)
     module = LAYERS[name]().to(dtype)
     with torch.no_grad():
@@ -55,19 +56,24 @@ def layer(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Mo
 
 
 def shape(name: str, count: int = 6, size: tuple[int, int] = (7, 8)) -> tuple[int, ...]:
+    """Returns the shape of the layer's input."""
     return (count, 12) if "Linear" in name else (count, CHANNELS, *size)
 
 
 def images(
     name: str, seed: int = 0, count: int = 6, size: tuple[int, int] = (7, 8), dtype: torch.dtype = torch.float64
 ) -> Tensor:
+    """Returns random inputs whose mean differs from channel to channel."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape(name, count, size), generator=generator, dtype=torch.float64)
     return (x + torch.linspace(-1, 1, x.shape[1], dtype=torch.float64).view(-1, *[1] * (x.dim() - 2))).to(dtype)
 
 
 def step(module: nn.Module, x: Tensor, gradient: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Output, and gradients of the images and of the parameters; the gradient of the output is a wave by default."""
+    """Returns the output and the gradients of the input and of the parameters.
+
+    gradient: of the output; a wave by default.
+    """
     x = x.detach().requires_grad_()
     y = module(x)
     if gradient is None:
@@ -76,11 +82,12 @@ def step(module: nn.Module, x: Tensor, gradient: Tensor | None = None) -> tuple[
 
 
 def difference(found: Tensor, expected: Tensor, scale: float) -> float:
-    """Relative to the largest entry or, where all of them are differences near zero, to the scale of its step."""
+    """Returns the largest error, relative to the largest expected entry or, if that is near zero, to `scale`."""
     return ((found - expected).abs().max() / max(expected.abs().max().item(), scale)).item()
 
 
 def agree(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float) -> bool:
+    """Whether the results of two steps are equal up to a relative tolerance."""
     scale = 1e-2 * max(value.abs().max().item() for value in expected)
     return len(found) == len(expected) and all(
         a.shape == b.shape and difference(a, b, scale) <= tolerance for a, b in zip(found, expected, strict=True)
@@ -88,11 +95,12 @@ def agree(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: fl
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers, and the count of frozen layers, as tensors."""
+    """Returns all parameters and buffers, and the counter of frozen layers, as tensors."""
     return {key: torch.as_tensor(value) for key, value in flat(module.state_dict()).items()}
 
 
 def flat(values: dict) -> dict:
+    """Flattens one level of nested dictionaries."""
     found = {}
     for key, value in values.items():
         found |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}

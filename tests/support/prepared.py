@@ -1,4 +1,4 @@
-"""Small datasets for tests of data sources: made, prepared by the download stage, and compared."""
+"""Small datasets for tests of data sources: they are created, prepared by the download stage, and compared."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stages import download
 
 
 def spec(source: str, **given: Any) -> dict[str, Any]:
-    """A resolved dataset `mine`, with null for the keys of every dataset that are not given."""
+    """Returns the resolved dataset `mine`; the common keys that are not given are null."""
     return {"name": "mine", "source": source, "source_code": "", **dict.fromkeys(COMMON_KEYS[1:]), **given}
 
 
 def prepared(source: str, **given: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the meta.json that the download stage leaves in build/data/mine, checked for what all sources owe."""
+    """Returns the arrays and the meta.json of the download stage, after checks that hold for every source."""
     files.write_json("build/resolved/datasets/mine.json", spec(source, **given))
     download.download("mine")
     folder = Path("build/data/mine")
@@ -41,7 +41,7 @@ def prepared(source: str, **given: Any) -> tuple[dict[str, np.ndarray], dict[str
 
 
 def by_hand(arrays: dict[str, np.ndarray]) -> str:
-    """The fingerprint as its documentation says, computed by other code."""
+    """Returns the fingerprint computed as documented, by independent code."""
     text = b""
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         kind = "uint8" if name.endswith("images") else "int64"
@@ -51,7 +51,7 @@ def by_hand(arrays: dict[str, np.ndarray]) -> str:
 
 
 def pictures(count: int, size: int, channels: int, seed: int = 0) -> np.ndarray:
-    """Random images, uint8 (count, size, size, channels)."""
+    """Returns random images, uint8 (count, size, size, channels)."""
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, channels), np.uint8)
 
 
@@ -62,17 +62,18 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
 
 
 def md5(content: bytes) -> str:
+    """Returns the hexadecimal md5 of bytes."""
     return hashlib.md5(content).hexdigest()
 
 
 def own_arrays() -> dict[str, np.ndarray]:
-    """Random colour images of 12 x 12 pixels in three classes: 30 to train on, 9 for the test."""
+    """Returns random colour images of 12 x 12 pixels in three classes: 30 for training and 9 for the test."""
     arrays = {"train_images": pictures(30, 12, 3), "train_labels": np.arange(30, dtype=np.int16) % 3}
     return arrays | {"test_images": pictures(9, 12, 3, seed=1), "test_labels": np.arange(9, dtype=np.uint8) % 3}
 
 
 def write_npz(arrays: dict[str, Any]) -> dict[str, str]:
-    """Writes own.npz, and returns the options of source npz for it."""
+    """Writes own.npz and returns the options of the source npz for it."""
     np.savez("own.npz", **arrays)
     return {"path": "own.npz", "sha256": files.sha256("own.npz")}
 
@@ -84,7 +85,10 @@ def image(path: str, colour: tuple[int, int, int], size: tuple[int, int] = (20, 
 
 
 def pets() -> str:
-    """Writes the image folder `pets`, of two classes with three images to train on and two for the test."""
+    """Writes the image folder `pets` and returns its name.
+
+    It has two classes, each with three training images and two test images.
+    """
     for split, count in (("train", 3), ("val", 2)):
         for label, name in enumerate(("cat", "dog")):
             for index in range(count):

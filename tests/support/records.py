@@ -1,4 +1,4 @@
-"""Made-up records: valid, of both kinds, without anything being trained."""
+"""Invented but valid records of both kinds, for tests that train nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from normbench.system.schema import Strict
 from normbench.training.recipe import Recipe
 from normbench.training.task import Task
 
-EPOCHS, ITERATIONS = 4, 40  # of a finished run
+EPOCHS, ITERATIONS = 4, 40  # length of a finished run
 SEEDS = [0, 1, 2]
 
 
@@ -26,11 +26,11 @@ def record(
     kind: str = "classification",
     **changes: Any,
 ) -> Record:
-    """A record as training leaves it: of a classifier with its history and clean accuracy, of a GAN with its history.
+    """Returns a record as training leaves it: with the history and, for a classifier, the clean accuracy.
 
-    changes: other values of its fields. A dictionary changes only the named fields of a part that has fields of its own,
-    so `cost={"parameters": 7}` leaves the rest of the cost as it is; metrics, versions and the like are replaced whole.
-    The id is that of the run which the record describes, unless `run` gives another.
+    changes: other values of its fields. If a field is itself a schema, a dictionary changes only the named fields of
+    it: `cost={"parameters": 7}` keeps the rest of the cost. Other values, such as metrics and versions, are replaced as
+    a whole. The id is that of the run which the record describes, unless `run` gives another.
     """
     ended = Status(status)
     found = Record(
@@ -60,7 +60,7 @@ def record(
 
 
 def change(given: Record, **changes: Any) -> Record:
-    """A copy with other values, as `record` takes them; checked like a record that is read from a file."""
+    """Returns a copy with other values, as `record` takes them, checked like a record that is read from a file."""
     return Record.model_validate_json(_changed(given, changes).model_dump_json(warnings=False))
 
 
@@ -74,6 +74,7 @@ def _changed(part: Strict, changes: dict[str, Any]) -> Strict:
 
 
 def a_task(name: str = "digits-resnet8") -> Task:
+    """Returns a resolved task."""
     return Task(
         name=name,
         dataset="digits",
@@ -87,6 +88,7 @@ def a_task(name: str = "digits-resnet8") -> Task:
 
 
 def a_gan_task(name: str = "digits-sngan") -> GanTask:
+    """Returns a resolved GAN task."""
     return GanTask(
         name=name,
         dataset="digits",
@@ -100,6 +102,7 @@ def a_gan_task(name: str = "digits-sngan") -> GanTask:
 
 
 def a_dataset(name: str = "digits") -> Bound:
+    """Returns the dataset of the records."""
     return Bound(
         name=name,
         path=f"build/data/{name}",
@@ -116,7 +119,7 @@ def a_dataset(name: str = "digits") -> Bound:
 
 
 def corrupted_images(names: list[str], severities: list[int]) -> Corrupted:
-    """What a record says of the corrupted images that it was scored on."""
+    """Returns the description of the corrupted images on which a record was scored."""
     return Corrupted(
         path="build/corrupted/digits",
         names=names,

@@ -1,4 +1,4 @@
-"""Test images from a photograph, and datasets made of them."""
+"""Test images from a photograph, and prepared datasets of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from normbench.system import files
 
 
 def crops(scene: np.ndarray, size: int, count: int) -> np.ndarray:
-    """Crops of a photograph, then a black, a white and a random image."""
+    """Returns crops of a photograph, then a black, a white and a random image."""
     corners = np.random.RandomState(size).randint(0, np.array(scene.shape[:2]) - size, (count, 2))
     made = [scene[y : y + size, x : x + size] for y, x in corners]
     made += [np.full_like(made[0], value) for value in (0, 255)]
@@ -19,7 +19,7 @@ def crops(scene: np.ndarray, size: int, count: int) -> np.ndarray:
 
 
 def prepared(folder: Path, images: np.ndarray, classes: int = 10) -> np.ndarray:
-    """A prepared dataset in `folder`; its labels."""
+    """Writes a prepared dataset to `folder` and returns its labels."""
     folder.mkdir(parents=True)
     labels = np.arange(len(images)) * (classes - 1) // (len(images) - 1)
     np.save(folder / "test_images.npy", images)

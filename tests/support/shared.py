@@ -1,4 +1,4 @@
-"""Where the arrays of the reference code lie, outside of this repository. Tests that need them are skipped without."""
+"""The location of the reference code's arrays, outside of this repository. Without them, some tests are skipped."""
 
 from __future__ import annotations
 

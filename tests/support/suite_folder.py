@@ -33,7 +33,7 @@ variants:
   batch_norm: {method: batch_norm}
   group_norm: {method: group_norm, options: {channels_per_group: 2}}
 """
-# A method that is slow enough for a test to interrupt it, and has the bits of batch norm.
+# A method that is slow enough for a test to interrupt it, and gives the same bits as batch norm.
 SLOW = """
 import time
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class SuiteFolder:
         self.environment = environment(ROOT)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """`python -m ARGUMENTS` in the folder, in a process group of its own."""
+        """Starts `python -m ARGUMENTS` in the folder, in its own process group."""
         return subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=self.path,
@@ -74,7 +74,7 @@ class SuiteFolder:
         )
 
     def run(self, *arguments: str, code: int = 0, **environment: str) -> str:
-        """What `python -m ARGUMENTS` prints; it must end with `code`."""
+        """Returns the output of `python -m ARGUMENTS`, which must exit with `code`."""
         process = self.start(*arguments, **environment)
         try:
             printed, _ = process.communicate(timeout=300)
@@ -84,19 +84,20 @@ class SuiteFolder:
         return printed
 
     def bind(self) -> None:
-        """The stages before the training."""
+        """Runs the stages before the training."""
         self.run("stages.resolve")
         self.run("stages.download", "--dataset", "digits")
         self.run("stages.corrupt", "--dataset", "digits")
         self.run("stages.bind")
 
     def edit(self, old: str, new: str, name: str = "params.yaml") -> None:
+        """Replaces a text in a file; the text must be there."""
         text = (self.path / name).read_text(encoding="utf-8")
         assert old in text
         (self.path / name).write_text(text.replace(old, new), encoding="utf-8")
 
     def slow(self, epochs: int, seeds: str) -> None:
-        """Only runs of a slow method, of so many epochs."""
+        """Changes the suite to runs of the slow method. epochs: of each run. seeds: a YAML list."""
         (self.path / "slow.py").write_text(SLOW, encoding="utf-8")
         self.edit("variants: [batch_norm, group_norm]", "variants: [slow]")
         self.edit("baseline: batch_norm", "baseline: slow")

@@ -1,6 +1,6 @@
-"""Records to tables: what the runs of the suite left, as the files of results/ and, for the report, of build/tables.
+"""From the records of the suite's runs to the tables in results/ and, for the report, in build/tables.
 
-Scores are means over finished runs. Where no finished run has a number, its cell is empty.
+Scores are means over finished runs. A cell is empty if no finished run has the number.
 """
 
 from normbench.results.tables.gan import GAN

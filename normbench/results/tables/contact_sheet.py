@@ -1,4 +1,4 @@
-"""One image under every corruption and severity, as a picture."""
+"""A picture of one image under every corruption and severity."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from matplotlib.figure import Figure
 
 from normbench.system import files
 
-CELL = 0.52  # inches a side of an image in the picture
-GAP = 0.06  # of a side, between images
+CELL = 0.52  # side of an image in the picture, in inches
+GAP = 0.06  # distance between images, relative to their side
 
 
 def contact_sheet(data: Path, corrupted: Path, out: Path, index: int = 0) -> None:
     """Draws a test image of a prepared dataset, clean and corrupted.
 
-    There is a row for each corruption; its columns are the clean image and one for each severity.
-
-    data: the folder of the dataset. corrupted: that of its corrupted images. out: the PNG. index: of the image.
+    There is a row for each corruption, with the clean image and then one column for each severity. data: the folder of
+    the dataset. corrupted: the folder of its corrupted images. out: the PNG to write. index: number of the image.
     """
     meta = files.read_json(corrupted / "meta.json")
     clean = np.load(data / "test_images.npy", mmap_mode="r")

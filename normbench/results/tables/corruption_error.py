@@ -1,8 +1,8 @@
-"""The mean corruption error of Hendrycks and Dietterich (ICLR 2019, section 4), in percent of a baseline's.
+"""The mean corruption error (mCE) of Hendrycks and Dietterich (ICLR 2019, section 4), in percent of a baseline's.
 
-A corruption's error is summed over severities and divided by that of the baseline; the mean over corruptions of these
-ratios is the mCE. Errors are means over the records given, which are of finished runs. The result is NaN where one side
-has no records, where there are no corruptions, or where the baseline's error on one of them is not above 0.
+The error on a corruption is summed over severities and divided by that of the baseline; the mCE is the mean of these
+ratios over the corruptions. Errors are means over the given records, which must be of finished runs. The result is NaN
+if one side has no records, if there are no corruptions, or if the baseline's error on one of them is not positive.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import numpy as np
 
 from normbench.runs.record import Record
 
-Accuracies = Callable[[Record], dict[str, list[float]]]  # of a run: corruption -> accuracy at each severity
+Accuracies = Callable[[Record], dict[str, list[float]]]  # from a record to corruption -> accuracy at each severity
 
 
 def mce(own: list[Record], baseline: list[Record], names: list[str]) -> float:
-    """The mean corruption error over the corruptions `names`."""
+    """Returns the mean corruption error over the corruptions `names`, in percent."""
     return _mean_ratio(_errors(own, names).sum(1), _errors(baseline, names).sum(1))
 
 
 def relative_mce(own: list[Record], baseline: list[Record], names: list[str]) -> float:
-    """The same of errors less the error on clean images, on both sides: what the corruption adds."""
+    """Returns the relative mCE in percent: the error on clean images is subtracted first, on both sides."""
     added = [_errors(records, names) - _clean_error(records) for records in (own, baseline)]
     return _mean_ratio(added[0].sum(1), added[1].sum(1))
 
 
 def batch_mce(own: list[Record], baseline: list[Record], names: list[str]) -> float:
-    """The mean corruption error with statistics of the test batches, relative to the baseline without them.
+    """Returns the mCE with statistics of the test batches, relative to the baseline without them, in percent.
 
-    Only the runs count that were scored with such statistics.
+    Runs that were not scored with such statistics are left out.
     """
     adapted = [record for record in own if "batch_statistics" in record.metrics]
     errors = _errors(adapted, names, lambda record: record.metrics["batch_statistics"]["corruption_accuracy"])
@@ -43,19 +43,19 @@ def _plain(record: Record) -> dict[str, list[float]]:
 
 
 def _errors(records: list[Record], names: list[str], accuracies: Accuracies = _plain) -> np.ndarray:
-    """(corruptions, severities), mean over the runs; (0, 0) where there are no runs or no corruptions."""
+    """Returns errors (corruptions, severities), averaged over the runs; (0, 0) without runs or corruptions."""
     if not records or not names:
         return np.empty((0, 0))
     return 1 - np.mean([[accuracies(record)[name] for name in names] for record in records], axis=0)
 
 
 def _clean_error(records: list[Record]) -> float:
-    """The mean over the runs; NaN where there are none."""
+    """Returns the error on clean images, averaged over the runs; NaN if there are none."""
     return 1 - float(np.mean([record.metrics["clean_accuracy"] for record in records])) if records else math.nan
 
 
 def _mean_ratio(own: np.ndarray, reference: np.ndarray) -> float:
-    """In percent, of the errors of each corruption; NaN where the ratio has no value."""
+    """Returns the mean ratio of the errors of each corruption in percent; NaN if it is undefined."""
     if not len(own) or not len(reference) or not (reference > 0).all():
         return math.nan
     return 100 * float((own / reference).mean())

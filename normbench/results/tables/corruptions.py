@@ -1,4 +1,4 @@
-"""Accuracy by corruption and severity, and which of them the suite has."""
+"""The corruptions of the suite, and the table of accuracy by corruption and severity."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ class Corruptions(Strict):
 
     @classmethod
     def resolved(cls) -> Corruptions:
-        """Those of the suite as it was last resolved, each name once."""
+        """Returns the corruptions of the suite as it was last resolved, each name once."""
         found = files.read_json(layout.RESOLVED / "corruptions.json")
         return cls(names=list(dict.fromkeys(found["names"])), severities=found["severities"])
 
     @property
     def main(self) -> list[str]:
-        """Those among the 15 on which the mean corruption error is defined."""
+        """The names that are among the 15 main corruptions, over which the mCE is defined."""
         return [name for name in self.names if name in MAIN]
 
 
 def corruption_table(runs: Runs, chosen: Corruptions) -> Table:
-    """One row for each task, variant and corruption: mean accuracy over finished runs at each severity, and over all
-    severities."""
+    """Returns a row for each task, variant and corruption, with accuracies averaged over finished runs.
+
+    There is a column for each severity and one for the mean over severities.
+    """
     levels = [f"severity_{severity}" for severity in chosen.severities]
     rows = []
     for (task, variant), records in runs.items():

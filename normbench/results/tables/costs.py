@@ -1,4 +1,4 @@
-"""What the runs of a variant cost: speed, memory, size, time, and how many of them finished."""
+"""The costs of a variant's runs: speed, memory, parameters, time, and how many of them finished."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from normbench.runs.record import Cost, Record
 
 MIB = 2**20  # bytes
 
-# Columns of one run, and of a variant.
+# The columns of one run (COST), and of a variant (COSTS).
 COST = {"images_per_second": ".1f", "peak_memory_mib": ".2f", "parameters": PLAIN, "seconds": ".2f"}
 COST |= {"compile_seconds": ".2f"}
 COSTS = COST | {"finished": PLAIN, "diverged": PLAIN}
 
 
 def costs(records: list[Record]) -> Row:
-    """The columns `COSTS` of a variant, and `side_by_side`.
+    """Returns the columns `COSTS` of a variant, and `side_by_side`.
 
-    Memory and parameters use all runs; speed and time use only those that `costed` gives. side_by_side: how many runs
-    shared the machine with one of these, itself included, at most.
+    Memory and parameters use all runs; speed and time use only the runs that `costed` returns. side_by_side: the
+    largest number of runs, itself included, that shared the machine with one of these.
     """
     done, timed = len(finished(records)), costed(records)
     each = [cost(record.cost) for record in timed]
@@ -37,7 +37,7 @@ def costs(records: list[Record]) -> Row:
 
 
 def cost(of: Cost) -> Row:
-    """The columns `COST` of one run; seconds are those of all its phases."""
+    """Returns the columns `COST` of one run; `seconds` is the sum of all phases."""
     return {
         "images_per_second": float("nan") if of.images_per_second is None else of.images_per_second,
         "peak_memory_mib": of.peak_memory_bytes / MIB,
@@ -48,9 +48,9 @@ def cost(of: Cost) -> Row:
 
 
 def costed(records: list[Record]) -> list[Record]:
-    """The runs that say how fast a variant is: the finished ones that had the machine to themselves.
+    """Returns the finished runs that had the machine to themselves; if there are none, all finished runs.
 
-    Where none had, all finished ones.
+    These are the runs whose speed and time the tables show.
     """
     done = finished(records)
     return [record for record in done if record.provenance.device.side_by_side == 1] or done

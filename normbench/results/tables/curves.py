@@ -9,7 +9,7 @@ CURVES = dict.fromkeys(("task", "variant", "seed", "epoch"), PLAIN) | {"loss": R
 
 
 def curve_table(runs: Runs) -> Table:
-    """One row for each run and epoch. A run that diverged has its whole epochs."""
+    """Returns a row for each run and epoch. A run that diverged has rows for its completed epochs."""
     rows = [
         {"task": task, "variant": variant, "seed": record.seed, **epoch}
         for (task, variant), records in runs.items()

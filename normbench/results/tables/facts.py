@@ -1,4 +1,4 @@
-"""Where the numbers of the report come from: tasks, variants, datasets, devices, versions and revisions."""
+"""The facts behind the numbers of the report: tasks, variants, datasets, devices, versions and revisions."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ Value = TypeVar("Value")
 
 
 class Counted(Strict, Generic[Value]):
-    """A value that several runs have. runs: how many."""
+    """A value, and the number of runs that have it."""
 
     value: Value
     runs: int
 
 
 class TaskFacts(Strict):
-    """A task, and on what the last digits of its results depend beside the device.
+    """A task, and the settings that decide the last digits of its results, besides the device.
 
-    precision: that of its recipe, which all runs have. memory_formats: those that its runs had; where one would break a
-    kernel of the device, a run leaves that of the recipe. threads: of a run on a CPU; null where none was on one.
+    precision: that of the recipe, which all its runs have. memory_formats: those that its runs had; a run ignores the
+    recipe's format if that would run into an error of the device's kernels. threads: of its runs on a CPU; null without
+    such runs.
     """
 
     task: Task | GanTask
@@ -52,7 +53,7 @@ class VariantFacts(Strict):
 
 
 class DatasetFacts(Strict):
-    """What readers are told of a prepared dataset (see `normbench.data.bound.Bound`)."""
+    """The facts about a prepared dataset that the report shows (see `normbench.data.bound.Bound`)."""
 
     name: str
     fingerprint: str
@@ -66,11 +67,11 @@ class DatasetFacts(Strict):
 
 
 class Facts(Strict):
-    """What the report says about the origin of its numbers.
+    """The facts behind the numbers of the report.
 
-    tasks: by kind, since a task and a GAN task may have one name. devices, versions, git: the distinct ones, in the
-    order of their first appearance. devices_of_costs: of the runs whose speeds and times are shown. seconds: of all
-    runs together. started, ended: the earliest and the latest, ISO 8601.
+    tasks: by kind, since a task and a GAN task may have the same name. devices, versions, git: the distinct ones, in
+    order of first appearance. devices_of_costs: devices of the runs whose speeds and times are shown. seconds: the sum
+    over all runs. started, ended: the earliest start and the latest end, ISO 8601.
     """
 
     suite: Suite
@@ -89,7 +90,7 @@ class Facts(Strict):
 
 
 def facts(suite: Suite, corruptions: Corruptions, runs: dict[Kind, Runs]) -> Facts:
-    """The facts of all records of a suite. No absolute path is in them."""
+    """Returns the facts of all records of a suite. They contain no absolute path."""
     cells = [records for of_kind in runs.values() for records in of_kind.values()]
     records = [record for cell in cells for record in cell]
     origins = [record.provenance for record in records]
@@ -117,7 +118,7 @@ def facts(suite: Suite, corruptions: Corruptions, runs: dict[Kind, Runs]) -> Fac
 
 
 def tasks(runs: Runs) -> dict[str, TaskFacts]:
-    """The tasks of one kind, by the names that the suite has for them."""
+    """Returns the tasks of one kind, by their names in the suite."""
     records: dict[str, list[Record]] = {}
     for (task, _), cell in runs.items():
         records.setdefault(task, []).extend(cell)
@@ -125,7 +126,7 @@ def tasks(runs: Runs) -> dict[str, TaskFacts]:
 
 
 def of_task(records: list[Record]) -> TaskFacts:
-    """What the runs of a task have in common."""
+    """Returns what the runs of a task have in common."""
     numerics = [record.provenance.numerics for record in records]
     task = records[0].provenance.task
     return TaskFacts(
@@ -137,7 +138,7 @@ def of_task(records: list[Record]) -> TaskFacts:
 
 
 def variants(runs: dict[Kind, Runs]) -> dict[str, VariantFacts]:
-    """The variants of all kinds, by the names that the suite has for them."""
+    """Returns the variants of all kinds, by their names in the suite."""
     found = {}
     for of_kind in runs.values():
         for (_, name), records in of_kind.items():
@@ -148,7 +149,7 @@ def variants(runs: dict[Kind, Runs]) -> dict[str, VariantFacts]:
 
 
 def distinct(values: Iterable[Value]) -> list[Counted[Value]]:
-    """The different values in the order of their first appearance, each with how often it was there."""
+    """Returns the distinct values in order of first appearance, each with its count."""
     found: list[Value] = []
     counts: list[int] = []
     for value in values:
@@ -160,9 +161,9 @@ def distinct(values: Iterable[Value]) -> list[Counted[Value]]:
 
 
 def about(method: str) -> str | None:
-    """The first paragraph of the docstring of a method's file: paper and arXiv id. None where there is no such file.
+    """Returns the first paragraph of the docstring of a method's file, with paper and arXiv id; None without a file.
 
-    The file is read as text. To import it would take torch, and seconds that this stage does not need.
+    The file is read as text, because importing it would import torch, which takes seconds.
     """
     place, colon, _ = method.partition(":")
     path = Path(place) if colon else Path(methods.__file__).parent / f"{place}.py"

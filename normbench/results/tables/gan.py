@@ -11,7 +11,7 @@ GAN = dict.fromkeys(("task", "variant", "method"), PLAIN) | with_std(("fid",), P
 
 
 def gan_table(runs: Runs) -> Table:
-    """One row for each GAN task and variant, by task and then by rising FID."""
+    """Returns a row for each GAN task and variant; within a task the lowest FID comes first."""
     rows = []
     for (task, variant), records in runs.items():
         fid = [record.metrics["fid"] for record in finished(records)]

@@ -21,7 +21,10 @@ LEADERBOARD = (
 
 
 def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> Table:
-    """One row for each task and variant, by task and then by falling clean accuracy."""
+    """Returns a row for each task and variant; within a task the highest clean accuracy comes first.
+
+    baseline: the variant to which the mCE is relative.
+    """
     main = corruptions.main
     rows = []
     for (task, variant), records in runs.items():
@@ -45,5 +48,5 @@ def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> T
 
 
 def corruption_accuracy(record: Record) -> float:
-    """The mean over corruptions and severities of a run that was scored on them."""
+    """Returns the mean accuracy over corruptions and severities of a scored run."""
     return float(np.mean(list(record.metrics["corruption_accuracy"].values())))

@@ -1,4 +1,4 @@
-"""The leaderboard as a Markdown table for reading."""
+"""The leaderboard as a Markdown table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS = {"mce": ".1f", "images_per_second": ".0f", "peak_memory_mib": ".1f", "
 
 
 def markdown(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
-    """The text of a file: heading, caption and the rows of the leaderboard."""
+    """Returns the text of the file: heading, caption and the rows of the leaderboard."""
     lines = [HEAD, ALIGNED, *map(_cells, rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"# Leaderboard\n\n{_caption(rows, suite, corruptions)}\n\n{table}\n"
@@ -41,11 +41,11 @@ def _caption(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
 
 
 def percent(mean: float, deviation: float) -> str:
-    """Two shares in percent, `98.61 ± 0.32`; without a deviation the mean alone; nothing where there is no mean."""
+    """Returns two fractions in percent, `98.61 ± 0.32`; without a deviation the mean alone; empty without a mean."""
     spread = "" if math.isnan(deviation) else f" ± {100 * deviation:.2f}"
     return "" if math.isnan(mean) else f"{100 * mean:.2f}{spread}"
 
 
 def outcome(finished: int, diverged: int) -> str:
-    """How the runs of a variant ended: `3/3`, or `diverged 2/3`."""
+    """Returns how the runs of a variant ended: `3/3`, or `diverged 2/3`."""
     return f"diverged {diverged}/{finished + diverged}" if diverged else f"{finished}/{finished}"

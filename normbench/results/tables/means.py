@@ -1,4 +1,4 @@
-"""The records of a suite, and means over the finished runs of a variant."""
+"""The type of a suite's records, and means over the finished runs of a variant."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Runs = dict[tuple[str, str], list[Record]]  # (task, variant) -> a record for ea
 
 
 def finished(records: Iterable[Record]) -> list[Record]:
-    """The records of the runs that did not diverge."""
+    """Returns the records of the runs that did not diverge."""
     return [record for record in records if record.finished]
 
 
 def mean(values: Iterable[float]) -> float:
-    """NaN where there are no values."""
+    """Returns the mean; NaN if there are no values."""
     return float(pd.Series(list(values), dtype=float).mean())
 
 
 def std(values: Iterable[float]) -> float:
-    """The sample standard deviation; NaN for fewer than two values."""
+    """Returns the sample standard deviation; NaN if there are fewer than two values."""
     return float(pd.Series(list(values), dtype=float).std(ddof=1))

@@ -10,7 +10,7 @@ Metrics = dict[str, dict[str, dict[str, float]]]  # task -> variant -> metric ->
 
 
 def metrics(leaderboard: list[Row], gan: list[Row]) -> Metrics:
-    """The metrics of both tables, rounded to six digits; one without a value is left out.
+    """Returns the metrics of both tables, rounded to six significant digits; metrics without a value are left out.
 
     A task and a GAN task of the same name share an entry.
     """

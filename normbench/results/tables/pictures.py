@@ -16,8 +16,8 @@ from normbench.system.errors import UserError
 def copy_samples(runs: Runs, folder: Path) -> None:
     """Copies a grid of samples of each GAN variant to `<folder>/<task>/<variant>/<seed>.png`.
 
-    It is that of the first finished run in the order of seeds, so that nobody chooses by the look of it. Raises
-    UserError where that run has no such file.
+    It is always that of the first finished run in the order of seeds, so that no run is chosen for its looks. Raises
+    UserError if that run has no samples.
     """
     for (task, variant), records in runs.items():
         done = finished(records)
@@ -31,7 +31,7 @@ def copy_samples(runs: Runs, folder: Path) -> None:
 
 
 def draw_contact_sheets(datasets: list[str], folder: Path) -> None:
-    """Draws `<folder>/<dataset>.png` for each dataset whose corrupted images are there."""
+    """Draws `<folder>/<dataset>.png` for each dataset that has corrupted images."""
     folder.mkdir()
     for name in datasets:
         if (layout.CORRUPTED / name / "meta.json").is_file():

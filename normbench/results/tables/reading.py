@@ -1,4 +1,4 @@
-"""Reads the records of the suite from build/scores, and checks that they were scored as params.yaml says."""
+"""Reads the records of the suite from build/scores, and checks that they fit the settings of params.yaml."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from normbench.suite.suite import Suite
 from normbench.system import layout
 from normbench.system.errors import UserError
 
-STAGES = {Kind.CLASSIFICATION: "evaluate", Kind.GAN: "fid"}  # that write the records of build/scores
+STAGES = {Kind.CLASSIFICATION: "evaluate", Kind.GAN: "fid"}  # the stages that write the records of build/scores
 
 
 def read(suite: Suite, kind: Kind) -> Runs:
-    """The records of a kind; other files in build/scores are not read. Raises UserError where a record is missing."""
+    """Returns the records of the suite's runs of a kind. Raises UserError if one is missing."""
     tasks, variants = suite.of_kind(kind)
     return {
         (task, variant): [read_one(kind, task, variant, seed) for seed in suite.seeds]
@@ -26,7 +26,7 @@ def read(suite: Suite, kind: Kind) -> Runs:
 
 
 def read_one(kind: Kind, task: str, variant: str, seed: int) -> Record:
-    """The record of a run. Raises UserError where there is none, with the command that writes it."""
+    """Returns the record of a run. Raises UserError, with the command that writes it, if it is missing."""
     path = place(kind, task, variant, seed)
     if not path.is_file():
         raise UserError(
@@ -36,9 +36,9 @@ def read_one(kind: Kind, task: str, variant: str, seed: int) -> Record:
 
 
 def check_corruptions(runs: Runs, chosen: Corruptions) -> None:
-    """Raises UserError for a record that was scored on other corruptions than params.yaml has.
+    """Raises UserError if a record was scored on other corruptions or severities than params.yaml has.
 
-    Such a record is left from an earlier evaluation.
+    Such a record is left over from an earlier evaluation.
     """
     for (task, variant), records in runs.items():
         for record in finished(records):
@@ -55,10 +55,10 @@ def check_corruptions(runs: Runs, chosen: Corruptions) -> None:
 
 
 def place(kind: Kind, task: str, variant: str, seed: int) -> Path:
-    """Where the record of a run lies."""
+    """Returns the path of a run's record."""
     return layout.SCORES / kind / task / variant / f"{seed}.json"
 
 
 def command(kind: Kind, task: str, variant: str) -> str:
-    """The command that writes the records of a task and variant."""
+    """Returns the command that writes the records of a task and variant."""
     return f"python -m stages.{STAGES[kind]} --task {task} --variant {variant}"

@@ -1,6 +1,6 @@
-"""What the scores of `evaluation` measured: calibration, attacks, statistics of test batches, and scores of one's own.
+"""The table of the scores that `evaluation` asks for: calibration, attacks, statistics of test batches, and new scores.
 
-A score leaves its numbers in the `columns` of a record's metrics, and each of them becomes a column here.
+A score stores its numbers in `columns` of the record's metrics, and each of them becomes a column of the table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from normbench.results.tables.means import Runs, finished, mean
 from normbench.results.tables.table import COUNT, PERCENT, PLAIN, SHARE, Row, Table
 from normbench.runs.record import Record
 
-# The columns of the scores that come with normbench, in their order. Records do not keep the order of columns.
+# The columns of the built-in scores, in the order of the table. Records do not keep the order of columns.
 BUILT_IN = (
     "nll",
     "brier",
@@ -34,7 +34,7 @@ BUILT_IN = (
 
 
 def robustness_table(runs: Runs, baseline: str | None, corruptions: Corruptions) -> Table:
-    """One row for each task and variant: means over its finished runs, each over those runs that have the number.
+    """Returns a row for each task and variant: means over the finished runs that have the number.
 
     There is a column for every number that some run has. relative_mce, batch_mce: see
     `normbench.results.tables.corruption_error`. warnings: the number of runs whose attacks cannot be trusted.
@@ -56,9 +56,10 @@ def robustness_table(runs: Runs, baseline: str | None, corruptions: Corruptions)
 
 
 def score_columns(records: Iterable[Record]) -> dict[str, str]:
-    """The columns that any of the records has, with their formats: whole numbers are counts, all others shares.
+    """Returns the columns that any of the records has, with their formats.
 
-    The built-in ones come first, then the others in the order in which records are first seen to have them.
+    Integers are counts, other numbers are fractions. The built-in columns come first, then the others in order of first
+    appearance.
     """
     counts: dict[str, bool] = {}
     for record in records:
@@ -70,5 +71,5 @@ def score_columns(records: Iterable[Record]) -> dict[str, str]:
 
 
 def columns_of(record: Record) -> dict[str, float]:
-    """The numbers of all scores of a run; none of a run that diverged or was not scored."""
+    """Returns the numbers of all scores of a run; empty if it diverged or was not scored."""
     return record.metrics.get("columns", {})

@@ -1,6 +1,6 @@
-"""What the score `smoothness` measured: Lipschitz constants, norms of layers, feature maps by depth.
+"""The tables of the score `smoothness`: Lipschitz constants, norms of layers, and feature maps by depth.
 
-Numbers are means over finished runs, each with its sample standard deviation beside it.
+Numbers are means over finished runs, each with its sample standard deviation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ FEATURES = {
 
 
 def smoothness_table(runs: Runs) -> Table:
-    """One row for each task and variant. no_bound: why the network has no bound, so that nothing is certified."""
+    """Returns a row for each task and variant.
+
+    no_bound: the reason why the network has no Lipschitz bound; then no accuracy is certified.
+    """
     found = {cell: measured(records, "smoothness") for cell, records in runs.items()}
     radii = {radius for each in found.values() for one in each for radius in one.get("certified", {})}
     numbers = SMOOTHNESS + [f"certified_{radius}" for radius in sorted(radii, key=float)]
@@ -41,7 +44,10 @@ def smoothness_table(runs: Runs) -> Table:
 
 
 def of_network(found: dict[str, Any]) -> dict[str, float]:
-    """The numbers of one run by column. A network without a bound lacks some layers, so it has no sum over them."""
+    """Returns the numbers of one run by column.
+
+    A network without a bound has no bounds for some of its layers, so that the sum over layers is left out.
+    """
     numbers = {"lipschitz_local": found["local"]["mean"], "lipschitz_local_max": found["local"]["max"]}
     if found["bound"] is not None:
         bounds = [layer["bound"] for layer in found["layers"]]
@@ -50,9 +56,9 @@ def of_network(found: dict[str, Any]) -> dict[str, float]:
 
 
 def layer_table(runs: Runs) -> Table:
-    """One row for each task, variant and layer, in order of depth.
+    """Returns a row for each task, variant and layer, in order of depth.
 
-    A network without a bound has the layers before the first one whose norm is not known.
+    A network without a bound has only the layers before the first one whose norm is unknown.
     """
     rows = []
     for (task, variant), records in runs.items():
@@ -67,7 +73,7 @@ def layer_table(runs: Runs) -> Table:
 
 
 def feature_table(runs: Runs) -> Table:
-    """One row for each task, variant, `when` (initial or trained) and block, in order of depth."""
+    """Returns a row for each task, variant, `when` (initial or trained) and block, in order of depth."""
     rows = []
     for (task, variant), records in runs.items():
         found = measured(records, "features")
@@ -80,12 +86,12 @@ def feature_table(runs: Runs) -> Table:
 
 
 def measured(records: list[Record], name: str) -> list[Any]:
-    """A metric of the finished runs that have it: runs may have been scored without it."""
+    """Returns a metric of the finished runs that have it; runs may have been scored without it."""
     return [record.metrics[name] for record in finished(records) if record.metrics.get(name)]
 
 
 def spreads(each: list[dict[str, Any]], columns: list[str]) -> dict[str, float]:
-    """Mean and deviation of each column over the runs that have it."""
+    """Returns mean and standard deviation of each column over the runs that have it."""
     row = {}
     for column in columns:
         values = [one[column] for one in each if one.get(column) is not None]

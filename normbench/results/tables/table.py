@@ -1,4 +1,4 @@
-"""A table, the order of its rows, and its text as CSV."""
+"""Tables: their rows, the order of the rows, and the conversion to CSV."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import pandas as pd
 
 Row = dict[str, Any]  # column -> text or number; NaN where there is no number
 
-# Formats of columns. Digits are fixed, so that a difference between two versions of a file is one of results.
+# Formats of columns. The number of digits is fixed, so that two versions of a file differ only if results differ.
 PLAIN, COUNT, SHARE, PERCENT, REAL = "", ".0f", ".5f", ".3f", ".6g"
 
 
 @dataclass(frozen=True)
 class Table:
-    """columns: name -> format of its values, from left to right. rows: may have more entries than there are columns."""
+    """A table. columns: name -> format of the values, from left to right. rows: may have further entries."""
 
     columns: dict[str, str]
     rows: list[Row]
 
     def csv(self) -> str:
-        """The table with its header; a cell without a number is empty."""
+        """Returns the table as CSV with a header; a cell without a number is empty."""
         texts = [[cell(row[name], form) for name, form in self.columns.items()] for row in self.rows]
         return pd.DataFrame(texts, columns=list(self.columns), dtype=str).to_csv(index=False, lineterminator="\n")
 
 
 def cell(value: Any, form: str) -> str:
-    """The text of a value; nothing for NaN."""
+    """Returns the text of a value; empty for NaN."""
     return "" if isinstance(value, float) and math.isnan(value) else format(value, form)
 
 
 def with_std(columns: Iterable[str], form: str) -> dict[str, str]:
-    """Columns of one format, each followed by that of its standard deviation."""
+    """Returns columns of one format, each followed by the column of its standard deviation."""
     return {name: form for column in columns for name in (column, f"{column}_std")}
 
 
 def ranked(rows: list[Row], column: str, falling: bool) -> list[Row]:
-    """The rows by task, in the order in which tasks first appear; within a task the best value of a column first.
+    """Returns the rows by task, in order of first appearance, and within a task by a column, the best value first.
 
-    Rows without a value are last. Rows of equal value keep their order.
+    falling: whether high values are best. Rows without a value come last; rows of equal value keep their order.
     """
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     sign = -1 if falling else 1

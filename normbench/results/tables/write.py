@@ -19,7 +19,10 @@ from normbench.system import files, layout
 
 
 def aggregate() -> None:
-    """Write the tables of results/ and the folder build/tables. Raises UserError where a record is missing."""
+    """Write the tables of results/ and the folder build/tables.
+
+    Raises UserError if a record is missing or was scored with other corruptions.
+    """
     suite, corruptions = Suite.resolved(), Corruptions.resolved()
     runs = {kind: read(suite, kind) for kind in Kind}
     classifiers, gans = runs[Kind.CLASSIFICATION], runs[Kind.GAN]
