@@ -13,7 +13,8 @@ def corrupt(dataset: str) -> None:
     wanted = read_json(layout.RESOLVED / "corruptions.json")
     source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
     published = wanted.pop("source")
-    wanted["names"] = list(wanted.pop("references").values())
+    references = wanted.pop("references", {})  # of the user's own corruptions, by name
+    wanted["names"] = [references.get(name, name) for name in wanted["names"]]
     if published is None:
         write_corrupted(source, target, **wanted)
     else:

@@ -39,7 +39,7 @@ class Corrupted(Strict):
     path: their folder. names, severities: the corruptions and their severities. source_fingerprint: the fingerprint of
     the dataset. sha256: the checksum of each file. engine, constants, seed: how the images were made, or None for
     published ones. published: the folder of published images, or None. versions: the versions of the packages on which
-    the bytes of the images depend.
+    the bytes of the images depend. own: of the user's own corruptions, by name, `reference` and the digest `code`.
     """
 
     path: str
@@ -52,3 +52,4 @@ class Corrupted(Strict):
     seed: int | None
     published: str | None
     versions: dict[str, str | None]
+    own: dict[str, dict[str, str]] = {}

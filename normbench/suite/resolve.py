@@ -258,6 +258,7 @@ class Resolver:
     def resolved(self) -> Resolved:
         """Returns the resolved values that the suite uses."""
         suite = self.params.suite
+        own = {name: reference for name, reference in self.corruption_names.items() if name != reference}
         return Resolved(
             suite=suite,
             datasets={name: self.datasets[name] for name in suite.datasets},
@@ -268,7 +269,7 @@ class Resolver:
                 "severities": sorted(set(self.params.corruptions.severities)),
                 "seed": suite.seed,
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
-                "references": self.corruption_names,
+                **({"references": own} if own else {}),
             },
             evaluation=self.evaluated(),
             code=code.of_stages(self.corruption_names, self.scores()),

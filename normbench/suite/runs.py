@@ -15,6 +15,7 @@ from normbench.suite.resolved import Resolved
 from normbench.system import files, layout
 from normbench.system.errors import UserError
 
+NAMED = 5  # damaged runs that have a line of their own
 STAGES = {Kind.CLASSIFICATION: "train", Kind.GAN: "gan"}  # the stage that trains the runs of a kind
 
 
@@ -76,8 +77,8 @@ def adopt_outputs() -> None:
     """Copies finished runs from the outputs of stages into the run store, unless it has them.
 
     After `dvc pull`, finished runs lie only in the outputs, and DVC removes the outputs of a stage before it runs the
-    stage. Without this copy, one more seed would train all seeds of a stage again. Runs that are damaged or have records
-    of another version are skipped, and one line names the first of them.
+    stage. Without this copy, one more seed would train all seeds of a stage again. Damaged runs, and runs with records
+    of another version are skipped; a line names each of the first of them.
     """
     refused: list[str] = []
     for output in OUTPUTS.values():
@@ -86,9 +87,10 @@ def adopt_outputs() -> None:
                 adopt(path.parent)
             except UserError as error:
                 refused.append(str(error))
-    if refused:
-        more = f" (and {len(refused) - 1} more runs)" if len(refused) > 1 else ""
-        print(f"{refused[0]}; not taken into the run store{more}", file=sys.stderr, flush=True)
+    for text in refused[:NAMED]:
+        print(f"{text}; not taken into the run store", file=sys.stderr, flush=True)
+    if len(refused) > NAMED:
+        print(f"and {len(refused) - NAMED} more runs were not taken into the run store", file=sys.stderr, flush=True)
 
 
 def adopt(folder: Path) -> None:

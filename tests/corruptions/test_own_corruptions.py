@@ -14,6 +14,7 @@ from normbench.corruptions import NAMES, corrupt, export, registry
 from normbench.corruptions import files as corrupted
 from normbench.corruptions.files import copy_published, write_corrupted
 from normbench.corruptions.imagecorruptions_engine import corrupt_with_imagecorruptions
+from normbench.data.bound import Corrupted
 from normbench.suite import resolve
 from normbench.system import files, layout
 from normbench.system.errors import UserError
@@ -73,9 +74,10 @@ def test_the_pipeline_makes_its_images(images: np.ndarray) -> None:
     start, end = text.index("\ncorruptions:"), text.index("\n\n", text.index("\ncorruptions:"))
     chosen = f"\ncorruptions:\n  names: [fog, {SALT}]\n  severities: [2, 5]\n"
     Path("params.yaml").write_text(text[:start] + chosen + text[end:], encoding="utf-8")
-    wanted = resolve.resolve(Path("params.yaml"))["corruptions"]
+    resolved = resolve.resolve(Path("params.yaml"))
+    wanted = resolved.corruptions
     assert wanted["names"] == ["fog", "salt"]
-    assert wanted["own"]["salt"]["reference"] == SALT
+    assert wanted["references"] == {"salt": SALT}
     files.write_json(layout.RESOLVED / "corruptions.json", wanted)
     stage.corrupt("scenes")
     made = layout.CORRUPTED / "scenes"
@@ -83,13 +85,17 @@ def test_the_pipeline_makes_its_images(images: np.ndarray) -> None:
     levels = [corrupt(images, SALT, level, wanted["seed"]) for level in (2, 5)]
     np.testing.assert_array_equal(np.load(made / "salt.npy"), np.concatenate(levels))
     meta = files.read_json(made / "meta.json")
-    assert (meta["names"], set(meta["sha256"]), meta["own"]) == (["fog", "salt"], {"fog", "salt"}, wanted["own"])
+    assert (meta["names"], set(meta["sha256"])) == (["fog", "salt"], {"fog", "salt"})
+    assert meta["own"] == registry.own({"salt": SALT})
+    assert Corrupted.model_validate(meta | {"path": str(made)}).own == meta["own"]
 
     path = Path("my_corruptions/salt.py")
-    path.write_text(path.read_text() + "\n# Changed.\n")
-    changed = resolve.resolve(Path("params.yaml"))["corruptions"]
-    assert changed["own"]["salt"]["code"] != wanted["own"]["salt"]["code"]
-    assert changed | {"own": None} == wanted | {"own": None}
+    path.write_text(path.read_text() + "\n# A comment.\n")
+    assert resolve.resolve(Path("params.yaml")) == resolved
+    path.write_text(path.read_text().replace("np.uint8(255)", "np.uint8(254)"))
+    before, after = (each.code["corrupt"] for each in (resolved, resolve.resolve(Path("params.yaml"))))
+    assert after["corruptions"]["salt"] != before["corruptions"]["salt"]
+    assert after["corruptions"]["fog"] == before["corruptions"]["fog"]
 
 
 def test_params_say_what_is_wrong(folder: Path) -> None:
@@ -117,7 +123,7 @@ def test_an_export_makes_it_again_where_its_code_has_changed(folder: Path, monke
         export.export("scenes", folder / "out", ["contrast", SALT], [1])
     assert made == ["contrast", SALT]
     path = folder / "my_corruptions/salt.py"
-    path.write_text(path.read_text() + "\n# Changed.\n")
+    path.write_text(path.read_text().replace("np.uint8(255)", "np.uint8(254)"))
     export.export("scenes", folder / "out", ["contrast"], [1])
     assert made == ["contrast", SALT]
     export.export("scenes", folder / "out", [SALT, "contrast"], [1])

@@ -56,7 +56,7 @@ def test_a_flipped_bit_is_seen(name: str, output: Path, capsys: pytest.CaptureFi
     assert not store.finished(RUN.id)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{output}: {name} cannot be read (")
-    assert line.endswith("; it is not taken into the run store")
+    assert line.endswith("; not taken into the run store")
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "predictions.npz", "record.json"])

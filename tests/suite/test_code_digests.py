@@ -198,7 +198,10 @@ STAYS: dict[str, tuple[str, Edit]] = {
     "a score of the evaluation": ("evaluation/calibration.py", replaced("BINS = 15", "BINS = 10")),
     "the corruptions": ("corruptions/noise.py", lambda text: text + "\n\nMORE = 1\n"),
     "the FID": ("gan/fid.py", replaced("MOST_SAMPLES = 10_000", "MOST_SAMPLES = 20_000")),
-    "how a model is looked up": ("models/registry.py", replaced("names(kind)", "sorted(names(kind))")),
+    "how a model is looked up": (
+        "models/base.py",
+        replaced("hint(reference, names(kind))", "hint(reference, sorted(names(kind)))"),
+    ),
     "how a method is looked up": ("methods/registry.py", replaced("sorted(path.stem", "list(path.stem")),
     "which image sizes a model takes": ("models/vgg.py", replaced("LEAST_SIZE = 32", "LEAST_SIZE = 33")),
     "a new model in a file of others": (
@@ -357,7 +360,11 @@ MOVES: dict[str, tuple[str, Edit, str]] = {
         "training classification",
     ),
     "the hinge loss": ("gan/loop.py", replaced("functional.relu(1 - ", "functional.relu(2 - "), "training gan"),
-    "a GAN's moving average": ("gan/loop.py", replaced("step / (step + 10)", "step / (step + 20)"), "training gan"),
+    "a GAN's moving average": (
+        "gan/loop.py",
+        replaced("weight = 1 - min(decay, step / (step + 10))", "weight = 1 - min(decay, step / (step + 20))"),
+        "training gan",
+    ),
     "the samples of a GAN": ("gan/trainer.py", replaced("mul(127.5)", "mul(127)"), "training gan"),
     "a residual block": ("models/resnet.py", replaced("y + self.shortcut(x)", "y - self.shortcut(x)"), "model resnet"),
     "the width of one model": ("models/vgg.py", replaced("min(2**stage, 8)", "min(2**stage, 4)"), "model vgg"),
