@@ -26,7 +26,7 @@ from normbench.methods.network_deconvolution import DeconvConv2d
 from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchNorm2d
 from normbench.models import registry as models
 from normbench.system import device as devices
-from normbench.system import memory
+from normbench.system.memory import LiveBytes
 
 SHAPES = ((128, 64, 32), (128, 256, 8))  # N, channels, height and width
 CONV, NORM = "conv, batch_norm", "batch_norm"  # the baselines of the ratios
@@ -84,7 +84,7 @@ def memory(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[float, float]
         y.backward(gradient)
         peak = torch.cuda.max_memory_allocated() - before
     else:
-        with memory.LiveBytes() as live:
+        with LiveBytes() as live:
             y = layer(x)
             held = live.live
             y.backward(gradient)
