@@ -21,6 +21,7 @@ from normbench.runs.run import OUTPUTS, Kind
 from normbench.suite import resolved
 from normbench.system import device as devices
 from normbench.system import files, layout
+from normbench.system.memory import keep_freed_memory
 from normbench.system.progress import Progress
 from normbench.system.side_by_side import side_by_side
 from normbench.training.task import Task
@@ -33,7 +34,8 @@ def evaluate(task: str, variant: str) -> None:
     bound = Bound.read(layout.BOUND / f"{task}.json")
     corrupted = Corrupted.read(layout.BOUND / f"{task}.corrupted.json")
     device = devices.choose()
-    devices.prepare(device)
+    if device == "cpu":
+        keep_freed_memory()
     with files.atomic_folder(layout.SCORES / Kind.CLASSIFICATION / task / variant) as out:
         scorings = []
         for seed in spec.seeds:

@@ -42,9 +42,10 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
             store.forget(run.id)
         else:
             todo.append(run)
-    data = functools.cache(lambda: prepared.load(bound, device))
-    devices.prepare(device)
-    side_by_side([functools.partial(claim_and_train, run, data) for run in todo], device, task.recipe.threads)
+    if todo:
+        devices.prepare(device)  # It imports much of torch, once for all processes that are forked.
+        data = functools.cache(lambda: prepared.load(bound, device))
+        side_by_side([functools.partial(claim_and_train, run, data) for run in todo], device, task.recipe.threads)
     with files.atomic_folder(OUTPUTS[kind] / task_name / variant_name) as folder:
         for run in runs:
             store.fetch(run.id, folder / str(run.seed))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from normbench.system.errors import UserError, hint
 from normbench.system.meaning import Dump, Meaning
 from normbench.system.source_tree import PACKAGE_ROOT, Place, Tree, package_files
 
-__all__ = ["EFFECTS", "PACKAGE_ROOT", "Closure", "Place", "Root", "closure", "code", "explain"]
+__all__ = ["EFFECTS", "PACKAGE_ROOT", "Closure", "Place", "Root", "closure"]
 
 EFFECTS = "(effects)"  # used as a name: what importing a module does besides defining names
 
@@ -71,15 +71,6 @@ class Closure:
             }
         return _hash(tuple(sorted({(place.name, digests[place]) for place in self.nodes if place.name is not None})))
 
-    @functools.cached_property
-    def labels(self) -> dict[str, str]:
-        """The hash of each definition's own meaning, by name. Definitions that share a name share one hash."""
-        own: dict[str, set[str]] = {}
-        for place, node in self.nodes.items():
-            if place.name is not None:
-                own.setdefault(place.name, set()).add(node.own)
-        return {name: _hash(tuple(sorted(own[name]))) for name in sorted(own)}
-
 
 def closure(roots: Iterable[Root]) -> Closure:
     """Returns the closure of the roots, read from the source files as they are now; nothing is imported.
@@ -97,18 +88,6 @@ def closure(roots: Iterable[Root]) -> Closure:
             waiting += [Place(file, EFFECTS) for file in (place.file, *package_files(place.file))]
     without = _hash(())
     return Closure({p: node for p, node in nodes.items() if p.name != EFFECTS or node.own != without})
-
-
-def code(paths: Iterable[str | Path]) -> str:
-    """Returns the digest of the closure of whole files."""
-    return closure(Root(Path(path)) for path in paths).digest
-
-
-def explain(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Compares the `labels` of two closures and returns the differences: `fit`, `helper (new)`, `other (gone)`."""
-    changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
-    added, removed = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
-    return [*changed, *(f"{name} (new)" for name in added), *(f"{name} (gone)" for name in removed)]
 
 
 def _place(tree: Tree, root: Root) -> Place:
