@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from normbench.runs.run import Kind, Run
 from normbench.sweep import cost, plan, states
 from tests.support import sample_runs
 from tests.support.suite_folder import SuiteFolder
@@ -131,3 +132,29 @@ def test_the_stopwatch_ends_a_training_after_its_steps(monkeypatch: pytest.Monke
     short = cost.Stopwatch("cpu")
     short.due()
     assert short.step() == 1.0  # the one there is
+
+
+def test_bfloat16_is_advised_where_it_is_much_faster(monkeypatch: pytest.MonkeyPatch):
+    """A line for each task of classifiers, by its first variant; the run itself stays as it is."""
+    slow = sample_runs.run(task=sample_runs.task(name="slow"))
+    quick = sample_runs.run(task=sample_runs.task(name="quick"))
+    already = sample_runs.run(task=sample_runs.task(name="already", recipe={"epochs": 2, "precision": "bfloat16"}))
+    gan = sample_runs.run(Kind.GAN, task=sample_runs.gan_task(name="gan"))
+    costs = {run.cell: cost.Cost(0.19, 10, 1.0, 0) for run in (slow, quick, already, gan)}
+    measured: list[Run] = []
+
+    def measure(runs: list[Run], device: str) -> list[cost.Cost]:
+        measured.extend(runs)
+        return [cost.Cost(0.1 if run.task.name == "slow" else 0.16, 10, 1.0, 0) for run in runs]
+
+    monkeypatch.setattr(cost, "_measured", measure)
+    monkeypatch.setattr(cost.devices, "has_bfloat16", lambda kind: kind == "cpu")
+    lines = cost.advice([slow, quick, already, gan], costs, "cpu")
+    assert lines == ["slow: bfloat16 would be 1.9x as fast here: `precision: bfloat16`"]
+    assert [(run.task.name, run.task.recipe.precision) for run in measured] == [
+        ("slow", "bfloat16"),
+        ("quick", "bfloat16"),
+    ]
+    assert slow.task.recipe.precision == "float32"
+    assert measured[0].id != slow.id  # runs of two precisions are two runs
+    assert cost.advice([slow], costs, "mps") == []
