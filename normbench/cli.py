@@ -63,9 +63,9 @@ def check(
             changed.append(name)
     if changed and refresh:
         # DVC watches only normbench/ and the folders my_*, so after a change elsewhere `resolve` has to be forced.
-        subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"], check=True
-        )
+        command = ["dvc", "--wait-for-lock", "repro", "--quiet", "--force", "--single-item", "resolve"]
+        if subprocess.run([sys.executable, "-m", *command]).returncode != 0:
+            raise UserError(f"`{' '.join(command)}` failed: see above")
     count = len(fresh.suite.names())
     if as_json:
         _print_json({"params": str(layout.PARAMS), "runs": count, "changed": changed})

@@ -28,9 +28,13 @@ class Bound(Strict):
     origin: str
     note: str | None = None
 
-    def identity(self) -> dict[str, Any]:
-        """The fields that affect a run's outcome, and so its id: content, number of classes and input normalization."""
-        return self.model_dump(mode="json", include={"fingerprint", "classes", "mean", "std"})
+    def identity(self, normalized: bool = True) -> dict[str, Any]:
+        """Returns what shapes a run: the content and, for classifiers, the number of classes and the normalization.
+
+        normalized: False for GANs, which learn images in -1..1 and see no labels.
+        """
+        kept = {"fingerprint", "classes", "mean", "std"} if normalized else {"fingerprint"}
+        return self.model_dump(mode="json", include=kept)
 
 
 class Corrupted(Strict):

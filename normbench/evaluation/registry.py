@@ -42,6 +42,11 @@ class Score:
         """The file that defines the score's function, and the function's name."""
         return Path(inspect.getfile(self.measure)), self.measure.__name__
 
+    @property
+    def settings_source(self) -> tuple[Path, str]:
+        """The file of the class of the settings, and the name of the class."""
+        return Path(inspect.getfile(self.settings)), self.settings.__name__
+
 
 SCORES: Table[Score] = Table("normbench.evaluation", "score")
 

@@ -58,6 +58,14 @@ class Model:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    def typed(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Valid options in the types of their defaults: a whole number for a float becomes one."""
+        defaults = self.options()
+        return {
+            name: float(value) if type(defaults.get(name)) is float and type(value) is int else value
+            for name, value in options.items()
+        }
+
     def option_problem(self, name: str, value: object) -> str | None:
         """A message about an invalid option or value, or None if it is valid.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import model_validator
 
 from normbench.data.bound import Bound, Corrupted
 from normbench.gan.task import GanTask
@@ -109,11 +109,11 @@ class Record(Strict):
     cost: Cost
     provenance: Provenance
 
-    @field_validator("format")
+    @model_validator(mode="before")
     @classmethod
-    def _is_current(cls, value: int) -> int:
-        if value != FORMAT:
-            raise ValueError(f"is {value}, a record of this version has {FORMAT}: train the run again")
+    def _has_this_format(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("format") != FORMAT:
+            raise ValueError("is a record of another version of normbench, so the run has to be trained again")
         return value
 
     @property

@@ -56,7 +56,7 @@ class Run:
             "kind": self.kind,
             "task": self.task.identity(),
             "variant": self.variant.identity(),
-            "dataset": self.bound.identity(),
+            "dataset": self.bound.identity(normalized=self.kind is Kind.CLASSIFICATION),
             "seed": self.seed,
             "code": self.code,
         }

@@ -19,7 +19,7 @@ from normbench.system.errors import UserError
 def bind() -> None:
     """Write, for every task of the suite, what its dataset and its corrupted images hold."""
     suite = Suite.resolved()
-    adopt_outputs()
+    adopt_outputs(suite)
     with files.atomic_folder(layout.BOUND) as folder:
         for kind in Kind:
             for name in suite.of_kind(kind)[0]:

@@ -18,7 +18,7 @@ from normbench.gan import fid
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.record import FORMAT as RECORD_FORMAT
-from normbench.runs.run import Kind
+from normbench.runs.run import Kind, Run
 from normbench.system import files
 from normbench.system.fingerprint import Root, closure
 
@@ -41,16 +41,22 @@ TRAINING = {
 }
 # The entry points of the stages that do not train.
 STAGES = {
-    "corrupt": [("corruptions/files.py", "write_corrupted"), ("corruptions/files.py", "copy_published")],
+    "corrupt": [("suite/corrupt.py", "corrupt")],
     "bind": [("suite/bind.py", "bind")],
     "evaluate": [
-        ("data/prepared.py", "held_out"),
-        ("training/classifier.py", "network"),
+        ("suite/evaluate.py", "subject_of"),
         ("evaluation/subject.py", "Subject"),
-        ("evaluation/subject.py", "scored_images"),
         ("evaluation/evaluate.py", "measure"),
     ],
-    "fid": [("gan/fid.py", name) for name in ("Features", "reference", "fid", "sample_count", "RECIPE", "WIDTH")],
+    "fid": [
+        ("data/prepared.py", "load"),
+        ("suite/fid.py", "feature_run"),
+        ("runs/networks.py", "trained_classifier"),
+        ("runs/networks.py", "trained_generator"),
+        ("system/device.py", "prepare"),
+        ("system/device.py", "use_threads"),
+        *(("gan/fid.py", name) for name in ("Features", "reference", "fid", "sample_count")),
+    ],
     "aggregate": [("results/tables/write.py", "aggregate")],
     "report": [("results/report.py", "report")],
 }
@@ -84,6 +90,26 @@ def digest(roots: list[Root]) -> str:
     return files.hash_of([[root.name for root in roots], closure(roots).digest])
 
 
+_compared: dict[tuple[str, ...], str | None] = {}
+
+
+def problem(run: Run) -> str | None:
+    """Returns how the code that would train a run differs from that in its id; None if it does not.
+
+    It differs after an edit since params.yaml was resolved, or on another machine. It is compared once in a process.
+    """
+    key = run.kind, run.code, run.task.model_code, run.variant.method_code
+    if key not in _compared:
+        compared = (
+            ("training code", training(run.kind), run.code),
+            (f"model {run.task.model}", model(run.task.model), run.task.model_code),
+            (f"method {run.variant.method}", method(run.variant.method), run.variant.method_code),
+        )
+        changed = [what for what, here, was in compared if here != was]
+        _compared[key] = f"the {changed[0]} here is not that of the run: bring the code up to date" if changed else None
+    return _compared[key]
+
+
 def of_stages(corruption_references: Mapping[str, str], score_names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Returns the content of `build/resolved/code`: for each stage the digest of the code that it runs.
 
@@ -102,7 +128,10 @@ def of_stages(corruption_references: Mapping[str, str], score_names: Iterable[st
                 for name, reference in corruption_references.items()
             }
         if stage == "evaluate":
-            found[stage]["scores"] = {name: digest([Root(*SCORES.get(name).source)]) for name in score_names}
+            found[stage]["scores"] = {
+                score.name: digest([Root(*score.source), Root(*score.settings_source)])
+                for score in map(SCORES.get, score_names)
+            }
         if stage == "fid":  # The FID uses the features of a classifier that is trained for it.
             found[stage]["features"] = [training(Kind.CLASSIFICATION), model(fid.CLASSIFIER), method(fid.METHOD)]
         if stage in DATA_FILES:

@@ -21,7 +21,6 @@ from normbench.runs.run import OUTPUTS, Kind
 from normbench.suite import resolved
 from normbench.system import device as devices
 from normbench.system import files, layout
-from normbench.system.memory import keep_freed_memory
 from normbench.system.progress import Progress
 from normbench.system.side_by_side import side_by_side
 from normbench.training.task import Task
@@ -34,8 +33,6 @@ def evaluate(task: str, variant: str) -> None:
     bound = Bound.read(layout.BOUND / f"{task}.json")
     corrupted = Corrupted.read(layout.BOUND / f"{task}.corrupted.json")
     device = devices.choose()
-    if device == "cpu":
-        keep_freed_memory()
     with files.atomic_folder(layout.SCORES / Kind.CLASSIFICATION / task / variant) as out:
         scorings = []
         for seed in spec.seeds:
@@ -88,6 +85,7 @@ def subject_of(
     """
     task = record.provenance.task
     assert isinstance(task, Task)
+    devices.prepare(device)
     devices.use_threads(task.recipe.threads, device)
     model = trained_classifier(record, run, device)
     images = held_out(bound, device).made_for(model, record.provenance.numerics.memory_format)

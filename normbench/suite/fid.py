@@ -45,6 +45,7 @@ def score(task: str, variant: str) -> None:
     runs = [OUTPUTS[Kind.GAN] / task / variant / str(seed) for seed in spec.seeds]
     with files.atomic_folder(layout.SCORES / Kind.GAN / task / variant) as out:
         network, description = features(data, bound)
+        devices.use_threads(spec.recipe.threads, device)  # Training the features may have set another number.
         metric = fid.reference(network, pixels)
         description |= {"samples": count, "references": len(pixels)}
         found = []

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import types
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -88,6 +88,18 @@ class ParamsFile:
         return line
 
 
+def typed_options(kind: type, options: dict[str, Any]) -> dict[str, Any]:
+    """Valid options (see `check_options`) in the types of their fields: a whole number for a float becomes one."""
+    return {name: getattr(_model_of(kind).model_validate(options), name) for name in options}
+
+
+def _model_of(kind: type) -> type[BaseModel]:
+    """The fields of a dataclass as a strict model."""
+    hints = get_type_hints(kind, include_extras=True)
+    fields: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(kind)}
+    return create_model(kind.__name__, __config__=Strict.model_config, **fields)
+
+
 def check_options(kind: type, options: dict[str, Any], called: str | None = None) -> list[tuple[str, str]]:
     """Returns the mistakes in options as pairs of an option and a message.
 
@@ -98,7 +110,7 @@ def check_options(kind: type, options: dict[str, Any], called: str | None = None
     hints = get_type_hints(kind, include_extras=True)
     fields: dict[str, Any] = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(kind)}
     try:
-        create_model(kind.__name__, __config__=Strict.model_config, **fields).model_validate(options)
+        _model_of(kind).model_validate(options)
     except ValidationError as error:
         return [(str(e["loc"][0]), _option_message(called, fields, options, e)) for e in error.errors()]
     return []
@@ -168,11 +180,16 @@ def _choices(keys: tuple[str | int, ...]) -> list[str]:
     above = _part(keys[:-1])
     if not (isinstance(above, type) and issubclass(above, Strict)):
         return []
-    found: list[str] = []
-    for part in get_args(above.model_fields[str(keys[-1])].annotation):
-        # An optional choice is a union of the choices and None.
-        found += ["null"] if part is type(None) else [str(value) for value in get_args(part) or (part,)]
-    return found
+    return _literals(above.model_fields[str(keys[-1])].annotation)
+
+
+def _literals(kind: Any) -> list[str]:
+    """The values of the `Literal`s in a type, and `null` where it may be None."""
+    if kind is type(None):
+        return ["null"]
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    return [value for part in get_args(kind) if get_origin(kind) is not Annotated for value in _literals(part)]
 
 
 def _at(value: Any, keys: tuple[str | int, ...]) -> Any:

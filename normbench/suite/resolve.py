@@ -21,7 +21,7 @@ from normbench.models import registry as models
 from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
 from normbench.suite import code
-from normbench.suite.file import ParamsFile, check_options
+from normbench.suite.file import ParamsFile, check_options, typed_options
 from normbench.suite.resolved import Resolved
 from normbench.suite.runs import adopt_outputs
 from normbench.suite.schema import NAME, Dataset
@@ -181,7 +181,10 @@ class Resolver:
             self.problem((section, name, "model"), unfit)
         settings = {key: getattr(task, key) for key in type(task).model_fields}
         settings |= {"name": name, "seed": self.params.suite.seed, "seeds": self.params.suite.seeds}
-        settings |= {"model_options": model.options() | task.model_options, "model_code": code.model(task.model)}
+        settings |= {
+            "model_options": model.options() | model.typed(task.model_options),
+            "model_code": code.model(task.model),
+        }
         resolved = GanTask(**settings) if kind is Kind.GAN else Task(**settings)
         self.tasks[kind][name] = resolved
 
@@ -205,7 +208,7 @@ class Resolver:
         if wrong:
             return
         try:
-            method = kind(**variant.options)
+            method = kind(**typed_options(kind, variant.options))
         except (TypeError, ValueError) as error:
             self.problem(("variants", name, "options"), str(error))
             return
@@ -288,5 +291,6 @@ def resolve(path: Path = layout.PARAMS) -> Resolved:
 
 def write(path: Path = layout.PARAMS, to: Path = layout.RESOLVED) -> None:
     """Resolves params.yaml into a folder, which is replaced atomically, and copies pulled runs into the run store."""
-    resolve(path).write(to)
-    adopt_outputs()  # Later, DVC removes the outputs of the stages that it runs.
+    resolved = resolve(path)
+    resolved.write(to)
+    adopt_outputs(resolved.suite)  # Later, DVC removes the outputs of the stages that it runs.

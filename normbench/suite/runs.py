@@ -12,6 +12,7 @@ from normbench.runs.contents import RECORD
 from normbench.runs.record import Record
 from normbench.runs.run import OUTPUTS, Kind, Run
 from normbench.suite.resolved import Resolved
+from normbench.suite.suite import Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
 
@@ -69,20 +70,24 @@ def of_suite(resolved: Resolved, bound: dict[str, Bound]) -> list[Run]:
 
 def done(run: Run) -> bool:
     """Whether a run is finished: either in the run store, or in the output of its stage, where `dvc pull` puts it."""
-    path = run.linked / RECORD
-    return store.finished(run.id) or (path.is_file() and files.read_json(path).get("run") == run.id)
+    if store.finished(run.id):
+        return True
+    try:
+        return Record.read(run.linked / RECORD).run == run.id
+    except (OSError, UserError):
+        return False
 
 
-def adopt_outputs() -> None:
-    """Copies finished runs from the outputs of stages into the run store, unless it has them.
+def adopt_outputs(suite: Suite) -> None:
+    """Copies finished runs from the outputs of the suite's stages into the run store, unless it has them.
 
     After `dvc pull`, finished runs lie only in the outputs, and DVC removes the outputs of a stage before it runs the
     stage. Without this copy, one more seed would train all seeds of a stage again. Damaged runs, and runs with records
     of another version are skipped; a line names each of the first of them.
     """
     refused: list[str] = []
-    for output in OUTPUTS.values():
-        for path in sorted(output.glob(f"*/*/*/{RECORD}")):
+    for kind, task, variant in dict.fromkeys((kind, task, variant) for kind, task, variant, _ in suite.names()):
+        for path in sorted((OUTPUTS[kind] / task / variant).glob(f"*/{RECORD}")):
             try:
                 adopt(path.parent)
             except UserError as error:
@@ -99,7 +104,7 @@ def adopt(folder: Path) -> None:
     Raises UserError if the run is damaged.
     """
     run = Record.read(folder / RECORD).run
-    if store.ID.fullmatch(run) and store.finished(run):
+    if store.ID.fullmatch(run) and (store.finished(run) or store.busy(run)):
         return
     archive.check_content(folder, run, folder)
     with store.claimed(run):

@@ -9,11 +9,12 @@ from normbench.data.bound import Bound
 from normbench.runs import store
 from normbench.runs.run import OUTPUTS, Kind, Run
 from normbench.runs.train import claim_and_train
-from normbench.suite import resolved
+from normbench.suite import code, resolved
 from normbench.suite.runs import STAGES
 from normbench.suite.suite import Suite
 from normbench.system import device as devices
 from normbench.system import files, layout
+from normbench.system.errors import UserError
 from normbench.system.side_by_side import side_by_side
 
 
@@ -31,10 +32,9 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
     """Trains the missing seeds of a task and variant, and copies the runs of all its seeds into the stage's output."""
     task, variant = resolved.task(kind, task_name), resolved.variant(variant_name)
     bound = Bound.read(layout.BOUND / f"{task_name}.json")
-    code, device = resolved.digest(STAGES[kind]), devices.choose()
-    runs = [
-        Run(kind, task, variant, seed, bound, code, _title(kind, task_name, variant_name, seed)) for seed in task.seeds
-    ]
+    digest, device = resolved.digest(STAGES[kind]), devices.choose()
+    titles = {seed: _title(kind, task_name, variant_name, seed) for seed in task.seeds}
+    runs = [Run(kind, task, variant, seed, bound, digest, title) for seed, title in titles.items()]
     todo = []
     for run in runs:
         if store.finished(run.id):
@@ -43,7 +43,11 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
         else:
             todo.append(run)
     if todo:
-        devices.prepare(device)  # It imports much of torch, once for all processes that are forked.
+        problem = code.problem(todo[0])
+        if problem:
+            raise UserError(f"{problem}; `dvc repro` or `python -m stages.resolve` does so")
+        devices.prepare(device)
+        devices.preload()
         data = functools.cache(lambda: prepared.load(bound, device))
         side_by_side([functools.partial(claim_and_train, run, data) for run in todo], device, task.recipe.threads)
     with files.atomic_folder(OUTPUTS[kind] / task_name / variant_name) as folder:

@@ -235,7 +235,7 @@ def work(run: Run, arrays: Arrays, beside: int | None, place: Place, reports: An
         preemption.watch()
         signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
-        problem = code_problem(run)
+        problem = code.problem(run)
         if problem:
             raise UserError(f"{platform.node()}: {problem}")
         tell = functools.partial(_tell, reports, run.id)
@@ -269,28 +269,6 @@ def _cores() -> int:
     node = ray.get_runtime_context().get_node_id()
     (found,) = [each for each in ray.nodes() if each["NodeID"] == node]
     return max(1, int(found["Resources"].get("CPU", 1)))
-
-
-def code_problem(run: Run) -> str | None:
-    """Returns how the code behind a run differs on this node; None if it does not. Results are cached."""
-    key = run.kind, run.code, run.task.model_code, run.variant.method_code
-    if key not in _checked:
-        _checked[key] = _compare(run)
-    return _checked[key]
-
-
-_checked: dict[tuple[str, ...], str | None] = {}
-
-
-def _compare(run: Run) -> str | None:
-    for what, here, was in (
-        ("training code", lambda: code.training(run.kind), run.code),
-        (f"model {run.task.model}", lambda: code.model(run.task.model), run.task.model_code),
-        (f"method {run.variant.method}", lambda: code.method(run.variant.method), run.variant.method_code),
-    ):
-        if here() != was:
-            return f"the {what} here is not that of the run: bring the code up to date here"
-    return None
 
 
 def room(run: Run, arrays: Arrays, place: Place) -> int:

@@ -36,7 +36,6 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
         raise UserError(f"--store {address}: is for nodes that share no folder, so it goes with --ray")
     checkpoint.interval()  # Checks the variable here, so that not every run reports a mistake in it.
     suite = prepare()
-    runs.adopt_outputs()
     todo = [run for run in suite if not store.finished(run.id)]
     print(f"{len(suite)} runs in the suite, {len(suite) - len(todo)} finished, {len(todo)} to train", flush=True)
     if not todo:
@@ -71,6 +70,7 @@ def prepare() -> list[Run]:
             shown = " ".join(word for word in command if word != "--quiet")
             print(f"python -m {shown}: failed, and so called it says why", file=sys.stderr, flush=True)
             raise SystemExit(done.returncode)
+    runs.adopt_outputs(resolved.suite)
     bound, absent = runs.bound_tasks(resolved)
     if absent:
         raise UserError("\n".join(f"dataset {name}: {why}" for name, why in absent.items()))

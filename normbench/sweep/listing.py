@@ -37,13 +37,16 @@ def listed() -> tuple[list[Listed], dict[str, str]]:
     bound, absent = runs.bound_tasks(resolved)
     suite = of_runs(runs.of_suite(resolved, bound))
     found = [of_planned(each) for each in suite]
-    known = {each.run.id for each in suite}
+    known, unreadable = {each.run.id for each in suite}, list[str]()
     for run in store.all_finished():
         if run not in known:
             try:
                 found.append(of_record(store.record(run), of_suite=False))
             except UserError as error:
-                print(error, file=sys.stderr)  # For example a record of another version.
+                unreadable.append(str(error))
+    if unreadable:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        print(f"{unreadable[0]}; not listed{more}", file=sys.stderr)
     return found, absent
 
 

@@ -95,7 +95,8 @@ def make_forkable(todo: list[Run], device: str) -> None:
     A process that has used threads must not fork: the child would lack the threads of OpenMP.
     """
     torch.set_num_threads(1)
-    devices.prepare(device)  # This imports a large part of torch.
+    devices.prepare(device)
+    devices.preload()
     for kind in {run.kind for run in todo}:
         trainer(kind)
 

@@ -14,6 +14,7 @@ from normbench.data.prepared import Splits
 from normbench.runs import store
 from normbench.runs.run import Run
 from normbench.runs.train import claim_and_train
+from normbench.suite import code
 from normbench.system import device as devices
 from normbench.system import preemption, progress, side_by_side
 from normbench.system.errors import UserError
@@ -29,6 +30,9 @@ def train_here(run: Run, data: Callable[[], Splits], beside: int, tell: Tell) ->
     Returns whether this process trained it. beside: the number of processes that share the device, this one included,
     for the record. tell: receives the progress, at most every `REPORT` seconds.
     """
+    problem = code.problem(run)
+    if problem:
+        raise UserError(problem)
     side_by_side.beside = beside
     devices.prepare(devices.choose())
     last = 0.0

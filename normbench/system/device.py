@@ -40,10 +40,15 @@ def prepare(kind: str) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     else:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # As `use_deterministic_algorithms` does, without the seconds that its import of the compiler takes.
+        torch.set_deterministic_debug_mode("warn")
         # Filling uninitialized memory only helps to find faulty kernels, and it costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a class property
         keep_freed_memory()
+
+
+def preload() -> None:
+    """Imports what torch's optimizers import in their first step, so that processes forked afterwards have it."""
 
 
 def use_threads(count: int, kind: str) -> None:

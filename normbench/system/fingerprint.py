@@ -105,7 +105,11 @@ def _node(tree: Tree, place: Place) -> Node:
     if place.name is None:
         return Node(_hash(("module",)), [member.place for member in tree.members(place.file) if member.place])
     meaning = Meaning(tree, module)
-    dump = meaning.block(module.effects if place.name == EFFECTS else module.names[place.name])
+    if place.name == EFFECTS:
+        entered = [made for made in module.decorated if meaning.is_entered_elsewhere(made)]
+        dump = meaning.block([*module.effects, *entered])
+    else:
+        dump = meaning.block(module.names[place.name])
     return Node(_hash(dump), meaning.places)
 
 

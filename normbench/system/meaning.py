@@ -135,6 +135,19 @@ class Meaning:
             return "registered", self.value(made.args), self.value(made.keywords)
         return ()
 
+    def is_entered_elsewhere(self, statement: ast.stmt) -> bool:
+        """Whether a decorator of the project may keep a definition where it is found by other means than its name.
+
+        Decorators of installed packages are taken to return what they decorate, and those that are marked by
+        `REGISTERS` to be looked up by what is in an id.
+        """
+        for made in getattr(statement, "decorator_list", []):
+            called = made.func if isinstance(made, ast.Call) else made
+            found = self.found(called)
+            if found is not None and found.place is not None and not self.marks(called):
+                return True
+        return False
+
     def marks(self, decorator: ast.expr) -> set[str]:
         """Returns the marks in `REGISTERS` that a decorator of the project carries."""
         found = self.found(decorator)

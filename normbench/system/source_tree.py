@@ -66,8 +66,8 @@ class Module:
     """The contents of one source file.
 
     names: the statements that define each name, in order. imports: names that are imported and not otherwise defined.
-    stars: the modules of star imports. effects: statements that do more than define names. exported: the words in
-    `__all__`.
+    stars: the modules of star imports. effects: statements that do more than define names. decorated: definitions with
+    decorators, some of which may put them into a table. exported: the words in `__all__`.
     """
 
     file: Path
@@ -75,6 +75,7 @@ class Module:
     imports: dict[str, Imported]
     stars: list[Imported]
     effects: list[ast.stmt]
+    decorated: list[ast.stmt]
     exported: set[str]
 
 
@@ -217,7 +218,9 @@ def parse(file: Path, text: bytes) -> Module:
             effects.append(statement)
     exported = {word for statement in names.get("__all__", []) for word in mentioned(statement)}
     stars = [source(statement) for statement in body if isinstance(statement, ast.ImportFrom) and is_star(statement)]
-    return Module(file, names, {k: v for k, v in imports.items() if k not in names}, stars, effects, exported)
+    decorated = [statement for statement in body if getattr(statement, "decorator_list", [])]
+    own = {name: origin for name, origin in imports.items() if name not in names}
+    return Module(file, names, own, stars, effects, decorated, exported)
 
 
 def mentioned(tree: ast.AST) -> set[str]:

@@ -31,6 +31,8 @@ def compiled(
     from torch._dynamo.exc import BackendCompilerFailed
 
     began = time.perf_counter()
+    if batches.images.pixels.device.type != "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)  # It also tells the compiler.
     # Otherwise a layer that counts its steps in a Python int would be recompiled at each of the first eight steps, and
     # would then run uncompiled.
     config.allow_unspec_int_on_nn_module = True

@@ -14,9 +14,9 @@ from PIL import Image
 from normbench.corruptions import corrupt
 from normbench.corruptions.files import write_corrupted
 from normbench.corruptions.imagecorruptions_engine import corrupt_with_imagecorruptions
+from normbench.suite import corrupt as stage
 from normbench.system import files, layout
 from normbench.system.errors import UserError
-from stages import corrupt as stage
 from tests.support.scenes import crops, prepared
 
 

@@ -15,10 +15,10 @@ from normbench.corruptions import files as corrupted
 from normbench.corruptions.files import copy_published, write_corrupted
 from normbench.corruptions.imagecorruptions_engine import corrupt_with_imagecorruptions
 from normbench.data.bound import Corrupted
+from normbench.suite import corrupt as stage
 from normbench.suite import resolve
 from normbench.system import files, layout
 from normbench.system.errors import UserError
-from stages import corrupt as stage
 from tests.support.scenes import prepared
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,9 +14,9 @@ import pytest
 from normbench.corruptions import corrupt
 from normbench.corruptions.constants import SEVERITIES
 from normbench.corruptions.files import copy_published
+from normbench.suite import corrupt as stage
 from normbench.system import files, layout
 from normbench.system.errors import UserError
-from stages import corrupt as stage
 from tests.support.scenes import prepared
 
 

@@ -39,6 +39,7 @@ SHAPES_NOTHING = {
     "METHOD": "the digest has the code of what it names",
     "choose": "which device there is",
     "KINDS": "which device there is",
+    "preload": "imports what is imported in any case",
     "keep_compiled": "kernels that are found again compute the same",
     "load_weights": "reads what the training left",
     "memory_format_name": "for the record",

@@ -11,9 +11,13 @@ import torch
 from normbench.runs import store
 from normbench.runs.run import Run
 from normbench.suite import runs
+from normbench.suite.suite import Suite
 from tests.support import sample_runs
 
 RUN = sample_runs.run()
+SUITE = Suite(
+    seeds=[0, 1], datasets=["d"], tasks=[RUN.task.name], variants=[RUN.variant.name], gan_tasks=[], gan_variants=[]
+)
 
 
 @pytest.fixture
@@ -39,9 +43,9 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_a_whole_run_is_taken_byte_for_byte(output: Path) -> None:
     assert runs.done(RUN)
     assert not store.finished(RUN.id)
-    runs.adopt_outputs()
+    runs.adopt_outputs(SUITE)
     assert content(store.folder(RUN.id)) == content(output)
-    runs.adopt_outputs()  # It is there, which is no error.
+    runs.adopt_outputs(SUITE)  # It is there, which is no error.
     assert content(store.folder(RUN.id)) == content(output)
 
 
@@ -52,7 +56,7 @@ def test_a_flipped_bit_is_seen(name: str, output: Path, capsys: pytest.CaptureFi
     damaged = bytearray(whole)
     damaged[len(damaged) // 2] ^= 4
     (output / name).write_bytes(damaged)
-    runs.adopt_outputs()
+    runs.adopt_outputs(SUITE)
     assert not store.finished(RUN.id)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{output}: {name} cannot be read (")
@@ -64,9 +68,21 @@ def test_half_a_file_is_seen(name: str, output: Path, capsys: pytest.CaptureFixt
     whole = (output / name).read_bytes()
     (output / name).write_bytes(whole[: len(whole) // 2])
     other = written(sample_runs.run(seed=1))
-    runs.adopt_outputs()
+    runs.adopt_outputs(SUITE)
     assert store.all_finished() == [sample_runs.run(seed=1).id]  # One that is damaged leaves the others alone.
     assert content(store.folder(sample_runs.run(seed=1).id)) == content(other)
     (line,) = capsys.readouterr().err.splitlines()
     assert str(output) in line
     assert name in line
+
+
+def test_what_the_suite_does_not_ask_for_is_left_where_it_is(output: Path) -> None:
+    """So that what was pruned from the run store does not come back."""
+    runs.adopt_outputs(SUITE.model_copy(update={"variants": ["another"]}))
+    assert store.all_finished() == []
+
+
+def test_a_damaged_record_in_an_output_is_not_done(output: Path) -> None:
+    for text in ("{", "[1]", "{}"):
+        (output / "record.json").write_text(text)
+        assert not runs.done(RUN)

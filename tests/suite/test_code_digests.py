@@ -295,7 +295,7 @@ MOVES: dict[str, tuple[str, Edit, str]] = {
     "derived seeds": ("system/seeds.py", replaced("digest_size=8", "digest_size=16"), "training"),
     "deterministic algorithms": (
         "system/device.py",
-        replaced("torch.use_deterministic_algorithms(True", "torch.use_deterministic_algorithms(False"),
+        replaced('set_deterministic_debug_mode("warn")', 'set_deterministic_debug_mode("default")'),
         "training",
     ),
     "the number of threads": (

@@ -139,7 +139,7 @@ MISTAKES = {
     "no seeds": ("seeds: [0, 1, 2]", "seeds: []", r"suite\.seeds = \[\]: .*at least 1 item"),
     "seed twice": ("seeds: [0, 1, 2]", "seeds: [0, 0]", r"suite\.seeds = \[0, 0\]: a seed stands here twice"),
     "negative seed": ("  seed: 0", "  seed: -1", r"suite\.seed = -1: .*greater than or equal to 0"),
-    "missing key": ("  seeds: [0, 1, 2] # one run a task, variant and seed\n", "", r"suite\.seeds: missing"),
+    "missing key": ("  seeds: [0, 1, 2] # one run for each task, variant and seed\n", "", r"suite\.seeds: missing"),
     "dataset not listed": (
         "datasets: [digits]",
         "datasets: [mnist]",

@@ -284,7 +284,16 @@ def test_what_can_change_a_number_moves_it(tmp_path: Path, edit: str) -> None:
 
 def test_the_definitions_of_the_sample(tmp_path: Path) -> None:
     assert reached(tmp_path, SAMPLE, FIT) == {
-        *("train.RATE", "train.first", "train.second", "train.fast", "train.Options", "train.decorated", "train.size"),
+        *(
+            "train.(effects)",
+            "train.RATE",
+            "train.first",
+            "train.second",
+            "train.fast",
+            "train.Options",
+            "train.decorated",
+            "train.size",
+        ),
         *("train.fit", "parts.STEPS", "parts.Layer", "parts.Base", "parts.inner", "parts.scale", f"parts.{EFFECTS}"),
     }
     files = [path.name for path in closure_of(tmp_path, SAMPLE, FIT).files]
@@ -428,7 +437,8 @@ def test_a_local_name_is_not_the_modules(tmp_path: Path, case: str) -> None:
 
 @pytest.mark.parametrize("case", NOT_SHADOWED)
 def test_a_name_of_the_module_is_not_a_local_one(tmp_path: Path, case: str) -> None:
-    assert reached(tmp_path, {"pkg/a.py": f"{G}\n{NOT_SHADOWED[case]}\n"}) == {"a.f", "a.g"}
+    found = reached(tmp_path, {"pkg/a.py": f"{G}\n{NOT_SHADOWED[case]}\n"})
+    assert found - {"a.(effects)"} == {"a.f", "a.g"}  # A decorator may have an effect too.
 
 
 H = "def h():\n    return 2\n"
@@ -768,3 +778,33 @@ def test_the_whole_project_can_be_read() -> None:
     found = closure(Root(path) for path in paths)
     assert len(found.digest) == 64
     assert {path for path in paths if path.name != "__init__.py"} <= set(found.files)
+
+
+def test_a_definition_that_a_decorator_puts_into_a_table_counts(tmp_path: Path) -> None:
+    """It is called through the table, and not by its name."""
+    source = """
+        BLOCKS = {}
+
+
+        def block(name):
+            def register(function):
+                BLOCKS[name] = function
+                return function
+
+            return register
+
+
+        @block("basic")
+        def basic(x):
+            return x * 2
+
+
+        def f(kind):
+            return BLOCKS[kind]
+        """
+    before = digest(tmp_path, {"pkg/a.py": source})
+    assert digest(tmp_path, {"pkg/a.py": source.replace("x * 2", "x * 3")}) != before
+    marked = source.replace("def block", "@registers\n        def block").replace(
+        "BLOCKS = {}", "from normbench.system.plugins import registers\n\n        BLOCKS = {}"
+    )
+    assert digest(tmp_path, {"pkg/a.py": marked}) == digest(tmp_path, {"pkg/a.py": marked.replace("x * 2", "x * 3")})

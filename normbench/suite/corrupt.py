@@ -1,0 +1,22 @@
+"""The stage `corrupt`: corrupted copies of the test images of one dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from normbench.corruptions.files import copy_published, write_corrupted
+from normbench.system import files, layout
+
+
+def corrupt(dataset: str) -> None:
+    """Writes corrupted copies of a dataset's test images, or copies those of a published benchmark."""
+    wanted = files.read_json(layout.RESOLVED / "corruptions.json")
+    source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
+    published = wanted.pop("source")
+    references = wanted.pop("references", {})  # of the user's own corruptions, by name
+    wanted["names"] = [references.get(name, name) for name in wanted["names"]]
+    if published is None:
+        write_corrupted(source, target, **wanted)
+    else:
+        folder = Path(published.replace("{dataset}", dataset)).expanduser()
+        copy_published(source, target, wanted["names"], wanted["severities"], folder)
