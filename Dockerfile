@@ -31,7 +31,7 @@ COPY . .
 RUN git rev-parse --git-dir > /dev/null 2>&1 || { rm -rf .git && git init --quiet . ; }
 
 # What uv and pip fetch is kept between builds, and is not in the image.
-RUN --mount=type=cache,target=/root/.cache UV_LINK_MODE=copy make env
+RUN --mount=type=cache,target=/cache UV_CACHE_DIR=/cache/uv PIP_CACHE_DIR=/cache/pip UV_LINK_MODE=copy make env
 
 ENV PATH=/normbench/.venv/bin:$PATH
 CMD ["make", "results"]
