@@ -27,6 +27,8 @@ from normbench.models.build import build_gan
 from normbench.runs import generation
 from normbench.runs.networks import trained_generator
 from normbench.runs.record import Record
+from normbench.runs.run import Kind
+from normbench.suite import code
 from normbench.suite import fid as fid_stage
 from normbench.suite.suite import Suite
 from normbench.suite.train import train_gans
@@ -268,14 +270,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         seeds=[3, 5], datasets=["quadrants"], tasks=[], variants=[], gan_tasks=["small"], gan_variants=["batch_norm"]
     )
     suite.write(layout.RESOLVED / "suite.json")
-    files.write_json(layout.RESOLVED / "code/gan.json", {"digest": "c"})
+    files.write_json(layout.RESOLVED / "code/gan.json", {"digest": code.training(Kind.GAN)})
     for one in (variant("batch_norm"), variant("spectral_norm", batch_norm=False)):
-        one.write(layout.RESOLVED / f"variants/{one.name}.json")
+        whole = one.model_copy(update={"method_code": code.method(one.method)})
+        whole.write(layout.RESOLVED / f"variants/{one.name}.json")
     return tmp_path
 
 
 def task_of(settings: GanRecipe) -> GanTask:
-    return gan_task(dataset="quadrants", seeds=[3, 5], recipe=settings)
+    return gan_task(dataset="quadrants", seeds=[3, 5], recipe=settings, model_code=code.model("sngan"))
 
 
 def write_task(settings: GanRecipe) -> None:

@@ -52,7 +52,9 @@ def test_a_missing_record_is_named_and_leaves_the_old_tables(suite: None, kind: 
 def test_a_record_of_an_older_version_is_one_line(suite: None) -> None:
     path = place("batch_norm", 1)
     files.write_json(path, files.read_json(path) | {"format": 1})
-    with pytest.raises(UserError, match=f"{path}: format: is 1, .*train the run again") as error:
+    with pytest.raises(
+        UserError, match=f"{path}: is a record of another version of normbench, .*trained again"
+    ) as error:
         aggregate()
     assert "\n" not in str(error.value)
 

@@ -67,5 +67,5 @@ def test_an_empty_folder_is_told(tmp_path: Path) -> None:
 def test_a_file_that_is_no_record_is_named(suite: None) -> None:
     path = place("conv_norm", 1)
     path.write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match=f"{path}: format: "):
+    with pytest.raises(UserError, match=f"{path}: is a record of another version"):
         load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from normbench.system import side_by_side as jobs
 from normbench.system.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="runs are side by side on Linux alone")
 
 
@@ -34,14 +36,29 @@ def four_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("four_threads")
+THREADS = """
+import functools, sys
+from pathlib import Path
+import torch
+from normbench.system import side_by_side as jobs
+from tests.system.test_jobs import note
+
+torch.set_num_threads(4)
+folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+jobs.side_by_side([functools.partial(note, folder, str(i)) for i in range(3)], "cpu", threads)
+print(torch.get_num_threads(), jobs.beside)
+"""
+
+
 @pytest.mark.parametrize(("threads", "beside"), [(1, 3), (2, 2)])
 @linux
 def test_each_has_its_threads_however_many_run_beside_it(threads: int, beside: int, tmp_path: Path):
-    jobs.side_by_side([functools.partial(note, tmp_path, str(i)) for i in range(3)], "cpu", threads)
+    """In a fresh process: one that has used threads, as that of the tests may have, cannot be forked."""
+    command = [sys.executable, "-c", THREADS, str(tmp_path), str(threads)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "4 1\n"
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {str(i): f"{threads} {beside} 200" for i in range(3)}
-    assert torch.get_num_threads() == 4
-    assert jobs.beside == 1
 
 
 @pytest.mark.usefixtures("four_threads")
