@@ -115,7 +115,7 @@ def _fetch_one(
         else:
             part.replace(target)
             return
-    raise UserError(_explanation(archive, folder, dataset, mirror, missing, failures))
+    raise UserError(*_explanation(archive, folder, dataset, mirror, missing, failures))
 
 
 def _places(archive: Archive, source: str, mirror: str | None) -> tuple[str, ...]:
@@ -241,8 +241,8 @@ def _explanation(
     mirror: str | None,
     missing: Sequence[Archive],
     failures: Sequence[str],
-) -> str:
-    """The error text for an archive that is nowhere to be found: what is missing, what was tried, what would help."""
+) -> list[str]:
+    """The lines of the error for an archive that is nowhere to be found: what is missing, was tried, and would help."""
     lacking = [one for one in missing if not (folder / one.name).is_file() or one == archive]
     place = "none is set" if mirror is None else mirror
     lines = [f"dataset '{dataset}': no copy of", *(f"  {one.name}  (md5 {one.md5})" for one in lacking)]
@@ -254,4 +254,4 @@ def _explanation(
         f" `mirror:` of '{dataset}' in params.yaml, or NORMBENCH_MIRROR",
         "  - bring arrays of your own: `source: npz` with `path:` and `sha256:` in params.yaml",
     ]
-    return "\n".join(lines)
+    return lines

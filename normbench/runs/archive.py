@@ -1,7 +1,8 @@
 """A finished run as one file: written from one run store and, after verification, added to another.
 
 An archive is a plain tar file: `manifest.json`, with the id of the run and the size and sha256 of each file, and then
-the files. Its name holds the id and the first 16 digits of its own sha256. Equal runs give equal archives.
+the files. It has nothing else, so that its size follows from the manifest. Its name holds the id and the first 16
+digits of its own sha256. Equal runs give equal archives.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ import re
 import shutil
 import tarfile
 import tempfile
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO
 
-import numpy as np
-import torch
-from PIL import Image
+from pydantic import Field, ValidationError
 
-from normbench.runs import store
-from normbench.runs.contents import LARGEST, RECORD, contents
+from normbench.runs import contents, formats, store
+from normbench.runs.contents import LARGEST, RECORD
 from normbench.runs.record import Record
-from normbench.system import files, layout
+from normbench.system import files, layout, strict_json
 from normbench.system.errors import UserError
+from normbench.system.schema import NotNegative, Strict
+from normbench.system.text import excerpt
 
 MANIFEST, FORMAT, SUFFIX = "manifest.json", 1, ".run.tar"
 NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.run\.tar")
@@ -46,6 +46,9 @@ def export(run: str, to: Path) -> Path:
     foreign = [name for name in names if name not in LARGEST]
     if foreign:
         raise UserError(f"{folder}: {foreign[0]} does not belong to a run; move it away")
+    large = [name for name in names if (folder / name).stat().st_size > LARGEST[name]]
+    if large:
+        raise UserError(f"{folder / large[0]}: larger than the {LARGEST[large[0]]} bytes that `runs import` takes")
     facts: dict[str, dict[str, Any]] = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": files.sha256(folder / name)} for name in names
     }
@@ -53,7 +56,7 @@ def export(run: str, to: Path) -> Path:
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{run}.", dir=to) as scratch:
         made = Path(scratch) / "archive"
-        with tarfile.open(made, "w", format=tarfile.PAX_FORMAT) as archive:
+        with tarfile.open(made, "w", format=tarfile.USTAR_FORMAT) as archive:
             archive.addfile(_member(MANIFEST, len(manifest)), io.BytesIO(manifest))
             for name in names:
                 with (folder / name).open("rb") as content:
@@ -97,7 +100,7 @@ def import_all(paths: Iterable[Path]) -> str:
             problems.append(str(error))
     line = f"{sum(added)} runs taken into {layout.store()}, {len(added) - sum(added)} were there"
     if problems:
-        raise UserError("\n".join([line, *problems]))
+        raise UserError(line, *problems)
     return line
 
 
@@ -105,29 +108,26 @@ def import_(path: Path) -> tuple[str, bool]:
     """Verifies an archive and adds its run to the store; returns the run's id and whether it is new there.
 
     Raises UserError, and changes nothing, if the archive is damaged or has unexpected content, or if the store has a
-    different result of the same run. Nothing in the archive is unpickled, and no path in it is used.
+    different result of the same run. Nothing in the archive is unpickled but tensors, and no path in it is used.
     """
-    named = NAME.fullmatch(path.name)
-    if named and files.sha256(path)[:16] != named[2]:
-        raise UserError(f"{path}: damaged: its sha256 does not begin with the {named[2]} of its name")
     root = store.folder("import").parent
     root.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".import.", dir=root))
     try:
-        try:
-            with tarfile.open(path, "r:") as archive:
-                manifest = _manifest(archive, path)
-                _unpack(archive, manifest["files"], scratch, path)
-        except tarfile.TarError as error:
-            raise UserError(f"{path}: damaged, or no archive of a run ({error})") from None
-        run = manifest["run"]
+        with path.open("rb") as stream:
+            manifest = read_manifest(stream, path.stat().st_size, path)
+            named = NAME.fullmatch(path.name)
+            if named and files.sha256(path)[:16] != named[2]:
+                raise UserError(f"{path}: damaged: its sha256 does not begin with the {named[2]} of its name")
+            _unpack(stream, manifest.files, scratch, path)
+        run = manifest.run
         if named and named[1] != run:
             raise UserError(f"{path}: has run {run}, which is not that of its name")
         check_content(scratch, run, path)
         with store.claimed(run):
             if store.finished(run):
                 mine = {file.name: files.sha256(file) for file in store.folder(run).iterdir()}
-                if mine != {name: facts["sha256"] for name, facts in manifest["files"].items()}:
+                if mine != {name: facts.sha256 for name, facts in manifest.files.items()}:
                     raise UserError(f"{path}: {store.folder(run)} has another outcome of this run, which is kept")
                 return run, False
             scratch.chmod(0o755)
@@ -139,61 +139,130 @@ def import_(path: Path) -> tuple[str, bool]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _manifest(archive: tarfile.TarFile, path: Path) -> dict[str, Any]:
-    """Returns the manifest, which must be the first member, after checking its form."""
-    first = archive.next()
-    if first is None or first.name != MANIFEST or not first.isreg() or first.size > LARGEST_MANIFEST:
-        raise UserError(f"{path}: no archive of a run: it does not begin with {MANIFEST}")
-    content = archive.extractfile(first)
-    assert content is not None  # because the member is a regular file
+class Listed(Strict):
+    """What the manifest says about a file: its size in bytes and its hexadecimal sha256."""
+
+    bytes: NotNegative
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Manifest(Strict):
+    """The content of the manifest. files: by name, without the manifest itself."""
+
+    format: int
+    run: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    files: dict[str, Listed]
+
+
+def read_manifest(stream: BinaryIO, size: int, path: Path | str) -> Manifest:
+    """Returns the manifest, which must be the first member, and leaves the stream behind it.
+
+    size: the bytes of the archive. They follow from the manifest, so that whatever else the archive has is refused
+    before it is read. path: for messages. Raises UserError if it is not as `export` writes it.
+    """
     try:
-        manifest = json.loads(content.read())
-        if manifest["format"] != FORMAT:
-            raise UserError(f"{path}: {MANIFEST}: format = {manifest['format']!r}: must be {FORMAT}")
-        listed = manifest["files"]
-        sound = (
-            re.fullmatch("[0-9a-f]{16}", manifest["run"])
-            and RECORD in listed
-            and all(re.fullmatch("[0-9a-f]{64}", facts["sha256"]) for facts in listed.values())
-            and all(type(facts["bytes"]) is int and facts["bytes"] >= 0 for facts in listed.values())
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        sound = None
-    if not sound:
-        raise UserError(f"{path}: {MANIFEST} is not as `normbench runs export` writes it")
-    for name, facts in listed.items():
+        first = _header(stream)
+        if first is None or first[0] != MANIFEST or not 0 <= first[1] <= LARGEST_MANIFEST:
+            raise ValueError(f"it does not begin with {MANIFEST}")
+        content = stream.read(first[1])
+        _check_padding(stream, first[1])
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, or no archive of a run: {error}") from None
+    manifest = _parsed(content, path)
+    for name, facts in manifest.files.items():
         if name not in LARGEST:
-            raise UserError(f"{path}: {MANIFEST}: files has {name!r}, which no run has; valid: {', '.join(LARGEST)}")
-        if facts["bytes"] > LARGEST[name]:
-            raise UserError(f"{path}: {name} has {facts['bytes']} bytes; at most {LARGEST[name]} are taken")
+            valid = ", ".join(LARGEST)
+            raise UserError(f"{path}: {MANIFEST}: files has {excerpt(name)}, which no run has; valid: {valid}")
+        if facts.bytes > LARGEST[name]:
+            raise UserError(f"{path}: {name} has {facts.bytes} bytes; at most {LARGEST[name]} are taken")
+    expected = _size([first[1], *(facts.bytes for facts in manifest.files.values())])
+    if size != expected:
+        what = "is cut off" if size < expected else f"has something that {MANIFEST} does not list once"
+        raise UserError(f"{path}: {what}: {size} bytes, where its files make {expected}")
     return manifest
 
 
-def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Path) -> None:
+def _parsed(content: bytes, path: Path | str) -> Manifest:
+    reason = ""
+    try:
+        value = strict_json.parse(content)
+        version = value["format"] if isinstance(value, dict) and "format" in value else None
+        if version is not None and (type(version) is not int or version != FORMAT):
+            raise UserError(f"{path}: {MANIFEST}: format = {json.dumps(version)[:80]}: must be {FORMAT}")
+        manifest = Manifest.model_validate(value)
+        if RECORD in manifest.files:
+            return manifest
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f" ({excerpt('.'.join(map(str, first['loc'])))}: {first['msg']})"
+    except ValueError as error:
+        reason = f" ({excerpt(str(error))})"
+    raise UserError(f"{path}: {MANIFEST} is not as `normbench runs export` writes it{reason}")
+
+
+def _size(lengths: list[int]) -> int:
+    """Returns the bytes of an archive whose members have these lengths."""
+    blocks = sum(1 + -(-length // tarfile.BLOCKSIZE) for length in lengths) + 2  # two empty blocks end it
+    return -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+def _header(stream: BinaryIO) -> tuple[str, int] | None:
+    """Reads the header of a member and returns its name and its size; None at the end of the archive.
+
+    A size of -1 marks what is no plain file. tarfile itself would read more, and so give a member another name or size
+    than its header has: extended headers, long names, and sparse files, whose holes can have any size. Raises
+    ValueError if the header is damaged.
+    """
+    block = stream.read(tarfile.BLOCKSIZE)
+    if block == bytes(tarfile.BLOCKSIZE):
+        return None
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise ValueError(str(error)) from None
+    return info.name, info.size if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else -1
+
+
+def _check_padding(stream: BinaryIO, size: int) -> None:
+    """Reads what follows a member of `size` bytes to the end of its block. Raises ValueError unless it is empty."""
+    padding = -size % tarfile.BLOCKSIZE
+    if stream.read(padding) != bytes(padding):
+        raise ValueError("something stands between two members")
+
+
+def _unpack(stream: BinaryIO, listed: dict[str, Listed], to: Path, path: Path) -> None:
     """Copies the members that the manifest lists into a folder, and verifies each of them."""
-    seen = set()
-    while (member := archive.next()) is not None:
-        if member.name not in listed or member.name in seen:
-            raise UserError(f"{path}: has a member {member.name!r} that {MANIFEST} does not list once")
-        if not member.isreg() or member.issparse():
-            raise UserError(f"{path}: {member.name} is no plain file")
-        seen.add(member.name)
-        digest, size = hashlib.sha256(), 0
-        content = archive.extractfile(member)
-        assert content is not None  # because the member is a regular file
-        # Safe whatever the header says: the name is one of `LARGEST`, and the manifest limits the length.
-        with (to / member.name).open("xb") as out:
-            while block := content.read(BLOCK):
-                size += len(block)
-                if size > listed[member.name]["bytes"]:
-                    break
-                digest.update(block)
-                out.write(block)
-        if size != listed[member.name]["bytes"] or digest.hexdigest() != listed[member.name]["sha256"]:
-            raise UserError(f"{path}: {member.name} is damaged: its content is not what {MANIFEST} says")
+    seen: set[str] = set()
+    try:
+        while (header := _header(stream)) is not None:
+            name, size = header
+            if name not in listed or name in seen:
+                raise UserError(f"{path}: has a member {excerpt(name)} that {MANIFEST} does not list once")
+            seen.add(name)
+            if size < 0:
+                raise UserError(f"{path}: {name} is no plain file")
+            if size != listed[name].bytes or _copied(stream, size, to / name) != listed[name].sha256:
+                raise UserError(f"{path}: {name} is damaged: its content is not what {MANIFEST} says")
+            _check_padding(stream, size)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, or no archive of a run: {error}") from None
     missing = sorted(set(listed) - seen)
     if missing:
         raise UserError(f"{path}: {missing[0]} is missing")
+    rest = stream.read(tarfile.RECORDSIZE)
+    if rest != bytes(len(rest)) or len(rest) < tarfile.BLOCKSIZE:
+        raise UserError(f"{path}: damaged: something follows the last member")
+
+
+def _copied(stream: BinaryIO, size: int, to: Path) -> str:
+    """Copies `size` bytes, or what is left of them, into a new file and returns their sha256."""
+    digest = hashlib.sha256()
+    with to.open("xb") as out:
+        while block := stream.read(min(BLOCK, size)):
+            size -= len(block)
+            digest.update(block)
+            out.write(block)
+    return digest.hexdigest()
 
 
 def check_content(folder: Path, run: str, path: Path) -> None:
@@ -206,7 +275,7 @@ def check_content(folder: Path, run: str, path: Path) -> None:
     expected = record.described_run().id
     if record.run != run or expected != run:
         raise UserError(f"{path}: {RECORD} describes run {expected}, not {run}")
-    required = contents(record.kind, record.status)
+    required = contents.contents(record.kind, record.status)
     present = {file.name for file in folder.iterdir()}
     if present != {RECORD, *required}:
         raise UserError(
@@ -214,29 +283,18 @@ def check_content(folder: Path, run: str, path: Path) -> None:
         )
     for name in required:
         try:
-            _read(folder / name)
+            _read(folder / name, record)
         except Exception as error:  # The readers of these formats raise many kinds of errors.
-            text = str(error).partition("\n")[0]
+            text = excerpt(str(error).partition("\n")[0], 200)
             raise UserError(f"{path}: {name} cannot be read ({type(error).__name__}: {text})") from None
 
 
-def _read(file: Path) -> None:
-    """Reads a file of a run without unpickling anything but plain tensors. Raises an error if it is not valid."""
-    if file.suffix == ".pt":
-        with zipfile.ZipFile(file) as members:  # torch writes checksums, and does not look at them.
-            damaged = members.testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged} is not what it was")
-        state = torch.load(file, weights_only=True, map_location="cpu")
-        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-            raise ValueError("not a dictionary of tensors")
-    elif file.suffix == ".npz":
-        with zipfile.ZipFile(file) as members:
-            if sum(member.file_size for member in members.infolist()) > LARGEST[file.name]:
-                raise ValueError("too large when unpacked")
-        with np.load(file, allow_pickle=False) as arrays:
-            if arrays.files != ["predicted"] or arrays["predicted"].dtype != np.int32:
-                raise ValueError("not predicted classes")
-    else:
-        with Image.open(file) as image:
-            image.verify()
+def _read(file: Path, record: Record) -> None:
+    """Reads a file of a run without unpickling anything but tensors. Raises an error if it is not valid."""
+    match file.name:
+        case contents.WEIGHTS | contents.GENERATOR:
+            formats.state_dict(file)
+        case contents.PREDICTIONS:
+            formats.predictions(file, record.provenance.dataset.test)
+        case contents.SAMPLES:
+            formats.picture(file)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 import random
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from normbench.runs.contents import CHECKPOINTS
+from normbench.runs import formats
+from normbench.runs.contents import CHECKPOINTS, LARGEST_CHECKPOINT
 from normbench.system import files, preemption
 from normbench.system.errors import UserError
+from normbench.system.text import complain
 
 KEPT = 2  # checkpoints of a run: if the newest is damaged, the one before it is used
 MINUTES = 10.0  # default interval between checkpoints within an epoch
@@ -59,7 +59,7 @@ class Checkpoints:
         self.written = time.monotonic()
         self.spent += self.written - began
         if preemption.requested():
-            print(f"{self.folder}: checkpoint written, the same command goes on from it", file=sys.stderr, flush=True)
+            complain(f"{self.folder}: checkpoint written, the same command goes on from it")
             raise SystemExit(preemption.EXIT_CODE)
 
     def resume(self) -> dict[str, Any] | None:
@@ -69,13 +69,12 @@ class Checkpoints:
         """
         for path in reversed(self.all()):
             saved = verified(path)
-            if saved is not None:
-                set_random_state(saved["random"])
+            if saved is not None and set_random_state(saved["random"]):
                 return saved["training"]
             aside = path.with_suffix(".damaged")
             path.replace(aside)
             instead = "the one before it is used" if self.all() else "there is none before it, so the run begins anew"
-            print(f"{path}: damaged, set aside as {aside.name}; {instead}", file=sys.stderr, flush=True)
+            complain(f"{path}: damaged, set aside as {aside.name}; {instead}")
         return None
 
     def all(self) -> list[Path]:
@@ -91,14 +90,17 @@ def save_weights(module: torch.nn.Module, path: Path) -> None:
 
 
 def verified(path: Path) -> dict[str, Any] | None:
-    """Returns the content of a checkpoint; None if its hash does not fit its name or it holds unsafe objects."""
+    """Returns the content of a checkpoint; None if its hash does not fit its name or it is not as `save` writes it."""
+    if path.stat().st_size > LARGEST_CHECKPOINT:
+        return None
     content = path.read_bytes()
     if path.stem.partition("-")[2] != hashlib.sha256(content).hexdigest()[:16]:
         return None
     try:
-        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError):
+        saved = formats.tensors(io.BytesIO(content))
+    except ValueError:
         return None
+    return saved if isinstance(saved, dict) and saved.keys() == {"training", "random"} else None
 
 
 def interval() -> float:
@@ -134,16 +136,20 @@ def random_state() -> dict[str, Any]:
     return found
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restores a result of `random_state`.
+def set_random_state(state: dict[str, Any]) -> bool:
+    """Restores a result of `random_state`; returns whether it is one.
 
     The states of GPUs are skipped if CUDA is not in use or if the number of GPUs differs.
     """
-    random.setstate(state["python"])
-    numpy = state["numpy"]
-    np.random.set_state(
-        ("MT19937", numpy["key"].numpy().astype(np.uint32), numpy["pos"], numpy["has_gauss"], numpy["gauss"])
-    )
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_initialized() and len(state.get("cuda", ())) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    try:
+        random.setstate(state["python"])
+        numpy = state["numpy"]
+        np.random.set_state(
+            ("MT19937", numpy["key"].numpy().astype(np.uint32), numpy["pos"], numpy["has_gauss"], numpy["gauss"])
+        )
+        torch.set_rng_state(state["torch"])
+        if torch.cuda.is_initialized() and len(state.get("cuda", ())) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError):
+        return False
+    return True

@@ -8,16 +8,18 @@ RECORD = "record.json"
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # the files of a classifier
 GENERATOR, SAMPLES = "generator.pt", "samples.png"  # the files of a GAN
 
-CHECKPOINTS = "[0-9]*-*.pt"  # of an unfinished run: `<number>-<first 16 digits of its sha256>.pt`
+# The checkpoints of an unfinished run: `<number>-<first 16 digits of its sha256>.pt`, e.g. 000012-0123456789abcdef.pt.
+CHECKPOINTS = f"{'[0-9]' * 6}-{'[0-9a-f]' * 16}.pt"
 
-GIB = 2**30
+MIB = 2**20
 LARGEST = {  # bytes
-    RECORD: GIB // 4,
-    WEIGHTS: 16 * GIB,
-    PREDICTIONS: GIB,
-    GENERATOR: 16 * GIB,
-    SAMPLES: GIB // 16,
+    RECORD: 16 * MIB,
+    WEIGHTS: 8192 * MIB - 1,  # the largest size that a plain header of tar holds
+    PREDICTIONS: 256 * MIB,
+    GENERATOR: 8192 * MIB - 1,
+    SAMPLES: 64 * MIB,
 }
+LARGEST_CHECKPOINT = 65536 * MIB  # with the state of the optimizer and a moving average
 
 
 def contents(kind: Kind, status: Status) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -12,8 +11,11 @@ from pathlib import Path
 import fsspec
 
 from normbench.runs import archive, store
-from normbench.runs.contents import CHECKPOINTS
+from normbench.runs.archive import BLOCK, LARGEST_MANIFEST
+from normbench.runs.checkpoint import KEPT
+from normbench.runs.contents import CHECKPOINTS, LARGEST, LARGEST_CHECKPOINT
 from normbench.system.errors import UserError
+from normbench.system.text import complain
 
 MIRROR_INTERVAL = 2.0  # seconds between two searches for new checkpoints
 
@@ -42,15 +44,34 @@ class Remote:
         for path in found:
             with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
                 file = Path(scratch) / path.rpartition("/")[2]
-                self.system.get_file(path, str(file))
                 try:
+                    self._copy_archive(path, file)
                     archive.import_(file)
                     return True
                 except UserError as error:
                     problem = str(error).replace(str(file), path)
             self.system.mv(path, f"{path}.damaged")
-            print(f"{problem}; set aside there, with .damaged at its end", file=sys.stderr, flush=True)
+            complain(f"{problem}; set aside there, with .damaged at its end")
         return False
+
+    def _copy_archive(self, path: str, to: Path) -> None:
+        """Copies an archive if its size is the one that its manifest gives, so that no other is copied as a whole."""
+        size = self.system.size(path)
+        if size is None:  # not every file system knows it
+            size = LARGEST_MANIFEST + sum(LARGEST.values())
+        else:
+            with self.system.open(path, "rb") as stream:
+                archive.read_manifest(stream, size, path)
+        self._copy(path, to, size)
+
+    def _copy(self, path: str, to: Path, most: int) -> None:
+        """Copies a file. Raises UserError, and stops, if it has more than `most` bytes."""
+        with self.system.open(path, "rb") as stream, to.open("wb") as out:
+            while block := stream.read(BLOCK):
+                most -= len(block)
+                if most < 0:
+                    raise UserError(f"{path}: larger than any such file of a run, or than its size says")
+                out.write(block)
 
     def give(self, run: str) -> None:
         """Copies a finished run from the local run store to the address, and removes its checkpoints there."""
@@ -63,11 +84,16 @@ class Remote:
             self.system.rm(self._unfinished(run), recursive=True)
 
     def fetch_checkpoints(self, run: str) -> None:
-        """Copies the checkpoints of an unfinished run from the address. They are verified when they are read."""
+        """Copies the newest checkpoints of an unfinished run from the address. They are verified when they are read."""
         folder = store.unfinished(run)
-        for path in self.system.glob(f"{self._unfinished(run)}/{CHECKPOINTS}"):
+        for path in sorted(self.system.glob(f"{self._unfinished(run)}/{CHECKPOINTS}"))[-KEPT:]:
             folder.mkdir(parents=True, exist_ok=True)
-            self.system.get_file(path, str(folder / path.rpartition("/")[2]))
+            to = folder / path.rpartition("/")[2]
+            try:
+                self._copy(path, to, LARGEST_CHECKPOINT)
+            except UserError as error:
+                to.unlink(missing_ok=True)
+                complain(f"{error}; it is not used")
 
     @contextmanager
     def mirrored(self, run: str) -> Iterator[None]:
@@ -84,7 +110,7 @@ class Remote:
                 refused = False
             except Exception as error:  # each of fsspec's file systems raises errors of its own
                 if not refused:
-                    print(f"run {run}: checkpoint not copied to {self.root}: {error}", file=sys.stderr, flush=True)
+                    complain(f"run {run}: checkpoint not copied to {self.root}: {error}")
                 refused = True
 
         def mirror() -> None:

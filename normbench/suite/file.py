@@ -46,7 +46,7 @@ class ParamsFile:
             for e in error.errors():
                 keys = tuple(key for key in e["loc"] if not _is_branch(key))
                 lines.setdefault(keys, self._line(keys, e))
-            raise UserError("\n".join(lines.values())) from None
+            raise UserError(*lines.values()) from None
 
     def problem(self, keys: tuple[str | int, ...], message: str) -> str:
         """Returns the error line `params.yaml:12: a.b = value: message`, without the value if the key is missing."""

@@ -69,7 +69,7 @@ class Resolver:
         self.corruptions()
         self.evaluation()
         if self.problems:
-            raise UserError("\n".join(self.problems))
+            raise UserError(*self.problems)
 
     def names(self, key: str, chosen: list[str], known: Any) -> None:
         """Checks a list of names in the suite: each is known, occurs once, and can be part of the name of a stage."""

@@ -73,7 +73,7 @@ def prepare() -> list[Run]:
     runs.adopt_outputs(resolved.suite)
     bound, absent = runs.bound_tasks(resolved)
     if absent:
-        raise UserError("\n".join(f"dataset {name}: {why}" for name, why in absent.items()))
+        raise UserError(*(f"dataset {name}: {why}" for name, why in absent.items()))
     return runs.of_suite(resolved, bound)
 
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from normbench.system.text import clean
+
 
 class UserError(Exception):
-    """A mistake that the user can correct. Its text is the complete message, which is printed without a traceback."""
+    """A mistake that the user can correct. Its text is the complete message, which is printed without a traceback.
+
+    Each argument is one line. A line break within an argument is part of a name from outside and becomes an escape, as
+    do control characters (see `normbench.system.text.clean`).
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(clean, self.args))
 
 
 def nearest(name: object, valid: Iterable[str]) -> str | None:
