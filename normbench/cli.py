@@ -16,6 +16,7 @@ from normbench import __version__
 from normbench.system import files, layout
 from normbench.system.errors import UserError, hint
 from normbench.system.stage import guarded
+from normbench.system.text import complain, say, show_traceback
 
 app = typer.Typer(
     help="Beside `dvc repro`, which makes every result.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -30,12 +31,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"normbench {__version__}")
+        say(f"normbench {__version__}")
         raise typer.Exit
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
+    say(*json.dumps(value, indent=1).split("\n"))
 
 
 @app.callback()
@@ -70,9 +71,9 @@ def check(
     if as_json:
         _print_json({"params": str(layout.PARAMS), "runs": count, "changed": changed})
         return
-    print(f"{layout.PARAMS}: in order; the suite has {count} runs")
+    say(f"{layout.PARAMS}: in order; the suite has {count} runs")
     if changed:
-        print(f"changed since the last repro: {', '.join(changed)}")
+        say(f"changed since the last repro: {', '.join(changed)}")
 
 
 @app.command("list")
@@ -85,12 +86,12 @@ def list_(as_json: Json = False) -> None:
         _print_json(found)
         return
     for section, entries in found.items():
-        print(section)
+        say(section)
         for name, options in entries.items():
             shown = ", ".join(
                 option if default == REQUIRED else f"{option}={default!r}" for option, default in options.items()
             )
-            print(f"  {name}({shown})" if options else f"  {name}")
+            say(f"  {name}({shown})" if options else f"  {name}")
 
 
 @app.command()
@@ -131,7 +132,7 @@ def suite(
     if name is None:
         for stem, path in known.items():
             about = path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
-            print(f"{'*' if stem in selected else ' '} {stem}: {about}")
+            say(f"{'*' if stem in selected else ' '} {stem}: {about}")
         return
     if name not in known:
         raise UserError(f"suite {name}: unknown; {hint(name, known)}")
@@ -139,9 +140,9 @@ def suite(
     if current and not selected:
         kept = next(stem for n in itertools.count(1) if (stem := f"edited-{n}") not in known)
         files.write_text(layout.SUITES / f"{kept}.yaml", current.decode())
-        print(f"{layout.PARAMS} had edits: they are kept, and `normbench suite {kept}` brings them back")
+        say(f"{layout.PARAMS} had edits: they are kept, and `normbench suite {kept}` brings them back")
     files.write_text(layout.PARAMS, content)
-    print(f"{layout.PARAMS} is suites/{name}.yaml now: `make results` trains it")
+    say(f"{layout.PARAMS} is suites/{name}.yaml now: `make results` trains it")
 
 
 @app.command()
@@ -211,8 +212,8 @@ def runs_export(
     def export() -> None:
         chosen = listing.chosen(ids or [])
         for run in chosen:
-            print(archive.export(run, to))
-        print(f"{len(chosen)} runs in {to}; `normbench runs import` takes them into another run store")
+            say(archive.export(run, to))
+        say(f"{len(chosen)} runs in {to}; `normbench runs import` takes them into another run store")
 
     guarded(export)
 
@@ -224,13 +225,14 @@ def runs_import(
     """Add exported runs to the run store after verification; `dvc repro` then assembles them."""
     from normbench.runs import archive
 
-    guarded(lambda: print(archive.import_all(paths)))
+    guarded(lambda: say(archive.import_all(paths)))
 
 
 def main() -> None:
     """The entry point of the command. A user's mistake ends in one line and exit code 1."""
+    sys.excepthook = show_traceback
     try:
         app()
     except UserError as error:
-        print(error, file=sys.stderr)
+        complain(*error.args)
         raise SystemExit(1) from None

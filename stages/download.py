@@ -3,6 +3,7 @@
 from normbench.data.prepare import prepare
 from normbench.system import files, layout, stage
 from normbench.system.errors import UserError, hint
+from normbench.system.text import say
 
 
 def download(dataset: str) -> None:
@@ -15,7 +16,7 @@ def download(dataset: str) -> None:
         prepare(files.read_json(spec), out)
         facts = files.read_json(out / "meta.json")
     size = "{image_size}x{image_size}x{channels}".format(**facts)
-    print(f"{dataset}: {facts['train']} + {facts['test']} images of {size} in {facts['classes']} classes")
+    say(f"{dataset}: {facts['train']} + {facts['test']} images of {size} in {facts['classes']} classes")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,8 @@ def jpeg_compression(images: Bytes, quality: int) -> Bytes:
         # OpenCV's colours go from blue to red.
         _, code = cv2.imencode(".jpg", image[:, :, ::-1] if colour else image, [cv2.IMWRITE_JPEG_QUALITY, quality])
         decoded = cv2.imdecode(code, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
-        assert decoded is not None
+        if decoded is None:
+            raise RuntimeError("OpenCV cannot decode its own JPEG")
         target[:] = decoded[:, :, ::-1] if colour else decoded[:, :, None]
     return result
 

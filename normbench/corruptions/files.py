@@ -285,7 +285,8 @@ def _quiet() -> None:
 
 
 def _call(block: Block) -> Block:
-    assert _fill is not None
+    if _fill is None:
+        raise RuntimeError("a worker was started without its task")
     return _fill(block)
 
 

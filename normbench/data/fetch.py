@@ -23,6 +23,7 @@ from pathlib import Path
 from normbench import __version__
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
+from normbench.system.text import say
 
 TIMEOUT = 20.0  # seconds without data after which a connection counts as broken
 WAITS = (0.5, 2.0)  # seconds before the first and the second retry
@@ -86,7 +87,7 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: waiting for another process that downloads into it", flush=True)
+            say(f"{folder}: waiting for another process that downloads into it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -15,6 +15,7 @@ from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fantastic_four import TrackedNorms
 from normbench.methods.network_deconvolution import DeconvConv2d, DeconvLinear
 from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchNorm2d
+from normbench.system.narrowing import narrowed
 
 
 @torch.no_grad()
@@ -45,9 +46,8 @@ def fold(model: nn.Module) -> nn.Module:
         if plain is not None:
             model.set_submodule(name, plain)
     for conv_name, norm_name in followers(model, nn.Conv2d, nn.BatchNorm2d).items():
-        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
+        conv = narrowed(model.get_submodule(conv_name), nn.Conv2d, conv_name)
+        norm = narrowed(model.get_submodule(norm_name), nn.BatchNorm2d, norm_name)
         model.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
         model.set_submodule(norm_name, nn.Identity())
     return model
@@ -88,9 +88,8 @@ def plain_layer(layer: nn.Module) -> nn.Module | None:
             layer.affine, layer.batch_norm = fuse_conv_bn_eval(layer.affine, layer.batch_norm), None
             return None
         case AfterBatchNorm():
-            batch_norm, spectral = layer
-            assert isinstance(batch_norm, nn.BatchNorm2d)
-            assert isinstance(spectral, SpectralBatchNorm2d)
+            batch_norm = narrowed(layer[0], nn.BatchNorm2d, "the first of two norms")
+            spectral = narrowed(layer[1], SpectralBatchNorm2d, "the second of two norms")
             if spectral.mode != "frequency" and spectral.fft_norm != "full":
                 gain = spectral.weight * (spectral.running_var + spectral.eps).rsqrt()
                 batch_norm.weight.mul_(gain)

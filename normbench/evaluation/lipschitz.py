@@ -92,7 +92,8 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
         case nn.Conv2d():
             bound = conv_bound(layer.weight, layer.stride[0], groups=layer.groups)
             padding = layer.padding
-            assert isinstance(padding, tuple)
+            if isinstance(padding, str):
+                raise Unbounded(f"no norm is known for a convolution with padding '{padding}'")
             estimate = zero_padded_norm(
                 layer.weight, (sizes[2], sizes[3]), layer.stride[0], (padding[0], padding[1]), groups=layer.groups
             )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from normbench.data.batches import Images
 from normbench.gan.task import GanTask
 from normbench.gan.trainer import sample
+from normbench.system.narrowing import narrowed
 from normbench.system.seeds import derive
 from normbench.training.recipe import Recipe
 
@@ -36,8 +37,7 @@ class Features(nn.Module):
 
     def __init__(self, classifier: nn.Module, images: Images):
         super().__init__()
-        head = classifier.get_submodule("head")
-        assert isinstance(head, nn.Linear)
+        head = narrowed(classifier.get_submodule("head"), nn.Linear, "the layer `head`")
         self.num_features = head.in_features
         classifier.set_submodule("head", nn.Identity())
         self.classifier, self.images = classifier.eval(), images

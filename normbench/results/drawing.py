@@ -86,7 +86,8 @@ def inline(figure: Figure, prefix: str, title: str) -> Markup:
     figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
     view = re.search(r'viewBox="([^"]+)"', text)
-    assert view is not None
+    if view is None:
+        raise ValueError("matplotlib has written an SVG file without a viewBox")
     body = text[text.index(">", view.end()) + 1 :]
     body = re.sub(r"<!--.*?-->|<style.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r"font-family:[^;\"]*(; )?", "", body)

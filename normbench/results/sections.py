@@ -20,6 +20,7 @@ from normbench.results.scatter import robustness_plot, speed_plot
 from normbench.results.smoothness_plots import energy_plot, feature_plot, layer_plot
 from normbench.results.tables.facts import TaskFacts
 from normbench.results.tables.table import Row
+from normbench.system.narrowing import narrowed
 from normbench.training.task import Task
 
 Tables = dict[str, pd.DataFrame]  # by the name of their file
@@ -78,8 +79,8 @@ def task_section(key: str, name: str, facts: TaskFacts, tables: Tables, looks: d
     own = {table: found[found["task"] == name] for table, found in tables.items()}
     rows = own["leaderboard"].to_dict("records")
     variants = [row["variant"] for row in rows]
-    assert isinstance(facts.task, Task)
-    figures = draw(own, facts.task.recipe.epochs, {variant: looks[variant] for variant in variants})
+    task = narrowed(facts.task, Task, f"task {name}")
+    figures = draw(own, task.recipe.epochs, {variant: looks[variant] for variant in variants})
     return TaskSection(
         name=name,
         facts=facts,

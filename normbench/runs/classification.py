@@ -17,6 +17,7 @@ from normbench.runs.record import Numerics
 from normbench.runs.run import Run
 from normbench.runs.trained import Clock, Speed, Trained
 from normbench.system import layout
+from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.training import classifier
 from normbench.training.compilation import keep_compiled
@@ -30,8 +31,7 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
 
     keeper: saves and restores the state of the training. progress: shows epoch, loss and images per second.
     """
-    task = run.task
-    assert isinstance(task, Task)
+    task = narrowed(run.task, Task, f"run {run.id}: task")
     recipe, clock = task.recipe, Clock(time.perf_counter)
     keep_compiled(str(layout.store() / "compiled"))
     method = methods.build(run.variant.method, run.variant.options)

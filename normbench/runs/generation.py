@@ -21,6 +21,7 @@ from normbench.runs.contents import GENERATOR, SAMPLES
 from normbench.runs.record import Numerics
 from normbench.runs.run import Run
 from normbench.runs.trained import Clock, Speed, Trained
+from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.training.keeper import Keeper
 
@@ -32,8 +33,7 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
 
     keeper: saves and restores the state of the training. progress: shows iteration, losses and images per second.
     """
-    task = run.task
-    assert isinstance(task, GanTask)
+    task = narrowed(run.task, GanTask, f"run {run.id}: task")
     recipe, clock = task.recipe, Clock(time.perf_counter)
     per_iteration = recipe.batch_size * recipe.discriminator_steps
     method = methods.build(run.variant.method, run.variant.options)

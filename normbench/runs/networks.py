@@ -14,6 +14,7 @@ from normbench.models import registry as models
 from normbench.models.build import load_weights
 from normbench.runs.contents import GENERATOR, WEIGHTS
 from normbench.runs.record import Record
+from normbench.system.narrowing import narrowed
 from normbench.training import classifier
 from normbench.training.task import Task
 
@@ -32,16 +33,16 @@ def trained_classifier(record: Record, folder: Path, device: str) -> nn.Module:
 def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
     """Returns the averaged generator of a run on a device, in evaluation mode. folder: holds the files of the run."""
     origin = record.provenance
-    assert isinstance(origin.task, GanTask)
+    task = narrowed(origin.task, GanTask, f"run {record.run}: task")
     method = methods.build(origin.variant.method, origin.variant.options)
-    model = models.get(origin.task.model, "gan")
-    generator, _ = trainer.networks(origin.task, model, method, origin.dataset, record.seed)
+    model = models.get(task.model, "gan")
+    generator, _ = trainer.networks(task, model, method, origin.dataset, record.seed)
     return placement.placed(load_weights(generator, folder / GENERATOR), device).eval()
 
 
 def _classifier(record: Record) -> nn.Module:
     origin = record.provenance
-    assert isinstance(origin.task, Task)
+    task = narrowed(origin.task, Task, f"run {record.run}: task")
     method = methods.build(origin.variant.method, origin.variant.options)
-    model = models.get(origin.task.model, "classifier")
-    return classifier.network(origin.task, model, method, origin.dataset, record.seed)
+    model = models.get(task.model, "classifier")
+    return classifier.network(task, model, method, origin.dataset, record.seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 from normbench.runs.contents import CHECKPOINTS, RECORD
 from normbench.runs.record import Record
 from normbench.system import layout
+from normbench.system.text import complain
 
 ID = re.compile("[0-9a-f]{16}")
 
@@ -68,7 +68,7 @@ def claimed(run: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"run {run}: another process is training it; waiting for that", file=sys.stderr, flush=True)
+        complain(f"run {run}: another process is training it; waiting for that")
         lock.acquire()
     try:
         yield

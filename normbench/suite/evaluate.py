@@ -21,6 +21,7 @@ from normbench.runs.run import OUTPUTS, Kind
 from normbench.suite import resolved
 from normbench.system import device as devices
 from normbench.system import files, layout
+from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.system.side_by_side import side_by_side
 from normbench.training.task import Task
@@ -83,8 +84,7 @@ def subject_of(
 
     corrupted_examples: the number of test images that are scored with corruptions; None for all of them.
     """
-    task = record.provenance.task
-    assert isinstance(task, Task)
+    task = narrowed(record.provenance.task, Task, f"{run / RECORD}: task")
     devices.prepare(device)
     devices.use_threads(task.recipe.threads, device)
     model = trained_classifier(record, run, device)

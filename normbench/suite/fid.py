@@ -27,14 +27,14 @@ from normbench.suite import code, resolved
 from normbench.system import device as devices
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.training.task import Task
 
 
 def score(task: str, variant: str) -> None:
     """Add the FID to the records of a GAN task and variant."""
-    spec = resolved.task(Kind.GAN, task)
-    assert isinstance(spec, GanTask)
+    spec = narrowed(resolved.task(Kind.GAN, task), GanTask, f"task {task}")
     bound = Bound.read(layout.BOUND / f"{task}.json")
     device = "cpu" if devices.choose() == "mps" else devices.choose()  # MPS has no float64.
     devices.prepare(device)

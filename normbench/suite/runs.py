@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 from normbench.data.bound import Bound
@@ -15,6 +14,7 @@ from normbench.suite.resolved import Resolved
 from normbench.suite.suite import Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.text import complain
 
 NAMED = 5  # damaged runs that have a line of their own
 STAGES = {Kind.CLASSIFICATION: "train", Kind.GAN: "gan"}  # the stage that trains the runs of a kind
@@ -93,9 +93,9 @@ def adopt_outputs(suite: Suite) -> None:
             except UserError as error:
                 refused.append(str(error))
     for text in refused[:NAMED]:
-        print(f"{text}; not taken into the run store", file=sys.stderr, flush=True)
+        complain(f"{text}; not taken into the run store")
     if len(refused) > NAMED:
-        print(f"and {len(refused) - NAMED} more runs were not taken into the run store", file=sys.stderr, flush=True)
+        complain(f"and {len(refused) - NAMED} more runs were not taken into the run store")
 
 
 def adopt(folder: Path) -> None:

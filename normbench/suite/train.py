@@ -16,6 +16,7 @@ from normbench.system import device as devices
 from normbench.system import files, layout
 from normbench.system.errors import UserError
 from normbench.system.side_by_side import side_by_side
+from normbench.system.text import say
 
 
 def train_classifiers(task: str, variant: str) -> None:
@@ -38,7 +39,7 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
     todo = []
     for run in runs:
         if store.finished(run.id):
-            print(f"{run.title}: finished before, taken from {store.folder(run.id)}", flush=True)
+            say(f"{run.title}: finished before, taken from {store.folder(run.id)}")
             store.forget(run.id)
         else:
             todo.append(run)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from normbench.runs.run import Run
 from normbench.system.progress import duration
+from normbench.system.text import clean, say
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -73,15 +74,16 @@ class Board:
             row.began = time.monotonic()
         if changed and self.live is None and state in ("done", "failed", "stopped"):
             taken = f" ({duration(time.monotonic() - row.began)})" if row.began else ""
-            print(f"[{self.ended()}/{len(self.rows)}] {row.run.title}: {row.fields or state}{taken}", file=self.stream)
+            say(f"[{self.ended()}/{len(self.rows)}] {row.run.title}: {row.fields or state}{taken}", to=self.stream)
             self.stream.flush()
 
     def note(self, text: str) -> None:
-        """Prints text that stays above the table."""
+        """Prints text of several lines that stays above the table."""
+        lines = [clean(line) for line in text.split("\n")]
         if self.live is not None:
-            self.live.console.print(text, markup=False, highlight=False)
+            self.live.console.print("\n".join(lines), markup=False, highlight=False)
         else:
-            print(text, file=self.stream, flush=True)
+            say(*lines, to=self.stream)
 
     def tick(self) -> None:
         """Updates the table, or prints a plain line, if enough time has passed."""
@@ -93,7 +95,7 @@ class Board:
         elif now - self.shown >= PLAIN_INTERVAL:
             self.shown = now
             running = [f"{row.run.title}: {row.fields}" for row in self.rows.values() if row.state == "running"]
-            print("; ".join([self.summary(), *running]), file=self.stream, flush=True)
+            say("; ".join([self.summary(), *running]), to=self.stream)
 
     def count(self, state: str) -> int:
         """Returns the number of runs in a state."""
@@ -114,16 +116,18 @@ class Board:
     def table(self) -> Table:
         """Returns the live table, with as many rows as fit on the terminal."""
         from rich.table import Table
+        from rich.text import Text
 
-        assert self.live is not None
+        height = self.live.console.size.height if self.live is not None else 0
         table = Table(box=None, padding=(0, 2, 0, 0), caption=self.summary(), caption_justify="left")
         for column in ("run", "state", "", "progress"):
             table.add_column(column, no_wrap=True)
-        room = max(3, self.live.console.size.height - 4)
+        room = max(3, height - 4)
         ordered = sorted(self.rows.values(), key=lambda row: STATES.index(row.state))[:room]
         shown = {row.run.id for row in ordered}
         for row in self.rows.values():
             if row.run.id in shown:
                 bar = "#" * round(12 * row.share) + "." * (12 - round(12 * row.share))
-                table.add_row(row.run.title, row.state, bar, row.fields.partition("\n")[0])
+                texts = row.run.title, row.state, bar, row.fields.partition("\n")[0]
+                table.add_row(*(Text(clean(text)) for text in texts))  # not markup, which has colours and links
         return table

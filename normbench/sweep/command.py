@@ -20,6 +20,7 @@ from normbench.sweep.cost import measure_all
 from normbench.system import device as devices
 from normbench.system import layout, preemption
 from normbench.system.errors import UserError
+from normbench.system.text import complain, say
 
 
 def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
@@ -37,7 +38,7 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
     checkpoint.interval()  # Checks the variable here, so that not every run reports a mistake in it.
     suite = prepare()
     todo = [run for run in suite if not store.finished(run.id)]
-    print(f"{len(suite)} runs in the suite, {len(suite) - len(todo)} finished, {len(todo)} to train", flush=True)
+    say(f"{len(suite)} runs in the suite, {len(suite) - len(todo)} finished, {len(todo)} to train")
     if not todo:
         return
     if ray is not None:
@@ -49,7 +50,7 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
         codes = local.train_all(todo, processes or fitting(todo, device), device)
     if codes - {0}:
         raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
-    print(f"all {len(suite)} runs are in {layout.store()}; `dvc repro` assembles them", flush=True)
+    say(f"all {len(suite)} runs are in {layout.store()}; `dvc repro` assembles them")
 
 
 def fitting(todo: list[Run], device: str) -> int:
@@ -68,7 +69,7 @@ def prepare() -> list[Run]:
         done = subprocess.run([sys.executable, "-m", *command])
         if done.returncode != 0:
             shown = " ".join(word for word in command if word != "--quiet")
-            print(f"python -m {shown}: failed, and so called it says why", file=sys.stderr, flush=True)
+            complain(f"python -m {shown}: failed, and so called it says why")
             raise SystemExit(done.returncode)
     runs.adopt_outputs(resolved.suite)
     bound, absent = runs.bound_tasks(resolved)

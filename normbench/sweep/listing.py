@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from normbench.suite.resolve import resolve
 from normbench.sweep.states import Planned, State, of_runs
 from normbench.system import layout
 from normbench.system.errors import UserError
+from normbench.system.text import clean, complain, say
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def listed() -> tuple[list[Listed], dict[str, str]]:
                 unreadable.append(str(error))
     if unreadable:
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        print(f"{unreadable[0]}; not listed{more}", file=sys.stderr)
+        complain(f"{unreadable[0]}; not listed{more}")
     return found, absent
 
 
@@ -81,13 +81,14 @@ def show() -> None:
     rows: list[list[Any]] = []
     for each in found:
         accuracy = "" if each.clean_accuracy is None else f"{each.clean_accuracy:.4f}"
-        rows.append([each.run, each.task, each.variant, each.seed, each.status, accuracy])
-    print(tabulate(rows, ["id", "task", "variant", "seed", "status", "clean accuracy"], disable_numparse=True))
+        rows.append([clean(text) for text in (each.run, each.task, each.variant, each.seed, each.status, accuracy)])
+    headers = ["id", "task", "variant", "seed", "status", "clean accuracy"]
+    say(*tabulate(rows, headers, disable_numparse=True).split("\n"))
     for dataset, why in absent.items():
-        print(f"dataset {dataset}: {why}, so that its runs are not known; make it with `dvc repro bind`")
+        say(f"dataset {dataset}: {why}, so that its runs are not known; make it with `dvc repro bind`")
     others = sum(not each.of_suite for each in found)
     if others:
-        print(f"the last {others} are not of the suite as params.yaml has it")
+        say(f"the last {others} are not of the suite as params.yaml has it")
 
 
 def chosen(ids: list[str]) -> list[str]:

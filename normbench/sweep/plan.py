@@ -14,6 +14,7 @@ from normbench.sweep.cost import STEPS, Cell, Cost, advice, measure_all
 from normbench.sweep.states import Planned, State, of_runs
 from normbench.system import device as devices
 from normbench.system.progress import duration
+from normbench.system.text import clean, say
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,12 @@ def show(plan: Plan) -> None:
     print_table(plan)
     for each in plan.planned:
         if each.state is State.UNFINISHED:
-            print(f"unfinished: {each.run.title}: goes on from a checkpoint at {each.position}")
+            say(f"unfinished: {each.run.title}: goes on from a checkpoint at {each.position}")
     for line in [*reasons(plan.planned), *plan.advice]:
-        print(line)
+        say(line)
     for dataset, why in plan.absent.items():
-        print(f"dataset {dataset}: {why}, so that its runs are not known; make it with `dvc repro bind`")
-    print(total(plan))
+        say(f"dataset {dataset}: {why}, so that its runs are not known; make it with `dvc repro bind`")
+    say(total(plan))
 
 
 def print_table(plan: Plan) -> None:
@@ -88,13 +89,13 @@ def print_table(plan: Plan) -> None:
         cells.setdefault(each.run.cell, []).append(each)
     rows = []
     for cell, group in cells.items():
-        row: list[Any] = [*cell[1:], *(sum(each.state is state for each in group) or "" for state in State)]
+        row: list[Any] = [*map(clean, cell[1:]), *(sum(each.state is state for each in group) or "" for state in State)]
         if cell in plan.costs:
             row += [f"{1000 * plan.costs[cell].step:.1f}", duration(plan.costs[cell].seconds())]
         rows.append(row)
     headers = ["task", "variant", *State, *(["ms/step", "a run"] if plan.costs else [])]
     if rows:
-        print(tabulate(rows, headers, tablefmt="simple", disable_numparse=True))
+        say(*tabulate(rows, headers, tablefmt="simple", disable_numparse=True).split("\n"))
 
 
 def reasons(planned: list[Planned]) -> list[str]:

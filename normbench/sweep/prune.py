@@ -12,6 +12,7 @@ from normbench.suite import runs
 from normbench.suite.resolve import resolve
 from normbench.system import layout
 from normbench.system.errors import UserError
+from normbench.system.text import say
 
 ID = r"([0-9a-f]{16})"
 MIB = 2**20
@@ -69,8 +70,8 @@ def prune(finished: bool, remove: bool) -> None:
     for path, why in found.items():
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         total += size
-        print(f"{path}: {why}, {size / MIB:.1f} MiB")
+        say(f"{path}: {why}, {size / MIB:.1f} MiB")
         if remove:
             shutil.rmtree(path)
     done = "removed" if remove else "could be removed, with --remove"
-    print(f"{len(found)} folders, {total / MIB:.1f} MiB, {done}" if found else f"{layout.store()}: nothing is needless")
+    say(f"{len(found)} folders, {total / MIB:.1f} MiB, {done}" if found else f"{layout.store()}: nothing is needless")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from normbench.system import source_tree
 from normbench.system.source_tree import (
     Bound,
     Found,
@@ -29,6 +30,7 @@ from normbench.system.source_tree import (
 Dump = tuple[Any, ...]  # nested tuples of strings
 NOT_MEANT = {"ctx", "type_comment", "type_params", "kind", "returns", "annotation"}
 REGISTERS = {"registers", "registers_arguments"}  # the marks of registering decorators (`normbench.system.plugins`)
+PRINTS, PRINTERS = "normbench/system/text.py", {"say", "complain"}  # what prints for the whole package
 TYPING = ("external:typing.", "external:typing_extensions.")
 KINDS_OF_FIELD = re.compile(r"""['"]?(?:\w+\.)*(ClassVar|InitVar|KW_ONLY)\b""")
 WITHOUT_EFFECT = (
@@ -98,13 +100,20 @@ class Meaning:
 
     def only_tells(self, function: ast.expr) -> bool:
         """Whether a call only prints, logs or warns."""
-        if self.label(function) in ("builtin:print", "external:warnings.warn"):
+        if self.label(function) in ("builtin:print", "external:warnings.warn") or self.prints(function):
             return True
         while isinstance(function, ast.Attribute | ast.Call):
             if self.label(function).startswith("external:logging."):
                 return True
             function = function.value if isinstance(function, ast.Attribute) else function.func
         return self.is_logger(function)
+
+    def prints(self, function: ast.expr) -> bool:
+        """Whether a call prints by a function of `normbench.system.text`, which print for the whole package."""
+        found = self.found(function)
+        if found is None or found.place is None or found.rest:
+            return False
+        return found.place.name in PRINTERS and found.place.file == source_tree.PACKAGE_ROOT / PRINTS
 
     def is_logger(self, node: ast.expr) -> bool:
         """Whether a top-level name holds the result of `logging.getLogger`."""

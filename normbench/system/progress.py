@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from normbench.system.text import clean, say
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -39,15 +41,15 @@ class Progress:
             from rich.progress import Progress as RichProgress
 
             self.live = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
-                TextColumn("{task.fields[fields]}"),
+                TextColumn("{task.fields[fields]}", markup=False),
                 TimeRemainingColumn(),
                 console=Console(file=self.stream),
                 transient=True,
             )
             self.live.start()
-            self.bar = self.live.add_task(self.title, total=self.total, fields="")
+            self.bar = self.live.add_task(clean(self.title), total=self.total, fields="")
         return self
 
     def update(self, done: float, fields: str = "") -> None:
@@ -55,11 +57,11 @@ class Progress:
         if listener is not None:
             listener(done / self.total, fields)
         elif self.live is not None:
-            self.live.update(self.bar, completed=done, fields=fields)
+            self.live.update(self.bar, completed=done, fields=clean(fields))
         elif time.monotonic() - self.printed >= PLAIN_INTERVAL:
             self.printed = time.monotonic()
             rest = (self.printed - self.started) * (self.total - done) / done if done else float("inf")
-            print(f"{self.title}: {fields}, {duration(rest)} left", file=self.stream, flush=True)
+            say(f"{self.title}: {fields}, {duration(rest)} left", to=self.stream)
 
     def close(self, summary: str) -> None:
         """Ends the display and prints one final line: the title, the summary and the elapsed time."""
@@ -68,7 +70,7 @@ class Progress:
             listener(1.0, summary)
             return
         taken = duration(time.monotonic() - self.started)
-        print(f"{self.title}: {summary} ({taken})", file=self.stream, flush=True)
+        say(f"{self.title}: {summary} ({taken})", to=self.stream)
 
     def __exit__(self, *error: object) -> None:
         self._stop()

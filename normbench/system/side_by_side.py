@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from normbench.system import preemption, progress
+from normbench.system.text import complain
 
 FORKS = sys.platform == "linux"  # elsewhere a forked process cannot safely use the libraries that its parent has used
 
@@ -65,7 +66,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, threads: int)
                 if (child.exitcode or 0) < 0:  # a killed process cannot report the reason itself
                     memory = " (out of memory?)" if child.exitcode == -signal.SIGKILL else ""
                     text = f"a process was ended by signal {-(child.exitcode or 0)}{memory}; the same command goes on"
-                    print(text, file=sys.stderr, flush=True)
+                    complain(text)
             codes |= {child.exitcode for child in ended}
             running = [child for child in running if child not in ended]
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 
 from normbench.system import preemption
 from normbench.system.errors import UserError
+from normbench.system.text import complain, show_traceback
 
 
 def run(function: Callable[..., Any], *options: str) -> None:
@@ -19,6 +20,7 @@ def run(function: Callable[..., Any], *options: str) -> None:
         parser.add_argument(f"--{option}", required=True)
     arguments = vars(parser.parse_args())
     preemption.watch()
+    sys.excepthook = show_traceback
     guarded(lambda: function(**arguments))
 
 
@@ -31,13 +33,13 @@ def guarded(task: Callable[[], Any]) -> None:
     try:
         task()
     except UserError as error:
-        print(error, file=sys.stderr, flush=True)
+        complain(*error.args)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept, the same command goes on", file=sys.stderr)
+        complain("interrupted: what was finished is kept, the same command goes on")
         raise SystemExit(130) from None
     except OSError as error:
         if os.environ.get("NORMBENCH_TRACEBACK"):
             raise
-        print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr, flush=True)
+        complain(f"{error.filename or 'disk'}: {error.strerror or error}")
         raise SystemExit(1) from None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Images
+from normbench.system.text import complain
 from normbench.training.loop import autocast
 
 BATCH_SIZES = {"cuda": 5000, "mps": 1000, "cpu": 500}
@@ -39,5 +38,5 @@ def logits(model: nn.Module, images: Images, pixels: Tensor, precision: str, bat
             size //= 2
             if device == "cuda":
                 torch.cuda.empty_cache()
-            print(f"out of memory: evaluating in batches of {size} from here on", file=sys.stderr, flush=True)
+            complain(f"out of memory: evaluating in batches of {size} from here on")
     return torch.cat(out).cpu()

@@ -126,7 +126,7 @@ class Reworded(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.Expr:
         self.generic_visit(node)
         match node.value:
-            case ast.Call(func=ast.Name(id="print")) as call:
+            case ast.Call(func=ast.Name(id="print" | "say" | "complain")) as call:
                 call.args = [ast.Constant("another line")]
         return node
 
@@ -174,6 +174,8 @@ STAYS: dict[str, tuple[str, Edit]] = {
     "another wording of a hint": ("system/errors.py", replaced("did you mean '", "perhaps '")),
     "how the nearest name is found": ("system/errors.py", replaced("cutoff=0.4", "cutoff=0.6")),
     "another wording of a line of progress": ("system/progress.py", replaced(" left", " to go")),
+    "a line that is printed": ("training/logits.py", replaced("out of memory:", "little memory:")),
+    "how lines are printed": ("system/text.py", replaced("stream.flush()", "stream.flush(), None")),
     "how often progress is shown": ("system/progress.py", replaced("PLAIN_INTERVAL = 5.0", "PLAIN_INTERVAL = 9.0")),
     "what a run's progress says": ("runs/classification.py", replaced("images/s", "pictures/s")),
     "a new field of records": (
