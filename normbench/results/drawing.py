@@ -8,8 +8,10 @@ import re
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
+from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import Affine2D
 
 # Matplotlib draws with placeholder colours; `inline` replaces them by the page's, which differ in light and dark mode.
@@ -21,7 +23,10 @@ PAGE |= {f"#0200{i:02x}": f"var(--v{i})" for i in range(COLOURS)}
 # The markers, with sizes in points at which they look equally large.
 MARKERS = {"o": 6.0, "s": 5.5, "^": 6.5, "D": 5.0, "v": 6.5, "P": 7.0, "X": 7.0, "*": 9.0}
 LINES = ("-", "--", ":", "-.")
+# No text is parsed as TeX or mathtext: a layer may be called `$\\bad$`. Every figure is drawn with these settings.
+PLAIN_TEXT = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
 STYLE = {
+    **PLAIN_TEXT,
     "svg.hashsalt": "normbench",
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # comes with matplotlib, so text has the same size on every machine
@@ -68,6 +73,31 @@ class Look:
         return Markup(
             '<svg class="glyph" viewBox="-8 -8 16 16" aria-hidden="true"><polygon points="{}" style="fill: {}"/></svg>'
         ).format(text, PAGE[self.colour])
+
+
+def plain_labels(axis: Axis) -> None:
+    """Gives a logarithmic axis labels that are plain text."""
+    axis.set_major_formatter(PlainLabels())
+    axis.set_minor_formatter(PlainLabels())
+
+
+class PlainLabels(LogFormatter):
+    """The labels of a logarithmic axis, at the places that matplotlib chooses, as `0.5`, `200` or `10\u2076`.
+
+    matplotlib's own labels are mathtext, which would be shown as it is written.
+    """
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        if not super().__call__(x, pos):
+            return ""
+        factor, power = f"{x:e}".split("e")
+        if -3 <= int(power) <= 5:
+            return f"{x:,.6g}"
+        head = "" if float(factor) == 1 else f"{float(factor):g}\N{MULTIPLICATION SIGN}"
+        return f"{head}10{str(int(power)).translate(RAISED)}"
+
+
+RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

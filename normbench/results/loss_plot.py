@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
-from normbench.results.drawing import HEIGHT, PAPER, Look, new_figure
+from normbench.results.drawing import HEIGHT, PAPER, Look, new_figure, plain_labels
 
 
 def loss_plot(history: pd.DataFrame, variants: list[str], epochs: int, looks: dict[str, Look], width: float) -> Figure:
@@ -29,7 +29,7 @@ def loss_plot(history: pd.DataFrame, variants: list[str], epochs: int, looks: di
             _draw_broken(axes, run, f"{variant} (diverged)" if named else None, looks[variant])
     if (history["loss"] > 0).all():
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        plain_labels(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss")

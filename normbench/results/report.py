@@ -15,6 +15,7 @@ from normbench.corruptions import MAIN
 from normbench.results import words
 from normbench.results.drawing import STYLE, Look
 from normbench.results.sections import data_address, gan_section, task_section
+from normbench.results.tables.cells import original
 from normbench.results.tables.facts import Facts
 from normbench.results.tables.markdown import outcome
 from normbench.runs.run import Kind
@@ -61,7 +62,11 @@ def render(folder: Path) -> str:
 
 def read(path: Path) -> pd.DataFrame:
     """Reads a table. Only empty cells are missing values, and names stay text: a variant may be called `NA` or `1`."""
-    return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+    found = pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+    found = found.rename(columns=original)
+    for name in found.columns.intersection(list(NAMES)):
+        found[name] = found[name].map(original, na_action="ignore")
+    return found
 
 
 def environment() -> jinja2.Environment:

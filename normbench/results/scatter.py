@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from matplotlib.transforms import Bbox
 
-from normbench.results.drawing import HEIGHT, MUTED, PAPER, WIDTH, Look, new_figure
+from normbench.results.drawing import HEIGHT, MUTED, PAPER, WIDTH, Look, new_figure, plain_labels
 from normbench.results.tables.table import Row
 
 # The positions around a point at which its name is tried: distances in points, and angles in degrees.
@@ -29,6 +29,7 @@ def speed_plot(rows: list[Row], looks: dict[str, Look]) -> Figure:
     bars = [(0.0, 100 * row["clean_accuracy_std"]) for row in rows]
     if max(speeds) > 10 * min(speeds):
         axes.set_xscale("log")
+        plain_labels(axes.xaxis)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("training speed (images/s)")
     axes.set_ylabel("clean accuracy (%)")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from normbench.results.drawing import HEIGHT, PAPER, WIDTH, Look
+from normbench.results.drawing import HEIGHT, PAPER, WIDTH, Look, plain_labels
 
 Looks = dict[str, Look]  # by variant, in the order of the legend
 
@@ -125,6 +125,7 @@ def fit_axis(axes: Axes, values: np.ndarray) -> None:
     if not len(known) or known.min() <= 0 or known.max() < 5 * known.min():
         return
     axes.set_yscale("log")
+    plain_labels(axes.yaxis)
     if known.max() < 1000 * known.min():
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

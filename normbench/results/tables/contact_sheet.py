@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from normbench.results.drawing import PLAIN_TEXT
 from normbench.system import files
+from normbench.system.text import clean
 
 CELL = 0.52  # side of an image in the picture, in inches
 GAP = 0.06  # distance between images, relative to their side
@@ -30,11 +33,17 @@ def contact_sheet(data: Path, corrupted: Path, out: Path, index: int = 0) -> Non
         shown = [clean[index], *(stored[level * len(clean) + index] for level in range(len(severities)))]
         for column, image in enumerate(shown):
             sheet[row * step : row * step + size, column * step : column * step + size] = image
+    with rc_context(PLAIN_TEXT):
+        _draw(sheet, names, severities, step, size, out)
+
+
+def _draw(sheet: np.ndarray, names: list[str], severities: list[int], step: int, size: int, out: Path) -> None:
+    """Draws the sheet of images (H, W, 3) with its labels. step, size: of a cell and of its image, in pixels."""
     figure = Figure(figsize=(CELL * (1 + len(severities)) + 1.6, CELL * len(names) + 0.4), layout="constrained")
     axes = figure.subplots()
     axes.imshow(sheet, interpolation="nearest")
     axes.set_xticks([step * i + size / 2 for i in range(1 + len(severities))], ["clean", *map(str, severities)])
-    axes.set_yticks([step * i + size / 2 for i in range(len(names))], [name.replace("_", " ") for name in names])
+    axes.set_yticks([step * i + size / 2 for i in range(len(names))], [clean(name.replace("_", " ")) for name in names])
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=8)
     axes.set_frame_on(False)

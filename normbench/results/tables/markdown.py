@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from normbench.corruptions import MAIN
+from normbench.results.tables.cells import markdown_cell
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.table import Row, cell
 from normbench.suite.suite import Suite
@@ -25,7 +26,13 @@ def markdown(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
 def _cells(row: Row) -> list[str]:
     accuracies = [percent(row[name], row[f"{name}_std"]) for name in ("clean_accuracy", "corruption_accuracy")]
     numbers = [cell(row[name], form) for name, form in FORMATS.items()]
-    return [row["task"], row["variant"], *accuracies, *numbers, outcome(row["finished"], row["diverged"])]
+    return [
+        markdown_cell(row["task"]),
+        markdown_cell(row["variant"]),
+        *accuracies,
+        *numbers,
+        outcome(row["finished"], row["diverged"]),
+    ]
 
 
 def _caption(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:

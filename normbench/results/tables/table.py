@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
+from normbench.results.tables.cells import csv_text
 
 Row = dict[str, Any]  # column -> text or number; NaN where there is no number
 
@@ -23,9 +23,9 @@ class Table:
     rows: list[Row]
 
     def csv(self) -> str:
-        """Returns the table as CSV with a header; a cell without a number is empty."""
+        """Returns the table as CSV with a header; a cell without a number is empty, and no cell is a formula."""
         texts = [[cell(row[name], form) for name, form in self.columns.items()] for row in self.rows]
-        return pd.DataFrame(texts, columns=list(self.columns), dtype=str).to_csv(index=False, lineterminator="\n")
+        return csv_text([list(self.columns), *texts])
 
 
 def cell(value: Any, form: str) -> str:
