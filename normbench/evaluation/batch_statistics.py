@@ -67,6 +67,9 @@ class Mixing:
         vars(layer)["momentum"] = momentum
 
 
+COLUMNS = ("batch_clean_accuracy", "batch_corruption_accuracy")
+
+
 class BatchStatistics(ScoreSettings):
     """Prediction-time batch normalization on batches of `batch_size` test images.
 
@@ -83,10 +86,10 @@ def batch_statistics(subject: Subject, settings: BatchStatistics) -> Scores:
 
     The metric holds the settings, `clean_accuracy`, and `corruption_accuracy`, which maps each corruption to a list
     with one entry per severity. Predictions on corrupted images have the shape (names, severities, M). For networks
-    without running statistics nothing is measured.
+    without running statistics nothing is measured, and `missing` says so.
     """
     if not batch_layers(subject.model):
-        return Scores()
+        return Scores(missing=dict.fromkeys(COLUMNS, "no layer has statistics of batches"))
     adapted = with_batch_statistics(subject.model, settings.prior)
     labels = subject.images.labels.cpu()
     targets = labels[subject.index]
@@ -106,6 +109,6 @@ def batch_statistics(subject: Subject, settings: BatchStatistics) -> Scores:
     shape = (len(subject.corrupted.names), len(subject.corrupted.severities), len(subject.index))
     return Scores(
         {"batch_statistics": metric},
-        {"batch_clean_accuracy": clean, "batch_corruption_accuracy": mean},
+        dict(zip(COLUMNS, (clean, mean), strict=True)),
         {"batch_statistics": torch.stack(predicted).to(torch.int16).numpy().reshape(shape)},
     )

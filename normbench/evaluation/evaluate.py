@@ -19,7 +19,8 @@ def measure(
     """Measures the scores on clean and corrupted images and the chosen scores.
 
     Returns all of them merged into one, and the seconds that each took. The metrics have an additional entry `columns`
-    with the columns of all scores. report: see `normbench.evaluation.corrupted.measure`.
+    with the columns of all scores and, where a network cannot have some, `missing` with the reasons. report: see
+    `normbench.evaluation.corrupted.measure`.
     """
     began = time.perf_counter()
     found = corrupted.measure(subject, report)
@@ -30,6 +31,9 @@ def measure(
         found.metrics |= more.metrics
         found.columns |= more.columns
         found.predictions |= more.predictions
+        found.missing |= more.missing
         seconds[score.name] = time.perf_counter() - began
     metrics: dict[str, Any] = found.metrics | {"columns": found.columns}
+    if found.missing:
+        metrics["missing"] = found.missing
     return Scores(metrics, found.columns, found.predictions), seconds

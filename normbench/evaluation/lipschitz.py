@@ -67,7 +67,10 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
                 constants[node] = 1.0
             elif node.op == "call_module":
                 name = str(node.target)
-                norms = layer_norms(layers[name], sizes[name])
+                try:
+                    norms = layer_norms(layers[name], sizes[name])
+                except Unbounded as error:
+                    raise Unbounded(f"{error}, the layer {name}") from None
                 if norms is not None:
                     found.append({"name": name, **norms})
                 constants[node] = of_inputs[0] * (1.0 if norms is None else norms["bound"])

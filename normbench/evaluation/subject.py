@@ -67,8 +67,10 @@ class Scores:
 
     metrics: entries for `metrics` in the record. columns: values for a row of results/robustness.csv, by column name;
     an int is a count. predictions: arrays of predicted classes, int16, for the predictions file next to the record.
+    missing: columns that this network cannot have, with the reason in a few words, for the tables.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, float] = field(default_factory=dict)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from normbench.results.notes import Notes
+from normbench.results.tables.reasons import MISSING, Why
 from normbench.results.tables.robustness import BUILT_IN
 from normbench.results.tables.table import Row
 from normbench.results.words import number, quantity
@@ -16,11 +18,13 @@ from normbench.results.words import number, quantity
 class Columns:
     """A table of the report.
 
-    heads: for each column, its heading and the small print below. cells: variant -> the texts of its row.
+    heads: for each column, its heading and the small print below. cells: variant -> the texts of its row. notes: why
+    cells are empty.
     """
 
     heads: list[tuple[str, str]]
     cells: dict[str, list[str | Markup]]
+    notes: Notes
 
 
 # Heading, its small print, column of robustness.csv, factor and format.
@@ -36,7 +40,15 @@ ROBUSTNESS = (
     ("PGD", "%", "attack_pgd", 100, ".1f"),
     ("AutoAttack", "%", "auto_attack", 100, ".1f"),
 )
-KNOWN = {"task", "variant", "relative_mce", *BUILT_IN, "batch_mce", "warnings"}  # all columns but those of new scores
+KNOWN = {
+    "task",
+    "variant",
+    "relative_mce",
+    *BUILT_IN,
+    "batch_mce",
+    "warnings",
+    MISSING,
+}  # all columns but those of new scores
 
 # Heading, its small print, column of smoothness.csv.
 SMOOTHNESS = (
@@ -48,7 +60,7 @@ SMOOTHNESS = (
 )
 
 
-def robustness_columns(variants: list[str], table: pd.DataFrame) -> Columns:
+def robustness_columns(variants: list[str], table: pd.DataFrame, why: dict[str, Why]) -> Columns:
     """Returns the columns of a task's robustness.csv.
 
     Those of scores that are not built in come last, under their own names.
@@ -56,14 +68,18 @@ def robustness_columns(variants: list[str], table: pd.DataFrame) -> Columns:
     own = [(name, "", name, 1, ".6g") for name in table.columns if name not in KNOWN]
     kept = [each for each in (*ROBUSTNESS, *own) if each[2] in table and table[each[2]].notna().any()]
     found = by_variant(table)
+    notes = Notes(why, [each[2] for each in kept])
     cells: dict[str, list[str | Markup]] = {
-        variant: [number(factor * found[variant][column], form) for *_, column, factor, form in kept]
+        variant: [
+            escape(number(factor * found[variant][column], form)) + notes.of(variant, column)
+            for *_, column, factor, form in kept
+        ]
         for variant in variants
     }
-    return Columns([(head, small) for head, small, *_ in kept], cells)
+    return Columns([(head, small) for head, small, *_ in kept], cells, notes)
 
 
-def smoothness_columns(variants: list[str], table: pd.DataFrame) -> Columns:
+def smoothness_columns(variants: list[str], table: pd.DataFrame, why: dict[str, Why]) -> Columns:
     """Returns the columns of a task's smoothness.csv; those of certified accuracies come last."""
     columns: list[tuple[str, str, str, float]] = [(head, small, column, 1) for head, small, column in SMOOTHNESS]
     for column in table.columns:
@@ -72,18 +88,16 @@ def smoothness_columns(variants: list[str], table: pd.DataFrame) -> Columns:
     kept = [each for each in columns if table[each[2]].notna().any()]
     found = by_variant(table)
 
-    def text(row: Row, column: str, factor: float) -> Markup:
-        return quantity(factor * row[column], factor * row[f"{column}_std"])
+    notes = Notes(why, [each[2] for each in kept])
+
+    def text(variant: str, column: str, factor: float) -> Markup:
+        row = found[variant]
+        return quantity(factor * row[column], factor * row[f"{column}_std"]) + notes.of(variant, column)
 
     cells: dict[str, list[str | Markup]] = {
-        variant: [text(found[variant], column, factor) for *_, column, factor in kept] for variant in variants
+        variant: [text(variant, column, factor) for *_, column, factor in kept] for variant in variants
     }
-    return Columns([(head, small) for head, small, *_ in kept], cells)
-
-
-def unbounded(table: pd.DataFrame) -> dict[str, str]:
-    """Returns the variants of smoothness.csv without a Lipschitz bound, with the reason."""
-    return {row["variant"]: row["no_bound"] for row in table.to_dict("records") if isinstance(row["no_bound"], str)}
+    return Columns([(head, small) for head, small, *_ in kept], cells, notes)
 
 
 def suspicious(table: pd.DataFrame) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -24,7 +25,7 @@ PAGE |= {f"#0200{i:02x}": f"var(--v{i})" for i in range(COLOURS)}
 MARKERS = {"o": 6.0, "s": 5.5, "^": 6.5, "D": 5.0, "v": 6.5, "P": 7.0, "X": 7.0, "*": 9.0}
 LINES = ("-", "--", ":", "-.")
 # No text is parsed as TeX or mathtext: a layer may be called `$\\bad$`. Every figure is drawn with these settings.
-PLAIN_TEXT = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
+PLAIN_TEXT: Any = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
 STYLE = {
     **PLAIN_TEXT,
     "svg.hashsalt": "normbench",

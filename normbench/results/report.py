@@ -18,12 +18,13 @@ from normbench.results.sections import data_address, gan_section, task_section
 from normbench.results.tables.cells import original
 from normbench.results.tables.facts import Facts
 from normbench.results.tables.markdown import outcome
+from normbench.results.tables.reasons import MISSING
 from normbench.runs.run import Kind
 from normbench.system import files, layout
 from normbench.system.progress import duration
 
 TABLES = ("leaderboard", "gan", "robustness", "corruptions", "curves", "smoothness", "layers", "features")
-NAMES = ("task", "variant", "method", "corruption", "layer", "when", "no_bound")  # the columns that hold text
+NAMES = ("task", "variant", "method", "corruption", "layer", "when", "no_bound", MISSING)  # the columns that hold text
 FILTERS = (words.number, words.spread, words.pairs, words.cited, words.machine, words.counted, words.recipe, duration)
 
 
@@ -37,10 +38,13 @@ def render(folder: Path) -> str:
     facts = Facts.read(folder / "provenance.json")
     suite = facts.suite
     tables = {name: read(folder / f"{name}.csv") for name in TABLES}
+    missing = files.read_json(folder / "missing.json")
     looks = {name: Look(i) for i, name in enumerate(dict.fromkeys([*suite.variants, *suite.gan_variants]))}
     tasks, gan_tasks = facts.tasks[Kind.CLASSIFICATION], facts.tasks[Kind.GAN]
     with style.context(STYLE, after_reset=True):
-        sections = [task_section(f"task{i}", name, tasks[name], tables, looks) for i, name in enumerate(suite.tasks)]
+        sections = [
+            task_section(f"task{i}", name, tasks[name], tables, looks, missing) for i, name in enumerate(suite.tasks)
+        ]
     samples = folder / "samples"
     return (
         environment()
@@ -51,7 +55,7 @@ def render(folder: Path) -> str:
             overview=words.overview(suite),
             glyphs={name: look.glyph() for name, look in looks.items()},
             tasks=sections,
-            gan_tasks=[gan_section(name, gan_tasks[name], tables["gan"], samples) for name in suite.gan_tasks],
+            gan_tasks=[gan_section(name, gan_tasks[name], tables["gan"], samples, missing) for name in suite.gan_tasks],
             corrupted=[(path.stem, data_address(path)) for path in sorted((folder / "corrupted").glob("*.png"))],
             outcome=outcome,
             main_run=len(facts.corruptions.main),

@@ -6,16 +6,18 @@ import base64
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from normbench.results.best import clear_best
-from normbench.results.columns import Columns, robustness_columns, smoothness_columns, suspicious, unbounded
+from normbench.results.columns import Columns, robustness_columns, smoothness_columns, suspicious
 from normbench.results.drawing import WIDTH, Look, inline
 from normbench.results.heatmap import heatmap
 from normbench.results.loss_plot import loss_plot
+from normbench.results.notes import Notes
 from normbench.results.scatter import robustness_plot, speed_plot
 from normbench.results.smoothness_plots import energy_plot, feature_plot, layer_plot
 from normbench.results.tables.facts import TaskFacts
@@ -26,6 +28,7 @@ from normbench.training.task import Task
 Tables = dict[str, pd.DataFrame]  # by the name of their file
 
 MANY = 8  # with more variants than this, plots are as wide as the page
+SHOWN = ("clean_accuracy", "corruption_accuracy", "mce", "fid", "images_per_second", "seconds")  # may lack numbers
 TITLES = {
     "speed": "Clean accuracy against training speed",
     "robustness": "Corruption accuracy against clean accuracy",
@@ -42,8 +45,8 @@ class TaskSection:
     """The values that the template shows for a task.
 
     rows: of the leaderboard. best: column -> the variant to mark, or None. suspicious: variants whose attacks cannot be
-    trusted. unbounded: variant -> why it has no Lipschitz bound. unfinished: variants without a finished run. plots: by
-    their keys in `TITLES`. wide: whether plots are as wide as the page.
+    trusted. off: the scores that `evaluation` has off. notes: why cells of the leaderboard are empty. unfinished:
+    variants without a finished run. plots: by their keys in `TITLES`. wide: whether plots are as wide as the page.
     """
 
     name: str
@@ -53,7 +56,8 @@ class TaskSection:
     robustness: Columns
     suspicious: list[str]
     smoothness: Columns
-    unbounded: dict[str, str]
+    off: list[str]
+    notes: Notes
     unfinished: list[str]
     plots: dict[str, Markup]
     wide: bool
@@ -64,7 +68,7 @@ class GanSection:
     """The values that the template shows for a GAN task.
 
     rows: of gan.csv. best: the variant to mark, or None. samples: variant, seed and data address of each grid of
-    samples.
+    samples. notes: why cells are empty.
     """
 
     name: str
@@ -72,10 +76,17 @@ class GanSection:
     rows: list[Row]
     best: str | None
     samples: list[tuple[str, str, str]]
+    notes: Notes
 
 
-def task_section(key: str, name: str, facts: TaskFacts, tables: Tables, looks: dict[str, Look]) -> TaskSection:
-    """Returns the section of a task. key: a prefix, unique to the task, for the ids of elements in its plots."""
+def task_section(
+    key: str, name: str, facts: TaskFacts, tables: Tables, looks: dict[str, Look], missing: dict[str, Any]
+) -> TaskSection:
+    """Returns the section of a task.
+
+    key: a prefix, unique to the task, for the ids of elements in its plots. missing: the content of missing.json.
+    """
+    why = {table: missing[table].get(name, {}) for table in ("leaderboard", "robustness", "smoothness")}
     own = {table: found[found["task"] == name] for table, found in tables.items()}
     rows = own["leaderboard"].to_dict("records")
     variants = [row["variant"] for row in rows]
@@ -85,11 +96,12 @@ def task_section(key: str, name: str, facts: TaskFacts, tables: Tables, looks: d
         name=name,
         facts=facts,
         rows=rows,
+        off=missing["off"].get(name, []),
+        notes=Notes(why["leaderboard"], SHOWN),
         best={column: clear_best(rows, column, True) for column in ("clean_accuracy", "corruption_accuracy")},
-        robustness=robustness_columns(variants, own["robustness"]),
+        robustness=robustness_columns(variants, own["robustness"], why["robustness"]),
         suspicious=suspicious(own["robustness"]),
-        smoothness=smoothness_columns(variants, own["smoothness"]),
-        unbounded=unbounded(own["smoothness"]),
+        smoothness=smoothness_columns(variants, own["smoothness"], why["smoothness"]),
         unfinished=[row["variant"] for row in rows if not row["finished"]],
         plots={plot: inline(figure, f"{key}-{plot}", TITLES[plot]) for plot, figure in figures.items()},
         wide=len(rows) > MANY,
@@ -122,10 +134,10 @@ def draw(own: Tables, epochs: int, looks: dict[str, Look]) -> dict[str, Figure]:
     return figures
 
 
-def gan_section(name: str, facts: TaskFacts, table: pd.DataFrame, folder: Path) -> GanSection:
+def gan_section(name: str, facts: TaskFacts, table: pd.DataFrame, folder: Path, missing: dict[str, Any]) -> GanSection:
     """Returns the section of a GAN task.
 
-    table: gan.csv. folder: holds the samples as `<task>/<variant>/<seed>.png`.
+    table: gan.csv. folder: holds the samples as `<task>/<variant>/<seed>.png`. missing: the content of missing.json.
     """
     rows = table[table["task"] == name].to_dict("records")
     samples = [
@@ -133,7 +145,9 @@ def gan_section(name: str, facts: TaskFacts, table: pd.DataFrame, folder: Path) 
         for row in rows
         for path in sorted((folder / name / row["variant"]).glob("*.png"))
     ]
-    return GanSection(name, facts, rows, clear_best(rows, "fid", False), samples)
+    return GanSection(
+        name, facts, rows, clear_best(rows, "fid", False), samples, Notes(missing["gan"].get(name, {}), SHOWN)
+    )
 
 
 def data_address(path: Path) -> str:

@@ -28,9 +28,9 @@ def test_tables_without_classification_have_their_header(suite: None) -> None:
     aggregate()
     for name, columns in (("leaderboard", LEADERBOARD), ("curves", CURVES)):
         assert Path(f"results/{name}.csv").read_text(encoding="utf-8") == ",".join(columns) + "\n"
-    header = "task,variant,corruption,severity_1,severity_2,severity_3,severity_4,severity_5,mean\n"
+    header = "task,variant,corruption,severity_1,severity_2,severity_3,severity_4,severity_5,mean,missing\n"
     assert Path("results/corruptions.csv").read_text(encoding="utf-8") == header
-    assert Path("results/robustness.csv").read_text() == "task,variant,relative_mce,batch_mce,warnings\n"
+    assert Path("results/robustness.csv").read_text() == "task,variant,relative_mce,batch_mce,warnings,missing\n"
     assert Path("results/leaderboard.md").read_text(encoding="utf-8").count("\n|") == 2
     report()
     assert "mCE" not in Path("results/report.html").read_text(encoding="utf-8")

@@ -94,7 +94,8 @@ def test_markdown_says_what_the_csv_says(suite: None) -> None:
             assert float(cells[5]) == pytest.approx(float(row["images_per_second"]), abs=0.6)
         assert int(cells[7]) == int(row["parameters"])
     last = {cells[1]: cells for cells in shown[2:]}
-    assert last["spectral_norm"][2:6] == ["", "", "", ""]
+    assert last["spectral_norm"][2:6] == ["\N{EN DASH} (a)"] * 4
+    assert "(a) all 3 runs diverged" in text
     assert [last[v][-1] for v in ("spectral_norm", "no_norm", "conv_norm")] == ["diverged 3/3", "diverged 1/3", "3/3"]
 
 
@@ -196,7 +197,7 @@ def test_mce_is_over_the_main_corruptions_that_were_run_and_the_chosen_severitie
     assert row["mce_corruptions"] == "2"
     assert "2 of the 15" in Path("results/leaderboard.md").read_text(encoding="utf-8")
     grid = rows("results/corruptions.csv")
-    assert list(grid[0]) == ["task", "variant", "corruption", "severity_2", "severity_5", "mean"]
+    assert list(grid[0]) == ["task", "variant", "corruption", "severity_2", "severity_5", "mean", "missing"]
 
 
 def test_no_mce_without_a_finished_baseline(suite: None) -> None:

@@ -38,6 +38,21 @@ def batch_mce(own: list[Record], baseline: list[Record], names: list[str]) -> fl
     return _mean_ratio(errors.sum(1), _errors(baseline, names).sum(1))
 
 
+def undefined(baseline: list[Record], names: list[str], variant: str | None, relative: bool = False) -> str:
+    """Returns why there is no mCE of finished runs. variant: the name of the baseline, None without one."""
+    if variant is None:
+        return "`suite` has no baseline"
+    if not names:
+        return "`corruptions` has none of the 15 that the mCE is defined on"
+    if not baseline:
+        return f"no run of the baseline {variant} finished"
+    reference = (_errors(baseline, names) - (_clean_error(baseline) if relative else 0)).sum(1)
+    faultless = [name for name, error in zip(names, reference, strict=True) if not error > 0]
+    more = f" and {len(faultless) - 1} more" if len(faultless) > 1 else ""
+    what = "no more errors than on clean images" if relative else "no error"
+    return f"the baseline {variant} makes {what} under {faultless[0] if faultless else names[0]}{more}"
+
+
 def _plain(record: Record) -> dict[str, list[float]]:
     return record.metrics["corruption_accuracy"]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 from normbench.corruptions import MAIN
 from normbench.results.tables.means import Runs, finished, mean
+from normbench.results.tables.reasons import MISSING, explained, unfinished
 from normbench.results.tables.table import PLAIN, SHARE, Table
+from normbench.runs.record import Record
 from normbench.system import files, layout
 from normbench.system.schema import Strict
 
@@ -27,6 +31,10 @@ class Corruptions(Strict):
         return [name for name in self.names if name in MAIN]
 
 
+def _reason(records: list[Record], column: str) -> str:
+    return unfinished(records)
+
+
 def corruption_table(runs: Runs, chosen: Corruptions) -> Table:
     """Returns a row for each task, variant and corruption, with accuracies averaged over finished runs.
 
@@ -39,6 +47,7 @@ def corruption_table(runs: Runs, chosen: Corruptions) -> Table:
         for name in chosen.names:
             means = [mean(accuracy[name][level] for accuracy in accuracies) for level in range(len(levels))]
             row = {"task": task, "variant": variant, "corruption": name, "mean": mean(means)}
-            rows.append(row | dict(zip(levels, means, strict=True)))
+            row |= dict(zip(levels, means, strict=True))
+            rows.append(explained(row, [*levels, "mean"], functools.partial(_reason, records)))
     columns = dict.fromkeys(("task", "variant", "corruption"), PLAIN) | dict.fromkeys((*levels, "mean"), SHARE)
-    return Table(columns, rows)
+    return Table(columns | {MISSING: PLAIN}, rows)

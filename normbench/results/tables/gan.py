@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from normbench.results.tables.costs import COSTS, costs
+import functools
+
+from normbench.results.tables.costs import COST, COSTS, costs
 from normbench.results.tables.means import Runs, finished, mean, std
 from normbench.results.tables.portable import portable
+from normbench.results.tables.reasons import MISSING, UNTIMED, explained, unfinished, unspread
 from normbench.results.tables.table import PERCENT, PLAIN, Table, ranked, with_std
+from normbench.runs.record import Record
 
-GAN = dict.fromkeys(("task", "variant", "method"), PLAIN) | with_std(("fid",), PERCENT) | COSTS
+GAN = dict.fromkeys(("task", "variant", "method"), PLAIN) | with_std(("fid",), PERCENT) | COSTS | {MISSING: PLAIN}
 
 
 def gan_table(runs: Runs) -> Table:
@@ -17,5 +21,10 @@ def gan_table(runs: Runs) -> Table:
         fid = [record.metrics["fid"] for record in finished(records)]
         method = portable(records[0].provenance.variant.method)
         row = {"task": task, "variant": variant, "method": method, "fid": mean(fid), "fid_std": std(fid)}
-        rows.append(row | costs(records))
+        rows.append(explained(row | costs(records), ["fid", "fid_std", *COST], functools.partial(reason, records)))
     return Table(GAN, ranked(rows, "fid", falling=False))
+
+
+def reason(records: list[Record], column: str) -> str:
+    """Returns why a column of a variant is empty."""
+    return unfinished(records) or (unspread(records) if column == "fid_std" else UNTIMED)

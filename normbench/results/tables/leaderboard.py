@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from normbench.results.tables.corruption_error import mce
+from normbench.results.tables.corruption_error import mce, undefined
 from normbench.results.tables.corruptions import Corruptions
-from normbench.results.tables.costs import COSTS, costs
+from normbench.results.tables.costs import COST, COSTS, costs
 from normbench.results.tables.means import Runs, finished, mean, std
 from normbench.results.tables.portable import portable
+from normbench.results.tables.reasons import MISSING, UNTIMED, explained, unfinished, unspread
 from normbench.results.tables.table import PERCENT, PLAIN, SHARE, Table, ranked, with_std
 from normbench.runs.record import Record
 
+NUMBERS = ["clean_accuracy", "clean_accuracy_std", "corruption_accuracy", "corruption_accuracy_std", "mce", *COST]
 LEADERBOARD = (
     dict.fromkeys(("task", "variant", "method"), PLAIN)
     | with_std(("clean_accuracy", "corruption_accuracy"), SHARE)
     | {"mce": PERCENT, "mce_corruptions": PLAIN}
     | COSTS
+    | {MISSING: PLAIN}
 )
 
 
@@ -43,8 +48,16 @@ def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> T
             "mce": mce(done, reference, main),
             "mce_corruptions": len(main),
         }
-        rows.append(row | costs(records))
+        no_mce = undefined(reference, main, baseline)
+        rows.append(explained(row | costs(records), NUMBERS, functools.partial(reason, records, no_mce)))
     return Table(LEADERBOARD, ranked(rows, "clean_accuracy", falling=True))
+
+
+def reason(records: list[Record], no_mce: str, column: str) -> str:
+    """Returns why a column of a variant is empty. no_mce: why there is no mCE, if there are finished runs."""
+    if column.endswith("_std") and finished(records):
+        return unspread(records)
+    return unfinished(records) or (no_mce if column == "mce" else UNTIMED)
 
 
 def corruption_accuracy(record: Record) -> float:

@@ -7,25 +7,35 @@ import math
 from normbench.corruptions import MAIN
 from normbench.results.tables.cells import markdown_cell
 from normbench.results.tables.corruptions import Corruptions
+from normbench.results.tables.marks import Marks
 from normbench.results.tables.table import Row, cell
 from normbench.suite.suite import Suite
 
 HEAD = ["task", "variant", "clean accuracy (%)", "corruption accuracy (%)", "mCE (%)", "images/s"]
 HEAD += ["peak memory (MiB)", "parameters", "seconds", "runs"]
+DASH = "\N{EN DASH}"
 ALIGNED = ["---", "---", *["---:"] * 7, "---"]
 FORMATS = {"mce": ".1f", "images_per_second": ".0f", "peak_memory_mib": ".1f", "parameters": "d", "seconds": ".1f"}
 
 
 def markdown(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
     """Returns the text of the file: heading, caption and the rows of the leaderboard."""
-    lines = [HEAD, ALIGNED, *map(_cells, rows)]
+    marks = Marks(row["why"] for row in rows)
+    lines = [HEAD, ALIGNED, *(_cells(row, marks) for row in rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"# Leaderboard\n\n{_caption(rows, suite, corruptions)}\n\n{table}\n"
+    notes = "".join(f"\n({mark}) {markdown_cell(reason)}  " for mark, reason in marks.reasons())
+    return f"# Leaderboard\n\n{_caption(rows, suite, corruptions)}\n\n{table}\n" + (f"{notes}\n" if notes else "")
 
 
-def _cells(row: Row) -> list[str]:
-    accuracies = [percent(row[name], row[f"{name}_std"]) for name in ("clean_accuracy", "corruption_accuracy")]
-    numbers = [cell(row[name], form) for name, form in FORMATS.items()]
+def _cells(row: Row, marks: Marks) -> list[str]:
+    def marked(text: str, name: str) -> str:
+        mark = marks.of(row["why"], name)
+        return f"{text or DASH} ({mark})" if mark else text
+
+    accuracies = [
+        marked(percent(row[name], row[f"{name}_std"]), name) for name in ("clean_accuracy", "corruption_accuracy")
+    ]
+    numbers = [marked(cell(row[name], form), name) for name, form in FORMATS.items()]
     return [
         markdown_cell(row["task"]),
         markdown_cell(row["variant"]),

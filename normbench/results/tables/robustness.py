@@ -5,11 +5,13 @@ A score stores its numbers in `columns` of the record's metrics, and each of the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
-from normbench.results.tables.corruption_error import batch_mce, relative_mce
+from normbench.results.tables.corruption_error import batch_mce, relative_mce, undefined
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.means import Runs, finished, mean
+from normbench.results.tables.reasons import MISSING, explained, unfinished, unscored
 from normbench.results.tables.table import COUNT, PERCENT, PLAIN, SHARE, Row, Table
 from normbench.runs.record import Record
 
@@ -33,6 +35,9 @@ BUILT_IN = (
 )
 
 
+SCORES = {"batch_": "batch_statistics", "attack_": "attacks", "auto_attack": "attacks"}  # by the prefix of a column
+
+
 def robustness_table(runs: Runs, baseline: str | None, corruptions: Corruptions) -> Table:
     """Returns a row for each task and variant: means over the finished runs that have the number.
 
@@ -50,9 +55,29 @@ def robustness_table(runs: Runs, baseline: str | None, corruptions: Corruptions)
             row[name] = mean(columns[name] for columns in map(columns_of, records) if name in columns)
         row["batch_mce"] = batch_mce(records, reference, corruptions.main)
         row["warnings"] = sum("warning" in record.metrics.get("attacks", {}) for record in records)
-        rows.append(row)
+        numbers = ["relative_mce", *measured, "batch_mce"]
+        why = functools.partial(reason, runs[task, variant], reference, baseline, corruptions)
+        rows.append(explained(row, numbers, why))
     columns = {"task": PLAIN, "variant": PLAIN, "relative_mce": PERCENT, **measured}
-    return Table(columns | {"batch_mce": PERCENT, "warnings": PLAIN}, rows)
+    return Table(columns | {"batch_mce": PERCENT, "warnings": PLAIN, MISSING: PLAIN}, rows)
+
+
+def reason(
+    records: list[Record], reference: list[Record], baseline: str | None, corruptions: Corruptions, column: str
+) -> str:
+    """Returns why a column of a variant is empty. reference: the finished runs of the baseline."""
+    adapted = "batch_corruption_accuracy"
+    if column == "batch_mce" and not any("batch_statistics" in record.metrics for record in records):
+        column = adapted
+    if column in ("relative_mce", "batch_mce"):
+        no_mce = undefined(reference, corruptions.main, baseline, relative=column == "relative_mce")
+        return unfinished(records) or no_mce
+    return unfinished(records) or unscored(records, column, score_of(column))
+
+
+def score_of(column: str) -> str | None:
+    """Returns the key in `evaluation` of the score that a built-in column belongs to; None if there is none."""
+    return next((score for prefix, score in SCORES.items() if column.startswith(prefix)), None)
 
 
 def score_columns(records: Iterable[Record]) -> dict[str, str]:

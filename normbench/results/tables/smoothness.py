@@ -5,9 +5,11 @@ Numbers are means over finished runs, each with its sample standard deviation.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from normbench.results.tables.means import Runs, finished, mean, std
+from normbench.results.tables.reasons import MISSING, explained, is_empty, unfinished, unscored, unspread
 from normbench.results.tables.table import PLAIN, REAL, Row, Table, with_std
 from normbench.runs.record import Record
 
@@ -38,9 +40,19 @@ def smoothness_table(runs: Runs) -> Table:
         row["examples"] = each[0]["local"]["examples"] if each else ""
         row |= spreads([of_network(one) for one in each], numbers)
         row["no_bound"] = next((one["why"] for one in each if one["bound"] is None), "")
-        rows.append(row)
+        wanted = ["examples", *with_std(numbers, REAL)]
+        rows.append(explained(row, wanted, functools.partial(no_constant, runs[task, variant], row)))
     columns = dict.fromkeys(("task", "variant", "examples"), PLAIN) | with_std(numbers, REAL) | {"no_bound": PLAIN}
-    return Table(columns, rows)
+    return Table(columns | {MISSING: PLAIN}, rows)
+
+
+def no_constant(records: list[Record], row: Row, column: str) -> str:
+    """Returns why a column of a network is empty. row: its row of the table."""
+    if column.endswith("_std") and not is_empty(row[column.removesuffix("_std")]):
+        return unspread(records)
+    if not measured(records, "smoothness"):
+        return unfinished(records) or unscored(records, column, "smoothness")
+    return row["no_bound"] or "the bound is 0, or the runs were scored with other radii"
 
 
 def of_network(found: dict[str, Any]) -> dict[str, float]:
@@ -67,9 +79,17 @@ def layer_table(runs: Runs) -> Table:
             for layer in one["layers"]:
                 layers.setdefault(layer["name"], []).append(layer)
         for place, (name, each) in enumerate(layers.items(), 1):
-            row = {"task": task, "variant": variant, "place": place, "layer": name}
-            rows.append(row | spreads(each, NORMS))
-    return Table(dict.fromkeys(("task", "variant", "place", "layer"), PLAIN) | with_std(NORMS, REAL), rows)
+            row = {"task": task, "variant": variant, "place": place, "layer": name} | spreads(each, NORMS)
+            why = functools.partial(no_part, records, row, "not computed for a layer of this kind")
+            rows.append(explained(row, with_std(NORMS, REAL), why))
+    columns = dict.fromkeys(("task", "variant", "place", "layer"), PLAIN) | with_std(NORMS, REAL)
+    return Table(columns | {MISSING: PLAIN}, rows)
+
+
+def no_part(records: list[Record], row: Row, unmeasured: str, column: str) -> str:
+    """Returns why a column of a layer or a block is empty. unmeasured: why no run has the number."""
+    alone = column.endswith("_std") and not is_empty(row[column.removesuffix("_std")])
+    return unspread(records) if alone else unmeasured
 
 
 def feature_table(runs: Runs) -> Table:
@@ -80,9 +100,12 @@ def feature_table(runs: Runs) -> Table:
         for when in ("initial", "trained"):
             blocks = [[{c: block[name] for c, name in FEATURES.items()} for block in one[when]] for one in found]
             for depth, each in enumerate(zip(*blocks, strict=True), 1):
-                row = {"task": task, "variant": variant, "when": when, "block": depth}
-                rows.append(row | spreads(list(each), list(FEATURES)))
-    return Table(dict.fromkeys(("task", "variant", "when", "block"), PLAIN) | with_std(FEATURES, REAL), rows)
+                row: Row = {"task": task, "variant": variant, "when": when, "block": depth}
+                row |= spreads(list(each), list(FEATURES))
+                why = functools.partial(no_part, records, row, "the feature maps are not finite")
+                rows.append(explained(row, with_std(FEATURES, REAL), why))
+    columns = dict.fromkeys(("task", "variant", "when", "block"), PLAIN) | with_std(FEATURES, REAL)
+    return Table(columns | {MISSING: PLAIN}, rows)
 
 
 def measured(records: list[Record], name: str) -> list[Any]:

@@ -8,14 +8,37 @@ from normbench.results.tables.facts import facts
 from normbench.results.tables.gan import gan_table
 from normbench.results.tables.leaderboard import leaderboard
 from normbench.results.tables.markdown import markdown
+from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.metrics import metrics
 from normbench.results.tables.pictures import copy_samples, draw_contact_sheets
 from normbench.results.tables.reading import check_corruptions, read
+from normbench.results.tables.reasons import Why, is_off
 from normbench.results.tables.robustness import robustness_table
 from normbench.results.tables.smoothness import feature_table, layer_table, smoothness_table
+from normbench.results.tables.table import Table
 from normbench.runs.run import Kind
 from normbench.suite.suite import Suite
 from normbench.system import files, layout
+
+OPTIONAL = ("attacks", "batch_statistics", "smoothness")  # the scores that `evaluation` can turn off
+EXPLAINED = ("leaderboard", "gan", "robustness", "smoothness")  # the tables with one row for each task and variant
+
+
+def reasons(table: Table) -> dict[str, dict[str, Why]]:
+    """Returns task -> variant -> column -> why the cell is empty, for the report."""
+    found: dict[str, dict[str, Why]] = {}
+    for row in table.rows:
+        found.setdefault(row["task"], {})[row["variant"]] = row["why"]
+    return found
+
+
+def off(runs: Runs) -> dict[str, list[str]]:
+    """Returns task -> the built-in scores that `evaluation` had off for all its finished runs."""
+    found: dict[str, list[str]] = {}
+    for task in dict.fromkeys(task for task, _ in runs):
+        done = [record for (of, _), records in runs.items() if of == task for record in finished(records)]
+        found[task] = [score for score in OPTIONAL if done and all(is_off(record, score) for record in done)]
+    return found
 
 
 def aggregate() -> None:
@@ -50,5 +73,7 @@ def aggregate() -> None:
         for name, text in texts.items():
             files.write_text(folder / name, text)
         origin.write(folder / "provenance.json")
+        missing = {name: reasons(tables[name]) for name in EXPLAINED}
+        files.write_json(folder / "missing.json", missing | {"off": off(classifiers)})
         copy_samples(gans, folder / "samples")
         draw_contact_sheets(suite.datasets, folder / "corrupted")
