@@ -25,12 +25,12 @@ from torch import Tensor
 MOST_MEMBERS = 50_000  # of a zip file: a state dict has one for each tensor
 LARGEST_PICKLE = 16 * 2**20  # bytes: the structure around the tensors of a checkpoint or a state dict
 LARGEST_TUPLE, DEEPEST_TUPLE = 5000, 20  # items in all, levels
-LARGEST_PICTURE = 2**26  # pixels
+LARGEST_PICTURE = 2**25  # pixels
 SHARING = 8  # how often the tensors of a state dict may share their memory, on average
 
 # What the readers of zip files and tensors raise for broken ones.
 ERRORS: tuple[type[Exception], ...] = (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, NotImplementedError)
-ERRORS += (RuntimeError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError)
+ERRORS += (RuntimeError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError, AssertionError)
 LOCAL = struct.Struct("<4s5H3L2H")  # the header in front of each member of a zip file
 END = struct.Struct("<4s4H2LH")  # its last record
 END_64 = struct.Struct("<4sQ2H2L4Q20s")  # the two records before it that large files have
@@ -39,6 +39,7 @@ HIDDEN = 0x2041  # bits of the flags that say that a member or the list of membe
 UNKNOWN = 0xFFFFFFFF  # in place of a size that a longer field holds
 
 TENSORS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
+PROTOCOL = 2  # of `torch.save`
 PUT, GET = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
 TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 OPCODES = {*PUT, *GET, *TUPLES, "PROTO", "STOP", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "MARK", "EMPTY_TUPLE"}
@@ -191,6 +192,8 @@ def check_pickle(content: bytes) -> None:
             name, argument = opcode.name, cast(Any, found)
             if name not in OPCODES or (name == "GLOBAL" and not TENSORS.fullmatch(argument)):
                 raise ValueError(f"holds more than tensors: {name} {str(argument or '')[:80]}".rstrip())
+            if name == "PROTO" and argument != PROTOCOL:
+                raise ValueError(f"is of pickle protocol {argument}")
             if name in PUT:
                 memo[argument] = stack[-1]
                 continue

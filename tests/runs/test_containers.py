@@ -298,6 +298,8 @@ WEIGHTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "hash of two to the 60": (pickled(levels(60, b"\x86")), "holds a tuple of"),
     "a tuple of many levels": (pickled(levels(60, b"\x85")), "holds a tuple of"),
     "an opcode of protocol 5": (pickled(b"\x80\x05\x96\xff\xff\xff\xff\xff\0\0\0."), "cannot be read"),
+    "another protocol": (pickled(b"\x80\x01}."), "is of pickle protocol 1"),
+    "a storage that is a number": (pickled(b"\x80\x02K\x01Q."), "AssertionError|TypeError"),
     "an empty stack": (pickled(b"\x80\x02s."), "broken pickle"),
     "a mark that is not there": (pickled(b"\x80\x02}u."), "broken pickle"),
     "a memo that is not there": (pickled(b"\x80\x02h\x09."), "broken pickle"),
