@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from normbench.results.tables.costs import cost
 from normbench.results.tables.leaderboard import corruption_accuracy
 from normbench.results.tables.robustness import columns_of, score_columns
 from normbench.results.tables.table import Row
-from normbench.runs.record import Record
+from normbench.runs.record import Scored
 from normbench.system import layout
 from normbench.system.errors import UserError
 
@@ -25,8 +26,8 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
     in results/leaderboard.csv; `run`, the run's id. A number that a run does not have is NaN. Rows are in the order of
     kinds, tasks, variants and seeds.
 
-    folder: has the records as `<kind>/<task>/<variant>/<seed>.json`. Raises UserError if it has none, or if a file is
-    not a record.
+    folder: has the records as `<kind>/<task>/<variant>/<seed>.json`. A file that is no valid record is named on stderr
+    and left out. Raises UserError if there is no record.
 
     >>> runs = load("build/scores")
     >>> runs.groupby(["task", "variant"])["clean_accuracy"].mean()
@@ -36,12 +37,19 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
     paths = sorted(found, key=lambda path: (path.parts[:-1], int(path.stem)))
     if not paths:
         raise UserError(f"{folder}: has no records <kind>/<task>/<variant>/<seed>.json")
-    records = [Record.read(path) for path in paths]
-    scores = list(score_columns(records))
-    return pd.DataFrame([_row(path, record, scores) for path, record in zip(paths, records, strict=True)])
+    records: dict[Path, Scored] = {}
+    for path in paths:
+        try:
+            records[path] = Scored.read(path)
+        except (OSError, UserError) as error:
+            print(f"{error}; left out", file=sys.stderr, flush=True)
+    if not records:
+        raise UserError(f"{folder}: none of its {len(paths)} records is valid")
+    scores = list(score_columns(records.values()))
+    return pd.DataFrame([_row(path, record, scores) for path, record in records.items()])
 
 
-def _row(path: Path, record: Record, scores: list[str]) -> Row:
+def _row(path: Path, record: Scored, scores: list[str]) -> Row:
     """Returns the row of a record.
 
     Task and variant are those of the path, since a record keeps the names with which its run was trained.

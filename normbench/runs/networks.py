@@ -12,8 +12,10 @@ from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.models.build import load_weights
+from normbench.runs import finished
 from normbench.runs.contents import GENERATOR, WEIGHTS
 from normbench.runs.record import Record
+from normbench.system.errors import UserError
 from normbench.training import classifier
 from normbench.training.task import Task
 
@@ -24,15 +26,24 @@ def initial_classifier(record: Record, device: str) -> nn.Module:
 
 
 def trained_classifier(record: Record, folder: Path, device: str) -> nn.Module:
-    """Returns the trained network of a run on a device, in evaluation mode. folder: holds the files of the run."""
+    """Returns the trained network of a run on a device, in evaluation mode. folder: holds the files of the run.
+
+    Raises UserError if the weights are not those of which the record has the sha256.
+    """
+    finished.check(folder / WEIGHTS, record.files[WEIGHTS])
     model = load_weights(_classifier(record), folder / WEIGHTS)
     return placement.placed(model, device, record.provenance.numerics.memory_format).eval()
 
 
 def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
-    """Returns the averaged generator of a run on a device, in evaluation mode. folder: holds the files of the run."""
+    """Returns the averaged generator of a run on a device, in evaluation mode. folder: holds the files of the run.
+
+    Raises UserError if the weights are not those of which the record has the sha256, or if the run is of no GAN.
+    """
     origin = record.provenance
-    assert isinstance(origin.task, GanTask)
+    if not isinstance(origin.task, GanTask):
+        raise UserError(f"{folder}: is no run of a GAN")
+    finished.check(folder / GENERATOR, record.files[GENERATOR])
     method = methods.build(origin.variant.method, origin.variant.options)
     model = models.get(origin.task.model, "gan")
     generator, _ = trainer.networks(origin.task, model, method, origin.dataset, record.seed)
@@ -41,7 +52,8 @@ def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
 
 def _classifier(record: Record) -> nn.Module:
     origin = record.provenance
-    assert isinstance(origin.task, Task)
+    if not isinstance(origin.task, Task):
+        raise UserError(f"run {record.run}: is no run of a classifier")
     method = methods.build(origin.variant.method, origin.variant.options)
     model = models.get(origin.task.model, "classifier")
     return classifier.network(origin.task, model, method, origin.dataset, record.seed)
