@@ -21,7 +21,7 @@ from normbench.runs.variant import Variant
 from normbench.training.recipe import Recipe
 from normbench.training.task import Task
 
-SEEDS = list(range(16))
+SEEDS = list(range(100))
 
 
 def task(**changed: Any) -> Task:
