@@ -91,5 +91,5 @@ def unusable(run: Run) -> str | None:
             if digest([Root(file, name)]) != was:
                 return f"its {what} {reference} has other code here"
         return problem(run)
-    except UserError as error:
-        return str(error)
+    except (UserError, OSError, ValueError) as error:
+        return str(error).partition("\n")[0]

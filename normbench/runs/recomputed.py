@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ from normbench.runs.record import Record
 from normbench.runs.run import Kind
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.quantities import unprintable
 from normbench.training import classifier
+
+EXTRA = "_extra_state"  # the end of the key of a layer's state that is no tensor
+MARGIN = 2**20  # bytes
 
 _told: set[str] = set()
 
@@ -53,64 +58,103 @@ def _problems(record: Record, folder: Path) -> Iterator[str]:
             yield f"{SAMPLES}: {problem}"
 
 
-def _state_problems(record: Record, state: Mapping[str, Tensor]) -> Iterator[str]:
+@dataclass(frozen=True)
+class Expected:
+    """The state of a network by key, with tensors on the meta device, and its number of trained parameters."""
+
+    state: dict[str, Any]
+    parameters: int
+
+
+_expected: dict[str, Expected | str] = {}
+
+
+def _state_problems(record: Record, state: Mapping[str, Any]) -> Iterator[str]:
     """Yields how the state of a network differs from that of the network which the record describes."""
     for key, value in state.items():
-        held = value.numel() * value.element_size()
-        plain = value.device.type == "cpu" and value.layout is torch.strided and not value.is_quantized
-        # A tensor with a stride of 0 can have any number of values in a small file.
-        if not isinstance(key, str) or not plain or held > value.untyped_storage().nbytes():
-            yield f"{_shown(key)} is no plain tensor"
+        problem = _value_problem(key, value, record.finished)
+        if problem is not None:
+            yield f"{_shown(key)} {problem}"
             return
-    if record.finished:
-        for key, value in state.items():
-            if not value.isfinite().all():
-                yield f"{_shown(key)} has values that are not finite, but the run did not diverge"
+    size = sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, Tensor))
     why = code.unusable(record.described_run())
-    built = None if why is not None else _built(record)
-    if isinstance(built, str):
-        why = built
-    if why is not None or built is None or isinstance(built, str):
-        _tell(f"{record.provenance.variant.name} on {record.provenance.task.name}: weights not compared: {why}")
+    found = why if why is not None else _network(record, size)
+    if isinstance(found, str):
+        _tell(f"{record.provenance.variant.name} on {record.provenance.task.name}: weights not compared: {found}")
         return
-    stored, counted = built
-    expected = stored.state_dict()
-    for key in [*expected, *(key for key in state if key not in expected)]:
+    if isinstance(found, int):
+        yield f"holds {size} bytes of values, the network of the record {found}"
+        return
+    for key in [*found.state, *(key for key in state if key not in found.state)]:
         if key not in state:
             yield f"lacks {key}, which the network of the record has"
-        elif key not in expected:
+        elif key not in found.state:
             yield f"has {_shown(key)}, which the network of the record does not have"
-        elif state[key].shape != expected[key].shape or state[key].dtype != expected[key].dtype:
-            yield f"{key} is {_type(state[key])}, in the network of the record {_type(expected[key])}"
-    parameters = sum(each.numel() for each in counted.parameters() if each.requires_grad)
-    if parameters != record.cost.parameters:
-        yield f"its network has {parameters} trained parameters, the record says {record.cost.parameters}"
+        elif _type(state[key]) != _type(found.state[key]):
+            yield f"{key} is {_type(state[key])}, in the network of the record {_type(found.state[key])}"
+    if found.parameters != record.cost.parameters:
+        yield f"its network has {found.parameters} trained parameters, the record says {record.cost.parameters}"
 
 
-def _built(record: Record) -> tuple[nn.Module, nn.Module] | str:
-    """Returns the network whose state the run stores and the one whose parameters its record counts; or a reason.
+def _value_problem(key: Any, value: Any, finite: bool) -> str | None:
+    """Returns why a value cannot be part of a network's state, or None. finite: whether its numbers must be finite."""
+    if isinstance(key, str) and key.endswith(EXTRA) and isinstance(value, dict):
+        plain = all(isinstance(name, str) and type(each) in (bool, int, float, str) for name, each in value.items())
+        return None if plain and unprintable(value) is None else "is no plain dictionary"
+    if not isinstance(key, str) or not isinstance(value, Tensor):
+        return "is no plain tensor"
+    held = value.numel() * value.element_size()
+    plain = value.device.type == "cpu" and value.layout is torch.strided and not value.is_quantized
+    # A tensor with a stride of 0 can have any number of values in a small file.
+    if not plain or held > value.untyped_storage().nbytes():
+        return "is no plain tensor"
+    return "has values that are not finite, but the run did not diverge" if finite and not _all_finite(value) else None
 
-    They have no values, unless the method needs some to initialize them.
+
+def _all_finite(value: Tensor) -> bool:
+    return bool(value.isfinite().all())
+
+
+def _network(record: Record, size: int) -> Expected | str | int:
+    """Returns what the state of the network must be like, or the reason why that is not known here.
+
+    size: the bytes of the state. A network that is much larger is not built, and its bytes are returned. It is built
+    once for all seeds.
     """
-    problem = "its network cannot be built here"
-    for device in ("meta", "cpu"):
+    run = record.described_run()
+    key = files.hash_of([run.kind, run.task.identity(), run.variant.identity(), record.provenance.dataset.json_value()])
+    if key not in _expected:
         try:
-            with torch.random.fork_rng([]), torch.device(device):
-                return _networks(record)
+            with torch.random.fork_rng([]):
+                with torch.device("meta"):  # without values, for its size
+                    large = sum(each.nbytes for each in _networks(record, False)[0].parameters())
+                if large > 2 * size + MARGIN:
+                    return large
+                stored, counted = _networks(record, True)
         except Exception as error:  # a model and a method may raise anything
-            problem = f"its network cannot be built here ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-    return problem
+            _expected[key] = f"its network cannot be built here ({type(error).__name__}: {_line(error)})"
+        else:
+            state = {name: _without_values(value) for name, value in stored.state_dict().items()}
+            parameters = sum(each.numel() for each in counted.parameters() if each.requires_grad)
+            _expected[key] = Expected(state, parameters)
+    return _expected[key]
 
 
-def _networks(record: Record) -> tuple[nn.Module, nn.Module]:
+def _networks(record: Record, initialized: bool) -> tuple[nn.Module, nn.Module]:
+    """Returns the network whose state a run stores, and the one whose parameters its record counts."""
     origin = record.provenance
+    task, bound = origin.task, origin.dataset
     method = methods.build(origin.variant.method, origin.variant.options)
-    if isinstance(origin.task, GanTask):
-        model = models.get(origin.task.model, "gan")
-        return trainer.networks(origin.task, model, method, origin.dataset, record.seed)
-    network = classifier.network(
-        origin.task, models.get(origin.task.model, "classifier"), method, origin.dataset, record.seed
-    )
+    if isinstance(task, GanTask):
+        model = models.get(task.model, "gan")
+        if initialized:
+            return trainer.networks(task, model, method, bound, record.seed)
+        return model.function(method, bound.channels, bound.image_size, task.recipe.latent, **task.model_options)
+    model = models.get(task.model, "classifier")
+    if initialized:
+        network = classifier.network(task, model, method, bound, record.seed)
+    else:
+        network = model.function(method, bound.channels, bound.classes, **task.model_options)
     return network, network
 
 
@@ -155,8 +199,18 @@ def test_labels(fingerprint: str) -> np.ndarray | None:
     return None
 
 
-def _type(value: Tensor) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(map(str, value.shape))})"
+def _type(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(map(str, value.shape))})"
+    return f"a dictionary of {', '.join(f'{name} ({type(each).__name__})' for name, each in sorted(value.items()))}"
+
+
+def _without_values(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def _line(error: Exception) -> str:
+    return _shown(str(error).partition("\n")[0])
 
 
 def _shown(key: Any) -> str:

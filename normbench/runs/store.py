@@ -22,7 +22,7 @@ from normbench.system.errors import UserError
 ID = re.compile("[0-9a-f]{16}")
 # What a store has: runs, their checkpoints, results that were set aside, locks, compiled code, and temporary folders.
 MEMBERS = re.compile(r"[0-9a-f]{16}(\.unfinished|\.bad-[0-9]+)?|locks|compiled|\..*")
-NAMED = 5  # results that cannot be used which a process names
+NAMED = 20  # results that cannot be used which a process names
 
 _named: list[str] = []
 

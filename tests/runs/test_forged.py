@@ -284,6 +284,11 @@ HEAD = "head.weight"
         (Kind.CLASSIFICATION, weights(lambda state: {key: value for key, value in state.items() if key != HEAD}), f"weights.pt: lacks {HEAD}"),
         (Kind.CLASSIFICATION, weights(lambda state: state | {"a\x1b[2J": torch.zeros(1)}), "weights.pt: has 'a\\x1b[2J'"),
         (Kind.CLASSIFICATION, weights(lambda state: state | {3: torch.zeros(1)}), "no plain tensor"),
+        (Kind.CLASSIFICATION, weights(lambda state: state | {HEAD: 3}), "no plain tensor"),
+        (Kind.CLASSIFICATION, weights(lambda state: state | {"a_extra_state": {"b": [1]}}), "no plain dictionary"),
+        (Kind.CLASSIFICATION, weights(lambda state: state | {"a_extra_state": {"b": 1}}), "has a_extra_state, which"),
+        (Kind.CLASSIFICATION, weights(lambda state: [1]), "weights.pt cannot be read (ValueError: not the state of a"),
+        (Kind.CLASSIFICATION, at("provenance.task.model_options", {"width": 10**6}), "bytes of values, the network of the record "),
         (Kind.CLASSIFICATION, weights(lambda state: state | {HEAD: state[HEAD][:2].clone()}), f"weights.pt: {HEAD} is float32 (2, 16), in"),
         (Kind.CLASSIFICATION, weights(lambda state: state | {HEAD: state[HEAD].double()}), f"weights.pt: {HEAD} is float64"),
         (Kind.CLASSIFICATION, weights(lambda state: state | {HEAD: state[HEAD].to_sparse()}), "no plain tensor"),
@@ -304,6 +309,21 @@ def test_files_that_are_not_of_the_run(
     made: dict[Kind, Path], kind: Kind, change: Callable[[Json, Any], None], line: str
 ) -> None:
     assert line in refused(forged(made[kind], change))
+
+
+def test_a_layer_may_have_a_state_that_is_no_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That of network deconvolution counts its steps; a state of another form is refused."""
+    task = sample_runs.task(recipe={"epochs": 1, "batch_size": 16}, model_code=code.model("resnet8"))
+    method = {"method": "network_deconvolution", "method_code": code.method("network_deconvolution")}
+    variant = sample_runs.variant(options={}, **method)
+    run = sample_runs.run(task=task, variant=variant, code=code.training(Kind.CLASSIFICATION))
+    claim_and_train(run, splits)
+    folder = shutil.move(store.folder(run.id), tmp_path / "trained")
+    assert archive.import_(forged(folder, lambda record, parts: None)) == (run.id, True)
+    assert capsys.readouterr().err.count("not compared") == 0
+    shutil.rmtree(store.folder(run.id))
+    other = weights(lambda state: state | {"conv._extra_state": {"steps": "=1"}})
+    assert "conv._extra_state is a dictionary of steps (str), in the network of" in refused(forged(folder, other))
 
 
 def test_files_that_are_not_those_of_the_record(made: dict[Kind, Path]) -> None:
