@@ -12,9 +12,11 @@ from normbench.results.tables.costs import cost
 from normbench.results.tables.leaderboard import corruption_accuracy
 from normbench.results.tables.robustness import columns_of, score_columns
 from normbench.results.tables.table import Row
-from normbench.runs.record import Scored
+from normbench.runs.record import Record
 from normbench.system import layout
 from normbench.system.errors import UserError
+
+NAMED = 20  # files that are no records which are named
 
 
 def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
@@ -37,19 +39,24 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
     paths = sorted(found, key=lambda path: (path.parts[:-1], int(path.stem)))
     if not paths:
         raise UserError(f"{folder}: has no records <kind>/<task>/<variant>/<seed>.json")
-    records: dict[Path, Scored] = {}
+    records: dict[Path, Record] = {}
+    bad: list[str] = []
     for path in paths:
         try:
-            records[path] = Scored.read(path)
+            records[path] = Record.read(path)
         except (OSError, UserError) as error:
-            print(f"{error}; left out", file=sys.stderr, flush=True)
+            bad.append(str(error))
+    for text in bad[:NAMED]:
+        print(f"{text}; left out", file=sys.stderr, flush=True)
+    if len(bad) > NAMED:
+        print(f"{folder}: {len(bad) - NAMED} more files are left out for such reasons", file=sys.stderr, flush=True)
     if not records:
         raise UserError(f"{folder}: none of its {len(paths)} records is valid")
     scores = list(score_columns(records.values()))
     return pd.DataFrame([_row(path, record, scores) for path, record in records.items()])
 
 
-def _row(path: Path, record: Scored, scores: list[str]) -> Row:
+def _row(path: Path, record: Record, scores: list[str]) -> Row:
     """Returns the row of a record.
 
     Task and variant are those of the path, since a record keeps the names with which its run was trained.

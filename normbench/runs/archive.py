@@ -25,7 +25,7 @@ from PIL import Image
 from normbench.runs import recomputed, store
 from normbench.runs.contents import LARGEST, RECORD, contents
 from normbench.runs.finished import record_in
-from normbench.runs.record import Record
+from normbench.runs.record import TrainedRecord
 from normbench.system import files, intact, layout
 from normbench.system.errors import UserError
 
@@ -217,7 +217,7 @@ def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Pa
 def check_content(folder: Path, run: str, path: Path) -> None:
     """Raises UserError, which names `path`, unless a folder holds exactly the files of the run, all readable."""
     try:
-        record = Record.read(folder / RECORD)
+        record = TrainedRecord.read(folder / RECORD)
     except UserError as error:
         reason = str(error).removeprefix(f"{folder / RECORD}: ")
         raise UserError(f"{path}: {RECORD} is no record of a run ({reason})") from None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from normbench.runs.contents import RECORD
-from normbench.runs.record import Record, Stored
+from normbench.runs.record import Stored, TrainedRecord
 from normbench.system import intact
 from normbench.system.errors import UserError
 
-_records: dict[tuple[str, intact.Signature], Record | str] = {}
+_records: dict[tuple[str, intact.Signature], TrainedRecord | str] = {}
 
 
-def record_in(folder: Path, whole: bool = True) -> Record:
+def record_in(folder: Path, whole: bool = True) -> TrainedRecord:
     """Returns the record of the finished run in a folder.
 
     whole: whether to compare the sha256 of its files with the record, once a process for each file, instead of their
@@ -39,13 +39,13 @@ def facts(folder: Path, names: list[str]) -> dict[str, Stored]:
     return {name: Stored(bytes=(folder / name).stat().st_size, sha256=intact.sha256(folder / name)) for name in names}
 
 
-def _record(path: Path) -> Record:
+def _record(path: Path) -> TrainedRecord:
     """Reads a record; while its file does not change, it is parsed once in a process."""
     try:
         key = str(path.absolute()), intact.signature(path)
         if key not in _records:
             try:
-                _records[key] = Record.read(path)
+                _records[key] = TrainedRecord.read(path)
             except UserError as error:
                 _records[key] = str(error)
     except FileNotFoundError:

@@ -33,7 +33,8 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
     keeper: saves and restores the state of the training. progress: shows iteration, losses and images per second.
     """
     task = run.task
-    assert isinstance(task, GanTask)
+    if not isinstance(task, GanTask):
+        raise TypeError(f"{task.name} is no GAN task")
     recipe, clock = task.recipe, Clock(time.perf_counter)
     per_iteration = recipe.batch_size * recipe.discriminator_steps
     method = methods.build(run.variant.method, run.variant.options)

@@ -1,6 +1,6 @@
 """The record of a finished run: one JSON file with its metrics, costs and provenance.
 
-`Record` is what training writes, and what the run store and archives hold. `Scored` is the same record with the scores
+`TrainedRecord` is what training writes, and what the run store and archives hold. A `Record` may also have the scores
 that the evaluation here has added. Both are checked when they are written and when they are read.
 """
 
@@ -232,18 +232,19 @@ class ScoredGanMetrics(GanMetrics):
     fid_features: FidFeatures | None = None
 
 
+TRAINED: dict[Kind, type[Strict]] = {Kind.CLASSIFICATION: ClassifierMetrics, Kind.GAN: GanMetrics}
+SCORED: dict[Kind, type[Strict]] = {Kind.CLASSIFICATION: ScoredClassifierMetrics, Kind.GAN: ScoredGanMetrics}
+
+
 class Record(Strict):
-    """What a finished run stores beside its files.
+    """What is known of a finished run, with its scores if it has been scored; `TrainedRecord` has none.
 
     diverged: the position (from 0) of the first loss that was not finite, as epoch and step for classifiers and as step
-    for GANs; null if the run finished. metrics: what the training measured, `ClassifierMetrics` or `GanMetrics`. files:
-    the files of the run, by name.
+    for GANs; null if the run finished. metrics: what the training measured, `ClassifierMetrics` or `GanMetrics`, and
+    one entry for each score. files: the files of the run, by name.
     """
 
-    METRICS: ClassVar[Mapping[Kind, type[Strict]]] = {
-        Kind.CLASSIFICATION: ClassifierMetrics,
-        Kind.GAN: GanMetrics,
-    }
+    METRICS: ClassVar[Mapping[Kind, type[Strict]]] = SCORED
 
     format: int
     run: RunId
@@ -288,17 +289,17 @@ class Record(Strict):
 
     def with_scores(
         self, metrics: dict[str, Any], seconds: dict[str, float], provenance: dict[str, Any] | None = None
-    ) -> Scored:
+    ) -> Record:
         """Returns a copy with added metrics, added phases of its seconds, and changed values of its provenance.
 
-        Raises UserError if the metrics are not as `Scored` has them.
+        Raises UserError if the metrics are not valid.
         """
         given = dict(self) | {
             "metrics": self.metrics | metrics,
             "cost": self.cost.model_copy(update={"seconds": self.cost.seconds | seconds}),
             "provenance": self.provenance.model_copy(update=provenance or {}),
         }
-        return made(Scored, given)
+        return made(Record, given)
 
     def write(self, path: Path) -> None:
         """Writes the record as JSON, atomically, after checking it. Raises UserError if it is not valid."""
@@ -371,9 +372,16 @@ class Record(Strict):
         yield from self._score_problems()
 
     def _score_problems(self) -> Iterator[str]:
-        """Yields scores: there are none before the evaluation. `METRICS` allows none in the metrics."""
-        if self.provenance.corrupted is not None or self.provenance.evaluation is not None:
-            yield "provenance: has corrupted images or an evaluation, but scores are measured where they are shown"
+        """Yields what is wrong with the scores besides what `METRICS` says."""
+        if not self.finished:
+            more = sorted(self.metrics.keys() - TRAINED[self.kind].model_fields.keys())
+            yield from (f"metrics.{name}: is a score, but the run diverged" for name in more if self.metrics[name])
+        on = self.provenance.corrupted
+        for key in ("corruption_accuracy", "corruption_calibration"):
+            for name, found in (self.metrics.get(key) or {}).items():
+                lists = found.values() if isinstance(found, dict) else [found]
+                if on and (name not in on.names or any(len(each) != len(on.severities) for each in lists)):
+                    yield f"metrics.{key}.{name}: is not what provenance.corrupted says was scored"
 
     def _classifier_problems(
         self, task: Task, metrics: ClassifierMetrics, diverged: Strict | None, resumed: Strict | None
@@ -416,25 +424,17 @@ class Record(Strict):
             yield "cost.epoch_seconds: a GAN has no epochs"
 
 
-class Scored(Record):
-    """The record of a run with its scores, in build/scores. That of a run which diverged has none."""
+class TrainedRecord(Record):
+    """The record that training leaves, in the run store, in archives and in the outputs of the training stages.
 
-    METRICS: ClassVar[Mapping[Kind, type[Strict]]] = {
-        Kind.CLASSIFICATION: ScoredClassifierMetrics,
-        Kind.GAN: ScoredGanMetrics,
-    }
+    It has no scores, because scores are always measured where they are shown.
+    """
+
+    METRICS: ClassVar[Mapping[Kind, type[Strict]]] = TRAINED
 
     def _score_problems(self) -> Iterator[str]:
-        trained = Record.METRICS[self.kind].model_fields
-        if not self.finished:
-            more = sorted(self.metrics.keys() - trained.keys())
-            yield from (f"metrics.{name}: is a score, but the run diverged" for name in more if self.metrics[name])
-        on = self.provenance.corrupted
-        for key in ("corruption_accuracy", "corruption_calibration"):
-            for name, found in (self.metrics.get(key) or {}).items():
-                lists = found.values() if isinstance(found, dict) else [found]
-                if on and (name not in on.names or any(len(each) != len(on.severities) for each in lists)):
-                    yield f"metrics.{key}.{name}: is not what provenance.corrupted says was scored"
+        if self.provenance.corrupted is not None or self.provenance.evaluation is not None:
+            yield "provenance: has corrupted images or an evaluation, but scores are measured where they are shown"
 
 
 def problem_of(run: Run) -> str | None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from normbench.runs.contents import CHECKPOINTS, RECORD
 from normbench.runs.finished import record_in
-from normbench.runs.record import Record
+from normbench.runs.record import TrainedRecord
 from normbench.system import layout
 from normbench.system.errors import UserError
 
@@ -45,7 +45,7 @@ def sound(run: str) -> bool:
     return _usable(run, whole=True)
 
 
-def record(run: str) -> Record:
+def record(run: str) -> TrainedRecord:
     """Returns the record of a finished run. Raises UserError if it is not in the store or cannot be used."""
     found = record_in(folder(run), whole=False)
     if found.run != run:

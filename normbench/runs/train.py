@@ -10,7 +10,7 @@ from normbench.data.prepared import Splits
 from normbench.runs import finished, provenance, store
 from normbench.runs.checkpoint import Checkpoints
 from normbench.runs.contents import RECORD, contents
-from normbench.runs.record import FORMAT, Cost, Record, made, problem_of
+from normbench.runs.record import FORMAT, Cost, TrainedRecord, made, problem_of
 from normbench.runs.run import Kind, Run, Status
 from normbench.runs.trained import Trained
 from normbench.system import files, preemption
@@ -83,4 +83,4 @@ def train(run: Run, data: Splits) -> None:
             "provenance": provenance.collect(run, trained.numerics, data.device, started),
             "files": finished.facts(folder, contents(run.kind, status)),
         }
-        made(Record, record).write(folder / RECORD)
+        made(TrainedRecord, record).write(folder / RECORD)

@@ -63,7 +63,7 @@ def score(
     For a run that diverged, it writes the unchanged record and no predictions. Raises UserError if the files of the run
     are not those of its record, or if its weights do not give its predictions.
     """
-    record = record_in(run)
+    record: Record = record_in(run)
     if record.finished:
         subject = subject_of(record, run, bound, corrupted, settings["corrupted_examples"], device)
         agreement.check(record, run, subject)

@@ -20,6 +20,7 @@ from normbench.runs import store
 from normbench.runs.contents import SAMPLES
 from normbench.runs.finished import record_in
 from normbench.runs.networks import trained_classifier, trained_generator
+from normbench.runs.record import Record
 from normbench.runs.run import FID_FEATURES, OUTPUTS, Kind, Run
 from normbench.runs.train import claim_and_train
 from normbench.runs.variant import Variant
@@ -56,7 +57,7 @@ def score(task: str, variant: str) -> None:
         found = []
         with Progress(f"fid {task} {variant}", len(runs)) as progress:
             for done, run in enumerate(runs, start=1):
-                record = record_in(run)
+                record: Record = record_in(run)
                 if record.finished:
                     began = time.perf_counter()
                     generator = trained_generator(record, run, device)

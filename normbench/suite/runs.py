@@ -13,7 +13,7 @@ from normbench.data.bound import Bound
 from normbench.runs import archive, store
 from normbench.runs.contents import RECORD
 from normbench.runs.finished import record_in
-from normbench.runs.record import Record
+from normbench.runs.record import TrainedRecord
 from normbench.runs.run import OUTPUTS, Kind, Run
 from normbench.suite.resolved import Resolved
 from normbench.suite.suite import Suite
@@ -115,7 +115,7 @@ def adopt(folder: Path) -> None:
 
     Raises UserError if the run is damaged.
     """
-    run = Record.read(folder / RECORD).run
+    run = TrainedRecord.read(folder / RECORD).run
     if store.sound(run) or store.busy(run):
         return
     archive.check_content(folder, run, folder)

@@ -13,7 +13,7 @@ import torch
 from normbench.gan.task import GanTask
 from normbench.runs import store
 from normbench.runs.contents import RECORD
-from normbench.runs.record import Provenance, Record
+from normbench.runs.record import Provenance, Record, TrainedRecord
 from normbench.runs.run import UNITS, Kind, Run
 from normbench.runs.variant import Variant
 from normbench.suite import runs
@@ -98,7 +98,7 @@ def finished_before(suite: list[Run]) -> dict[tuple[str, str, int], Record]:
 def readable(path: Path) -> Record | None:
     """Returns the record in a file; None if there is no file or it is not a record of this version."""
     try:
-        return Record.read(path)
+        return TrainedRecord.read(path)
     except (OSError, UserError):
         return None
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from normbench.corruptions.constants import EXTRA, MAIN
 from normbench.runs.contents import SAMPLES
-from normbench.runs.record import Scored, Stored
+from normbench.runs.record import Record, Stored
 from normbench.system import files
 from tests.support.records import ITERATIONS, change, corrupted_images, record
 
@@ -40,7 +40,7 @@ LAYERS = ["conv", "stages.0.0.conv1", "stages.0.0.conv2", "head"]
 DIVERGED = {("no_norm", 1), *(("spectral_norm", seed) for seed in SEEDS)}
 
 
-def classification_record(variant: str, seed: int) -> Scored:
+def classification_record(variant: str, seed: int) -> Record:
     """The scored record of a classifier."""
     draw = random.Random(f"{variant}/{seed}")
     clean, speed, memory, parameters = VARIANTS[variant]
@@ -110,7 +110,7 @@ def features(variant: str, seed: int) -> dict[str, Any]:
     return found
 
 
-def gan_record(variant: str, seed: int) -> Scored:
+def gan_record(variant: str, seed: int) -> Record:
     """The scored record of a GAN."""
     diverged = variant == "batch_norm" and seed == 0
     last = {"iteration": ITERATIONS, "discriminator_loss": 1.5, "generator_loss": 0.2}
@@ -168,17 +168,17 @@ def write_suite(**changed: Any) -> None:
 
 def edit(path: Path, **changes: Any) -> None:
     """Changes a written record, as `tests.support.records.change` does."""
-    change(Scored.read(path), **changes).write(path)
+    change(Record.read(path), **changes).write(path)
 
 
 def edit_metrics(path: Path, edited: Callable[[dict[str, Any]], Any]) -> None:
     """Changes the metrics of a written record in place."""
-    found = Scored.read(path)
+    found = Record.read(path)
     edited(found.metrics)
     found.write(path)
 
 
-def finished(variant: str) -> list[Scored]:
+def finished(variant: str) -> list[Record]:
     """The records of the finished runs of a variant, as `write_suite` writes them."""
     return [classification_record(variant, seed) for seed in SEEDS if (variant, seed) not in DIVERGED]
 

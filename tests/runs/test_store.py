@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from normbench import cli
 from normbench.runs import archive, provenance, store
-from normbench.runs.record import Record, Scored
+from normbench.runs.record import Record, TrainedRecord
 from normbench.runs.run import Kind, Run
 from normbench.runs.train import claim_and_train
 from normbench.system.errors import UserError
@@ -224,7 +224,7 @@ def test_a_run_that_cannot_have_a_record_is_refused_before_its_training() -> Non
 def test_free_texts_may_have_lines() -> None:
     made = sample_runs.record(sample_runs.run(bound=sample_runs.bound(note="two\n\tlines")))
     made.write(Path("record.json"))
-    assert Record.read(Path("record.json")) == made
+    assert TrainedRecord.read(Path("record.json")) == made
 
 
 def test_what_is_not_valid_is_not_written(tmp_path: Path) -> None:
@@ -244,9 +244,9 @@ def test_a_scored_record_has_what_was_trained_and_scores() -> None:
     made = sample_runs.record(run())
     scored = made.with_scores({"corruption_accuracy": {"fog": [0.5]}, "columns": {"nll": 1}}, {"corruptions": 1.0})
     scored.write(Path("0.json"))
-    assert Scored.read(Path("0.json")) == scored
+    assert Record.read(Path("0.json")) == scored
     with pytest.raises(UserError, match=r"metrics\.columns: Extra inputs|metrics\.corruption_accuracy: Extra inputs"):
-        Record.read(Path("0.json"))
+        TrainedRecord.read(Path("0.json"))
     for metrics, line in (
         ({"corruption_accuracy": {"fog": [1.5]}}, "metrics.corruption_accuracy.fog.0"),
         ({"columns": {"nll": "1"}}, "metrics.columns.nll"),

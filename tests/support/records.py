@@ -8,7 +8,7 @@ from normbench.data.bound import Bound, Corrupted
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
 from normbench.runs.contents import contents
-from normbench.runs.record import FORMAT, Cost, Device, Git, Numerics, Provenance, Scored, Stored
+from normbench.runs.record import FORMAT, Cost, Device, Git, Numerics, Provenance, Record, Stored
 from normbench.runs.run import Kind, Status
 from normbench.runs.variant import Variant
 from normbench.system.schema import Strict
@@ -26,7 +26,7 @@ def record(
     status: str = "finished",
     kind: str = "classification",
     **changes: Any,
-) -> Scored:
+) -> Record:
     """Returns a record as training leaves it: with the history and, for a classifier, the clean accuracy.
 
     changes: other values of its fields. If a field is itself a schema, a dictionary changes only the named fields of
@@ -34,7 +34,7 @@ def record(
     a whole. The id is that of the run which the record describes, unless `run` gives another.
     """
     ended = Status(status)
-    found = Scored.model_construct(
+    found = Record.model_construct(
         format=FORMAT,
         run="0" * 16,
         kind=Kind(kind),
@@ -60,7 +60,7 @@ def record(
     return change(found, **changes)
 
 
-def change(given: Scored, **changes: Any) -> Scored:
+def change(given: Record, **changes: Any) -> Record:
     """Returns a copy with other values, as `record` takes them, checked like a record that is read from a file.
 
     Metrics keep what training measures unless they have other values of it, and files follow the status.
@@ -72,7 +72,7 @@ def change(given: Scored, **changes: Any) -> Scored:
         changes = {"files": _files(given.kind, status)} | changes
     changed = _changed(given, changes)
     whole = changed.model_copy(update={"run": changed.described_run().id} if "run" not in changes else {})
-    return Scored.model_validate_json(whole.model_dump_json(warnings=False))
+    return Record.model_validate_json(whole.model_dump_json(warnings=False))
 
 
 def _changed(part: Any, changes: dict[str, Any]) -> Any:

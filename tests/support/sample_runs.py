@@ -15,7 +15,7 @@ from normbench.gan.task import GanTask
 from normbench.runs.contents import PREDICTIONS, RECORD, SAMPLES, contents
 from normbench.runs.finished import facts
 from normbench.runs.generation import grid_side
-from normbench.runs.record import FORMAT, Cost, Device, Git, Numerics, Provenance, Record, Stored
+from normbench.runs.record import FORMAT, Cost, Device, Git, Numerics, Provenance, Stored, TrainedRecord
 from normbench.runs.run import Kind, Run, Status
 from normbench.runs.variant import Variant
 from normbench.training.recipe import Recipe
@@ -59,7 +59,7 @@ def run(kind: Kind = Kind.CLASSIFICATION, seed: int = 0, code: str = "3" * 64, *
     return Run(kind, given, parts.get("variant") or variant(), seed, parts.get("bound") or bound(), code, title)
 
 
-def finished(of: Run, folder: Path, status: Status = Status.FINISHED) -> Record:
+def finished(of: Run, folder: Path, status: Status = Status.FINISHED) -> TrainedRecord:
     """Writes what training could have left of a run into a folder, and returns its record.
 
     The weights are those of no network, as the digests of the run are those of no code.
@@ -77,7 +77,7 @@ def finished(of: Run, folder: Path, status: Status = Status.FINISHED) -> Record:
     return made
 
 
-def record(of: Run, status: Status = Status.FINISHED, files: dict[str, Stored] | None = None) -> Record:
+def record(of: Run, status: Status = Status.FINISHED, files: dict[str, Stored] | None = None) -> TrainedRecord:
     """What training could have noted of a run. files: those that it left, or None for invented ones."""
     files = files or {name: Stored(bytes=1000, sha256="4" * 64) for name in contents(of.kind, status)}
     recipe, done = of.task.recipe, status is Status.FINISHED
@@ -107,7 +107,7 @@ def record(of: Run, status: Status = Status.FINISHED, files: dict[str, Stored] |
         started="2026-03-01T10:00:00+00:00",
         ended="2026-03-01T10:05:00+00:00",
     )
-    return Record(
+    return TrainedRecord(
         format=FORMAT,
         run=of.id,
         kind=of.kind,

@@ -12,23 +12,23 @@ from collections.abc import Callable
 
 import numpy as np
 
-from normbench.runs.record import Scored
+from normbench.runs.record import Record
 
-Accuracies = Callable[[Scored], dict[str, list[float]]]  # from a record to corruption -> accuracy at each severity
+Accuracies = Callable[[Record], dict[str, list[float]]]  # from a record to corruption -> accuracy at each severity
 
 
-def mce(own: list[Scored], baseline: list[Scored], names: list[str]) -> float:
+def mce(own: list[Record], baseline: list[Record], names: list[str]) -> float:
     """Returns the mean corruption error over the corruptions `names`, in percent."""
     return _mean_ratio(_errors(own, names).sum(1), _errors(baseline, names).sum(1))
 
 
-def relative_mce(own: list[Scored], baseline: list[Scored], names: list[str]) -> float:
+def relative_mce(own: list[Record], baseline: list[Record], names: list[str]) -> float:
     """Returns the relative mCE in percent: the error on clean images is subtracted first, on both sides."""
     added = [_errors(records, names) - _clean_error(records) for records in (own, baseline)]
     return _mean_ratio(added[0].sum(1), added[1].sum(1))
 
 
-def batch_mce(own: list[Scored], baseline: list[Scored], names: list[str]) -> float:
+def batch_mce(own: list[Record], baseline: list[Record], names: list[str]) -> float:
     """Returns the mCE with statistics of the test batches, relative to the baseline without them, in percent.
 
     Runs that were not scored with such statistics are left out.
@@ -38,18 +38,18 @@ def batch_mce(own: list[Scored], baseline: list[Scored], names: list[str]) -> fl
     return _mean_ratio(errors.sum(1), _errors(baseline, names).sum(1))
 
 
-def _plain(record: Scored) -> dict[str, list[float]]:
+def _plain(record: Record) -> dict[str, list[float]]:
     return record.metrics["corruption_accuracy"]
 
 
-def _errors(records: list[Scored], names: list[str], accuracies: Accuracies = _plain) -> np.ndarray:
+def _errors(records: list[Record], names: list[str], accuracies: Accuracies = _plain) -> np.ndarray:
     """Returns errors (corruptions, severities), averaged over the runs; (0, 0) without runs or corruptions."""
     if not records or not names:
         return np.empty((0, 0))
     return 1 - np.mean([[accuracies(record)[name] for name in names] for record in records], axis=0)
 
 
-def _clean_error(records: list[Scored]) -> float:
+def _clean_error(records: list[Record]) -> float:
     """Returns the error on clean images, averaged over the runs; NaN if there are none."""
     return 1 - float(np.mean([record.metrics["clean_accuracy"] for record in records])) if records else math.nan
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from normbench.results.tables.means import finished, mean
 from normbench.results.tables.table import PLAIN, Row
-from normbench.runs.record import Cost, Scored
+from normbench.runs.record import Cost, Record
 
 MIB = 2**20  # bytes
 
@@ -16,7 +16,7 @@ COST |= {"compile_seconds": ".2f"}
 COSTS = COST | {"finished": PLAIN, "diverged": PLAIN}
 
 
-def costs(records: list[Scored]) -> Row:
+def costs(records: list[Record]) -> Row:
     """Returns the columns `COSTS` of a variant, and `side_by_side`.
 
     Memory and parameters use all runs; speed and time use only the runs that `costed` returns. side_by_side: the
@@ -47,7 +47,7 @@ def cost(of: Cost) -> Row:
     }
 
 
-def costed(records: list[Scored]) -> list[Scored]:
+def costed(records: list[Record]) -> list[Record]:
     """Returns the finished runs that had the machine to themselves; if there are none, all finished runs.
 
     These are the runs whose speed and time the tables show.

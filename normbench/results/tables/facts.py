@@ -13,7 +13,7 @@ from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.costs import costed
 from normbench.results.tables.means import Runs
 from normbench.results.tables.portable import portable
-from normbench.runs.record import Device, Git, Scored
+from normbench.runs.record import Device, Git, Record
 from normbench.runs.run import Kind
 from normbench.suite.suite import Suite
 from normbench.system.schema import Strict
@@ -119,13 +119,13 @@ def facts(suite: Suite, corruptions: Corruptions, runs: dict[Kind, Runs]) -> Fac
 
 def tasks(runs: Runs) -> dict[str, TaskFacts]:
     """Returns the tasks of one kind, by their names in the suite."""
-    records: dict[str, list[Scored]] = {}
+    records: dict[str, list[Record]] = {}
     for (task, _), cell in runs.items():
         records.setdefault(task, []).extend(cell)
     return {task: of_task(own) for task, own in records.items()}
 
 
-def of_task(records: list[Scored]) -> TaskFacts:
+def of_task(records: list[Record]) -> TaskFacts:
     """Returns what the runs of a task have in common."""
     numerics = [record.provenance.numerics for record in records]
     task = records[0].provenance.task

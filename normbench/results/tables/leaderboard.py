@@ -10,7 +10,7 @@ from normbench.results.tables.costs import COSTS, costs
 from normbench.results.tables.means import Runs, finished, mean, std
 from normbench.results.tables.portable import portable
 from normbench.results.tables.table import PERCENT, PLAIN, SHARE, Table, ranked, with_std
-from normbench.runs.record import Scored
+from normbench.runs.record import Record
 
 LEADERBOARD = (
     dict.fromkeys(("task", "variant", "method"), PLAIN)
@@ -47,6 +47,6 @@ def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> T
     return Table(LEADERBOARD, ranked(rows, "clean_accuracy", falling=True))
 
 
-def corruption_accuracy(record: Scored) -> float:
+def corruption_accuracy(record: Record) -> float:
     """Returns the mean accuracy over corruptions and severities of a scored run."""
     return float(np.mean(list(record.metrics["corruption_accuracy"].values())))

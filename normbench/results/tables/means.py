@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from normbench.runs.record import Scored
+from normbench.runs.record import Record
 
-Runs = dict[tuple[str, str], list[Scored]]  # (task, variant) -> a record for each seed, in the order of the suite
+Runs = dict[tuple[str, str], list[Record]]  # (task, variant) -> a record for each seed, in the order of the suite
 
 
-def finished(records: Iterable[Scored]) -> list[Scored]:
+def finished(records: Iterable[Record]) -> list[Record]:
     """Returns the records of the runs that did not diverge."""
     return [record for record in records if record.finished]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.means import Runs, finished
-from normbench.runs.record import Scored
+from normbench.runs.record import Record
 from normbench.runs.run import Kind
 from normbench.suite.suite import Suite
 from normbench.system import layout
@@ -25,7 +25,7 @@ def read(suite: Suite, kind: Kind) -> Runs:
     }
 
 
-def read_one(kind: Kind, task: str, variant: str, seed: int) -> Scored:
+def read_one(kind: Kind, task: str, variant: str, seed: int) -> Record:
     """Returns the record of a run. Raises UserError, with the command that writes it, if it is missing or not valid."""
     path = place(kind, task, variant, seed)
     if not path.is_file():
@@ -33,7 +33,7 @@ def read_one(kind: Kind, task: str, variant: str, seed: int) -> Scored:
             f"{path}: no such record, but the suite has that run; write it with `{command(kind, task, variant)}`"
         )
     try:
-        return Scored.read(path)
+        return Record.read(path)
     except UserError as error:
         raise UserError(f"{error}; write it again with `{command(kind, task, variant)}`") from None
 

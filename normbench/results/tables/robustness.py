@@ -11,7 +11,7 @@ from normbench.results.tables.corruption_error import batch_mce, relative_mce
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.means import Runs, finished, mean
 from normbench.results.tables.table import COUNT, PERCENT, PLAIN, SHARE, Row, Table
-from normbench.runs.record import Scored
+from normbench.runs.record import Record
 
 # The columns of the built-in scores, in the order of the table. Records do not keep the order of columns.
 BUILT_IN = (
@@ -55,7 +55,7 @@ def robustness_table(runs: Runs, baseline: str | None, corruptions: Corruptions)
     return Table(columns | {"batch_mce": PERCENT, "warnings": PLAIN}, rows)
 
 
-def score_columns(records: Iterable[Scored]) -> dict[str, str]:
+def score_columns(records: Iterable[Record]) -> dict[str, str]:
     """Returns the columns that any of the records has, with their formats.
 
     Integers are counts, other numbers are fractions. The built-in columns come first, then the others in order of first
@@ -70,6 +70,6 @@ def score_columns(records: Iterable[Scored]) -> dict[str, str]:
     return {name: COUNT if counts[name] else SHARE for name in order}
 
 
-def columns_of(record: Scored) -> dict[str, float]:
+def columns_of(record: Record) -> dict[str, float]:
     """Returns the numbers of all scores of a run; empty if it diverged or was not scored."""
     return record.metrics.get("columns", {})

@@ -9,7 +9,7 @@ from typing import Any
 
 from normbench.results.tables.means import Runs, finished, mean, std
 from normbench.results.tables.table import PLAIN, REAL, Row, Table, with_std
-from normbench.runs.record import Scored
+from normbench.runs.record import Record
 
 SMOOTHNESS = ["lipschitz_local", "lipschitz_local_max", "lipschitz_bound", "layer_bound_sum", "layer_bound_max"]
 NORMS = ["bound", "estimate"]
@@ -85,7 +85,7 @@ def feature_table(runs: Runs) -> Table:
     return Table(dict.fromkeys(("task", "variant", "when", "block"), PLAIN) | with_std(FEATURES, REAL), rows)
 
 
-def measured(records: list[Scored], name: str) -> list[Any]:
+def measured(records: list[Record], name: str) -> list[Any]:
     """Returns a metric of the finished runs that have it; runs may have been scored without it."""
     return [record.metrics[name] for record in finished(records) if record.metrics.get(name)]
 
