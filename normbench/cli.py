@@ -112,13 +112,20 @@ def corrupt(
     """Write corrupted test images in the layout of CIFAR-10-C. When repeated, it keeps the files that are finished."""
     from normbench.corruptions import MAIN, NAMES
     from normbench.corruptions.export import export
+    from normbench.suite.corrupt import check_intact
 
     chosen = {"all": [*NAMES], "main": [*MAIN]}.get(names, [name.strip() for name in names.split(",")])
     levels = severities.split(",")
     if not all(level.strip().isdecimal() for level in levels):
         raise UserError(f"--severities {severities}: valid: some of 1, 2, 3, 4, 5, with commas between")
     numbers = [int(level) for level in levels]
-    guarded(lambda: export(dataset, out, chosen, numbers, seed, engine, constants, workers))
+
+    def checked_export() -> None:
+        if (layout.DATA / dataset / "meta.json").is_file():
+            check_intact(dataset)
+        export(dataset, out, chosen, numbers, seed, engine, constants, workers)
+
+    guarded(checked_export)
 
 
 @app.command()
@@ -209,13 +216,7 @@ def runs_export(
     from normbench.runs import archive
     from normbench.sweep import listing
 
-    def export() -> None:
-        chosen = listing.chosen(ids or [])
-        for run in chosen:
-            say(archive.export(run, to))
-        say(f"{len(chosen)} runs in {to}; `normbench runs import` takes them into another run store")
-
-    guarded(export)
+    guarded(lambda: say(archive.export_all(listing.chosen(ids or []), to)))
 
 
 @runs_app.command("import")

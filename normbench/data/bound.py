@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from normbench.system.schema import Strict
+from normbench.system.quantities import Finite, Sha256
+from normbench.system.schema import Positive, PositiveReal, Strict
 
 
 class Bound(Strict):
@@ -17,14 +18,14 @@ class Bound(Strict):
 
     name: str
     path: str
-    fingerprint: str
-    classes: int
-    channels: int
-    image_size: int
-    train: int
-    test: int
-    mean: list[float]
-    std: list[float]
+    fingerprint: Sha256
+    classes: Positive
+    channels: Literal[1, 3]
+    image_size: Positive
+    train: Positive
+    test: Positive
+    mean: list[Finite]
+    std: list[PositiveReal]
     origin: str
     note: str | None = None
 
@@ -49,8 +50,8 @@ class Corrupted(Strict):
     path: str
     names: list[str]
     severities: list[int]
-    source_fingerprint: str
-    sha256: dict[str, str]
+    source_fingerprint: Sha256
+    sha256: dict[str, Sha256]
     engine: str | None
     constants: str | None
     seed: int | None

@@ -4,7 +4,7 @@ A prepared dataset is a folder with `train_images.npy`, `test_images.npy` (uint8
 `train_labels.npy`, `test_labels.npy` (int64, N, counted from 0 without gaps) and `meta.json`: name, source, classes,
 class_names (list or null), channels, image_size, train, test (numbers of images), mean, std (for each channel, pixels
 in 0..1), origin, sha256 (of the source's archive, null where there is none), fingerprint (see
-`normbench.data.arrays.fingerprint`) and note.
+`normbench.data.arrays.fingerprint`), files (the sha256 of each file, by array) and note.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         "origin": origin.text,
         "sha256": origin.sha256,
         "fingerprint": arrays.fingerprint(stored),
+        "files": {name: files.sha256(out / f"{name}.npy") for name in arrays.ARRAYS},
         "note": spec["note"],
     }
     files.write_json(out / "meta.json", meta)

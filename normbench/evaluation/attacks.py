@@ -12,7 +12,8 @@ from normbench.evaluation.calibration import accuracy, finite
 from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import LEVELS, Scores, Subject
 from normbench.system.errors import UserError
-from normbench.system.schema import NotNegative, Positive, PositiveReal
+from normbench.system.quantities import Accuracy
+from normbench.system.schema import NotNegative, Positive, PositiveReal, Strict
 from normbench.system.seeds import derive
 from normbench.training.attacks import Classifier, fgsm, pgd
 
@@ -48,7 +49,45 @@ class Attacks(ScoreSettings):
         return []
 
 
-@score("attacks", Attacks)
+class LongPgd(Strict):
+    """PGD with more steps, and with the usual number, on the same images."""
+
+    examples: Positive
+    steps: Positive
+    pgd: Accuracy
+    pgd_long: Accuracy
+
+
+class UnderAutoAttack(Strict):
+    """AutoAttack (see `normbench.evaluation.auto_attack.auto_attack`), and PGD on the same images."""
+
+    examples: Positive
+    pgd: Accuracy
+    accuracy: Accuracy
+    attacks: list[str]
+    package: str
+    warnings: list[str]
+
+
+class UnderAttack(Strict):
+    """The entry `attacks` of the metrics: see `attacks`."""
+
+    examples: Positive
+    clean: Accuracy
+    fgsm: Accuracy
+    pgd: Accuracy
+    pgd_long: LongPgd | None = None
+    auto_attack: UnderAutoAttack | None = None
+    warning: str | None = None
+
+
+class Results(Strict):
+    """What the score stores."""
+
+    attacks: UnderAttack
+
+
+@score("attacks", Attacks, results=Results)
 def attacks(subject: Subject, settings: Attacks) -> Scores:
     """Measures the metric `attacks`: accuracies (0 to 1) on a random subset of the test images.
 

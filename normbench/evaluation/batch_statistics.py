@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from normbench.evaluation.calibration import accuracy, finite
 from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import Scores, Subject
-from normbench.system.schema import NotNegativeReal
+from normbench.system.quantities import Accuracy
+from normbench.system.schema import NotNegativeReal, Positive, Strict
 from normbench.training.logits import logits
 
 
@@ -80,7 +81,22 @@ class BatchStatistics(ScoreSettings):
     batch_size: Annotated[int, Field(ge=2)] = 200
 
 
-@score("batch_statistics", BatchStatistics, default=BatchStatistics())
+class Adapted(Strict):
+    """The entry `batch_statistics` of the metrics: see `batch_statistics`."""
+
+    prior: NotNegativeReal
+    batch_size: Positive
+    clean_accuracy: Accuracy
+    corruption_accuracy: dict[str, list[Accuracy]]
+
+
+class Results(Strict):
+    """What the score stores."""
+
+    batch_statistics: Adapted
+
+
+@score("batch_statistics", BatchStatistics, default=BatchStatistics(), results=Results)
 def batch_statistics(subject: Subject, settings: BatchStatistics) -> Scores:
     """Measures the metric `batch_statistics`: accuracies with the statistics of batches of test images, in their order.
 

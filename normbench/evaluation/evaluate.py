@@ -9,6 +9,7 @@ from typing import Any
 from normbench.evaluation import corrupted
 from normbench.evaluation.registry import Score, ScoreSettings
 from normbench.evaluation.subject import Scores, Subject
+from normbench.system.errors import UserError
 
 Chosen = tuple[Score, ScoreSettings]
 
@@ -20,7 +21,7 @@ def measure(
 
     Returns all of them merged into one, and the seconds that each took. The metrics have an additional entry `columns`
     with the columns of all scores and, where a network cannot have some, `missing` with the reasons. report: see
-    `normbench.evaluation.corrupted.measure`.
+    `normbench.evaluation.corrupted.measure`. Raises UserError if a score returns what cannot be stored.
     """
     began = time.perf_counter()
     found = corrupted.measure(subject, report)
@@ -28,6 +29,9 @@ def measure(
     for score, settings in chosen:
         began = time.perf_counter()
         more = score.measure(subject, settings)
+        problem = score.problem(more) or clash(found, more)
+        if problem is not None:
+            raise UserError(f"score {score.name}: {problem}")
         found.metrics |= more.metrics
         found.columns |= more.columns
         found.predictions |= more.predictions
@@ -37,3 +41,12 @@ def measure(
     if found.missing:
         metrics["missing"] = found.missing
     return Scores(metrics, found.columns, found.predictions), seconds
+
+
+def clash(found: Scores, more: Scores) -> str | None:
+    """Returns a name that two scores give to their results, with what it names; None if there is none."""
+    for part in ("metrics", "columns", "predictions"):
+        common = sorted(getattr(found, part).keys() & getattr(more, part).keys())
+        if common:
+            return f"{part} has {common[0]}, which another score has too"
+    return None

@@ -14,7 +14,8 @@ from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import LEVELS, Scores, Subject
 from normbench.functional.graph import is_of_the_model
 from normbench.spectral import margin_radius
-from normbench.system.schema import PositiveReal
+from normbench.system.quantities import Accuracy, Finite
+from normbench.system.schema import NotNegativeReal, Positive, PositiveReal, Strict
 
 
 class Smoothness(ScoreSettings):
@@ -28,7 +29,59 @@ class Smoothness(ScoreSettings):
     radii: list[PositiveReal] = [8.0, 36.0]
 
 
-@score("smoothness", Smoothness)
+class Layer(Strict):
+    """A layer and the norm of it: see `normbench.evaluation.lipschitz.bounds`."""
+
+    name: str
+    bound: Finite
+    estimate: Finite | None
+
+
+class Local(Strict):
+    """Lower estimates at images: see `constants`."""
+
+    mean: NotNegativeReal
+    max: NotNegativeReal
+    examples: Positive
+
+
+class Constants(Strict):
+    """The entry `smoothness` of the metrics: see `constants`, and `normbench.evaluation.lipschitz.bounds`."""
+
+    layers: list[Layer]
+    product: Finite | None
+    bound: Finite | None
+    why: str | None = None
+    local: Local
+    certified: dict[str, Accuracy] = {}
+
+
+class Block(Strict):
+    """The feature maps of a block: see `features`."""
+
+    rms: NotNegativeReal | None
+    max: NotNegativeReal | None
+    mean: Finite | None
+    low: Finite | None
+    middle: Finite | None
+    high: Finite | None
+
+
+class Depth(Strict):
+    """The entry `features` of the metrics: the blocks before and after training."""
+
+    initial: list[Block]
+    trained: list[Block]
+
+
+class Results(Strict):
+    """What the score stores."""
+
+    smoothness: Constants
+    features: Depth
+
+
+@score("smoothness", Smoothness, results=Results)
 def smoothness(subject: Subject, settings: Smoothness) -> Scores:
     """Measures `smoothness` (see `constants`) and `features` (see `features`) on a random subset of the test images.
 

@@ -14,6 +14,9 @@ from normbench.results.tables.table import Row
 from normbench.runs.record import Record
 from normbench.system import layout
 from normbench.system.errors import UserError
+from normbench.system.text import complain
+
+NAMED = 20  # files that are no records which are named
 
 
 def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
@@ -25,8 +28,8 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
     in results/leaderboard.csv; `run`, the run's id. A number that a run does not have is NaN. Rows are in the order of
     kinds, tasks, variants and seeds.
 
-    folder: has the records as `<kind>/<task>/<variant>/<seed>.json`. Raises UserError if it has none, or if a file is
-    not a record.
+    folder: has the records as `<kind>/<task>/<variant>/<seed>.json`. A file that is no valid record is named on stderr
+    and left out. Raises UserError if there is no record.
 
     >>> runs = load("build/scores")
     >>> runs.groupby(["task", "variant"])["clean_accuracy"].mean()
@@ -36,9 +39,21 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
     paths = sorted(found, key=lambda path: (path.parts[:-1], int(path.stem)))
     if not paths:
         raise UserError(f"{folder}: has no records <kind>/<task>/<variant>/<seed>.json")
-    records = [Record.read(path) for path in paths]
-    scores = list(score_columns(records))
-    return pd.DataFrame([_row(path, record, scores) for path, record in zip(paths, records, strict=True)])
+    records: dict[Path, Record] = {}
+    bad: list[str] = []
+    for path in paths:
+        try:
+            records[path] = Record.read(path)
+        except (OSError, UserError) as error:
+            bad.append(str(error))
+    for text in bad[:NAMED]:
+        complain(f"{text}; left out")
+    if len(bad) > NAMED:
+        complain(f"{folder}: {len(bad) - NAMED} more files are left out for such reasons")
+    if not records:
+        raise UserError(f"{folder}: none of its {len(paths)} records is valid")
+    scores = list(score_columns(records.values()))
+    return pd.DataFrame([_row(path, record, scores) for path, record in records.items()])
 
 
 def _row(path: Path, record: Record, scores: list[str]) -> Row:

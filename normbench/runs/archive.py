@@ -20,13 +20,14 @@ from typing import Annotated, Any, BinaryIO
 
 from pydantic import Field, ValidationError
 
-from normbench.runs import contents, formats, store
+from normbench.runs import contents, formats, recomputed, store
 from normbench.runs.contents import LARGEST, RECORD
-from normbench.runs.record import Record
-from normbench.system import files, layout, strict_json
+from normbench.runs.finished import record_in
+from normbench.runs.record import TrainedRecord
+from normbench.system import files, intact, layout, strict_json
 from normbench.system.errors import UserError
 from normbench.system.schema import NotNegative, Strict
-from normbench.system.text import excerpt
+from normbench.system.text import excerpt, say
 
 MANIFEST, FORMAT, SUFFIX = "manifest.json", 1, ".run.tar"
 NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.run\.tar")
@@ -37,15 +38,12 @@ BLOCK = 2**20
 def export(run: str, to: Path) -> Path:
     """Writes a finished run of the store as an archive into a folder and returns the path of the archive.
 
-    Raises UserError if the run is not in the store or has files that do not belong to a run.
+    Raises UserError if the run is not in the store or damaged. Other files in its folder are left out.
     """
     folder = store.folder(run)
     if not store.finished(run):
         raise UserError(f"{folder}: no finished run")
-    names = sorted(path.name for path in folder.iterdir())
-    foreign = [name for name in names if name not in LARGEST]
-    if foreign:
-        raise UserError(f"{folder}: {foreign[0]} does not belong to a run; move it away")
+    names = sorted([RECORD, *record_in(folder).files])
     large = [name for name in names if (folder / name).stat().st_size > LARGEST[name]]
     if large:
         raise UserError(f"{folder / large[0]}: larger than the {LARGEST[large[0]]} bytes that `runs import` takes")
@@ -72,6 +70,24 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info
+
+
+def export_all(runs: Iterable[str], to: Path) -> str:
+    """Writes finished runs as archives into a folder and prints their paths; returns a line that says how many.
+
+    A run that is damaged does not stop the others; at the end UserError is raised with one line for each of them.
+    """
+    done, problems = 0, []
+    for run in runs:
+        try:
+            say(export(run, to))
+            done += 1
+        except UserError as error:
+            problems.append(str(error))
+    line = f"{done} runs in {to}; `normbench runs import` takes them into another run store"
+    if problems:
+        raise UserError("\n".join([line, *problems]))
+    return line
 
 
 def archives(paths: Iterable[Path]) -> list[Path]:
@@ -125,11 +141,13 @@ def import_(path: Path) -> tuple[str, bool]:
             raise UserError(f"{path}: has run {run}, which is not that of its name")
         check_content(scratch, run, path)
         with store.claimed(run):
-            if store.finished(run):
-                mine = {file.name: files.sha256(file) for file in store.folder(run).iterdir()}
+            if store.sound(run):
+                held = [RECORD, *store.record(run).files]
+                mine = {name: files.sha256(store.folder(run) / name) for name in held}
                 if mine != {name: facts.sha256 for name, facts in manifest.files.items()}:
                     raise UserError(f"{path}: {store.folder(run)} has another outcome of this run, which is kept")
                 return run, False
+            store.set_aside(run)
             scratch.chmod(0o755)
             files.to_disk(scratch)
             scratch.replace(store.folder(run))
@@ -268,13 +286,12 @@ def _copied(stream: BinaryIO, size: int, to: Path) -> str:
 def check_content(folder: Path, run: str, path: Path) -> None:
     """Raises UserError, which names `path`, unless a folder holds exactly the files of the run, all readable."""
     try:
-        record = Record.read(folder / RECORD)
+        record = TrainedRecord.read(folder / RECORD)
     except UserError as error:
         reason = str(error).removeprefix(f"{folder / RECORD}: ")
         raise UserError(f"{path}: {RECORD} is no record of a run ({reason})") from None
-    expected = record.described_run().id
-    if record.run != run or expected != run:
-        raise UserError(f"{path}: {RECORD} describes run {expected}, not {run}")
+    if record.run != run:
+        raise UserError(f"{path}: {RECORD} describes run {record.run}, not {run}")
     required = contents.contents(record.kind, record.status)
     present = {file.name for file in folder.iterdir()}
     if present != {RECORD, *required}:
@@ -287,9 +304,13 @@ def check_content(folder: Path, run: str, path: Path) -> None:
         except Exception as error:  # The readers of these formats raise many kinds of errors.
             text = excerpt(str(error).partition("\n")[0], 200)
             raise UserError(f"{path}: {name} cannot be read ({type(error).__name__}: {text})") from None
+        problem = intact.problem(folder / name, record.files[name].sha256, record.files[name].bytes)
+        if problem is not None:
+            raise UserError(f"{path}: {name} {problem}")
+    recomputed.check(record, folder, path)
 
 
-def _read(file: Path, record: Record) -> None:
+def _read(file: Path, record: TrainedRecord) -> None:
     """Reads a file of a run without unpickling anything but tensors. Raises an error if it is not valid."""
     match file.name:
         case contents.WEIGHTS | contents.GENERATOR:

@@ -47,14 +47,18 @@ OPCODES |= {"EMPTY_DICT", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEM
 OPCODES |= {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 
 
-def state_dict(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors that `torch.save` has written of a module's state, on the CPU. Raises ValueError."""
+def state_dict(path: Path) -> dict[str, Any]:
+    """Returns what `torch.save` has written of a module's state, on the CPU. Raises ValueError.
+
+    It holds tensors and, of a layer with a state of another kind (`get_extra_state`), a dictionary of plain values.
+    """
     with path.open("rb") as file:
         state = tensors(file)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("not a dictionary of tensors")
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor | dict) for value in state.values()):
+        raise ValueError("not the state of a network")
+    found = [value for value in state.values() if isinstance(value, Tensor)]
     # A few bytes can be a tensor of any size, all of whose elements are the same one.
-    if sum(value.numel() * value.element_size() for value in state.values()) > SHARING * path.stat().st_size:
+    if sum(value.numel() * value.element_size() for value in found) > SHARING * path.stat().st_size:
         raise ValueError("its tensors are larger than the file")
     return state
 

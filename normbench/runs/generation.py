@@ -86,6 +86,11 @@ def _summary(outcome: Outcome, iterations: int) -> str:
     return f"{iterations} iterations, {losses}"
 
 
+def grid_side(image_size: int) -> int:
+    """Returns the side in pixels of the PNG with samples of this size, as `save_grid` writes it."""
+    return trainer.SIDE * (image_size * max(1, SHOWN // image_size) + 2)
+
+
 def save_grid(images: Tensor, path: Path) -> None:
     """Writes images, uint8 (SIDE * SIDE, C, H, W) with C = 1 or 3, as one PNG.
 

@@ -12,6 +12,7 @@ from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.models.build import load_weights
+from normbench.runs import finished
 from normbench.runs.contents import GENERATOR, WEIGHTS
 from normbench.runs.record import Record
 from normbench.system.narrowing import narrowed
@@ -25,15 +26,23 @@ def initial_classifier(record: Record, device: str) -> nn.Module:
 
 
 def trained_classifier(record: Record, folder: Path, device: str) -> nn.Module:
-    """Returns the trained network of a run on a device, in evaluation mode. folder: holds the files of the run."""
+    """Returns the trained network of a run on a device, in evaluation mode. folder: holds the files of the run.
+
+    Raises UserError if the weights are not those of which the record has the sha256.
+    """
+    finished.check(folder / WEIGHTS, record.files[WEIGHTS])
     model = load_weights(_classifier(record), folder / WEIGHTS)
     return placement.placed(model, device, record.provenance.numerics.memory_format).eval()
 
 
 def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
-    """Returns the averaged generator of a run on a device, in evaluation mode. folder: holds the files of the run."""
+    """Returns the averaged generator of a run on a device, in evaluation mode. folder: holds the files of the run.
+
+    Raises UserError if the weights are not those of which the record has the sha256, or if the run is of no GAN.
+    """
     origin = record.provenance
     task = narrowed(origin.task, GanTask, f"run {record.run}: task")
+    finished.check(folder / GENERATOR, record.files[GENERATOR])
     method = methods.build(origin.variant.method, origin.variant.options)
     model = models.get(task.model, "gan")
     generator, _ = trainer.networks(task, model, method, origin.dataset, record.seed)

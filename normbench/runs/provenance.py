@@ -9,7 +9,7 @@ import platform
 import subprocess
 from typing import Any
 
-from normbench.runs.record import Device, Git, Numerics, Provenance
+from normbench.runs.record import Device, Git, Numerics, Provenance, made
 from normbench.runs.run import Run
 from normbench.system.layout import GENERATED_PATHS
 
@@ -89,17 +89,21 @@ def collect(run: Run, numerics: Numerics, kind: str, started: str) -> Provenance
 
     kind: of the device. started: the result of `now` when the run began.
     """
-    return Provenance(
-        task=run.task,
-        variant=run.variant,
-        dataset=run.bound,
-        code=run.code,
-        git=git(),
-        versions=versions(),
-        device=device(kind),
-        numerics=numerics,
-        started=started,
-        ended=now(),
+    ended = now()
+    return made(
+        Provenance,
+        {
+            "task": run.task,
+            "variant": run.variant,
+            "dataset": run.bound,
+            "code": run.code,
+            "git": git(),
+            "versions": versions(),
+            "device": device(kind),
+            "numerics": numerics,
+            "started": started,
+            "ended": max(started, ended),  # The clock of the machine may have been set back meanwhile.
+        },
     )
 
 

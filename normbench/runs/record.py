@@ -1,19 +1,46 @@
-"""The record of a finished run: one JSON file with its metrics, costs and provenance."""
+"""The record of a finished run: one JSON file with its metrics, costs and provenance.
+
+`TrainedRecord` is what training writes, and what the run store and archives hold. A `Record` may also have the scores
+that the evaluation here has added. Both are checked when they are written and when they are read.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from normbench.data.bound import Bound, Corrupted
 from normbench.gan.task import GanTask
+from normbench.runs.contents import contents
 from normbench.runs.run import Kind, Run, Status
 from normbench.runs.variant import Variant
-from normbench.system.schema import MemoryFormat, Precision, Strict
+from normbench.system import files
+from normbench.system.errors import UserError
+from normbench.system.quantities import Accuracy, Finite, Revision, RunId, Sha256, Time, unprintable
+from normbench.system.schema import (
+    MemoryFormat,
+    NotNegativeReal,
+    Positive,
+    PositiveReal,
+    Precision,
+    Strict,
+    first_problem,
+)
 from normbench.training.task import Task
 
-FORMAT = 2  # version of the format of records; the stages that train depend on it, so that no old record is reused
+FORMAT = 3  # version of the format of records; the stages that train depend on it, so that no old record is reused
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Parsed = TypeVar("Parsed", bound=Strict)
+
+# The places of free texts, which may have more than one line.
+FREE = frozenset({"provenance.dataset.note", "provenance.dataset.origin"})
 
 
 class Numerics(Strict):
@@ -24,7 +51,7 @@ class Numerics(Strict):
 
     precision: Precision
     memory_format: MemoryFormat
-    threads: int | None
+    threads: Positive | None
 
 
 class Device(Strict):
@@ -35,13 +62,13 @@ class Device(Strict):
     multi_process_service: of a GPU; null elsewhere.
     """
 
-    type: str
+    type: Literal["cuda", "mps", "cpu"]
     name: str
     cpu: str
-    cores: int | None
+    cores: Positive | None
     system: str
-    side_by_side: int
-    memory_bytes: int | None = None
+    side_by_side: Positive
+    memory_bytes: Count | None = None
     cuda: str | None = None
     multi_process_service: bool | None = None
 
@@ -49,8 +76,21 @@ class Device(Strict):
 class Git(Strict):
     """The revision of the checkout, and whether it had uncommitted changes; null outside of a repository."""
 
-    revision: str | None
+    revision: Revision | None
     dirty: bool | None
+
+
+class Position(Strict):
+    """A position in the training of a classifier, both from 0; whether steps count over the epochs is said there."""
+
+    epoch: Count
+    step: Count
+
+
+class Iteration(Strict):
+    """A position in the training of a GAN, from 0."""
+
+    step: Count
 
 
 class Cost(Strict):
@@ -62,12 +102,19 @@ class Cost(Strict):
     the position at which this process continued the run, or null. seconds: by phase.
     """
 
-    images_per_second: float | None
-    peak_memory_bytes: int
-    parameters: int
-    epoch_seconds: list[float]
-    resumed: dict[str, int] | None
-    seconds: dict[str, float]
+    images_per_second: PositiveReal | None
+    peak_memory_bytes: Count
+    parameters: Count
+    epoch_seconds: list[Seconds]
+    resumed: dict[str, Count] | None
+    seconds: dict[str, Seconds]
+
+
+class Stored(Strict):
+    """A file of a run: its size and the sha256 of its bytes."""
+
+    bytes: Count
+    sha256: Sha256
 
 
 class Provenance(Strict):
@@ -80,41 +127,150 @@ class Provenance(Strict):
     task: Task | GanTask
     variant: Variant
     dataset: Bound
-    code: str
+    code: Sha256
     git: Git
     versions: dict[str, str]
     device: Device
     numerics: Numerics
-    started: str
-    ended: str
+    started: Time
+    ended: Time
     corrupted: Corrupted | None = None
-    evaluation: dict[str, Any] | None = None
+    evaluation: dict[str, dict[str, Any] | int | None] | None = None
+
+
+class Epoch(Strict):
+    """One epoch of a classifier: its number from 1, its first learning rate, mean loss and training accuracy."""
+
+    epoch: Positive
+    lr: NotNegativeReal
+    loss: Finite
+    accuracy: Accuracy
+
+
+class TrainingSet(Strict):
+    """The images on which a classifier was trained, and the fraction of them whose label was made wrong."""
+
+    images: Positive
+    flipped_labels: Accuracy
+
+
+class ClassifierMetrics(Strict):
+    """What the training of a classifier measures. A run that diverged has no clean accuracy."""
+
+    history: list[Epoch]
+    training_set: TrainingSet
+    clean_accuracy: Accuracy | None = None
+
+
+class Interval(Strict):
+    """The mean losses of a GAN up to an iteration, counted from 1, since the interval before it."""
+
+    iteration: Positive
+    discriminator_loss: Finite
+    generator_loss: Finite
+
+
+class GanMetrics(Strict):
+    """What the training of a GAN measures."""
+
+    history: list[Interval]
+
+
+class Calibration(Strict):
+    """Negative log-likelihood in nats, Brier score and expected calibration error of predicted probabilities."""
+
+    nll: NotNegativeReal
+    brier: Annotated[float, Field(ge=0, le=2)]
+    ece: Accuracy
+
+
+class CalibrationBySeverity(Strict):
+    """The same for each severity of a corruption."""
+
+    nll: list[NotNegativeReal]
+    brier: list[Annotated[float, Field(ge=0, le=2)]]
+    ece: list[Accuracy]
+
+
+class CorruptionScores(Strict):
+    """What is measured of every classifier: see `normbench.evaluation.corrupted.measure`.
+
+    columns: the numbers of all scores by column of results/robustness.csv.
+    """
+
+    calibration: Calibration | None = None
+    corruption_accuracy: dict[str, list[Accuracy]] | None = None
+    corruption_calibration: dict[str, CalibrationBySeverity] | None = None
+    columns: dict[str, Count | Finite] = {}
+
+
+class ScoredClassifierMetrics(ClassifierMetrics, CorruptionScores):
+    """The metrics of a classifier with its scores.
+
+    Those in files of their own are checked where they are measured, by what these files say (see
+    `normbench.evaluation.registry`): they need torch, which reading does not.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+
+class FidFeatures(Strict):
+    """The network whose features the FID compares, and the numbers of generated and of real images."""
+
+    network: str
+    run: RunId
+    test_accuracy: Accuracy
+    dimensions: Positive
+    samples: Positive
+    references: Positive
+
+
+class ScoredGanMetrics(GanMetrics):
+    """The metrics of a GAN with its FID."""
+
+    fid: Finite | None = None
+    fid_features: FidFeatures | None = None
+
+
+TRAINED: dict[Kind, type[Strict]] = {Kind.CLASSIFICATION: ClassifierMetrics, Kind.GAN: GanMetrics}
+SCORED: dict[Kind, type[Strict]] = {Kind.CLASSIFICATION: ScoredClassifierMetrics, Kind.GAN: ScoredGanMetrics}
 
 
 class Record(Strict):
-    """What a finished run stores beside its files.
+    """What is known of a finished run, with its scores if it has been scored; `TrainedRecord` has none.
 
     diverged: the position (from 0) of the first loss that was not finite, as epoch and step for classifiers and as step
-    for GANs; null if the run finished. metrics: what the training measured, and one entry for each score of the
-    evaluation.
+    for GANs; null if the run finished. metrics: what the training measured, `ClassifierMetrics` or `GanMetrics`, and
+    one entry for each score. files: the files of the run, by name.
     """
 
+    METRICS: ClassVar[Mapping[Kind, type[Strict]]] = SCORED
+
     format: int
-    run: str
+    run: RunId
     kind: Kind
-    seed: int
+    seed: Count
     status: Status
-    diverged: dict[str, int] | None
+    diverged: dict[str, Count] | None
     metrics: dict[str, Any]
     cost: Cost
     provenance: Provenance
+    files: dict[str, Stored]
 
     @model_validator(mode="before")
     @classmethod
     def _has_this_format(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("format") != FORMAT:
+        found = value.get("format") if isinstance(value, dict) else FORMAT
+        if found != FORMAT or isinstance(found, bool):
             raise ValueError("is a record of another version of normbench, so the run has to be trained again")
         return value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Record:
+        problem = next(self._problems(), None)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
 
     @property
     def finished(self) -> bool:
@@ -127,18 +283,185 @@ class Record(Strict):
         return self.provenance.task.name, self.provenance.variant.name, self.seed
 
     def described_run(self) -> Run:
-        """Returns the run that the provenance describes. Its id equals `run` unless the record was altered."""
+        """Returns the run that the provenance describes. Its id is `run`."""
         origin = self.provenance
         return Run(self.kind, origin.task, origin.variant, self.seed, origin.dataset, origin.code)
 
     def with_scores(
         self, metrics: dict[str, Any], seconds: dict[str, float], provenance: dict[str, Any] | None = None
     ) -> Record:
-        """Returns a copy with added metrics, added phases of its seconds, and changed values of its provenance."""
-        return self.model_copy(
-            update={
-                "metrics": self.metrics | metrics,
-                "cost": self.cost.model_copy(update={"seconds": self.cost.seconds | seconds}),
-                "provenance": self.provenance.model_copy(update=provenance or {}),
-            }
-        )
+        """Returns a copy with added metrics, added phases of its seconds, and changed values of its provenance.
+
+        Raises UserError if the metrics are not valid.
+        """
+        given = dict(self) | {
+            "metrics": self.metrics | metrics,
+            "cost": self.cost.model_copy(update={"seconds": self.cost.seconds | seconds}),
+            "provenance": self.provenance.model_copy(update=provenance or {}),
+        }
+        return made(Record, given)
+
+    def write(self, path: Path) -> None:
+        """Writes the record as JSON, atomically, after checking it. Raises UserError if it is not valid."""
+        value, problem = self.json_value(), None
+        try:
+            type(self).model_validate_json(json.dumps(value, allow_nan=False))
+        except ValidationError as error:
+            problem = first_problem(error)
+        except ValueError:
+            problem = "holds a number that is not finite"
+        if problem is not None:
+            raise UserError(f"{path}: not written: {problem}")
+        files.write_json(path, value)
+
+    def _problems(self) -> Iterator[str]:
+        """Yields what contradicts itself in the record."""
+        origin, task = self.provenance, self.provenance.task
+        unclean = unprintable(self.json_value(), FREE)
+        if unclean is not None:
+            yield f"{unclean}: has a control character"
+        if isinstance(task, GanTask) is not (self.kind is Kind.GAN):
+            yield f"provenance.task: is no task of the kind {self.kind}"
+            return
+        described = self.described_run().id
+        if described != self.run:
+            yield f"run: the record describes run {described}, not {self.run}"
+        if self.seed not in task.seeds:
+            yield f"seed: {self.seed} is none of provenance.task.seeds"
+        if (self.diverged is None) is not self.finished:
+            yield "diverged: a diverged run has a position there, and a finished one null"
+        expected = contents(self.kind, self.status)
+        if set(self.files) != set(expected):
+            yield f"files: a {self.status} run of this kind has {', '.join(expected)}"
+        if datetime.fromisoformat(origin.started) > datetime.fromisoformat(origin.ended):
+            yield "provenance.ended: is before provenance.started"
+        if len(origin.dataset.mean) != origin.dataset.channels or len(origin.dataset.std) != origin.dataset.channels:
+            yield "provenance.dataset: mean and std have a number for each channel"
+        if origin.git.revision is None and origin.git.dirty is not None:
+            yield "provenance.git: dirty, but without a revision"
+        yield from self._numerics_problems()
+        yield from self._metrics_problems()
+
+    def _numerics_problems(self) -> Iterator[str]:
+        """Yields where the numerics are not those of the recipe."""
+        task, used = self.provenance.task, self.provenance.numerics
+        wanted = "float32" if isinstance(task, GanTask) else task.recipe.precision
+        if used.precision != wanted:
+            yield f"provenance.numerics.precision: is {used.precision}, the recipe has {wanted}"
+        if isinstance(task, Task) and task.recipe.memory_format == "contiguous" != used.memory_format:
+            yield f"provenance.numerics.memory_format: is {used.memory_format}, the recipe has contiguous"
+        threads = task.recipe.threads if self.provenance.device.type == "cpu" else None
+        if used.threads != threads:
+            kind = self.provenance.device.type
+            yield f"provenance.numerics.threads: is {used.threads}, must be {threads} on a device of the type {kind}"
+
+    def _metrics_problems(self) -> Iterator[str]:
+        """Yields what is wrong with the metrics, and with the positions in the training."""
+        task, position = self.provenance.task, Iteration if self.kind is Kind.GAN else Position
+        try:
+            metrics = _parsed(self.METRICS[self.kind], self.metrics, "metrics")
+            diverged = None if self.diverged is None else _parsed(position, self.diverged, "diverged")
+            resumed = None if self.cost.resumed is None else _parsed(position, self.cost.resumed, "cost.resumed")
+        except ValueError as error:
+            yield str(error)
+            return
+        if isinstance(metrics, ClassifierMetrics) and isinstance(task, Task):
+            yield from self._classifier_problems(task, metrics, diverged, resumed)
+        if isinstance(metrics, GanMetrics) and isinstance(task, GanTask):
+            yield from self._gan_problems(task, metrics, diverged, resumed)
+        yield from self._score_problems()
+
+    def _score_problems(self) -> Iterator[str]:
+        """Yields what is wrong with the scores besides what `METRICS` says."""
+        if not self.finished:
+            more = sorted(self.metrics.keys() - TRAINED[self.kind].model_fields.keys())
+            yield from (f"metrics.{name}: is a score, but the run diverged" for name in more if self.metrics[name])
+        on = self.provenance.corrupted
+        for key in ("corruption_accuracy", "corruption_calibration"):
+            for name, found in (self.metrics.get(key) or {}).items():
+                lists = found.values() if isinstance(found, dict) else [found]
+                if on and (name not in on.names or any(len(each) != len(on.severities) for each in lists)):
+                    yield f"metrics.{key}.{name}: is not what provenance.corrupted says was scored"
+
+    def _classifier_problems(
+        self, task: Task, metrics: ClassifierMetrics, diverged: Strict | None, resumed: Strict | None
+    ) -> Iterator[str]:
+        recipe, images, done = task.recipe, metrics.training_set.images, len(metrics.history)
+        if [each.epoch for each in metrics.history] != list(range(1, done + 1)):
+            yield "metrics.history: epochs must count from 1"
+        if done > recipe.epochs or (self.finished and done != recipe.epochs):
+            yield f"metrics.history: has {done} epochs, the recipe {recipe.epochs}"
+        if len(self.cost.epoch_seconds) > recipe.epochs:
+            yield f"cost.epoch_seconds: has {len(self.cost.epoch_seconds)} epochs, the recipe {recipe.epochs}"
+        if (metrics.clean_accuracy is not None) is not self.finished or (
+            "clean_accuracy" in self.metrics
+        ) is not self.finished:
+            yield "metrics.clean_accuracy: a finished run has it, and a diverged one does not"
+        train = self.provenance.dataset.train
+        if images > train or (task.train_fraction == 1 and images != train):
+            yield f"metrics.training_set.images: is {images}, the dataset has {train}"
+        if task.label_noise is None and metrics.training_set.flipped_labels != 0:
+            yield "metrics.training_set.flipped_labels: must be 0, as the task has no label noise"
+        steps = images // recipe.batch_size if recipe.drop_last else -(-images // recipe.batch_size)
+        if isinstance(diverged, Position) and not diverged.epoch == done == diverged.step // max(1, steps):
+            yield f"diverged: is epoch {diverged.epoch}, step {diverged.step}, after a history of {done} epochs"
+        if isinstance(resumed, Position) and (resumed.epoch > recipe.epochs or resumed.step >= max(1, steps)):
+            yield f"cost.resumed: the recipe has {recipe.epochs} epochs of {steps} steps"
+
+    def _gan_problems(
+        self, task: GanTask, metrics: GanMetrics, diverged: Strict | None, resumed: Strict | None
+    ) -> Iterator[str]:
+        total, places = task.recipe.iterations, [each.iteration for each in metrics.history]
+        if places != sorted(set(places)):
+            yield "metrics.history: iterations must ascend"
+        if any(place > total for place in places) or (self.finished and places[-1:] != [total]):
+            yield f"metrics.history: must end at the last of {total} iterations"
+        if isinstance(diverged, Iteration) and diverged.step >= total:
+            yield f"diverged: the recipe has {total} iterations"
+        if isinstance(resumed, Iteration) and resumed.step > total:
+            yield f"cost.resumed: the recipe has {total} iterations"
+        if self.cost.epoch_seconds:
+            yield "cost.epoch_seconds: a GAN has no epochs"
+
+
+class TrainedRecord(Record):
+    """The record that training leaves, in the run store, in archives and in the outputs of the training stages.
+
+    It has no scores, because scores are always measured where they are shown.
+    """
+
+    METRICS: ClassVar[Mapping[Kind, type[Strict]]] = TRAINED
+
+    def _score_problems(self) -> Iterator[str]:
+        if self.provenance.corrupted is not None or self.provenance.evaluation is not None:
+            yield "provenance: has corrupted images or an evaluation, but scores are measured where they are shown"
+
+
+def problem_of(run: Run) -> str | None:
+    """Returns why no record of a run would be valid, whatever its training measures; None if one can be.
+
+    To be asked before the training, which would be lost otherwise.
+    """
+    if run.seed not in run.task.seeds:
+        return f"seed {run.seed} is none of the task's seeds"
+    described = {"task": run.task, "variant": run.variant, "dataset": run.bound}
+    value = {"provenance": {key: part.json_value() for key, part in described.items()}}
+    unclean = unprintable(value, FREE)
+    return None if unclean is None else f"{unclean.removeprefix('provenance.')}: has a control character"
+
+
+def made(kind: type[Parsed], given: Mapping[str, Any]) -> Parsed:
+    """Returns the value with these fields. Raises UserError, with the key, if they are not valid."""
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        raise UserError(f"a record is not valid: {first_problem(error)}") from None
+
+
+def _parsed(kind: type[Parsed], value: Any, at: str) -> Parsed:
+    """Returns a part of a record. Raises ValueError, with the key below the place `at`, if it is not valid."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise ValueError(f"{at}.{problem}" if error.errors()[0]["loc"] else f"{at}: {problem}") from None

@@ -39,7 +39,7 @@ class Remote:
         A damaged archive is renamed at the address, with `.damaged` at its end.
         """
         found = self.system.glob(f"{self.root}/{run}-*{archive.SUFFIX}")
-        if not found or store.finished(run):
+        if not found or store.sound(run):
             return bool(found)
         for path in found:
             with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:

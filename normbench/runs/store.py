@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,11 +13,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from normbench.runs.contents import CHECKPOINTS, RECORD
-from normbench.runs.record import Record
+from normbench.runs.finished import record_in
+from normbench.runs.record import TrainedRecord
 from normbench.system import layout
+from normbench.system.errors import UserError
 from normbench.system.text import complain
 
 ID = re.compile("[0-9a-f]{16}")
+# What a store has: runs, their checkpoints, results that were set aside, locks, compiled code, and temporary folders.
+MEMBERS = re.compile(r"[0-9a-f]{16}(\.unfinished|\.bad-[0-9]+)?|locks|compiled|\..*")
+NAMED = 20  # results that cannot be used which a process names
+
+_named: list[str] = []
 
 
 def folder(run: str) -> Path:
@@ -24,23 +33,80 @@ def folder(run: str) -> Path:
 
 
 def finished(run: str) -> bool:
-    """Whether a run is in the store. Its folder is moved there as a whole, so if it has a record it is complete."""
-    return (folder(run) / RECORD).is_file()
+    """Whether a run is in the store: with a valid record and files of the recorded sizes.
+
+    What cannot be used is named on stderr, once in a process, and counts as not there.
+    """
+    return _usable(run, whole=False)
 
 
-def record(run: str) -> Record:
-    """Returns the record of a finished run."""
-    return Record.read(folder(run) / RECORD)
+def sound(run: str) -> bool:
+    """Like `finished`, but the sha256 of the files is compared too, once a process for each file."""
+    return _usable(run, whole=True)
+
+
+def record(run: str) -> TrainedRecord:
+    """Returns the record of a finished run. Raises UserError if it is not in the store or cannot be used."""
+    found = record_in(folder(run), whole=False)
+    if found.run != run:
+        raise UserError(f"{folder(run) / RECORD}: is the record of run {found.run}")
+    return found
 
 
 def all_finished() -> list[str]:
-    """Returns the ids of all finished runs in the store, whether the suite has them or not."""
-    return sorted(path.parent.name for path in layout.store().glob(f"*/{RECORD}") if ID.fullmatch(path.parent.name))
+    """Returns the ids of all finished runs in the store, whether the suite has them or not.
+
+    What cannot be used, and what no store has, is named on stderr, once in a process.
+    """
+    names = sorted(os.listdir(layout.store())) if layout.store().is_dir() else []
+    foreign = [name for name in names if not MEMBERS.fullmatch(name)]
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        _tell(f"{layout.store()}: {foreign[0]!a}{more}: not of a run store")
+    return [name for name in names if ID.fullmatch(name) and finished(name)]
 
 
 def fetch(run: str, to: Path) -> None:
-    """Copies a finished run from the store into the output of a stage."""
-    shutil.copytree(folder(run), to)
+    """Copies a finished run from the store into the output of a stage: its record, and the files that this names."""
+    to.mkdir(parents=True)
+    for name in [RECORD, *record(run).files]:
+        shutil.copy2(folder(run) / name, to / name)
+
+
+def set_aside(run: str) -> None:
+    """Renames what the store has in the place of a run, so that a new result can take it and nothing is lost.
+
+    For what `sound` has named, while the run is claimed. Does nothing if there is nothing.
+    """
+    path = folder(run)
+    if os.path.lexists(path):
+        names = (f"{run}.bad-{number}" for number in itertools.count(1))
+        aside = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+        path.rename(aside)
+        complain(f"{path}: set aside as {aside.name}")
+
+
+def _usable(run: str, whole: bool) -> bool:
+    if not os.path.lexists(folder(run)):
+        return False
+    try:
+        record(run)
+        if whole:
+            record_in(folder(run))
+    except UserError as error:
+        _tell(str(error))
+        return False
+    return True
+
+
+def _tell(text: str) -> None:
+    """Names something that is left out, once in a process; after the first few, only that there are more."""
+    if text not in _named:
+        _named.append(text)
+        if len(_named) <= NAMED:
+            complain(f"{text}; left out")
+        elif len(_named) == NAMED + 1:
+            complain(f"{layout.store()}: more is left out for such reasons")
 
 
 def unfinished(run: str) -> Path:

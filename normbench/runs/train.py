@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 
 from normbench.data.prepared import Splits
-from normbench.runs import provenance, store
+from normbench.runs import finished, provenance, store
 from normbench.runs.checkpoint import Checkpoints
-from normbench.runs.contents import RECORD
-from normbench.runs.record import FORMAT, Cost, Record
+from normbench.runs.contents import RECORD, contents
+from normbench.runs.record import FORMAT, Cost, TrainedRecord, made, problem_of
 from normbench.runs.run import Kind, Run, Status
 from normbench.runs.trained import Trained
 from normbench.system import files, preemption
+from normbench.system.errors import UserError
 from normbench.system.progress import Progress
 
 # The module whose `train` trains a run of each kind. It is imported on use, as a stage needs only one of them.
@@ -31,12 +32,18 @@ def claim_and_train(run: Run, data: Callable[[], Splits]) -> bool:
     """Trains a run into the store unless it is there already; returns whether this process trained it.
 
     data: returns the images of the run; it is called only if they are needed. If another process is training the run,
-    this waits for it. Exits with code 75 if SIGTERM has arrived.
+    this waits for it. A result in the store that is damaged is set aside. Exits with code 75 if SIGTERM has arrived.
+    Raises UserError if the run cannot have a valid record.
     """
     with store.claimed(run.id):
-        trained = not store.finished(run.id)
+        trained = not store.sound(run.id)
         if trained:
-            train(run, data())
+            problem = problem_of(run)
+            if problem is not None:
+                raise UserError(f"{run.title or run.id}: {problem}")
+            images = data()
+            store.set_aside(run.id)
+            train(run, images)
         store.forget(run.id)
     if preemption.requested():  # SIGTERM came while it was only recorded.
         raise SystemExit(preemption.EXIT_CODE)
@@ -55,22 +62,25 @@ def train(run: Run, data: Splits) -> None:
         began = time.perf_counter()
         memory = trained.step_memory()
         seconds = {"memory": time.perf_counter() - began, "checkpoints": checkpoints.spent}
-        record = Record(
-            format=FORMAT,
-            run=run.id,
-            kind=run.kind,
-            seed=run.seed,
-            status=Status.FINISHED if trained.diverged is None else Status.DIVERGED,
-            diverged=trained.diverged,
-            metrics=trained.metrics,
-            cost=Cost(
-                images_per_second=trained.images_per_second,
-                peak_memory_bytes=memory,
-                parameters=trained.parameters,
-                epoch_seconds=trained.epoch_seconds,
-                resumed=trained.resumed,
-                seconds=trained.seconds | seconds,
-            ),
-            provenance=provenance.collect(run, trained.numerics, data.device, started),
-        )
-        record.write(folder / RECORD)
+        status = Status.FINISHED if trained.diverged is None else Status.DIVERGED
+        cost = {
+            "images_per_second": trained.images_per_second,
+            "peak_memory_bytes": memory,
+            "parameters": trained.parameters,
+            "epoch_seconds": trained.epoch_seconds,
+            "resumed": trained.resumed,
+            "seconds": trained.seconds | seconds,
+        }
+        record = {
+            "format": FORMAT,
+            "run": run.id,
+            "kind": run.kind,
+            "seed": run.seed,
+            "status": status,
+            "diverged": trained.diverged,
+            "metrics": trained.metrics,
+            "cost": made(Cost, cost),
+            "provenance": provenance.collect(run, trained.numerics, data.device, started),
+            "files": finished.facts(folder, contents(run.kind, status)),
+        }
+        made(TrainedRecord, record).write(folder / RECORD)

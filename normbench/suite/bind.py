@@ -6,7 +6,7 @@ new dataset leaves the other tasks as they are.
 
 from __future__ import annotations
 
-from normbench.data.bound import Corrupted
+from normbench.data import intact
 from normbench.models import registry as models
 from normbench.runs.run import Kind
 from normbench.suite import resolved
@@ -25,14 +25,13 @@ def bind() -> None:
             for name in suite.of_kind(kind)[0]:
                 task = resolved.task(kind, name)
                 bound = bound_dataset(task.dataset)
+                intact.check_bound(bound)
                 unfit = models.get(task.model).size_problem(bound.image_size)
                 if unfit:
                     raise UserError(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
                 bound.write(folder / f"{name}.json")
-                corrupted_images(task.dataset).write(folder / f"{name}.corrupted.json")
-
-
-def corrupted_images(dataset: str) -> Corrupted:
-    """Returns the facts about the corrupted test images of a dataset."""
-    folder = layout.CORRUPTED / dataset
-    return Corrupted.model_validate({"path": str(folder), **files.read_json(folder / "meta.json")})
+                corrupted = intact.corrupted_meta(task.dataset)
+                if corrupted.source_fingerprint != bound.fingerprint:
+                    raise UserError(f"{corrupted.path}: is not of the dataset as it is now; `dvc repro` makes it again")
+                intact.check_corrupted(corrupted)
+                corrupted.write(folder / f"{name}.corrupted.json")

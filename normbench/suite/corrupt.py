@@ -5,7 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from normbench.corruptions.files import copy_published, write_corrupted
+from normbench.data import intact
 from normbench.system import files, layout
+
+
+def corrupt_intact(dataset: str) -> None:
+    """Corrupts a dataset's test images, unless they are damaged."""
+    check_intact(dataset)
+    corrupt(dataset)
+
+
+def check_intact(dataset: str) -> None:
+    """Raises UserError, with the command that mends it, if a prepared dataset is damaged or missing."""
+    folder = layout.DATA / dataset
+    intact.check(folder, intact.meta(folder)["fingerprint"])
 
 
 def corrupt(dataset: str) -> None:

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from normbench.data import intact
 from normbench.data.bound import Bound, Corrupted
 from normbench.data.prepared import held_out
 from normbench.evaluation.evaluate import Chosen, measure
 from normbench.evaluation.registry import scores
 from normbench.evaluation.subject import Subject, scored_images
-from normbench.runs.contents import RECORD
+from normbench.runs.finished import record_in
 from normbench.runs.networks import initial_classifier, trained_classifier
 from normbench.runs.record import Record
 from normbench.runs.run import OUTPUTS, Kind
-from normbench.suite import resolved
+from normbench.suite import agreement, resolved
 from normbench.system import device as devices
 from normbench.system import files, layout
 from normbench.system.narrowing import narrowed
@@ -28,12 +29,17 @@ from normbench.training.task import Task
 
 
 def evaluate(task: str, variant: str) -> None:
-    """Add the scores of `params.yaml`'s `evaluation` to the records of a task and variant."""
+    """Add the scores of `params.yaml`'s `evaluation` to the records of a task and variant.
+
+    Raises UserError, and stores nothing, if images, weights or predictions are not those that were written.
+    """
     spec = resolved.task(Kind.CLASSIFICATION, task)
     settings = files.read_json(layout.RESOLVED / "evaluation.json")
     bound = Bound.read(layout.BOUND / f"{task}.json")
     corrupted = Corrupted.read(layout.BOUND / f"{task}.corrupted.json")
     device = devices.choose()
+    intact.check_bound(bound)  # Here, so that parallel processes do not each do so.
+    intact.check_corrupted(corrupted)
     with files.atomic_folder(layout.SCORES / Kind.CLASSIFICATION / task / variant) as out:
         scorings = []
         for seed in spec.seeds:
@@ -54,11 +60,13 @@ def score(
 ) -> None:
     """Writes `<out>.json`, the record with its scores, and `<out>.npz`, the predicted class of each image.
 
-    For a run that diverged, it writes the unchanged record and no predictions.
+    For a run that diverged, it writes the unchanged record and no predictions. Raises UserError if the files of the run
+    are not those of its record, or if its weights do not give its predictions.
     """
-    record = Record.read(run / RECORD)
+    record: Record = record_in(run)
     if record.finished:
         subject = subject_of(record, run, bound, corrupted, settings["corrupted_examples"], device)
+        agreement.check(record, run, subject)
         with Progress(title, len(corrupted.names)) as progress:
             found, seconds = measure(subject, scores_of(settings), progress.update)
             mean = np.mean(list(found.metrics["corruption_accuracy"].values()))
@@ -84,7 +92,7 @@ def subject_of(
 
     corrupted_examples: the number of test images that are scored with corruptions; None for all of them.
     """
-    task = narrowed(record.provenance.task, Task, f"{run / RECORD}: task")
+    task = narrowed(record.provenance.task, Task, f"{run}: task")
     devices.prepare(device)
     devices.use_threads(task.recipe.threads, device)
     model = trained_classifier(record, run, device)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from normbench.data import prepared
+from normbench.data import intact, prepared
 from normbench.data.bound import Bound
 from normbench.data.prepared import Splits
 from normbench.gan import fid
@@ -17,7 +17,8 @@ from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs import store
-from normbench.runs.contents import RECORD, SAMPLES
+from normbench.runs.contents import SAMPLES
+from normbench.runs.finished import record_in
 from normbench.runs.networks import trained_classifier, trained_generator
 from normbench.runs.record import Record
 from normbench.runs.run import FID_FEATURES, OUTPUTS, Kind, Run
@@ -33,12 +34,16 @@ from normbench.training.task import Task
 
 
 def score(task: str, variant: str) -> None:
-    """Add the FID to the records of a GAN task and variant."""
+    """Add the FID to the records of a GAN task and variant.
+
+    Raises UserError, and stores nothing, if images, weights or samples are not those that were written.
+    """
     spec = narrowed(resolved.task(Kind.GAN, task), GanTask, f"task {task}")
     bound = Bound.read(layout.BOUND / f"{task}.json")
     device = "cpu" if devices.choose() == "mps" else devices.choose()  # MPS has no float64.
     devices.prepare(device)
     devices.use_threads(spec.recipe.threads, device)
+    intact.check_bound(bound)
     data = prepared.load(bound, device)
     pixels = data.train.pixels
     count = fid.sample_count(spec, len(pixels))
@@ -51,7 +56,7 @@ def score(task: str, variant: str) -> None:
         found = []
         with Progress(f"fid {task} {variant}", len(runs)) as progress:
             for done, run in enumerate(runs, start=1):
-                record = Record.read(run / RECORD)
+                record: Record = record_in(run)
                 if record.finished:
                     began = time.perf_counter()
                     generator = trained_generator(record, run, device)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from normbench.data import intact
 from normbench.data.bound import Bound
 from normbench.runs import archive, store
 from normbench.runs.contents import RECORD
-from normbench.runs.record import Record
+from normbench.runs.finished import record_in
+from normbench.runs.record import TrainedRecord
 from normbench.runs.run import OUTPUTS, Kind, Run
 from normbench.suite.resolved import Resolved
 from normbench.suite.suite import Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.schema import first_problem
 from normbench.system.text import complain
 
 NAMED = 5  # damaged runs that have a line of their own
@@ -41,10 +46,17 @@ def bound_tasks(resolved: Resolved) -> tuple[dict[str, Bound], dict[str, str]]:
 
 
 def bound_dataset(name: str) -> Bound:
-    """Returns the facts about a prepared dataset that its runs depend on."""
-    meta = files.read_json(layout.DATA / name / "meta.json")
+    """Returns the facts about a prepared dataset that its runs depend on.
+
+    Raises UserError if they are damaged.
+    """
+    folder = layout.DATA / name
+    meta = intact.meta(folder)
     kept = {key: meta[key] for key in Bound.model_fields if key in meta}
-    return Bound.model_validate(kept | {"name": name, "path": str(layout.DATA / name)})
+    try:
+        return Bound.model_validate(kept | {"name": name, "path": str(folder)})
+    except ValidationError as error:
+        raise UserError(f"{folder / 'meta.json'}: {first_problem(error)}; `dvc repro` restores it") from None
 
 
 def of_suite(resolved: Resolved, bound: dict[str, Bound]) -> list[Run]:
@@ -73,8 +85,8 @@ def done(run: Run) -> bool:
     if store.finished(run.id):
         return True
     try:
-        return Record.read(run.linked / RECORD).run == run.id
-    except (OSError, UserError):
+        return record_in(run.linked, whole=False).run == run.id
+    except UserError:
         return False
 
 
@@ -103,11 +115,12 @@ def adopt(folder: Path) -> None:
 
     Raises UserError if the run is damaged.
     """
-    run = Record.read(folder / RECORD).run
-    if store.ID.fullmatch(run) and (store.finished(run) or store.busy(run)):
+    run = TrainedRecord.read(folder / RECORD).run
+    if store.sound(run) or store.busy(run):
         return
     archive.check_content(folder, run, folder)
     with store.claimed(run):
-        if not store.finished(run):
+        if not store.sound(run):
+            store.set_aside(run)
             with files.atomic_folder(store.folder(run)) as target:
                 shutil.copytree(folder, target, dirs_exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from normbench.data import prepared
+from normbench.data import intact, prepared
 from normbench.data.bound import Bound
 from normbench.runs import store
 from normbench.runs.run import OUTPUTS, Kind, Run
@@ -38,7 +38,7 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
     runs = [Run(kind, task, variant, seed, bound, digest, title) for seed, title in titles.items()]
     todo = []
     for run in runs:
-        if store.finished(run.id):
+        if store.sound(run.id):
             say(f"{run.title}: finished before, taken from {store.folder(run.id)}")
             store.forget(run.id)
         else:
@@ -47,6 +47,7 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
         problem = code.problem(todo[0])
         if problem:
             raise UserError(f"{problem}; `dvc repro` or `python -m stages.resolve` does so")
+        intact.check_bound(bound)
         devices.prepare(device)
         devices.preload()
         data = functools.cache(lambda: prepared.load(bound, device))

@@ -177,7 +177,7 @@ def _follow(refs: dict[Any, Run], reports: Any, todo: list[Run], remote: Remote 
                     error = _error(ref)
                     if not error and remote is not None:
                         remote.take(run.id)
-                    if not error and not store.finished(run.id):
+                    if not error and not store.sound(run.id):
                         error = f"trained, but not in {store.folder(run.id)}: the nodes do not share it; see --store"
                     codes.add(1 if error else 0)
                     if "\n" in error:

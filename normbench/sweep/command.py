@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from normbench.data import intact
 from normbench.runs import checkpoint, store
 from normbench.runs.run import Run
 from normbench.suite import runs
@@ -37,10 +38,12 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
         raise UserError(f"--store {address}: is for nodes that share no folder, so it goes with --ray")
     checkpoint.interval()  # Checks the variable here, so that not every run reports a mistake in it.
     suite = prepare()
-    todo = [run for run in suite if not store.finished(run.id)]
+    todo = [run for run in suite if not store.sound(run.id)]
     say(f"{len(suite)} runs in the suite, {len(suite) - len(todo)} finished, {len(todo)} to train")
     if not todo:
         return
+    for bound in {run.bound.path: run.bound for run in todo}.values():
+        intact.check_bound(bound)
     if ray is not None:
         from normbench.sweep import cluster
 

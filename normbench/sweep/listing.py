@@ -12,7 +12,7 @@ from normbench.suite.resolve import resolve
 from normbench.sweep.states import Planned, State, of_runs
 from normbench.system import layout
 from normbench.system.errors import UserError
-from normbench.system.text import clean, complain, say
+from normbench.system.text import clean, say
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,8 @@ def listed() -> tuple[list[Listed], dict[str, str]]:
     bound, absent = runs.bound_tasks(resolved)
     suite = of_runs(runs.of_suite(resolved, bound))
     found = [of_planned(each) for each in suite]
-    known, unreadable = {each.run.id for each in suite}, list[str]()
-    for run in store.all_finished():
-        if run not in known:
-            try:
-                found.append(of_record(store.record(run), of_suite=False))
-            except UserError as error:
-                unreadable.append(str(error))
-    if unreadable:
-        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        complain(f"{unreadable[0]}; not listed{more}")
+    known = {each.run.id for each in suite}
+    found += [of_record(store.record(run), of_suite=False) for run in store.all_finished() if run not in known]
     return found, absent
 
 

@@ -57,7 +57,7 @@ def train_all(todo: list[Run], processes: int, device: str) -> set[int]:
     with Board(todo) as board:
         try:
             while waiting or running:
-                for run in [run for run in waiting if store.finished(run.id)]:
+                for run in [run for run in waiting if store.sound(run.id)]:
                     waiting.remove(run)
                     board.tell(run.id, "done", 1.0, worker.outcome(run) + OTHER)
                 for run in list(waiting):

@@ -21,9 +21,10 @@ MIB = 2**20
 def needless(finished: bool) -> dict[Path, str]:
     """Returns the folders of the store that can be removed, each with the reason.
 
-    These are checkpoints of finished runs and of runs that are not in the suite, temporary folders of killed processes
-    and, if `finished` is set, finished runs that are not in the suite. Folders that a process is using are left out.
-    Raises UserError if a dataset is missing, because the runs of the suite are then not known.
+    These are checkpoints of finished runs and of runs that are not in the suite, temporary folders of killed processes,
+    results that were set aside and, if `finished` is set, finished runs that are not in the suite. Folders that a
+    process is using are left out. Raises UserError if a dataset is missing, because the runs of the suite are then not
+    known.
     """
     resolved = resolve()
     bound, absent = runs.bound_tasks(resolved)
@@ -41,6 +42,8 @@ def needless(finished: bool) -> dict[Path, str]:
             needed = not foreign and not store.finished(run)
         elif temporary := re.match(rf"\.{ID}\.", path.name):
             run, why, needed = temporary[1], "left behind by a process that was killed", False
+        elif aside := re.fullmatch(rf"{ID}\.bad-[0-9]+", path.name):
+            run, why, needed = aside[1], "set aside because it could not be used", False
         elif re.fullmatch(ID, path.name):
             run, why = path.name, "finished, not of the suite"
             needed = not finished or run in suite or not store.finished(run)
@@ -68,10 +71,12 @@ def prune(finished: bool, remove: bool) -> None:
     found = needless(finished)
     total = 0
     for path, why in found.items():
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
         total += size
         say(f"{path}: {why}, {size / MIB:.1f} MiB")
-        if remove:
+        if remove and path.is_dir():
             shutil.rmtree(path)
+        elif remove:
+            path.unlink()
     done = "removed" if remove else "could be removed, with --remove"
     say(f"{len(found)} folders, {total / MIB:.1f} MiB, {done}" if found else f"{layout.store()}: nothing is needless")

@@ -13,7 +13,7 @@ import torch
 from normbench.gan.task import GanTask
 from normbench.runs import store
 from normbench.runs.contents import RECORD
-from normbench.runs.record import Provenance, Record
+from normbench.runs.record import Provenance, Record, TrainedRecord
 from normbench.runs.run import UNITS, Kind, Run
 from normbench.runs.variant import Variant
 from normbench.suite import runs
@@ -81,9 +81,9 @@ def finished_before(suite: list[Run]) -> dict[tuple[str, str, int], Record]:
     """
     wanted = {run.name: run for run in suite if not runs.done(run)}
     found: dict[tuple[str, str, int], Record] = {}
-    for path in [store.folder(run) / RECORD for run in store.all_finished()] if wanted else []:
-        record = readable(path)
-        if record is None or record.name not in wanted:
+    for there in store.all_finished() if wanted else []:
+        record = store.record(there)
+        if record.name not in wanted:
             continue
         other = found.get(record.name)
         if other is None or record.provenance.ended > other.provenance.ended:
@@ -98,8 +98,8 @@ def finished_before(suite: list[Run]) -> dict[tuple[str, str, int], Record]:
 def readable(path: Path) -> Record | None:
     """Returns the record in a file; None if there is no file or it is not a record of this version."""
     try:
-        return Record.read(path) if path.is_file() else None
-    except UserError:
+        return TrainedRecord.read(path)
+    except (OSError, UserError):
         return None
 
 

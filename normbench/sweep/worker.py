@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from normbench.data import prepared
+from normbench.data import intact, prepared
 from normbench.data.prepared import Splits
 from normbench.runs import store
 from normbench.runs.run import Run
@@ -77,7 +77,10 @@ def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: 
             pipe.send(("running", share, fields))
 
     def images() -> Splits:
-        return data if data is not None else prepared.load(run.bound, devices.choose())
+        if data is not None:
+            return data
+        intact.check_bound(run.bound)
+        return prepared.load(run.bound, devices.choose())
 
     try:
         if not train_here(run, images, beside, tell):

@@ -32,21 +32,23 @@ class Strict(BaseModel):
 
     @classmethod
     def read(cls: type[Model], path: Path) -> Model:
-        """Returns the value in a JSON file. Raises UserError, with the file and the key, if it is not valid."""
-        content = path.read_bytes()
+        """Returns the value in a JSON file.
+
+        Raises FileNotFoundError if there is no file, and UserError, with the file and the key, if it cannot be read or
+        is not valid.
+        """
         try:
-            value = cls.model_validate_json(content)
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+        if not _finite(content):
+            raise UserError(f"{path}: holds a number that is not finite")
+        try:
+            return cls.model_validate_json(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise UserError(
-                f"{path}: {f'{key}: ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
-            ) from None
-        try:  # Where a field may hold anything, pydantic takes NaN and infinity, which are no JSON.
-            json.dumps(json.loads(content), allow_nan=False)
-        except ValueError:
-            raise UserError(f"{path}: holds a number that is not finite") from None
-        return value
+            raise UserError(f"{path}: {first_problem(error)}") from None
 
     def write(self, path: Path) -> None:
         """Writes the value as JSON, atomically. Equal values give equal files."""
@@ -55,3 +57,27 @@ class Strict(BaseModel):
     def json_value(self) -> Any:
         """Returns the value as plain dictionaries, lists, numbers and strings."""
         return self.model_dump(mode="json")
+
+
+def first_problem(error: ValidationError) -> str:
+    """Returns the first problem that pydantic found, in one line: the key, with those above it, and what is wrong."""
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"]]
+    key = ".".join(part if part.isprintable() else ascii(part) for part in parts)
+    return f"{f'{key}: ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
+
+
+def _finite(content: bytes) -> bool:
+    """Whether all numbers in a JSON text are finite: where a field may hold anything, pydantic takes NaN and infinity.
+
+    True if it is no JSON, of which pydantic says more.
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return True
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True

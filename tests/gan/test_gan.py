@@ -34,6 +34,7 @@ from normbench.suite.suite import Suite
 from normbench.suite.train import train_gans
 from normbench.system import files, layout
 from normbench.system.seeds import derive
+from tests.support.prepared import by_hand
 from tests.support.subjects import bound, gan_task, variant
 from tests.support.subjects import gan_recipe as recipe
 
@@ -259,11 +260,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NORMBENCH_DEVICE", "cpu")
     folder = layout.DATA / "quadrants"
     folder.mkdir(parents=True)
+    arrays = {}
     for split, count in (("train", 256), ("test", 128)):
-        pixels, labels = quadrants(count, seed=count)
-        np.save(folder / f"{split}_images.npy", pixels)
-        np.save(folder / f"{split}_labels.npy", labels)
-    content = bound(name="quadrants", path=str(folder), train=256, test=128, mean=[0.25], std=[0.25])
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = quadrants(count, seed=count)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    facts: dict[str, Any] = {"name": "quadrants", "path": str(folder), "fingerprint": by_hand(arrays)}
+    content = bound(train=256, test=128, mean=[0.25], std=[0.25], **facts)
     content.write(layout.BOUND / "small.json")
     write_task(recipe())
     suite = Suite(

@@ -12,9 +12,10 @@ from typing import Any
 from PIL import Image
 
 from normbench.corruptions.constants import EXTRA, MAIN
-from normbench.runs.record import Record
+from normbench.runs.contents import SAMPLES
+from normbench.runs.record import Record, Stored
 from normbench.system import files
-from tests.support.records import change, corrupted_images, record
+from tests.support.records import ITERATIONS, change, corrupted_images, record
 
 TASK, GAN_TASK = "digits-resnet8", "digits-sngan"
 SEEDS = [0, 1, 2]
@@ -33,6 +34,7 @@ VARIANTS: dict[str, tuple[float, float, float, int]] = {
     "spectral_norm": (0.1, 4100, 62.8, 77_530),
 }
 GAN_VARIANTS = ["batch_norm", "spectral_norm_alone"]
+FID = {"batch_norm": 61.5, "spectral_norm_alone": 34.25}  # of seed 0; one more for each further seed
 UNMEASURED, UNBOUNDED = "conv_norm", "group_norm"  # neither smoothness nor features; no bound on the network
 LAYERS = ["conv", "stages.0.0.conv1", "stages.0.0.conv2", "head"]
 DIVERGED = {("no_norm", 1), *(("spectral_norm", seed) for seed in SEEDS)}
@@ -47,7 +49,7 @@ def classification_record(variant: str, seed: int) -> Record:
     loss = [2.3 * math.exp(-0.35 * (1.5 if clean > 0.99 else 1) * e) + draw.uniform(0.01, 0.03) for e in range(epochs)]
     lr = [0.05 * (1 + math.cos(math.pi * e / EPOCHS)) for e in range(epochs)]
     history = [{"epoch": e + 1, "lr": lr[e], "loss": loss[e], "accuracy": 1 - loss[e] / 3} for e in range(epochs)]
-    metrics: dict[str, Any] = {"history": history}
+    metrics: dict[str, Any] = {"history": history, "training_set": {"images": 1437, "flipped_labels": 0.0}}
     if not diverged:
         metrics["clean_accuracy"] = clean + draw.uniform(-0.003, 0.003)
         metrics["corruption_accuracy"] = {
@@ -62,6 +64,7 @@ def classification_record(variant: str, seed: int) -> Record:
         variant,
         seed,
         "diverged" if diverged else "finished",
+        diverged={"epoch": epochs, "step": 30 * epochs} if diverged else None,
         metrics=metrics,
         cost={
             "images_per_second": None if variant == "spectral_norm" else speed * draw.uniform(0.95, 1.05),
@@ -110,6 +113,7 @@ def features(variant: str, seed: int) -> dict[str, Any]:
 def gan_record(variant: str, seed: int) -> Record:
     """The scored record of a GAN."""
     diverged = variant == "batch_norm" and seed == 0
+    last = {"iteration": ITERATIONS, "discriminator_loss": 1.5, "generator_loss": 0.2}
     method, options = ("spectral_norm", {"batch_norm": False}) if variant == "spectral_norm_alone" else (variant, {})
     return record(
         GAN_TASK,
@@ -117,7 +121,7 @@ def gan_record(variant: str, seed: int) -> Record:
         seed,
         "diverged" if diverged else "finished",
         "gan",
-        metrics={} if diverged else {"fid": {"batch_norm": 61.5, "spectral_norm_alone": 34.25}[variant] + seed},
+        metrics={"history": [] if diverged else [last]} | ({} if diverged else {"fid": FID[variant] + seed}),
         cost={
             "images_per_second": 2100.0 + seed,
             "peak_memory_bytes": 90 * 2**20,
@@ -154,9 +158,12 @@ def write_suite(**changed: Any) -> None:
     for variant in GAN_VARIANTS:
         for seed in SEEDS:
             path = place(variant, seed, "gan")
-            gan_record(variant, seed).write(path)
-            noise = random.Random(f"{variant}{seed}").randbytes(128 * 128)
-            Image.frombytes("L", (128, 128), noise).save(path.with_suffix(".png"))
+            samples, noise = path.with_suffix(".png"), random.Random(f"{variant}{seed}").randbytes(128 * 128)
+            samples.parent.mkdir(parents=True, exist_ok=True)
+            Image.frombytes("L", (128, 128), noise).save(samples)
+            made = gan_record(variant, seed)
+            stored = Stored(bytes=samples.stat().st_size, sha256=files.sha256(samples))
+            change(made, files=made.files | ({SAMPLES: stored} if made.finished else {})).write(path)
 
 
 def edit(path: Path, **changes: Any) -> None:

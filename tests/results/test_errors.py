@@ -12,7 +12,7 @@ from normbench.results.tables import GAN, LEADERBOARD, aggregate
 from normbench.results.tables.curves import CURVES
 from normbench.system import files
 from normbench.system.errors import UserError
-from tests.results.made_up_suite import NAMES, edit, place, rows, write_suite
+from tests.results.made_up_suite import NAMES, classification_record, edit, place, rows, write_suite
 
 
 def test_only_what_the_suite_names_is_read(suite: None) -> None:
@@ -66,7 +66,9 @@ def test_a_record_of_other_severities_is_refused(suite: None) -> None:
 
 
 def test_a_record_that_was_not_scored_is_refused(suite: None) -> None:
-    edit(place("conv_norm", 2), metrics={"history": [], "clean_accuracy": 0.5}, provenance={"corrupted": None})
+    whole = classification_record("conv_norm", 2).metrics
+    trained = {name: whole[name] for name in ("history", "training_set", "clean_accuracy")}
+    edit(place("conv_norm", 2), metrics=trained, provenance={"corrupted": None})
     with pytest.raises(UserError, match=r"conv_norm/2\.json: evaluated on 0 corruptions at severities \[\]") as error:
         aggregate()
     assert "`python -m stages.evaluate --task digits-resnet8 --variant conv_norm` again" in str(error.value)

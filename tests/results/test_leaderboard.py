@@ -183,8 +183,8 @@ def test_mce_is_over_the_main_corruptions_that_were_run_and_the_chosen_severitie
         for run in finished(variant):
             path, accuracy = place(variant, run.seed), run.metrics["corruption_accuracy"]
             kept = {name: [accuracy[name][1], accuracy[name][4]] for name in sorted(names)}
-            edit_metrics(path, lambda metrics, kept=kept: metrics.update(corruption_accuracy=kept))
-            edit(path, provenance={"corrupted": corrupted_images(names, severities)})
+            metrics = run.metrics | {"corruption_accuracy": kept}
+            edit(path, metrics=metrics, provenance={"corrupted": corrupted_images(names, severities)})
     aggregate()
     row = next(row for row in rows("results/leaderboard.csv") if row["variant"] == "conv_norm")
 

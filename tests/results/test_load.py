@@ -6,6 +6,7 @@ import math
 import statistics
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from normbench.results import load
@@ -42,7 +43,7 @@ def test_a_row_for_each_run_of_the_suite(suite: None) -> None:
 
 def test_every_number_of_a_score_is_a_column(tmp_path: Path) -> None:
     for seed, columns in enumerate(({"ece": 0.1, "gap": 3}, {"nll": 2.0})):
-        made = record(seed=seed, metrics={"clean_accuracy": 0.5, "history": [], "columns": columns})
+        made = record(seed=seed, metrics={"clean_accuracy": 0.5, "columns": columns})
         made.write(tmp_path / "classification/t/v" / f"{seed}.json")
     runs = load(tmp_path)
     assert list(runs) == [*COLUMNS, "nll", "ece", "gap", *COSTS]
@@ -64,8 +65,31 @@ def test_an_empty_folder_is_told(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_a_file_that_is_no_record_is_named(suite: None) -> None:
-    path = place("conv_norm", 1)
-    path.write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match=f"{path}: is a record of another version"):
-        load()
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"{}", "is a record of another version of normbench, so the run has to be trained again"),
+        (b"", "Invalid JSON"),
+        (b"\xff\xfe", "Invalid JSON"),
+        (b'{"format": 2, "run": "0123456789abcdef"}', "is a record of another version"),
+    ],
+)
+def test_a_file_that_is_no_record_is_named_and_left_out(
+    suite: None, capsys: pytest.CaptureFixture[str], content: bytes, line: str
+) -> None:
+    path, whole = place("conv_norm", 1), load()
+    path.write_bytes(content)
+    capsys.readouterr()
+    left = whole[(whole["variant"] != "conv_norm") | (whole["seed"] != 1)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(load(), left)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"{path}: {line}")
+    assert told.endswith("; left out")
+
+
+def test_without_any_valid_record_there_is_an_error(tmp_path: Path) -> None:
+    for seed in range(2):
+        (tmp_path / "classification/t/v").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"classification/t/v/{seed}.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(UserError, match="none of its 2 records is valid"):
+        load(tmp_path)

@@ -18,6 +18,8 @@ from normbench.runs.run import Kind
 from tests.results.made_up_suite import GAN_TASK, TASK, edit, place, write_suite
 from tests.support.records import record
 
+GPU = {"type": "cuda", "name": "Some GPU", "cuda": "12.8"}
+
 
 def page() -> str:
     aggregate()
@@ -26,7 +28,7 @@ def page() -> str:
 
 
 def test_it_counts_what_differs_and_keeps_no_path(suite: None) -> None:
-    edit(place("conv_norm", 1), provenance={"device": {"type": "cuda", "name": "Some GPU", "cuda": "12.8"}})
+    edit(place("conv_norm", 1), provenance={"device": GPU, "numerics": {"threads": None}})
     aggregate()
     facts = Facts.read(Path("build/tables/provenance.json"))
     assert [(each.value.name, each.runs) for each in facts.devices] == [("Some CPU", 29), ("Some GPU", 1)]
@@ -70,8 +72,10 @@ def test_numerics_are_told_once_for_each_task(suite: None) -> None:
 
 def test_numerics_are_those_of_the_runs() -> None:
     """A run leaves the memory format of the recipe where a kernel is broken; threads are known of CPUs alone."""
-    gpu = record(provenance={"numerics": {"precision": "bfloat16", "threads": None}})
-    cpu = record(provenance={"numerics": {"precision": "bfloat16", "memory_format": "contiguous", "threads": 2}})
+    task = {"recipe": {"precision": "bfloat16", "threads": 2}}
+    gpu = record(provenance={"task": task, "device": GPU, "numerics": {"precision": "bfloat16", "threads": None}})
+    used = {"precision": "bfloat16", "memory_format": "contiguous", "threads": 2}
+    cpu = record(provenance={"task": task, "numerics": used})
     assert recipe(of_task([gpu])).endswith(". Computed in bfloat16, channels_last.")
     text = "Computed in bfloat16, channels_last and contiguous, 2 threads a run on a CPU."
     assert recipe(of_task([gpu, gpu, cpu])).endswith(text)

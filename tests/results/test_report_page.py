@@ -25,7 +25,8 @@ from tests.results.made_up_suite import (
     write_suite,
 )
 from tests.results.page import Page
-from tests.support.records import change
+from tests.support.prepared import by_hand
+from tests.support.records import change, corrupted_images
 
 
 def test_page_is_well_formed_and_loads_nothing(page: str) -> None:
@@ -121,10 +122,16 @@ def test_a_picture_of_the_corruptions(suite: None) -> None:
     data, corrupted = Path("build/data/digits"), Path("build/corrupted/digits")
     data.mkdir(parents=True)
     corrupted.mkdir(parents=True)
-    np.save(data / "test_images.npy", np.zeros((4, 8, 8, 1), np.uint8))
+    arrays = {f"{split}_images": np.zeros((4, 8, 8, 1), np.uint8) for split in ("train", "test")}
+    arrays |= {f"{split}_labels": np.arange(4) for split in ("train", "test")}
+    for name, array in arrays.items():
+        np.save(data / f"{name}.npy", array)
+    files.write_json(data / "meta.json", {"fingerprint": by_hand(arrays)})
     for number, name in enumerate(("contrast", "fog")):
         np.save(corrupted / f"{name}.npy", np.full((2 * 4, 8, 8, 1), 100 + 50 * number, np.uint8))
-    files.write_json(corrupted / "meta.json", {"names": ["contrast", "fog"], "severities": [1, 5]})
+    facts = corrupted_images(["contrast", "fog"], [1, 5]).model_dump(exclude={"path"})
+    sha256 = {name: files.sha256(corrupted / f"{name}.npy") for name in ("contrast", "fog")}
+    files.write_json(corrupted / "meta.json", facts | {"sha256": sha256})
     aggregate()
     with Image.open("build/tables/corrupted/digits.png") as picture:
         colours = {colour[:3] for _, colour in picture.convert("RGB").getcolors(1 << 20)}

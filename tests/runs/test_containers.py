@@ -309,7 +309,7 @@ WEIGHTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda data: saved(dict.fromkeys(map(str, range(2000)), torch.zeros(1000))),
         "larger than the file",
     ),
-    "a list": (lambda data: saved([torch.zeros(3)]), "not a dictionary of tensors"),
+    "a list": (lambda data: saved([torch.zeros(3)]), "not the state of a network"),
 }
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner
 
 from normbench import cli
@@ -37,14 +36,7 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(seed: int = 0, kind: Kind = Kind.CLASSIFICATION, status: Status = Status.FINISHED) -> str:
     """A finished run in the store, as training leaves it."""
     run = sample_runs.run(kind, seed)
-    with files.atomic_folder(store.folder(run.id)) as folder:
-        weights = "weights.pt" if kind is Kind.CLASSIFICATION else "generator.pt"
-        torch.save({"w": torch.arange(3.0) + seed}, folder / weights)
-        if status is Status.FINISHED and kind is Kind.CLASSIFICATION:
-            np.savez_compressed(folder / "predictions.npz", predicted=np.zeros(5, np.int32))
-        elif status is Status.FINISHED:
-            Image.new("L", (4, 4)).save(folder / "samples.png")
-        sample_runs.record(run, status).write(folder / "record.json")
+    sample_runs.finished(run, store.folder(run.id), status)
     return run.id
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from normbench.runs import store
 from normbench.runs.run import Run
@@ -29,10 +27,7 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def written(run: Run) -> Path:
-    run.linked.mkdir(parents=True)
-    torch.save({"w": torch.arange(1000.0)}, run.linked / "weights.pt")
-    np.savez_compressed(run.linked / "predictions.npz", predicted=np.arange(500, dtype=np.int32) % 7)
-    sample_runs.record(run).write(run.linked / "record.json")
+    sample_runs.finished(run, run.linked)
     return run.linked
 
 

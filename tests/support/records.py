@@ -7,7 +7,8 @@ from typing import Any
 from normbench.data.bound import Bound, Corrupted
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
-from normbench.runs.record import FORMAT, Cost, Device, Git, Numerics, Provenance, Record
+from normbench.runs.contents import contents
+from normbench.runs.record import FORMAT, Cost, Device, Git, Numerics, Provenance, Record, Stored
 from normbench.runs.run import Kind, Status
 from normbench.runs.variant import Variant
 from normbench.system.schema import Strict
@@ -15,7 +16,7 @@ from normbench.training.recipe import Recipe
 from normbench.training.task import Task
 
 EPOCHS, ITERATIONS = 4, 40  # length of a finished run
-SEEDS = [0, 1, 2]
+SEEDS = list(range(12))
 
 
 def record(
@@ -33,7 +34,7 @@ def record(
     a whole. The id is that of the run which the record describes, unless `run` gives another.
     """
     ended = Status(status)
-    found = Record(
+    found = Record.model_construct(
         format=FORMAT,
         run="0" * 16,
         kind=Kind(kind),
@@ -54,17 +55,27 @@ def record(
             started="2026-03-01T10:00:00+00:00",
             ended="2026-03-01T10:05:00+00:00",
         ),
+        files=_files(Kind(kind), ended),
     )
-    changed = change(found, **changes)
-    return changed if "run" in changes else change(changed, run=changed.described_run().id)
+    return change(found, **changes)
 
 
 def change(given: Record, **changes: Any) -> Record:
-    """Returns a copy with other values, as `record` takes them, checked like a record that is read from a file."""
-    return Record.model_validate_json(_changed(given, changes).model_dump_json(warnings=False))
+    """Returns a copy with other values, as `record` takes them, checked like a record that is read from a file.
+
+    Metrics keep what training measures unless they have other values of it, and files follow the status.
+    """
+    status = Status(changes.get("status", given.status))
+    if "metrics" in changes:
+        changes["metrics"] = _metrics(given.kind, status) | changes["metrics"]
+    if status is not given.status:
+        changes = {"files": _files(given.kind, status)} | changes
+    changed = _changed(given, changes)
+    whole = changed.model_copy(update={"run": changed.described_run().id} if "run" not in changes else {})
+    return Record.model_validate_json(whole.model_dump_json(warnings=False))
 
 
-def _changed(part: Strict, changes: dict[str, Any]) -> Strict:
+def _changed(part: Any, changes: dict[str, Any]) -> Any:
     new = {}
     for name, value in changes.items():
         assert name in type(part).model_fields, name
@@ -138,6 +149,10 @@ def _first_bad_loss(kind: Kind) -> dict[str, int]:
     return {"step": 12} if kind is Kind.GAN else {"epoch": 1, "step": 30}
 
 
+def _files(kind: Kind, status: Status) -> dict[str, Stored]:
+    return {name: Stored(bytes=1000, sha256="6" * 64) for name in contents(kind, status)}
+
+
 def _metrics(kind: Kind, status: Status) -> dict[str, Any]:
     finished = status is Status.FINISHED
     if kind is Kind.GAN:
@@ -147,7 +162,7 @@ def _metrics(kind: Kind, status: Status) -> dict[str, Any]:
     history = [
         {"epoch": e + 1, "lr": 0.1 / (e + 1), "loss": 2.0 / (e + 1), "accuracy": 1 - 0.5 / (e + 1)} for e in epochs
     ]
-    metrics: dict[str, Any] = {"history": history, "training_set": {"images": 1437}}
+    metrics: dict[str, Any] = {"history": history, "training_set": {"images": 1437, "flipped_labels": 0.0}}
     return metrics | ({"clean_accuracy": 0.975} if finished else {})
 
 

@@ -79,28 +79,28 @@ def test_a_dataset_that_is_not_here(folder: SuiteFolder):
     assert "dataset digits: another one since" in folder.run("normbench", "plan", "--no-measure")
 
 
-RUN = sample_runs.run()
+RUN, OTHER = sample_runs.run(), "5" * 64
 
 
 @pytest.mark.parametrize(
     ("was", "expected"),
     [
-        ({"code": "other"}, ["training code"]),
+        ({"code": OTHER}, ["training code"]),
         ({"bound": sample_runs.bound(fingerprint="1" * 64)}, ["dataset d: other content"]),
         ({"bound": sample_runs.bound(classes=3)}, ["dataset d: classes was 3, is 4"]),
         ({"bound": sample_runs.bound(mean=[0.5])}, ["dataset d: mean was [0.5], is [0.3]"]),
         ({"bound": sample_runs.bound(std=[0.5])}, ["dataset d: std was [0.5], is [0.3]"]),
-        ({"task": sample_runs.task(model_code="other", seeds=[1, 2])}, ["model code"]),
-        ({"task": sample_runs.task(model_code="other", model="vgg11")}, ["model was 'vgg11', is 'resnet8'"]),
+        ({"task": sample_runs.task(model_code=OTHER, seeds=[0, 2])}, ["model code"]),
+        ({"task": sample_runs.task(model_code=OTHER, model="vgg11")}, ["model was 'vgg11', is 'resnet8'"]),
         ({"task": sample_runs.task(recipe={"lr": 0.2})}, ["recipe.lr was 0.2, is 0.1"]),
         (
             {"task": sample_runs.task(model_options={})},
             ["model_options.width is new, 4", "model_options was {}, is gone"],
         ),
         ({"task": sample_runs.task(model_options={"width": 4, "old": 1})}, ["model_options.old was 1, is gone"]),
-        ({"variant": sample_runs.variant(method_code="other")}, ["method code"]),
+        ({"variant": sample_runs.variant(method_code=OTHER)}, ["method code"]),
         (
-            {"variant": sample_runs.variant(method_code="other", method="no_norm")},
+            {"variant": sample_runs.variant(method_code=OTHER, method="no_norm")},
             ["method was 'no_norm', is 'batch_norm'"],
         ),
         ({"variant": sample_runs.variant(options={"eps": 0.2})}, ["options.eps was 0.2, is 0.1"]),

@@ -26,13 +26,16 @@ def read(suite: Suite, kind: Kind) -> Runs:
 
 
 def read_one(kind: Kind, task: str, variant: str, seed: int) -> Record:
-    """Returns the record of a run. Raises UserError, with the command that writes it, if it is missing."""
+    """Returns the record of a run. Raises UserError, with the command that writes it, if it is missing or not valid."""
     path = place(kind, task, variant, seed)
     if not path.is_file():
         raise UserError(
             f"{path}: no such record, but the suite has that run; write it with `{command(kind, task, variant)}`"
         )
-    return Record.read(path)
+    try:
+        return Record.read(path)
+    except UserError as error:
+        raise UserError(f"{error}; write it again with `{command(kind, task, variant)}`") from None
 
 
 def check_corruptions(runs: Runs, chosen: Corruptions) -> None:
