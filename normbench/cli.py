@@ -130,17 +130,21 @@ def suite(
     selected = [stem for stem, path in known.items() if path.read_bytes() == current]
     if name is None:
         for stem, path in known.items():
-            about = path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+            try:
+                about = files.read_text(path).split("\n", 1)[0].lstrip("# ")
+            except UserError as error:
+                about = f"cannot be read: {error}"
             print(f"{'*' if stem in selected else ' '} {stem}: {about}")
         return
     if name not in known:
         raise UserError(f"suite {name}: unknown; {hint(name, known)}")
-    content = known[name].read_text(encoding="utf-8")
+    files.read_text(known[name])  # A file that is no text does not become params.yaml.
+    content = known[name].read_bytes()
     if current and not selected:
         kept = next(stem for n in itertools.count(1) if (stem := f"edited-{n}") not in known)
-        files.write_text(layout.SUITES / f"{kept}.yaml", current.decode())
+        files.write_bytes(layout.SUITES / f"{kept}.yaml", current)
         print(f"{layout.PARAMS} had edits: they are kept, and `normbench suite {kept}` brings them back")
-    files.write_text(layout.PARAMS, content)
+    files.write_bytes(layout.PARAMS, content)
     print(f"{layout.PARAMS} is suites/{name}.yaml now: `make results` trains it")
 
 

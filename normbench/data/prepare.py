@@ -82,5 +82,9 @@ def statistics(
     measured_mean = weights @ values
     measured_std = np.sqrt((weights * (values - measured_mean[:, None]) ** 2).sum(1))
     if std is None and not measured_std.all():
-        raise request.error("a channel of the training images has one value only; give `std`")
+        usable = ", ".join(f"{value:.4g}" if value else "1.0" for value in measured_std)
+        raise request.error(
+            "a channel of the training images has one value only, by whose deviation 0 they cannot be divided;"
+            f" in params.yaml put beside `source`: std: [{usable}]"
+        )
     return list(mean or measured_mean.tolist()), list(std or measured_std.tolist())

@@ -14,7 +14,7 @@ from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import LEVELS, Scores, Subject
 from normbench.functional.graph import is_of_the_model
 from normbench.spectral import margin_radius
-from normbench.system.schema import PositiveReal
+from normbench.system.schema import MOST, PositiveReal
 
 
 class Smoothness(ScoreSettings):
@@ -24,7 +24,7 @@ class Smoothness(ScoreSettings):
     accuracy, 2-norms in units of 1/255.
     """
 
-    examples: Annotated[int, Field(ge=2)] = 100
+    examples: Annotated[int, Field(ge=2, le=MOST)] = 100
     radii: list[PositiveReal] = [8.0, 36.0]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from normbench.data.bound import Corrupted
 from normbench.models import registry as models
 from normbench.runs.run import Kind
-from normbench.suite import resolved
+from normbench.suite import feasible, resolved
 from normbench.suite.runs import adopt_outputs, bound_dataset
 from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import files, layout
@@ -17,19 +17,28 @@ from normbench.system.errors import UserError
 
 
 def bind() -> None:
-    """Write, for every task of the suite, what its dataset and its corrupted images hold."""
-    suite = Suite.resolved()
+    """Write, for every task of the suite, what its dataset and its corrupted images hold.
+
+    Raises UserError, with one line for each, for the settings of tasks that do not fit their datasets.
+    """
+    suite, problems = Suite.resolved(), []
+    evaluation = files.read_json(layout.RESOLVED / "evaluation.json")
     adopt_outputs(suite)
     with files.atomic_folder(layout.BOUND) as folder:
         for kind in Kind:
-            for name in suite.of_kind(kind)[0]:
+            names, variants = suite.of_kind(kind)
+            for name in names:
                 task = resolved.task(kind, name)
                 bound = bound_dataset(task.dataset)
                 unfit = models.get(task.model).size_problem(bound.image_size)
                 if unfit:
-                    raise UserError(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
+                    problems.append(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
+                    continue
+                problems += feasible.problems(kind, task, bound, map(resolved.variant, variants), evaluation)
                 bound.write(folder / f"{name}.json")
                 corrupted_images(task.dataset).write(folder / f"{name}.corrupted.json")
+        if problems:
+            raise UserError("\n".join(problems))
 
 
 def corrupted_images(dataset: str) -> Corrupted:

@@ -20,7 +20,8 @@ from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
-from normbench.suite import code
+from normbench.suite import code, feasible
+from normbench.suite.document import Keys
 from normbench.suite.file import ParamsFile, check_options, typed_options
 from normbench.suite.resolved import Resolved
 from normbench.suite.runs import adopt_outputs
@@ -30,14 +31,12 @@ from normbench.system import layout
 from normbench.system.errors import UserError, hint
 from normbench.training.task import Task, TaskEntry
 
-Keys = tuple[str | int, ...]
-
 
 class Resolver:
     """Resolves a params.yaml of valid structure: collects one line for each mistake, and the JSON values."""
 
     def __init__(self, file: ParamsFile):
-        self.file, self.params, self.raw = file, file.params, file.raw
+        self.file, self.params = file, file.params
         self.problems: list[str] = []
         self.datasets: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, type[Source]] = {}  # by the name of the dataset
@@ -77,7 +76,7 @@ class Resolver:
             if name not in known:
                 self.problem(("suite", key, index), f"unknown; {hint(name, known)}")
             elif not NAME.fullmatch(name):
-                self.problem(("suite", key, index), "a name has letters, digits, '_' and '-' only")
+                self.problem(("suite", key, index), "a name has at most 100 letters, digits, '_' and '-'")
             elif name in chosen[:index]:
                 self.problem(("suite", key, index), "stands here twice")
 
@@ -121,8 +120,8 @@ class Resolver:
     def dataset(self, name: str) -> None:
         """Resolves one dataset: looks up its source and checks the source's options."""
         declared = self.params.datasets.get(name) or Dataset(source=name)
-        if (declared.mean is None) != (declared.std is None):
-            self.problem(("datasets", name), "mean and std go together")
+        if declared.mean is not None and declared.std is None:
+            self.problem(("datasets", name), "mean and std go together: give std too, or let both be measured")
         try:
             kind = self.sources[name] = sources.source_class(declared.source)
         except UserError as error:
@@ -175,7 +174,11 @@ class Resolver:
             wrong = model.option_problem(option, value)
             if wrong:
                 self.problem((section, name, "model_options", option), wrong)
+        for keys, message in feasible.of_recipe(task.recipe):
+            self.problem((section, name, "recipe", *keys), message)
         size = self.image_size(task.dataset)
+        for keys, message in feasible.of_size(task, size) if size else ():
+            self.problem((section, name, *keys), message)
         unfit = model.size_problem(size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)

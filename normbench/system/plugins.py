@@ -7,11 +7,13 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable
+import tokenize
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from normbench.system import files
 from normbench.system.errors import UserError, hint, nearest
 
 Entry = TypeVar("Entry")
@@ -68,14 +70,16 @@ class Table(Generic[Entry]):
 
     def get(self, reference: str) -> Entry:
         """Returns the entry with a name or reference. Raises UserError, with a suggestion, if there is none."""
-        place, colon, name = reference.partition(":")
-        if not colon:
+        place, _, name = reference.partition(":")
+        if not is_place(reference):
             self._read()
             if reference not in self.entries:
                 raise UserError(f"unknown {self.noun}; {hint(reference, self.entries)}")
             return self.entries[reference]
         module = imported(place)
         found = {entry: value for (entry, where), value in self._modules.items() if where == module.__name__}
+        if not name:
+            raise UserError(nameless(place, self.noun, found))
         if name not in found:
             raise UserError(f"{place} registers no {self.noun} {name}; {hint(name, found)}")
         return found[name]
@@ -88,14 +92,33 @@ class Table(Generic[Entry]):
             self._complete = True
 
 
+def is_place(reference: str) -> bool:
+    """Whether a text refers to a file or a module, with or without a name in it, and not to an entry of a package."""
+    return any(mark in reference for mark in ":./\\")
+
+
+def nameless(place: str, noun: str, found: Iterable[str]) -> str:
+    """Returns the message for a file or module that is named without the entry that is meant.
+
+    found: the names of the entries there.
+    """
+    names = sorted(found)
+    if not names:
+        return f"{place} has no {noun}"
+    written = f"{place}:{names[0]}" if len(names) == 1 else f"{place}:NAME, where NAME is one of {', '.join(names)}"
+    return f"it does not say which {noun} of the file is meant: write {written}"
+
+
 def source_file(place: str) -> Path:
     """Returns the source file of the part of a reference before its colon: `path/to/file.py` or `package.module`.
 
     Raises UserError if there is no such file or module.
     """
-    if place.endswith(".py"):
+    if not place:
+        raise UserError("no file or module stands before the ':'")
+    if place.endswith(".py") or "/" in place or "\\" in place:
         path = Path(place)
-        if not path.is_file():
+        if not (path.is_file() and place.endswith(".py")):
             near = nearest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else None
             raise UserError(f"no such file {place}" + (f"; did you mean '{path.parent / near}'?" if near else ""))
         return path
@@ -118,6 +141,8 @@ def imported(place: str) -> ModuleType:
     )
     try:
         return load()
+    except SyntaxError as error:
+        raise UserError(_not_python(path, error)) from error
     except (Exception, SystemExit) as error:  # The user's code may raise anything.
         raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
 
@@ -140,6 +165,19 @@ def _of_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _not_python(path: Path, error: SyntaxError) -> str:
+    """The message for a file that is not Python, or that imports such a file."""
+    wrong = Path(error.filename) if error.filename and Path(error.filename).is_file() else path
+    wrong = path if wrong.resolve() == path.resolve() else wrong
+    try:
+        declared = tokenize.detect_encoding(iter(wrong.read_bytes().splitlines(keepends=True)).__next__)[0]
+    except (SyntaxError, UnicodeDecodeError):
+        declared = "utf-8"
+    if declared.startswith("utf-8"):
+        files.text_of(wrong.read_bytes(), wrong)  # Its message says which byte is at fault, and what to do.
+    return f"{wrong}:{error.lineno or 1}: SyntaxError: {' '.join(str(error.msg).split())}"
 
 
 def _one_line(error: BaseException) -> str:
