@@ -39,7 +39,7 @@ def of_recipe(recipe: Recipe | GanRecipe) -> Found:
     steps = sum(milestone < recipe.epochs for milestone in recipe.milestones)
     grown = math.log(recipe.lr) + steps * math.log(recipe.gamma)
     if recipe.schedule == "step" and recipe.gamma > 1 and grown > math.log(LARGEST):
-        yield ("gamma",), f"the learning rate leaves the numbers of a computer after {steps} milestones"
+        yield ("gamma",), f"after {steps} milestones the learning rate would be above {LARGEST:g}"
 
 
 def of_size(task: TaskEntry | GanTaskEntry, size: int) -> Found:
