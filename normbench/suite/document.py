@@ -78,7 +78,8 @@ class Document:
         except YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             if mark is not None:
-                line, problem = mark.line + 1, str(getattr(error, "problem", None) or error)
+                said = (getattr(error, "context", None), getattr(error, "problem", None))
+                line, problem = mark.line + 1, ", ".join(filter(None, said)).replace(", but", " but") or str(error)
                 if "'\\t'" in problem:
                     problem = "a tab; YAML is indented by spaces"
             else:
@@ -149,9 +150,8 @@ class Document:
             written = key.value
             kind = KINDS.get(_kind(key))
             if kind is not None:
-                self._wrong(
-                    key, keys, f"the name {written or 'null'} is read as {kind}: write it in quotes, '{written}'"
-                )
+                written = written or "null"
+                self._wrong(key, keys, f"the name {written} is read as {kind}: write it in quotes, '{written}'")
             elif _kind(key) != "str":
                 self._wrong(key, keys, f"the tag {_tag(key)} is not used here: leave it out")
             elif odd := _control(written):
@@ -177,6 +177,8 @@ class Document:
         except (YAMLError, ValueError, TypeError, KeyError, OverflowError):
             self._wrong_value(node, keys, f"cannot be read as {KINDS[kind]}: if it is text, write it in quotes")
             return None
+        if isinstance(value, int) and value.bit_length() > 1000:  # of which no float can be made
+            self._wrong_value(node, keys, "is too large a number")
         if isinstance(value, float) and not math.isfinite(value):
             self._wrong_value(node, keys, "must be a finite number")
         return value

@@ -9,6 +9,7 @@ import itertools
 from pathlib import Path
 from typing import Any, Literal
 
+from normbench.corruptions import SMALLEST_SIDE as SMALLEST_HERE
 from normbench.corruptions import registry as corruptions
 from normbench.corruptions.constants import BENCHMARK
 from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_side
@@ -239,6 +240,10 @@ class Resolver:
             self.problem(("corruptions", "source"), "with published images, leave out engine and constants")
         elif not made_here and chosen.constants not in ("auto", "imagenet"):
             self.problem(("corruptions", "constants"), f"engine {chosen.engine} has those of imagenet only")
+        for name in self.params.suite.datasets if made_here and chosen.source is None else ():
+            if (self.image_size(name) or SMALLEST_HERE) < SMALLEST_HERE:
+                message = f"corruptions need a side of {SMALLEST_HERE} pixels or more"
+                self.problem(("datasets", name, "image_size"), message)
         for name in () if made_here else self.params.suite.datasets:
             try:
                 check_side(self.image_size(name) or SMALLEST_SIDE)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ["plain", "a b", "it's \"so\"", "c#d", "$HOME $(pwd)", "größe ü", "x" * 200]
+FOLDERS = ["plain", "a b", 'it\'s "so"', "c#d", "$HOME $(pwd)", "größe ü", "x" * 200]
 # Stands for Python: notes its arguments, and creates an environment with itself in it when it is asked to.
 PYTHON = """#!/bin/sh
 printf '%s\\n' "$*" >> "$NOTES"
