@@ -9,7 +9,7 @@ from __future__ import annotations
 from normbench.data.bound import Corrupted
 from normbench.models import registry as models
 from normbench.runs.run import Kind
-from normbench.suite import resolved
+from normbench.suite import resolved, trial
 from normbench.suite.runs import adopt_outputs, bound_dataset
 from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import files, layout
@@ -17,9 +17,19 @@ from normbench.system.errors import UserError
 
 
 def bind() -> None:
-    """Write, for every task of the suite, what its dataset and its corrupted images hold."""
+    """Write, for every task of the suite, what its dataset and its corrupted images hold.
+
+    It also tries each variant on the shape of the images (see `normbench.suite.trial`), as the training follows.
+    """
     suite = Suite.resolved()
     adopt_outputs(suite)
+    for note in trial.check(trial.of_files(suite)):
+        print(f"note: {note}", flush=True)
+    write(suite)
+
+
+def write(suite: Suite) -> None:
+    """Writes the files of the stage's output."""
     with files.atomic_folder(layout.BOUND) as folder:
         for kind in Kind:
             for name in suite.of_kind(kind)[0]:

@@ -9,6 +9,7 @@ import itertools
 from pathlib import Path
 from typing import Any, Literal
 
+from normbench.checks.method import problems as method_problems
 from normbench.corruptions import registry as corruptions
 from normbench.corruptions.constants import BENCHMARK
 from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_side
@@ -20,13 +21,13 @@ from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
-from normbench.suite import code
+from normbench.suite import code, trial
 from normbench.suite.file import ParamsFile, check_options, typed_options
 from normbench.suite.resolved import Resolved
 from normbench.suite.runs import adopt_outputs
 from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS
-from normbench.system import layout
+from normbench.system import blame, layout
 from normbench.system.errors import UserError, hint
 from normbench.training.task import Task, TaskEntry
 
@@ -202,6 +203,10 @@ class Resolver:
         except UserError as error:
             self.problem(("variants", name, "method"), str(error))
             return
+        mistakes = method_problems(kind)
+        if mistakes:
+            self.problems += [line for line in mistakes if line not in self.problems]
+            return
         wrong = check_options(kind, variant.options)
         for option, message in wrong:
             self.problem(("variants", name, "options", option), message)
@@ -211,6 +216,11 @@ class Resolver:
             method = kind(**typed_options(kind, variant.options))
         except (TypeError, ValueError) as error:
             self.problem(("variants", name, "options"), str(error))
+            return
+        except Exception as error:  # __post_init__ may be the user's own.
+            self.problem(
+                ("variants", name, "options"), f"{blame.place(error) or kind.__name__}: {blame.one_line(error)}"
+            )
             return
         self.variants[name] = Variant(
             name=name,
@@ -290,7 +300,11 @@ def resolve(path: Path = layout.PARAMS) -> Resolved:
 
 
 def write(path: Path = layout.PARAMS, to: Path = layout.RESOLVED) -> None:
-    """Resolves params.yaml into a folder, which is replaced atomically, and copies pulled runs into the run store."""
+    """Resolves params.yaml into a folder, which is replaced atomically, and copies pulled runs into the run store.
+
+    Raises UserError, and leaves the folder, if params.yaml or a variant has a mistake (see `normbench.suite.trial`).
+    """
     resolved = resolve(path)
+    trial.check(trial.of_params(resolved))
     resolved.write(to)
     adopt_outputs(resolved.suite)  # Later, DVC removes the outputs of the stages that it runs.
