@@ -59,12 +59,13 @@ def _at(thing: Any, kind: type) -> str:
 def _hooks(kind: type[Method], own: list[type]) -> Iterator[str]:
     """Yields the mistakes in the hooks: none or a misspelt one, no function, or other arguments than are given."""
     overridden = {hook for hook in HOOKS if _static(kind, hook) is not _static(Method, hook)}
+    here = {hook for hook in HOOKS for each in own if hook in vars(each)}
     public = {name: value for each in own for name, value in vars(each).items() if _is_public_function(name, value)}
     misspelt = [
         (name, hook)
         for name in public
         if name not in HOOKS and not _is_used(name, kind)
-        for hook in difflib.get_close_matches(name.lower(), sorted(set(HOOKS) - overridden), n=1, cutoff=ALIKE)
+        for hook in difflib.get_close_matches(name.lower(), sorted(set(HOOKS) - here), n=1, cutoff=ALIKE)
     ]
     for name, hook in misspelt:
         message = f"{kind.__name__}.{name} is no hook of a method, so it is never called; did you mean '{hook}'?"
@@ -74,7 +75,7 @@ def _hooks(kind: type[Method], own: list[type]) -> Iterator[str]:
         name, hook = next(((name, near) for name in others if (near := nearest(name, HOOKS))), ("", ""))
         hint = f"; {name} is none: did you mean '{hook}'?" if name else f"; a hook is one of {', '.join(HOOKS)}"
         yield f"{_at(kind, kind)}: {kind.__name__} overrides no hook, so it would train plain batch norm{hint}"
-    for hook in sorted(overridden):
+    for hook in sorted(overridden - set(kind.__dataclass_fields__)):
         problem = _signature(kind, hook)
         if problem:
             yield problem
@@ -94,7 +95,8 @@ def _signature(kind: type[Method], hook: str) -> str | None:
         function, args = value.func, (kind, *value.args, *args)
         keywords = {**value.keywords, **keywords}
     else:
-        what = "a property" if isinstance(value, property) else f"{described(value)}"
+        what = "a property" if isinstance(value, property) else described(value)
+        where = where if isinstance(value, property) else _assigned(_body(kind), hook, _file_of(kind))
         return f"{where}: {kind.__name__}.{hook} is {what}; expected a function {expected}"
     try:
         inspect.signature(function).bind(*args, **keywords)
@@ -134,6 +136,18 @@ def _tree(kind: type) -> ast.Module | None:
         return None
 
 
+def _body(kind: type) -> ast.ClassDef | None:
+    """The definition of a class in the syntax of its file."""
+    tree = _tree(kind)
+    return (
+        next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind.__name__), None) if tree else None
+    )
+
+
+def _file_of(kind: type) -> str:
+    return blame.shown(inspect.getsourcefile(kind) or kind.__module__)
+
+
 def _file(kind: type) -> Iterator[str]:
     """Yields definitions that replace earlier ones, and parameters that are made when the file is imported."""
     tree = _tree(kind)
@@ -146,7 +160,7 @@ def _file(kind: type) -> Iterator[str]:
         for node in tree.body
         if isinstance(node, ast.ClassDef) and node.name == kind.__name__
     ]
-    file = blame.shown(inspect.getsourcefile(module) or "")
+    file = _file_of(kind)
     for prefix, body in bodies:
         seen: dict[str, int] = {}
         for node in body:
@@ -184,12 +198,7 @@ def _assigned(tree: ast.Module | ast.ClassDef | None, name: str, file: str) -> s
 
 def _options(kind: type[Method]) -> Iterator[str]:
     """Yields mistakes in the options that a class defines itself."""
-    tree, file = _tree(kind), blame.shown(inspect.getsourcefile(kind) or kind.__module__)
-    body = (
-        next((n for n in ast.iter_child_nodes(tree) if isinstance(n, ast.ClassDef) and n.name == kind.__name__), None)
-        if tree
-        else None
-    )
+    body, file = _body(kind), _file_of(kind)
 
     def line(name: str, message: str) -> str:
         return f"{_assigned(body, name, file)}: {kind.__name__}.{name}{message}"

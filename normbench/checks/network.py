@@ -7,6 +7,7 @@ import copy
 import inspect
 import io
 import random
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from normbench.checks.method import SCALARS
 from normbench.checks.watch import Subject, Watch
 from normbench.system import blame
 from normbench.system.errors import UserError
@@ -36,15 +37,11 @@ def examine(subject: Subject) -> list[str]:
     what was expected. The global random generators are left as they were.
     """
     watch = Watch(subject)
-
-    def running() -> str:
-        return watch.active[-1].place if watch.active else subject.method_place
-
     with (
         warnings.catch_warnings(action="ignore"),
         torch.random.fork_rng([]),
         _other_generators_kept(),
-        blame.in_one_line(subject.name, running, subject.files),
+        blame.in_one_line(subject.name, watch.located),
     ):
         return Examination(subject, watch).notes()
 
@@ -61,6 +58,7 @@ class Examination:
 
     def __init__(self, subject: Subject, watch: Watch):
         self.subject, self.watch, self.found = subject, watch, list[str]()
+        self.moved: list[tuple[type, str]] = []  # classes with attributes that the first step changed
 
     def notes(self) -> list[str]:
         network = self.built()
@@ -101,9 +99,6 @@ class Examination:
                     subject.model_place, f"{message}; assign it to an attribute of a module, or use nn.ModuleList"
                 )
         for name, parameter in network.named_parameters():
-            if isinstance(parameter, UninitializedParameter | UninitializedBuffer):
-                message = f"{name} has no shape before the first batch (a lazy module), which the optimizer needs"
-                raise self.fail(self.owner(network, name), message)
             if not parameter.isfinite().all():
                 raise self.fail(self.owner(network, name), f"the initial values of {name} are not finite")
         if subject.own_model:
@@ -147,7 +142,8 @@ class Examination:
                     message = (
                         f"{what} a tensor that is neither parameter nor buffer: it is not trained, stored or moved"
                     )
-                    right = "nn.ParameterList" if inside else "nn.Parameter if it is learned, register_buffer if not"
+                    right = "nn.Parameter if it is learned, register_buffer if not"
+                    right = "nn.ParameterList" if inside and isinstance(part, nn.Parameter) else right
                     raise self.fail(_assigned(kind, key), f"{message}; use {right}")
 
     def built_again(self, network: nn.Module) -> nn.Module:
@@ -180,7 +176,7 @@ class Examination:
     def first_step(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Trains on one batch; every layer and every gradient is in order."""
         subject = self.subject
-        before = set(network.state_dict())
+        before, plain = set(network.state_dict()), self.plain(network)
         network.train()
         torch.manual_seed(0)
         drawn = torch.get_rng_state()
@@ -210,14 +206,25 @@ class Examination:
             self.note(self.owner(network, unused[0]), f"no gradient reaches {listed(unused)}: is it used?")
         optimizer.step()
         optimizer.zero_grad()
+        self.moved = [place for place, value in self.plain(network).items() if value != plain.get(place, value)]
+
+    def plain(self, network: nn.Module) -> dict[tuple[type, str], list[object]]:
+        """The plain attributes of the examined modules by class and name: numbers and texts, and the ids of others."""
+        found: dict[tuple[type, str], list[object]] = {}
+        for module in network.modules():
+            kind = self.watch.own_class(module)
+            if kind is None:
+                continue
+            for key in sorted(set(vars(module)) - ATTRIBUTES):
+                value = vars(module)[key]
+                found.setdefault((kind, key), []).append(value if isinstance(value, SCALARS) else id(value))
+        return found
 
     def stored_and_loaded(self, network: nn.Module, optimizer: torch.optim.Optimizer, other: nn.Module) -> None:
         """Stores network and optimizer as a checkpoint does, loads them into the other network, and trains both."""
         subject = self.subject
         file = io.BytesIO()
-        with blame.in_one_line(
-            f"storing and loading the network, {subject.name}", lambda: subject.method_place, subject.files
-        ):
+        with blame.in_one_line(f"storing and loading the network, {subject.name}", self.watch.located):
             torch.save([network.state_dict(), optimizer.state_dict()], file)
             file.seek(0)
             state, momentum = torch.load(file, weights_only=True)
@@ -226,24 +233,29 @@ class Examination:
         resumed.load_state_dict(momentum)
         some = f"{subject.last} image" + "s" * (subject.last > 1)
         losses = []
-        with blame.in_one_line(f"a last batch of {some}, {subject.name}", lambda: subject.method_place, subject.files):
-            for each, optim in ((network, optimizer), (other, resumed)):
-                torch.manual_seed(1)
+        for each, optim, watched in (
+            (network, optimizer, self.watch.calls(network)),
+            (other, resumed, contextlib.nullcontext()),
+        ):
+            torch.manual_seed(1)
+            with blame.in_one_line(f"a last batch of {some}, {subject.name}", self.watch.located), watched:
                 loss = subject.loss(each.train(), subject.method, subject.images(each, subject.last))
-                loss.backward()
-                optim.step()
-                losses.append(loss.detach())
+            loss.backward()
+            optim.step()
+            losses.append(loss.detach())
         if not _close(*losses):
             self.differs("training", *(f"{loss.item():.6g}" for loss in losses))
 
     def differs(self, where: str, one: str = "", other: str = "") -> None:
+        """Refuses a network that is not what was stored of it, at the attribute that may be the reason."""
         values = f" ({other} in place of {one})" if one else ""
-        message = (
-            f"a network that was stored and loaded gives other results in {where}{values}: it depends on something"
-        )
-        raise self.fail(
-            self.subject.method_place, f"{message} that is neither parameter nor buffer, or on an unseeded draw"
-        )
+        message = f"stored and loaded, the network gives other results in {where}{values}"
+        if self.moved:
+            kind, key = self.moved[0]
+            right = f"{kind.__name__}.{key} changes in training; register it as a buffer"
+            raise self.fail(_assigned(kind, key), f"{message}: {right}")
+        right = "it depends on what is neither parameter nor buffer, or on random numbers that no run seeds"
+        raise self.fail(self.subject.method_place, f"{message}: {right}")
 
     # --- evaluation ---
 
@@ -287,7 +299,8 @@ class Examination:
             copy.deepcopy(network)
         except Exception as error:  # The modules may be anybody's.
             where = blame.place(error, self.subject.files) or self.subject.method_place
-            self.note(where, f"the network cannot be copied after use, which some scores do: {blame.one_line(error)}")
+            text = blame.one_line(error).split(". ")[0][:100]
+            self.note(where, f"the network cannot be copied after a gradient was computed, as some scores do: {text}")
 
     @torch.no_grad()
     def on_another_device(self, network: nn.Module) -> None:
@@ -296,7 +309,7 @@ class Examination:
         try:
             network.eval().to("meta")(x.to("meta"))
         except Exception as error:  # The device `meta` lacks some operations: only its word on devices counts.
-            if "same device" not in str(error):
+            if "on the expected device" not in str(error):
                 return
             where = blame.place(error, self.subject.files) or self.subject.method_place
             message = "a tensor is made on the CPU, which fails on a GPU; make it with device=x.device, or in a buffer"
@@ -306,9 +319,12 @@ class Examination:
 
     @contextlib.contextmanager
     def seeded(self, what: str) -> Iterator[None]:
-        """Refuses random numbers from generators that no run seeds."""
-        before = random.getstate(), _numpy_state()
+        """Refuses random numbers from generators that no run seeds, and changes of torch's settings."""
+        before, settings = (random.getstate(), _numpy_state()), blame.torch_settings()
         yield
+        if blame.torch_settings() != settings:
+            message = f"{what} changes torch's default type, device or gradient mode, for everything that follows"
+            raise self.fail(self.subject.method_place, message)
         if (random.getstate(), _numpy_state()) != before:
             name = "Python's" if random.getstate() != before[0] else "numpy's"
             message = f"{what} draws from {name} global generator, which no run seeds; draw from torch's"
@@ -342,7 +358,7 @@ def _assigned(kind: type, key: str) -> str | None:
     with contextlib.suppress(OSError, TypeError):
         lines, first = inspect.getsourcelines(kind)
         for number, text in enumerate(lines, first):
-            if f"self.{key}" in text and "=" in text:
+            if re.search(rf"self\.{key}\b[^=]*=", text):
                 return blame.shown(inspect.getsourcefile(kind) or "", number)
     return blame.definition(kind)
 

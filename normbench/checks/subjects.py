@@ -108,7 +108,11 @@ def _generator(task: GanTask, model: Model, method: Method, bound: Bound, name: 
     """Checks the generator of a GAN, whose discriminator is in order."""
     places = _places(model, method)
     where = places["model_place"]
-    with torch.random.fork_rng([]), blame.in_one_line(name, lambda: where, places["files"]):
+
+    def located(error: BaseException) -> str:
+        return blame.place(error, places["files"]) or where
+
+    with torch.random.fork_rng([]), blame.in_one_line(name, located):
         generator, discriminator = (
             placement.placed(each, "cpu") for each in trainer.networks(task, model, method, bound, 0)
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from normbench.checks.method import HOOKS, described
 from normbench.methods.base import ConvSpec, Method, Role
@@ -19,6 +20,9 @@ from normbench.system import blame
 from normbench.system.errors import UserError, hint, nearest
 
 PLACES = ("stem", "body", "downsample", "depthwise", "grouped", "projection", "gate", "head")
+# A module whose parameters have no shape yet.
+Uninitialized = UninitializedParameter | UninitializedBuffer
+LAZY = "has no shape before the first batch (a lazy module); the optimizer needs it before"
 GROUP_KEYS = ("params", "lr", "weight_decay")
 
 
@@ -89,6 +93,13 @@ class Watch:
         where = None if found is inspect.getattr_static(Method, hook) else blame.definition(found)
         return where or self.subject.method_place
 
+    def located(self, error: BaseException) -> str:
+        """Where an exception was raised: in somebody's own code, or in the layer that was being called."""
+        if not self.active:
+            return blame.place(error, self.subject.files) or self.subject.method_place
+        layer = self.active[-1]
+        return blame.place(error, self.subject.files, inside=layer.module) or layer.place
+
     def fail(self, place: str | None, message: str) -> UserError:
         return UserError(f"{place or self.subject.method_place}: {message} ({self.subject.name})")
 
@@ -119,6 +130,8 @@ class Watch:
         return self.made("linear", call, size, self.real.linear(in_features, out_features, role=role))
 
     def initialize(self, model: nn.Module) -> None:
+        if any(isinstance(each, Uninitialized) for each in (*model.parameters(), *model.buffers())):
+            raise self.fail(self.subject.model_place, f"the network {LAZY}")
         before = dict(model.named_modules())
         returned = self.real.initialize(model)  # type: ignore[func-returns-value]  # it may be wrong
         where = self.place("initialize")
@@ -195,6 +208,8 @@ class Watch:
             raise self.fail(
                 where, f"{hook} returned {described(module)} for {call}; expected a torch.nn.Module{advice}"
             )
+        if any(isinstance(each, Uninitialized) for each in (*module.parameters(), *module.buffers())):
+            raise self.fail(where, f"{hook} returned a {type(module).__name__}, which {LAZY}")
         state = {id(each) for each in (*module.parameters(), *module.buffers())}
         for other in self.layers:
             if state & {id(each) for each in (*other.module.parameters(), *other.module.buffers())}:
@@ -275,9 +290,19 @@ class Watch:
             raise self.fail(layer.place, f"{what} changes its input in place; expected a new tensor")
         if kept.isfinite().all() and not output.isfinite().all():
             raise self.fail(layer.place, f"{what} made values that are not finite of ordinary input")
+        if not torch.is_grad_enabled():
+            return
         learns = x.requires_grad or any(p.requires_grad for p in layer.module.parameters())
-        if torch.is_grad_enabled() and learns and not output.requires_grad:
-            raise self.fail(layer.place, f"{what} returned a tensor without a gradient, so nothing before it learns")
+        if learns and not output.requires_grad:
+            raise self.fail(layer.place, f"{what} returned a tensor without a gradient, so that it cannot learn")
+        if x.requires_grad:
+            (gradient,) = torch.autograd.grad(output.sum(), x, retain_graph=True, allow_unused=True)
+            if gradient is None:
+                raise self.fail(
+                    layer.place, f"{what} passes no gradient to its input, so that nothing before it learns"
+                )
+            if not gradient.isfinite().all():
+                raise self.fail(layer.place, f"{what} passes a gradient to its input that is not finite")
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from normbench.suite.resolved import Resolved
 from normbench.suite.runs import adopt_outputs
 from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS
-from normbench.system import blame, layout
+from normbench.system import blame, files, layout
 from normbench.system.errors import UserError, hint
 from normbench.training.task import Task, TaskEntry
 
@@ -222,10 +222,18 @@ class Resolver:
                 ("variants", name, "options"), f"{blame.place(error) or kind.__name__}: {blame.one_line(error)}"
             )
             return
+        options = {key: getattr(method, key, None) for key in method.__dataclass_fields__}
+        try:
+            files.hash_of(options)
+        except (TypeError, ValueError) as error:
+            self.problem(
+                ("variants", name, "options"), f"{blame.definition(kind)}: not numbers, texts or lists: {error}"
+            )
+            return
         self.variants[name] = Variant(
             name=name,
             method=variant.method,
-            options={key: getattr(method, key) for key in method.__dataclass_fields__},
+            options=options,
             method_code=code.method(variant.method),
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
+import re
 import site
 import sys
 import sysconfig
@@ -18,7 +20,11 @@ from normbench.system.errors import UserError
 
 # A value of this environment variable lets errors keep their traceback.
 TRACEBACK = "NORMBENCH_TRACEBACK"
-LONGEST = 300  # characters of an exception's text in a message
+LONGEST = 200  # characters of an exception's text in a message
+DEFINES = re.compile(r"\s*(async\s+def|def|class)\s")
+ESCAPES = re.compile(
+    r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]"
+)  # sequences and characters that steer a terminal
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = [PACKAGE, PACKAGE.parent / "stages"]
@@ -49,25 +55,30 @@ def shown(file: str | Path, line: int | None = None) -> str:
 
 def definition(thing: Any) -> str | None:
     """The file and line of a function, a method of a class, or a class; None if it has no Python source."""
-    thing = inspect.unwrap(getattr(thing, "__func__", thing))
-    code = getattr(thing, "__code__", None)
-    if code is not None:
-        return shown(code.co_filename, code.co_firstlineno)
+    thing = thing.fget if isinstance(thing, property) else getattr(thing, "__func__", thing)
+    thing = inspect.unwrap(getattr(thing, "func", thing))
     try:
-        return shown(inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)[1])
+        file, (lines, first) = inspect.getsourcefile(thing), inspect.getsourcelines(thing)
     except (OSError, TypeError):
         return None
+    starts = (number for number, text in enumerate(lines, first) if DEFINES.match(text))  # after its decorators
+    return shown(file or "", next(starts, first))
 
 
-def place(error: BaseException, also: tuple[str, ...] = ()) -> str | None:
+def place(error: BaseException, also: tuple[str, ...] = (), inside: object = None) -> str | None:
     """The file and line in somebody's own code where an exception was raised, or None if no such code took part.
 
     It is that of the innermost call; for a SyntaxError it is that of the syntax. also: source files that count as own.
+    inside: only calls from a method of this object on count.
     """
     if isinstance(error, SyntaxError) and error.filename and _counts(error.filename, also):
         return shown(error.filename, error.lineno)
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    return next((shown(file, line) for file, line in reversed(frames) if _counts(file, also)), None)
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if inside is not None:
+        called = (number for number, (frame, _) in enumerate(frames) if frame.f_locals.get("self") is inside)
+        frames = frames[next(called, len(frames)) :]
+    found = [(frame.f_code.co_filename, line) for frame, line in reversed(frames)]
+    return next((shown(file, line) for file, line in found if _counts(file, also)), None)
 
 
 def caller(also: tuple[str, ...] = ()) -> str | None:
@@ -80,22 +91,27 @@ def caller(also: tuple[str, ...] = ()) -> str | None:
     return None
 
 
+def torch_settings() -> tuple[object, ...]:
+    """torch's global default type, gradient mode and device, as far as torch is imported."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return ()
+    return torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_default_device()
+
+
 def one_line(error: BaseException) -> str:
     """The type and the text of an exception in one line."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    text = " ".join(text.split())
+    text = " ".join(ESCAPES.sub("", text).split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @contextmanager
-def in_one_line(
-    doing: str, fallback: Callable[[], str | None] = lambda: None, also: tuple[str, ...] = ()
-) -> Iterator[None]:
+def in_one_line(doing: str, where: Callable[[BaseException], str | None]) -> Iterator[None]:
     """Turns exceptions of somebody's own code into UserError: file and line, type and text, and what was being done.
 
-    fallback: a place to name if the exception was raised in none of that code. also: source files that count as own.
-    An exception keeps its traceback if the environment variable NORMBENCH_TRACEBACK is set.
+    where: the place to name. An exception keeps its traceback if the environment variable NORMBENCH_TRACEBACK is set.
     """
     try:
         yield
@@ -104,9 +120,9 @@ def in_one_line(
     except (Exception, SystemExit) as error:  # Own code may raise anything.
         if os.environ.get(TRACEBACK):
             raise
-        where = place(error, also) or fallback()
-        raise UserError(f"{f'{where}: ' if where else ''}{one_line(error)} ({doing})") from error
+        raise UserError(f"{where(error) or 'unknown place'}: {one_line(error)} ({doing})") from error
 
 
+@functools.cache
 def _counts(file: str, also: tuple[str, ...]) -> bool:
     return file in also or is_own(file)

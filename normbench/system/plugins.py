@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from normbench.system import blame
 from normbench.system.errors import UserError, hint, nearest
+
+SLOW = 10.0  # seconds after which the import of a file of the user's own is mentioned
 
 Entry = TypeVar("Entry")
 Decorator = TypeVar("Decorator", bound=Callable[..., Any])
@@ -104,7 +109,7 @@ def source_file(place: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     except (Exception, SystemExit) as error:  # Importing the parent package runs the user's code.
-        raise UserError(f"{place} cannot be imported: {_one_line(error)}") from error
+        raise UserError(_not_imported(Path(place), error)) from error
     if spec is None or spec.origin is None:
         raise UserError(f"no module named {place} can be imported")
     return Path(spec.origin)
@@ -116,10 +121,20 @@ def imported(place: str) -> ModuleType:
     load: Callable[[], ModuleType] = (
         (lambda: _of_file(path)) if place.endswith(".py") else (lambda: importlib.import_module(place))
     )
+    slow = threading.Timer(SLOW, lambda: print(f"{path}: its import takes more than {SLOW:g} s", file=sys.stderr))
+    slow.daemon = True
+    slow.start()
+    before = blame.torch_settings()
     try:
-        return load()
+        with contextlib.redirect_stdout(sys.stderr):  # where a command prints JSON, nothing else may be printed
+            module = load()
     except (Exception, SystemExit) as error:  # The user's code may raise anything.
-        raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
+        raise UserError(_not_imported(path, error)) from error
+    finally:
+        slow.cancel()
+    if before and blame.torch_settings() != before:
+        raise UserError(f"{path}: its import changes torch's default type, device or gradient mode, for all networks")
+    return module
 
 
 def _of_file(path: Path) -> ModuleType:
@@ -142,5 +157,10 @@ def _of_file(path: Path) -> ModuleType:
     return module
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _not_imported(path: Path, error: BaseException) -> str:
+    """The message about a file that cannot be imported, with the line of the mistake in it or in what it imports."""
+    where = blame.place(error) or ""
+    file, _, line = where.rpartition(":")
+    if file == blame.shown(path):
+        return f"{where} cannot be imported: {blame.one_line(error)}"
+    return f"{path} cannot be imported: {f'{where}: ' if line else ''}{blame.one_line(error)}"
