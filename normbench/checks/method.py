@@ -10,7 +10,7 @@ import inspect
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
@@ -298,6 +298,6 @@ def described(value: Any) -> str:
         return f"the class {value.__name__}"
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, Callable):  # type: ignore[arg-type]
+    if inspect.isroutine(value):
         return f"the function {getattr(value, '__name__', value)}"
     return f"{value!r:.60}" if isinstance(value, SCALARS) else f"a {type(value).__name__}"

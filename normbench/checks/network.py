@@ -186,15 +186,15 @@ class Examination:
             message = (
                 "training draws random numbers, so that a run that was interrupted and goes on gives other results"
             )
-            self.note(subject.method_place, message)
+            self.note(subject.place, message)
         changed = sorted(before ^ set(network.state_dict()))
         if changed:
             message = f"the first training step changes what is stored ({listed(changed)}); make all of it in __init__"
             raise self.fail(self.owner(network, changed[0]), message)
         if not loss.isfinite():
-            raise self.fail(subject.method_place, f"the first loss is {loss.item()}; expected a finite number")
+            raise self.fail(subject.place, f"the first loss is {loss.item()}; expected a finite number")
         if not loss.requires_grad:
-            raise self.fail(subject.method_place, "the loss has no gradient, so that nothing would be learned")
+            raise self.fail(subject.place, "the loss has no gradient, so that nothing would be learned")
         loss.backward()
         unused = []
         for name, parameter in network.named_parameters():
@@ -255,7 +255,7 @@ class Examination:
             right = f"{kind.__name__}.{key} changes in training; register it as a buffer"
             raise self.fail(_assigned(kind, key), f"{message}: {right}")
         right = "it depends on what is neither parameter nor buffer, or on random numbers that no run seeds"
-        raise self.fail(self.subject.method_place, f"{message}: {right}")
+        raise self.fail(self.subject.place, f"{message}: {right}")
 
     # --- evaluation ---
 
@@ -276,29 +276,27 @@ class Examination:
                 raise self.fail(self.owner(network, name), message)
         torch.manual_seed(3)
         if not _close(first, network(x)):
-            self.note(
-                subject.method_place, "evaluation draws random numbers: the same images give other outputs each time"
-            )
+            self.note(subject.place, "evaluation draws random numbers: the same images give other outputs each time")
         elif not _close(first, other(x)):
             self.differs("evaluation")
         elif not _close(first[:1], network(x[:1])):
             message = "in evaluation, the output for an image depends on the other images of its batch"
-            self.note(subject.method_place, message)
+            self.note(subject.place, message)
         with torch.enable_grad():
             x = x.clone().requires_grad_()
             output = network(x)
             if output.requires_grad:
                 output.sum().backward()
             if x.grad is None:
-                message = "the images get no gradient in evaluation, so that attacks and Lipschitz scores find nothing"
-                self.note(subject.method_place, message)
+                message = "the images get no gradient in evaluation, which attacks, some scores and generators need"
+                self.note(subject.place, message)
 
     def copied(self, network: nn.Module) -> None:
         """Notes a network that cannot be copied, as some scores do."""
         try:
             copy.deepcopy(network)
         except Exception as error:  # The modules may be anybody's.
-            where = blame.place(error, self.subject.files) or self.subject.method_place
+            where = blame.place(error, self.subject.files) or self.subject.place
             text = blame.one_line(error).split(". ")[0][:100]
             self.note(where, f"the network cannot be copied after a gradient was computed, as some scores do: {text}")
 
@@ -311,7 +309,7 @@ class Examination:
         except Exception as error:  # The device `meta` lacks some operations: only its word on devices counts.
             if "on the expected device" not in str(error):
                 return
-            where = blame.place(error, self.subject.files) or self.subject.method_place
+            where = blame.place(error, self.subject.files) or self.subject.place
             message = "a tensor is made on the CPU, which fails on a GPU; make it with device=x.device, or in a buffer"
             raise self.fail(where, message) from error
 
@@ -324,11 +322,11 @@ class Examination:
         yield
         if blame.torch_settings() != settings:
             message = f"{what} changes torch's default type, device or gradient mode, for everything that follows"
-            raise self.fail(self.subject.method_place, message)
+            raise self.fail(self.subject.place, message)
         if (random.getstate(), _numpy_state()) != before:
             name = "Python's" if random.getstate() != before[0] else "numpy's"
             message = f"{what} draws from {name} global generator, which no run seeds; draw from torch's"
-            raise self.fail(self.subject.method_place, message)
+            raise self.fail(self.subject.place, message)
 
     def owner(self, network: nn.Module, name: str) -> str:
         """Where the class of the module that has a parameter or buffer is defined, or the hook that made it."""
@@ -338,10 +336,10 @@ class Examination:
         for module in reversed(modules):
             kind = self.watch.own_class(module)
             if kind is not None:
-                return blame.definition(kind) or self.subject.method_place
-            if id(module) in made:
+                return blame.definition(kind) or self.subject.place
+            if id(module) in made and self.subject.place == self.subject.method_place:
                 return made[id(module)].place
-        return self.subject.method_place
+        return self.subject.place
 
 
 def _parts(value: Any) -> Iterator[tuple[object, bool]]:

@@ -148,11 +148,15 @@ def _checked(model: Model, name: str, count: int) -> Model:
 def _places(model: Model, method: Method) -> dict[str, Any]:
     """The fields of a subject that say where method and model are defined."""
     files = [inspect.getsourcefile(each) for each in (type(method), model.function)]
+    method_place = blame.definition(type(method)) or type(method).__name__
+    model_place = blame.definition(model.function) or model.name
+    own_method, own_model = (file is not None and blame.is_own(file) for file in files)
     return {
-        "own_model": not model.function.__module__.startswith("normbench."),
+        "own_model": own_model,
         "files": tuple(file for file in files if file),
-        "method_place": blame.definition(type(method)) or type(method).__name__,
-        "model_place": blame.definition(model.function) or model.name,
+        "method_place": method_place,
+        "model_place": model_place,
+        "place": model_place if own_model and not own_method else method_place,
     }
 
 

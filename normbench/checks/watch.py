@@ -48,7 +48,8 @@ class Subject:
     images: a batch of a size for a network, float32 (N, C, H, W). loss: of a training step with the method's penalty,
     0-d, for a network, its method and images. optimizer: over the method's parameter groups. output: the shape for N
     images. context: that of a forward pass. last: the size of a last batch. own_model: whether the model is the user's
-    own. files: the source files of method and model. method_place, model_place: their definitions.
+    own. files: the source files of method and model. method_place, model_place: their definitions. place: that of the
+    two which a mistake that cannot be placed better is in.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Subject:
     files: tuple[str, ...]
     method_place: str
     model_place: str
+    place: str
 
 
 @dataclass
@@ -96,12 +98,18 @@ class Watch:
     def located(self, error: BaseException) -> str:
         """Where an exception was raised: in somebody's own code, or in the layer that was being called."""
         if not self.active:
-            return blame.place(error, self.subject.files) or self.subject.method_place
+            return blame.place(error, self.subject.files) or self.subject.place
         layer = self.active[-1]
-        return blame.place(error, self.subject.files, inside=layer.module) or layer.place
+        return blame.place(error, self.subject.files, inside=layer.module) or self.place_of(layer, error)
+
+    def place_of(self, layer: Layer, error: BaseException | None = None) -> str:
+        """Where a layer is defined; or where it is called, if only the model is somebody's own."""
+        if self.subject.place == self.subject.method_place:
+            return layer.place
+        return (blame.caller() if error is None else blame.place(error)) or self.subject.place
 
     def fail(self, place: str | None, message: str) -> UserError:
-        return UserError(f"{place or self.subject.method_place}: {message} ({self.subject.name})")
+        return UserError(f"{place or self.subject.place}: {message} ({self.subject.name})")
 
     # --- the hooks ---
 
@@ -275,26 +283,27 @@ class Watch:
     def check_call(self, layer: Layer, x: Tensor, kept: Tensor, output: Any) -> None:
         """Checks what a layer has made of its input. kept: the values of the input before the call."""
         what = f"{type(layer.module).__name__}, the {layer.hook} of {layer.call},"
+        where = self.place_of(layer)
         expected = layer.size(x) if x.dim() > 1 else tuple(x.shape)
         if not isinstance(output, Tensor):
-            raise self.fail(layer.place, f"{what} returned {described(output)}; expected a tensor of shape {expected}")
+            raise self.fail(where, f"{what} returned {described(output)}; expected a tensor of shape {expected}")
         if tuple(output.shape) != expected:
             raise self.fail(
-                layer.place,
+                where,
                 f"{what} made shape {tuple(output.shape)} of {tuple(x.shape)}; expected {expected}",
             )
         allowed = {x.dtype, torch.float32, torch.bfloat16} if torch.is_autocast_enabled("cpu") else {x.dtype}
         if output.dtype not in allowed:
-            raise self.fail(layer.place, f"{what} made {_dtype(output)} of {_dtype(x)}; expected the same type")
+            raise self.fail(where, f"{what} made {_dtype(output)} of {_dtype(x)}; expected the same type")
         if not torch.equal(x.detach(), kept) and bool(kept.isfinite().all()):
-            raise self.fail(layer.place, f"{what} changes its input in place; expected a new tensor")
+            raise self.fail(where, f"{what} changes its input in place; expected a new tensor")
         if kept.isfinite().all() and not output.isfinite().all():
-            raise self.fail(layer.place, f"{what} made values that are not finite of ordinary input")
+            raise self.fail(where, f"{what} made values that are not finite of ordinary input")
         if not torch.is_grad_enabled():
             return
         learns = x.requires_grad or any(p.requires_grad for p in layer.module.parameters())
         if learns and not output.requires_grad:
-            raise self.fail(layer.place, f"{what} returned a tensor without a gradient, so that it cannot learn")
+            raise self.fail(where, f"{what} returned a tensor without a gradient, so that it cannot learn")
         if x.requires_grad:
             (gradient,) = torch.autograd.grad(output.sum(), x, retain_graph=True, allow_unused=True)
             if gradient is None:
@@ -302,7 +311,11 @@ class Watch:
                     layer.place, f"{what} passes no gradient to its input, so that nothing before it learns"
                 )
             if not gradient.isfinite().all():
-                raise self.fail(layer.place, f"{what} passes a gradient to its input that is not finite")
+                raise self.fail(where, f"{what} passes a gradient to its input that is not finite")
+
+
+for _hook in HOOKS:
+    getattr(Watch, _hook).__qualname__ = _hook  # the name in Python's messages about missing arguments
 
 
 @functools.cache

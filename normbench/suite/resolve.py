@@ -9,6 +9,7 @@ import itertools
 from pathlib import Path
 from typing import Any, Literal
 
+from normbench.checks import corruption
 from normbench.checks.method import problems as method_problems
 from normbench.corruptions import registry as corruptions
 from normbench.corruptions.constants import BENCHMARK
@@ -32,6 +33,7 @@ from normbench.system.errors import UserError, hint
 from normbench.training.task import Task, TaskEntry
 
 Keys = tuple[str | int, ...]
+SIDE = 32  # pixels of the images on which the user's own corruptions are tried
 
 
 class Resolver:
@@ -248,6 +250,8 @@ class Resolver:
                 self.corruption_names = corruptions.named([*self.corruption_names.values(), reference])
                 if not made_here:
                     check_name(reference)
+                elif ":" in reference and chosen.source is None:
+                    corruption.check(reference, SIDE)
             except UserError as error:
                 self.problem(("corruptions", "names", index), str(error))
         if chosen.source is not None and (not made_here or chosen.constants != "auto"):

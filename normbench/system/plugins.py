@@ -9,6 +9,7 @@ import importlib.util
 import pkgutil
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from normbench.system.errors import UserError, hint, nearest
 SLOW = 10.0  # seconds after which the import of a file of the user's own is mentioned
 
 Entry = TypeVar("Entry")
+_imported: set[str] = set()  # the names of the modules that references have named
 Decorator = TypeVar("Decorator", bound=Callable[..., Any])
 
 
@@ -132,9 +134,16 @@ def imported(place: str) -> ModuleType:
         raise UserError(_not_imported(path, error)) from error
     finally:
         slow.cancel()
+    _imported.add(module.__name__)
     if before and blame.torch_settings() != before:
         raise UserError(f"{path}: its import changes torch's default type, device or gradient mode, for all networks")
     return module
+
+
+def place_of(error: BaseException) -> str | None:
+    """The file and line of an exception in which a file of the user's own took part, or None."""
+    frames = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return blame.place(error) if any(name in _imported for name in frames) else None
 
 
 def _of_file(path: Path) -> ModuleType:
