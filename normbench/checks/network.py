@@ -23,7 +23,8 @@ from normbench.system.errors import UserError
 
 COUNT = 4  # images in a batch
 NAMED = 4  # parameters that a message names
-CLOSE = 1e-3  # relative difference up to which two computations of the same numbers count as equal
+SAME = 1e-6  # relative difference up to which the same computations count as equal
+CLOSE = 1e-3  # the same for computations in another order, as for a batch of another size
 SMALL_LR = 1e-3  # limit on learning rates, so that steps on noise do not diverge
 # Layers that a model should ask its method for.
 ASKED_FOR = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.Linear)
@@ -243,7 +244,7 @@ class Examination:
             loss.backward()
             optim.step()
             losses.append(loss.detach())
-        if not _close(*losses):
+        if not _close(losses[0], losses[1]):
             self.differs("training", *(f"{loss.item():.6g}" for loss in losses))
 
     def differs(self, where: str, one: str = "", other: str = "") -> None:
@@ -279,7 +280,7 @@ class Examination:
             self.note(subject.place, "evaluation draws random numbers: the same images give other outputs each time")
         elif not _close(first, other(x)):
             self.differs("evaluation")
-        elif not _close(first[:1], network(x[:1])):
+        elif not _close(first[:1], network(x[:1]), CLOSE):
             message = "in evaluation, the output for an image depends on the other images of its batch"
             self.note(subject.place, message)
         with torch.enable_grad():
@@ -318,9 +319,11 @@ class Examination:
     @contextlib.contextmanager
     def seeded(self, what: str) -> Iterator[None]:
         """Refuses random numbers from generators that no run seeds, and changes of torch's settings."""
-        before, settings = (random.getstate(), _numpy_state()), blame.torch_settings()
-        yield
-        if blame.torch_settings() != settings:
+        before = random.getstate(), _numpy_state()
+        with blame.torch_settings_kept() as changed:
+            yield
+            other = changed()
+        if other:
             message = f"{what} changes torch's default type, device or gradient mode, for everything that follows"
             raise self.fail(self.subject.place, message)
         if (random.getstate(), _numpy_state()) != before:
@@ -367,10 +370,12 @@ def _slow(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def _close(one: Tensor, other: Tensor, tolerance: float = SAME) -> bool:
     one, other = one.float(), other.float()
     scale = one.abs().max().item()
-    return torch.allclose(one, other, rtol=CLOSE, atol=CLOSE * (scale if scale < float("inf") else 1), equal_nan=True)
+    return torch.allclose(
+        one, other, rtol=tolerance, atol=tolerance * (scale if scale < float("inf") else 1), equal_nan=True
+    )
 
 
 def _numpy_state() -> tuple[bytes, int]:

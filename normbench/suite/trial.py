@@ -129,12 +129,7 @@ def check(tried: Iterable[Cell]) -> list[str]:
 def _try(cell: Cell, name: str) -> list[str]:
     method = methods.build(cell.variant.method, cell.variant.options)
     model = models.get(cell.task.model, "gan" if isinstance(cell.task, GanTask) else "classifier")
-    settings = torch.get_default_dtype(), torch.is_grad_enabled()
-    try:
-        return subjects.check(cell.task, model, method, cell.bound, name)
-    finally:
-        torch.set_default_dtype(settings[0])
-        torch.set_grad_enabled(settings[1])
+    return subjects.check(cell.task, model, method, cell.bound, name)
 
 
 def _assumed(task: Task | GanTask, dataset: dict[str, Any]) -> Bound | None:

@@ -91,12 +91,28 @@ def caller(also: tuple[str, ...] = ()) -> str | None:
     return None
 
 
-def torch_settings() -> tuple[object, ...]:
-    """torch's global default type, gradient mode and device, as far as torch is imported."""
+@contextmanager
+def torch_settings_kept() -> Iterator[Callable[[], bool]]:
+    """Restores torch's global default type, gradient mode and device at the end, if torch is imported.
+
+    Yields a function that returns whether one of them has changed.
+    """
     torch = sys.modules.get("torch")
     if torch is None:
-        return ()
-    return torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_default_device()
+        yield lambda: False
+        return
+
+    def settings() -> tuple[Any, ...]:
+        return torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_default_device()
+
+    before = settings()
+    try:
+        yield lambda: settings() != before
+    finally:
+        if settings() != before:
+            torch.set_default_dtype(before[0])
+            torch.set_grad_enabled(before[1])
+            torch.set_default_device(before[2])
 
 
 def one_line(error: BaseException) -> str:

@@ -126,17 +126,19 @@ def imported(place: str) -> ModuleType:
     slow = threading.Timer(SLOW, lambda: print(f"{path}: its import takes more than {SLOW:g} s", file=sys.stderr))
     slow.daemon = True
     slow.start()
-    before = blame.torch_settings()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where a command prints JSON, nothing else may be printed
+        # Where a command prints JSON, nothing else may be printed.
+        with contextlib.redirect_stdout(sys.stderr), blame.torch_settings_kept() as changed:
             module = load()
+            if changed():
+                raise UserError(f"{path}: its import changes torch's default type, device or gradient mode")
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # The user's code may raise anything.
         raise UserError(_not_imported(path, error)) from error
     finally:
         slow.cancel()
     _imported.add(module.__name__)
-    if before and blame.torch_settings() != before:
-        raise UserError(f"{path}: its import changes torch's default type, device or gradient mode, for all networks")
     return module
 
 
