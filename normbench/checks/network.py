@@ -340,7 +340,7 @@ class Examination:
             kind = self.watch.own_class(module)
             if kind is not None:
                 return blame.definition(kind) or self.subject.place
-            if id(module) in made and self.subject.place == self.subject.method_place:
+            if id(module) in made and (made[id(module)].own or not self.subject.own_model):
                 return made[id(module)].place
         return self.subject.place
 

@@ -31,6 +31,7 @@ class Layer:
     """A layer that a hook made.
 
     hook: its name. call: the hook's arguments, as text. size: the shape of its output for an input. place: its code.
+    own: whether that is somebody's own.
     """
 
     module: nn.Module
@@ -38,6 +39,7 @@ class Layer:
     call: str
     size: Callable[[Tensor], tuple[int, ...]]
     place: str
+    own: bool
 
 
 @dataclass
@@ -103,8 +105,8 @@ class Watch:
         return blame.place(error, self.subject.files, inside=layer.module) or self.place_of(layer, error)
 
     def place_of(self, layer: Layer, error: BaseException | None = None) -> str:
-        """Where a layer is defined; or where it is called, if only the model is somebody's own."""
-        if self.subject.place == self.subject.method_place:
+        """Where a layer is defined; or where it is called, if somebody's own model has called a layer of normbench."""
+        if layer.own or not self.subject.own_model:
             return layer.place
         return (blame.caller() if error is None else blame.place(error)) or self.subject.place
 
@@ -224,7 +226,9 @@ class Watch:
                 again = "the same layer" if other.module is module else "a layer with the same parameters"
                 message = f"{hook} returned {again} ({type(module).__name__}) for two places, which would share it"
                 raise self.fail(where, f"{message}; make a new one in each call")
-        self.layers.append(Layer(module, hook, call, size, self.module_place(module) or where))
+        defined = blame.definition(inspect.getattr_static(type(self.real), hook)) or where
+        own = any(blame.is_own(place.rpartition(":")[0]) for place in (defined, self.module_place(module) or ""))
+        self.layers.append(Layer(module, hook, call, size, self.module_place(module) or where, own))
         return module
 
     def own_class(self, module: nn.Module) -> type | None:

@@ -27,7 +27,7 @@ MISTAKES = {
     "numpy's random numbers": ("@corruption(constants=five)\ndef dust(images, c):  # HERE\n    return images + np.random.randint(0, 9, images.shape).astype(np.uint8)\n", "random numbers that are not from its Stream; use `draws`"),
     "a generator without a seed": ("@corruption(constants=five)\ndef dust(images, c):  # HERE\n    return images + np.random.default_rng().integers(0, 9, images.shape).astype(np.uint8)\n", "random numbers that are not from its Stream"),
     "the mean of the batch": ("@corruption(constants=five)\ndef dust(images, c):  # HERE\n    return np.minimum(images, int(images.mean() if len(images) else 0)).astype(np.uint8)\n", "depends on the other images of its batch"),
-    "colour only": ("@corruption(constants=five)\ndef dust(images, c):\n    return images - images[..., 2:] // images[..., 1:2, None][..., 0]  # HERE\n", "IndexError"),
+    "colour only": ("@corruption(constants=five)\ndef dust(images, c):\n    return images + images[..., [2]]  # HERE\n", "IndexError: index 2 is out of bounds for axis 3 with size 1"),
 }  # fmt: skip
 
 
