@@ -298,6 +298,6 @@ def test_a_traceback_where_it_is_asked_for(folder: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", methods.names())
 def test_the_methods_of_the_package_pass_without_notes(name: str) -> None:
-    assert problems(methods.method_class(name)) == []
-    for what in (task(), task(precision="bfloat16", memory_format="contiguous"), gan_task()):
+    """Beyond tests/methods/test_method_contract.py: in another precision and memory format, and in a GAN."""
+    for what in (task(precision="bfloat16", memory_format="contiguous"), gan_task()):
         assert subjects.check(what, models.get(what.model), methods.build(name, {}), BOUND, NAME) == []
