@@ -52,10 +52,12 @@ def check(
     refresh: Annotated[bool, typer.Option(help="Let DVC see files of your own where it does not look.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check params.yaml, and whether its resolved values have changed since the last `dvc repro`."""
+    """Check params.yaml and try your own methods and models; show what has changed since the last `dvc repro`."""
+    from normbench.suite import trial
     from normbench.suite.resolve import resolve
 
     fresh = resolve()
+    notes = trial.check(trial.of_params(fresh))
     changed = []
     for name, value in fresh.files().items():
         before = layout.RESOLVED / f"{name}.json"
@@ -68,9 +70,11 @@ def check(
             raise UserError(f"`{' '.join(command)}` failed: see above")
     count = len(fresh.suite.names())
     if as_json:
-        _print_json({"params": str(layout.PARAMS), "runs": count, "changed": changed})
+        _print_json({"params": str(layout.PARAMS), "runs": count, "changed": changed, "notes": notes})
         return
     print(f"{layout.PARAMS}: in order; the suite has {count} runs")
+    for note in notes:
+        print(f"note: {note}")
     if changed:
         print(f"changed since the last repro: {', '.join(changed)}")
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from normbench.data import arrays
 from normbench.data.sources import registry
-from normbench.data.sources.base import ADDED_KEYS, COMMON_KEYS, Request
-from normbench.system import files
+from normbench.data.sources.base import ADDED_KEYS, COMMON_KEYS, Origin, Request
+from normbench.system import blame, files
 
 
 def prepare(spec: dict[str, Any], out: Path) -> None:
@@ -30,6 +30,9 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
     source = kind(**{key: value for key, value in spec.items() if key not in (*COMMON_KEYS, *ADDED_KEYS)})
     request = Request(spec["name"], spec["image_size"] or kind.native_size)
     origin = source.write(request, out)
+    if not isinstance(origin, Origin):
+        where = blame.definition(vars(kind).get("write")) or spec["source"]
+        raise request.error(f"{where}: write returned a {type(origin).__name__}; expected an Origin")
     stored = {name: np.load(out / f"{name}.npy", mmap_mode="r") for name in arrays.ARRAYS}
     arrays.checked(stored, f"dataset '{request.dataset}'")
     count, size, _, channels = stored["train_images"].shape

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.methods.base import Method
-from normbench.system import plugins
+from normbench.system import blame, plugins
 from normbench.system.errors import UserError, hint
 
 FOLDER = Path(__file__).parent
@@ -52,7 +52,8 @@ def method_class(reference: str) -> type[Method]:
         raise UserError(plugins.nameless(place, "class", own_classes))
     if name not in classes:
         if name in vars(module):
-            raise UserError(f"{name} in {path} is not a subclass of normbench.methods.base.Method")
+            where = blame.definition(vars(module)[name]) or path
+            raise UserError(f"{where}: {name} in {path} is not a subclass of normbench.methods.base.Method")
         raise UserError(f"{path} has no class {name}; {hint(name, classes)}")
     return classes[name]
 

@@ -6,10 +6,12 @@ new dataset leaves the other tasks as they are.
 
 from __future__ import annotations
 
-from normbench.data.bound import Corrupted
+from collections.abc import Mapping
+
+from normbench.data.bound import Bound, Corrupted
 from normbench.models import registry as models
 from normbench.runs.run import Kind
-from normbench.suite import feasible, resolved
+from normbench.suite import feasible, resolved, trial
 from normbench.suite.runs import adopt_outputs, bound_dataset
 from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import files, layout
@@ -19,26 +21,43 @@ from normbench.system.errors import UserError
 def bind() -> None:
     """Write, for every task of the suite, what its dataset and its corrupted images hold.
 
-    Raises UserError, with one line for each, for the settings of tasks that do not fit their datasets.
+    It also tries each variant on the shape of the images (see `normbench.suite.trial`), as the training follows. Raises
+    UserError, with one line for each, for settings of tasks that do not fit their datasets.
     """
-    suite, problems = Suite.resolved(), []
-    evaluation = files.read_json(layout.RESOLVED / "evaluation.json")
+    suite = Suite.resolved()
     adopt_outputs(suite)
+    bounds = checked(suite)
+    for note in trial.check(trial.of_files(suite)):
+        print(f"note: {note}", flush=True)
+    write(bounds)
+
+
+def write(bounds: Mapping[str, Bound]) -> None:
+    """Writes the files of the stage's output. bounds: the dataset of each task, by its name."""
     with files.atomic_folder(layout.BOUND) as folder:
-        for kind in Kind:
-            names, variants = suite.of_kind(kind)
-            for name in names:
-                task = resolved.task(kind, name)
-                bound = bound_dataset(task.dataset)
-                unfit = models.get(task.model).size_problem(bound.image_size)
-                if unfit:
-                    problems.append(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
-                    continue
+        for task, bound in bounds.items():
+            bound.write(folder / f"{task}.json")
+            corrupted_images(bound.name).write(folder / f"{task}.corrupted.json")
+
+
+def checked(suite: Suite) -> dict[str, Bound]:
+    """Returns the dataset of each task. Raises UserError, with one line for each, for tasks that do not fit theirs."""
+    found: dict[str, Bound] = {}
+    problems: list[str] = []
+    evaluation = files.read_json(layout.RESOLVED / "evaluation.json")
+    for kind in Kind:
+        names, variants = suite.of_kind(kind)
+        for name in names:
+            task = resolved.task(kind, name)
+            bound = found[name] = bound_dataset(task.dataset)
+            unfit = models.get(task.model).size_problem(bound.image_size)
+            if unfit:
+                problems.append(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
+            else:
                 problems += feasible.problems(kind, task, bound, map(resolved.variant, variants), evaluation)
-                bound.write(folder / f"{name}.json")
-                corrupted_images(task.dataset).write(folder / f"{name}.corrupted.json")
-        if problems:
-            raise UserError("\n".join(problems))
+    if problems:
+        raise UserError("\n".join(problems))
+    return found
 
 
 def corrupted_images(dataset: str) -> Corrupted:

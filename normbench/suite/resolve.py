@@ -9,6 +9,8 @@ import itertools
 from pathlib import Path
 from typing import Any, Literal
 
+from normbench.checks import corruption
+from normbench.checks.method import problems as method_problems
 from normbench.corruptions import SMALLEST_SIDE as SMALLEST_HERE
 from normbench.corruptions import registry as corruptions
 from normbench.corruptions.constants import BENCHMARK
@@ -21,16 +23,18 @@ from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
-from normbench.suite import code, feasible
+from normbench.suite import code, feasible, trial
 from normbench.suite.document import Keys
 from normbench.suite.file import ParamsFile, check_options, typed_options
 from normbench.suite.resolved import Resolved
 from normbench.suite.runs import adopt_outputs
 from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS
-from normbench.system import layout
+from normbench.system import blame, files, layout
 from normbench.system.errors import UserError, hint
 from normbench.training.task import Task, TaskEntry
+
+SIDE = 32  # pixels of the images on which the user's own corruptions are tried
 
 
 class Resolver:
@@ -206,6 +210,10 @@ class Resolver:
         except UserError as error:
             self.problem(("variants", name, "method"), str(error))
             return
+        mistakes = method_problems(kind)
+        if mistakes:
+            self.problems += [line for line in mistakes if line not in self.problems]
+            return
         wrong = check_options(kind, variant.options)
         for option, message in wrong:
             self.problem(("variants", name, "options", option), message)
@@ -216,10 +224,23 @@ class Resolver:
         except (TypeError, ValueError) as error:
             self.problem(("variants", name, "options"), str(error))
             return
+        except Exception as error:  # __post_init__ may be the user's own.
+            self.problem(
+                ("variants", name, "options"), f"{blame.place(error) or kind.__name__}: {blame.one_line(error)}"
+            )
+            return
+        options = {key: getattr(method, key, None) for key in method.__dataclass_fields__}
+        try:
+            files.hash_of(options)
+        except (TypeError, ValueError) as error:
+            self.problem(
+                ("variants", name, "options"), f"{blame.definition(kind)}: not numbers, texts or lists: {error}"
+            )
+            return
         self.variants[name] = Variant(
             name=name,
             method=variant.method,
-            options={key: getattr(method, key) for key in method.__dataclass_fields__},
+            options=options,
             method_code=code.method(variant.method),
         )
 
@@ -234,6 +255,8 @@ class Resolver:
                 self.corruption_names = corruptions.named([*self.corruption_names.values(), reference])
                 if not made_here:
                     check_name(reference)
+                elif ":" in reference and chosen.source is None:
+                    corruption.check(reference, SIDE)
             except UserError as error:
                 self.problem(("corruptions", "names", index), str(error))
         if chosen.source is not None and (not made_here or chosen.constants != "auto"):
@@ -298,7 +321,11 @@ def resolve(path: Path = layout.PARAMS) -> Resolved:
 
 
 def write(path: Path = layout.PARAMS, to: Path = layout.RESOLVED) -> None:
-    """Resolves params.yaml into a folder, which is replaced atomically, and copies pulled runs into the run store."""
+    """Resolves params.yaml into a folder, which is replaced atomically, and copies pulled runs into the run store.
+
+    Raises UserError, and leaves the folder, if params.yaml or a variant has a mistake (see `normbench.suite.trial`).
+    """
     resolved = resolve(path)
+    trial.check(trial.of_params(resolved))
     resolved.write(to)
     adopt_outputs(resolved.suite)  # Later, DVC removes the outputs of the stages that it runs.

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import pkgutil
 import sys
+import threading
 import tokenize
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from normbench.system import files
+from normbench.system import blame, files
 from normbench.system.errors import UserError, hint, nearest
 
+SLOW = 10.0  # seconds after which the import of a file of the user's own is mentioned
+
 Entry = TypeVar("Entry")
+_imported: set[str] = set()  # the names of the modules that references have named
 Decorator = TypeVar("Decorator", bound=Callable[..., Any])
 
 
@@ -127,7 +133,7 @@ def source_file(place: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     except (Exception, SystemExit) as error:  # Importing the parent package runs the user's code.
-        raise UserError(f"{place} cannot be imported: {_one_line(error)}") from error
+        raise UserError(_not_imported(Path(place), error)) from error
     if spec is None or spec.origin is None:
         raise UserError(f"no module named {place} can be imported")
     return Path(spec.origin)
@@ -139,12 +145,29 @@ def imported(place: str) -> ModuleType:
     load: Callable[[], ModuleType] = (
         (lambda: _of_file(path)) if place.endswith(".py") else (lambda: importlib.import_module(place))
     )
+    slow = threading.Timer(SLOW, lambda: print(f"{path}: its import takes more than {SLOW:g} s", file=sys.stderr))
+    slow.daemon = True
+    slow.start()
     try:
-        return load()
-    except SyntaxError as error:
-        raise UserError(_not_python(path, error)) from error
+        # Where a command prints JSON, nothing else may be printed.
+        with contextlib.redirect_stdout(sys.stderr), blame.torch_settings_kept() as changed:
+            module = load()
+            if changed():
+                raise UserError(f"{path}: its import changes torch's default type, device or gradient mode")
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # The user's code may raise anything.
-        raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
+        raise UserError(_not_imported(path, error)) from error
+    finally:
+        slow.cancel()
+    _imported.add(module.__name__)
+    return module
+
+
+def place_of(error: BaseException) -> str | None:
+    """The file and line of an exception in which a file of the user's own took part, or None."""
+    frames = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return blame.place(error) if any(name in _imported for name in frames) else None
 
 
 def _of_file(path: Path) -> ModuleType:
@@ -167,18 +190,22 @@ def _of_file(path: Path) -> ModuleType:
     return module
 
 
-def _not_python(path: Path, error: SyntaxError) -> str:
-    """The message for a file that is not Python, or that imports such a file."""
-    wrong = Path(error.filename) if error.filename and Path(error.filename).is_file() else path
-    wrong = path if wrong.resolve() == path.resolve() else wrong
+def _not_imported(path: Path, error: BaseException) -> str:
+    """The message about a file that cannot be imported, with the line of the mistake in it or in what it imports."""
+    if isinstance(error, SyntaxError):
+        _check_encoding(Path(error.filename) if error.filename and Path(error.filename).is_file() else path)
+    where = blame.place(error) or ""
+    file, _, line = where.rpartition(":")
+    if file == blame.shown(path):
+        return f"{where} cannot be imported: {blame.one_line(error)}"
+    return f"{path} cannot be imported: {f'{where}: ' if line else ''}{blame.one_line(error)}"
+
+
+def _check_encoding(path: Path) -> None:
+    """Raises UserError, with the place of the byte at fault, for a source file in UTF-8 that is not valid."""
     try:
-        declared = tokenize.detect_encoding(iter(wrong.read_bytes().splitlines(keepends=True)).__next__)[0]
+        declared = tokenize.detect_encoding(iter(path.read_bytes().splitlines(keepends=True)).__next__)[0]
     except (SyntaxError, UnicodeDecodeError):
         declared = "utf-8"
     if declared.startswith("utf-8"):
-        files.text_of(wrong.read_bytes(), wrong)  # Its message says which byte is at fault, and what to do.
-    return f"{wrong}:{error.lineno or 1}: SyntaxError: {' '.join(str(error.msg).split())}"
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        files.text_of(path.read_bytes(), Path(blame.shown(path)))
