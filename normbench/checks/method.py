@@ -64,14 +64,14 @@ def _hooks(kind: type[Method], own: list[type]) -> Iterator[str]:
     misspelt = [
         (name, hook)
         for name in public
-        if name not in HOOKS and not _is_used(name, kind)
+        if name not in HOOKS and not _is_used(name, own)
         for hook in difflib.get_close_matches(name.lower(), sorted(set(HOOKS) - here), n=1, cutoff=ALIKE)
     ]
     for name, hook in misspelt:
         message = f"{kind.__name__}.{name} is no hook of a method, so it is never called; did you mean '{hook}'?"
         yield f"{_at(public[name], kind)}: {message}"
     if not overridden and not misspelt:
-        others = [name for name in public if not _is_used(name, kind)]
+        others = [name for name in public if not _is_used(name, own)]
         name, hook = next(((name, near) for name in others if (near := nearest(name, HOOKS))), ("", ""))
         hint = f"; {name} is none: did you mean '{hook}'?" if name else f"; a hook is one of {', '.join(HOOKS)}"
         yield f"{_at(kind, kind)}: {kind.__name__} overrides no hook, so it would train plain batch norm{hint}"
@@ -115,10 +115,10 @@ def _is_public_function(name: str, value: Any) -> bool:
     return function and not name.startswith("_")
 
 
-def _is_used(name: str, kind: type) -> bool:
-    """Whether the file of a class uses a name as an attribute, as in `self.name(...)`."""
-    tree = _tree(kind)
-    return tree is not None and any(isinstance(node, ast.Attribute) and node.attr == name for node in ast.walk(tree))
+def _is_used(name: str, kinds: list[type]) -> bool:
+    """Whether the file of one of the classes uses a name as an attribute, as in `self.name(...)`."""
+    trees = [tree for kind in kinds if (tree := _tree(kind)) is not None]
+    return any(isinstance(node, ast.Attribute) and node.attr == name for tree in trees for node in ast.walk(tree))
 
 
 # --- the file --------------------------------------------------------------------------------------------------------

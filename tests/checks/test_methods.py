@@ -11,6 +11,7 @@ from normbench.checks import subjects
 from normbench.checks.method import problems
 from normbench.methods import registry as methods
 from normbench.models import registry as models
+from normbench.system import plugins
 from normbench.system.errors import UserError
 from tests.checks.made import BOUND, HERE, NAME, checked, gan_task, task, write
 
@@ -148,6 +149,7 @@ RIGHT = {
     "helpers with names like hooks": method("def norm(self, channels, *, role):\n    return self.norm2(channels)\ndef norm2(self, channels):\n    return nn.BatchNorm2d(channels)\n"),
     "a static hook": method("@staticmethod\ndef norm(channels, *, role):\n    return nn.BatchNorm2d(channels)\n"),
     "other names of arguments": method("def norm(self, num_features, **rest):\n    return nn.BatchNorm2d(num_features)\n"),
+    "a helper that a subclass in the file uses": f"{FROZEN}class Base(Method):\n    def norms(self, channels):\n        return nn.BatchNorm2d(channels)\n{FROZEN}class Mine(Base):\n    def conv(self, spec):\n        return nn.Sequential(spec.plain(False), self.norms(spec.out_channels))\n",
     "constants": method("EPS = 1e-5\n_cache = 3\nkind: ClassVar[str] = 'a'\n" + textwrap.dedent(NORM)),
     "options of all types": method("a: Literal['a', 'b'] = 'a'\nb: Optional[int] = None\nc: list[float] = field(default_factory=list)\nd: float | None = 1\ne: Count = 2\nf: bool = True\n" + textwrap.dedent(NORM)),
     "no options and no decorator": method(textwrap.dedent(NORM), ""),
@@ -272,6 +274,15 @@ def test_an_import_that_fails_in_a_helper_names_both_files(folder: Path) -> None
     (folder / "helper_that_fails.py").write_text("x = 1\nx.y\n")
     with pytest.raises(UserError, match=r"^mine\.py cannot be imported: helper_that_fails\.py:2: AttributeError: "):
         methods.method_class("mine.py:Mine")
+
+
+def test_an_import_that_takes_long_is_mentioned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plugins, "SLOW", 0.05)
+    write(folder, f"import threading\nthreading.Event().wait(1)\n{FROZEN}class Mine(Method):\n{NORM}")
+    assert problems(methods.method_class("mine.py:Mine")) == []
+    assert capsys.readouterr().err == "mine.py: its import takes more than 0.05 s\n"
 
 
 def test_an_import_that_changes_torch_is_refused(folder: Path) -> None:

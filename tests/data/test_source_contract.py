@@ -184,6 +184,21 @@ def test_one_line_for_a_mistake_in_a_dataset(own_source: None, entry: str, expec
     assert str(caught.value) == f"params.yaml:4: {expected}"
 
 
+def test_one_line_for_a_mistake_in_its_code(own_source: None) -> None:
+    run("stages.resolve")
+    for old, new, said in (
+        ('return Origin("made here")', 'return "made here"', "dataset 'mine': sources/levels.py:24: write returned a str; expected an Origin\n"),
+        ("np.arange(6 *", "np.arage(6 *", "sources/levels.py:25: AttributeError: module 'numpy' has no attribute 'arage'"),
+    ):  # fmt: skip
+        Path("sources/levels.py").write_text(OWN.replace(old, new))
+        command = [sys.executable, "-m", "stages.download", "--dataset", "mine"]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.startswith(said), done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not Path("build/data/mine").exists()
+
+
 def test_an_option_that_is_a_list(own_folders: None) -> None:
     @dataclasses.dataclass(frozen=True)
     class Listed(Source):
