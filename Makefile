@@ -2,11 +2,13 @@
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
+# Paths are relative, and programs of Python are called as modules: the path of the checkout may have spaces and quotes,
+# which make and the first lines of scripts do not take.
+BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: env results test lint format lock clean
 
@@ -25,20 +27,20 @@ $(READY): requirements.lock pyproject.toml
 
 # The check comes before DVC reads names from params.yaml, so that a mistake there gives one line of normbench's own.
 results: $(READY)
-	@$(BIN)/normbench check --refresh
-	$(BIN)/dvc repro
+	@$(BIN)/python -m normbench check --refresh
+	$(BIN)/python -m dvc repro
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
 lint: $(READY)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
 
 format: $(READY)
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
 
 # Updates all versions. No index address is written, so that the file is valid on every machine.
 lock:

@@ -53,10 +53,12 @@ def check(
     refresh: Annotated[bool, typer.Option(help="Let DVC see files of your own where it does not look.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check params.yaml, and whether its resolved values have changed since the last `dvc repro`."""
+    """Check params.yaml and try your own methods and models; show what has changed since the last `dvc repro`."""
+    from normbench.suite import trial
     from normbench.suite.resolve import resolve
 
     fresh = resolve()
+    notes = trial.check(trial.of_params(fresh))
     changed = []
     for name, value in fresh.files().items():
         before = layout.RESOLVED / f"{name}.json"
@@ -69,9 +71,11 @@ def check(
             raise UserError(f"`{' '.join(command)}` failed: see above")
     count = len(fresh.suite.names())
     if as_json:
-        _print_json({"params": str(layout.PARAMS), "runs": count, "changed": changed})
+        _print_json({"params": str(layout.PARAMS), "runs": count, "changed": changed, "notes": notes})
         return
     say(f"{layout.PARAMS}: in order; the suite has {count} runs")
+    for note in notes:
+        say(f"note: {note}")
     if changed:
         say(f"changed since the last repro: {', '.join(changed)}")
 
@@ -138,17 +142,21 @@ def suite(
     selected = [stem for stem, path in known.items() if path.read_bytes() == current]
     if name is None:
         for stem, path in known.items():
-            about = path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+            try:
+                about = files.read_text(path).split("\n", 1)[0].lstrip("# ")
+            except UserError as error:
+                about = f"cannot be read: {error}"
             say(f"{'*' if stem in selected else ' '} {stem}: {about}")
         return
     if name not in known:
         raise UserError(f"suite {name}: unknown; {hint(name, known)}")
-    content = known[name].read_text(encoding="utf-8")
+    files.read_text(known[name])  # A file that is no text does not become params.yaml.
+    content = known[name].read_bytes()
     if current and not selected:
         kept = next(stem for n in itertools.count(1) if (stem := f"edited-{n}") not in known)
-        files.write_text(layout.SUITES / f"{kept}.yaml", current.decode())
+        files.write_bytes(layout.SUITES / f"{kept}.yaml", current)
         say(f"{layout.PARAMS} had edits: they are kept, and `normbench suite {kept}` brings them back")
-    files.write_text(layout.PARAMS, content)
+    files.write_bytes(layout.PARAMS, content)
     say(f"{layout.PARAMS} is suites/{name}.yaml now: `make results` trains it")
 
 

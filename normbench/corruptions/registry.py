@@ -119,7 +119,7 @@ def get(reference: str) -> Corruption:
     because their files and results could not be distinguished.
     """
     known = TABLE.names()
-    if ":" not in reference and reference not in known:
+    if not plugins.is_place(reference) and reference not in known:
         raise UserError(f"unknown corruption '{reference}': {hint(reference, known, limit=len(known))}")
     found = TABLE.get(reference)
     if found.name in known and TABLE.get(found.name) is not found:

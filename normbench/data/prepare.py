@@ -16,8 +16,8 @@ import numpy as np
 
 from normbench.data import arrays
 from normbench.data.sources import registry
-from normbench.data.sources.base import ADDED_KEYS, COMMON_KEYS, Request
-from normbench.system import files
+from normbench.data.sources.base import ADDED_KEYS, COMMON_KEYS, Origin, Request
+from normbench.system import blame, files
 
 
 def prepare(spec: dict[str, Any], out: Path) -> None:
@@ -30,6 +30,9 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
     source = kind(**{key: value for key, value in spec.items() if key not in (*COMMON_KEYS, *ADDED_KEYS)})
     request = Request(spec["name"], spec["image_size"] or kind.native_size)
     origin = source.write(request, out)
+    if not isinstance(origin, Origin):
+        where = blame.definition(vars(kind).get("write")) or spec["source"]
+        raise request.error(f"{where}: write returned a {type(origin).__name__}; expected an Origin")
     stored = {name: np.load(out / f"{name}.npy", mmap_mode="r") for name in arrays.ARRAYS}
     arrays.checked(stored, f"dataset '{request.dataset}'")
     count, size, _, channels = stored["train_images"].shape
@@ -83,5 +86,9 @@ def statistics(
     measured_mean = weights @ values
     measured_std = np.sqrt((weights * (values - measured_mean[:, None]) ** 2).sum(1))
     if std is None and not measured_std.all():
-        raise request.error("a channel of the training images has one value only; give `std`")
+        usable = ", ".join(f"{value:.4g}" if value else "1.0" for value in measured_std)
+        raise request.error(
+            "a channel of the training images has one value only, by whose deviation 0 they cannot be divided;"
+            f" in params.yaml put beside `source`: std: [{usable}]"
+        )
     return list(mean or measured_mean.tolist()), list(std or measured_std.tolist())

@@ -8,10 +8,9 @@ training N/(N + n).
 from __future__ import annotations
 
 import copy
-from typing import Annotated
+import math
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from normbench.evaluation.calibration import accuracy, finite
@@ -58,6 +57,8 @@ class Mixing:
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for name, value in self.trained.items():
             layer.get_buffer(name).copy_(value)
+        if math.prod(inputs[0].shape) == inputs[0].shape[1]:
+            return  # One value a channel has no variance, so that the layer keeps the statistics of training.
         # A forward pass in training mode with this momentum turns the running statistics into the mixture. Its output
         # is not used.
         momentum, count = layer.momentum, len(inputs[0])
@@ -72,13 +73,13 @@ COLUMNS = ("batch_clean_accuracy", "batch_corruption_accuracy")
 
 
 class BatchStatistics(ScoreSettings):
-    """Prediction-time batch normalization on batches of `batch_size` test images.
+    """Prediction-time batch normalization on batches of `batch_size` test images, which may be single images.
 
     prior: the weight of the training statistics, in images.
     """
 
     prior: NotNegativeReal = 16.0
-    batch_size: Annotated[int, Field(ge=2)] = 200
+    batch_size: Positive = 200
 
 
 class Adapted(Strict):

@@ -67,11 +67,16 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
                 constants[node] = 1.0
             elif node.op == "call_module":
                 name = str(node.target)
+                # Folding divides by deviations of the training images, so it can overflow.
+                if not all(weight.isfinite().all() for weight in layers[name].parameters()):
+                    raise Unbounded(f"the weights of {name} are not finite when norms are folded into them")
                 try:
                     norms = layer_norms(layers[name], sizes[name])
                 except Unbounded as error:
                     raise Unbounded(f"{error}, the layer {name}") from None
                 if norms is not None:
+                    if not all(math.isfinite(norm) for norm in norms.values() if norm is not None):
+                        raise Unbounded(f"the norm of {name} is not finite")
                     found.append({"name": name, **norms})
                 constants[node] = of_inputs[0] * (1.0 if norms is None else norms["bound"])
             elif node.op == "output":

@@ -15,7 +15,7 @@ from normbench.evaluation.subject import LEVELS, Scores, Subject
 from normbench.functional.graph import is_of_the_model
 from normbench.spectral import margin_radius
 from normbench.system.quantities import Accuracy, Finite
-from normbench.system.schema import NotNegativeReal, Positive, PositiveReal, Strict
+from normbench.system.schema import MOST, NotNegativeReal, Positive, PositiveReal, Strict
 
 
 class Smoothness(ScoreSettings):
@@ -25,7 +25,7 @@ class Smoothness(ScoreSettings):
     accuracy, 2-norms in units of 1/255.
     """
 
-    examples: Annotated[int, Field(ge=2)] = 100
+    examples: Annotated[int, Field(ge=2, le=MOST)] = 100
     radii: list[PositiveReal] = [8.0, 36.0]
 
 
@@ -105,7 +105,7 @@ def constants(subject: Subject, settings: Smoothness, chosen: Tensor) -> dict[st
 
     - `bound`: an upper bound on the Lipschitz constant of the network, or None.
     - `local`: mean and maximum, over the images, of the 2-norm of the gradient of the margin between the two largest
-      logits, divided by sqrt(2). This is a lower estimate of the same Lipschitz constant.
+      logits, divided by sqrt(2). This is a lower estimate of the same Lipschitz constant. None if it is not finite.
     - `certified`: for each radius in units of 1/255, the fraction of the images that are classified correctly and, by
       the bound, keep their class within that radius (Tsuzuku et al., arXiv 1802.04034).
     """
@@ -118,13 +118,20 @@ def constants(subject: Subject, settings: Smoothness, chosen: Tensor) -> dict[st
         top = logits.topk(2, dim=1).values
         (gradient,) = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), given)
     local = gradient.flatten(1).norm(dim=1) / math.sqrt(2)
-    found["local"] = {"mean": float(local.mean()), "max": float(local.max()), "examples": len(labels)}
+    found["local"] = {"mean": number(local.mean()), "max": number(local.max()), "examples": len(labels)}
     found["bound"] = None if found["product"] is None else found["product"] / float(images.std.min())
+    if found["bound"] is not None and not math.isfinite(found["bound"]):
+        found |= {"bound": None, "why": "the norm of the network is not finite"}
     if found["bound"]:
         radii = margin_radius(logits.detach().double(), labels, found["bound"])
         certified = {f"{radius:g}": float((radii > radius / LEVELS).double().mean()) for radius in settings.radii}
         found["certified"] = certified
     return found
+
+
+def number(value: Tensor) -> float | None:
+    """A 0-d tensor as a number; None if it is not finite, which JSON does not have."""
+    return float(value) if value.isfinite() else None
 
 
 def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
@@ -149,7 +156,7 @@ def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
         total = power.sum().clamp_min(torch.finfo(torch.float64).tiny)
         numbers = {"rms": output.square().mean().sqrt(), "max": output.abs().max()}
         numbers |= {name: power[band].sum() / total for name, band in bands.items()}
-        found.append({name: float(value) if value.isfinite() else None for name, value in numbers.items()})
+        found.append({name: number(value) for name, value in numbers.items()})
 
     handles = [block.register_forward_hook(note) for block in blocks]
     try:

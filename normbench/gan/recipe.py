@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from normbench.system.schema import Positive, PositiveReal, Share, Strict
+from normbench.system.schema import MOST, Positive, PositiveReal, Share, Strict, Threads
 
 
 class GanRecipe(Strict):
@@ -20,12 +20,12 @@ class GanRecipe(Strict):
     """
 
     iterations: Positive
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[int, Field(ge=2, le=MOST)] = 64
     lr: PositiveReal = 2e-4
     beta1: Share = 0.0
     beta2: Share = 0.9
     discriminator_steps: Positive = 1
     latent: Positive = 128
     average: Share = 0.99
-    fid_samples: Annotated[int, Field(ge=2)] | None = None
-    threads: Positive = 1
+    fid_samples: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    threads: Threads = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.methods.base import Method
-from normbench.system import plugins
+from normbench.system import blame, plugins
 from normbench.system.errors import UserError, hint
 
 FOLDER = Path(__file__).parent
@@ -25,8 +25,8 @@ def source_file(reference: str) -> Path:
 
     reference: a name, `path/to/file.py:Class` or `package.module:Class`.
     """
-    place, colon, _ = reference.partition(":")
-    if colon:
+    place, _, _ = reference.partition(":")
+    if plugins.is_place(reference):
         return plugins.source_file(place)
     if place not in names():
         raise UserError(f"unknown method; {hint(place, names())}")
@@ -36,19 +36,24 @@ def source_file(reference: str) -> Path:
 def method_class(reference: str) -> type[Method]:
     """The class of a method. reference: see `source_file`. Raises UserError if there is no such class."""
     path = source_file(reference)
-    place, colon, name = reference.partition(":")
-    module = plugins.imported(place) if colon else importlib.import_module(f"normbench.methods.{place}")
+    place, _, name = reference.partition(":")
+    own = plugins.is_place(reference)
+    module = plugins.imported(place) if own else importlib.import_module(f"normbench.methods.{place}")
     classes = {
         key: value
         for key, value in vars(module).items()
         if inspect.isclass(value) and issubclass(value, Method) and value is not Method
     }
-    if not colon:
+    if not own:
         (found,) = [value for value in classes.values() if value.__module__ == module.__name__]
         return found
+    if not name:
+        own_classes = [key for key, value in classes.items() if value.__module__ == module.__name__]
+        raise UserError(plugins.nameless(place, "class", own_classes))
     if name not in classes:
         if name in vars(module):
-            raise UserError(f"{name} in {path} is not a subclass of normbench.methods.base.Method")
+            where = blame.definition(vars(module)[name]) or path
+            raise UserError(f"{where}: {name} in {path} is not a subclass of normbench.methods.base.Method")
         raise UserError(f"{path} has no class {name}; {hint(name, classes)}")
     return classes[name]
 

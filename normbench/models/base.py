@@ -24,7 +24,8 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from normbench.system.errors import UserError, hint
-from normbench.system.plugins import Table, registers
+from normbench.system.plugins import Table, is_place, registers
+from normbench.system.schema import LARGEST, MOST
 
 Kind = Literal["classifier", "gan"]
 Networks = nn.Module | tuple[nn.Module, nn.Module]
@@ -78,9 +79,11 @@ class Model:
         if wanted is float and type(value) is int:
             value = float(value)
         if wanted is int:
+            if type(value) is int and value > MOST:
+                return f"must be at most {MOST}"
             return None if type(value) is int and value > 0 else "must be a positive int"
         if wanted is float:
-            fits = type(value) is float and 0 <= value < float("inf")
+            fits = type(value) is float and 0 <= value <= LARGEST
             return None if fits else "must be a number of at least 0"
         return None if type(value) is wanted else f"must be a {wanted.__name__}"
 
@@ -156,7 +159,7 @@ def get(reference: str, kind: Kind | None = None) -> Model:
 
     Raises UserError if there is none, or if it is not of the given kind.
     """
-    if ":" not in reference and reference not in names(kind):
+    if not is_place(reference) and reference not in names(kind):
         raise UserError(f"unknown model; {hint(reference, names(kind))}")
     model = MODELS.get(reference)
     if kind is not None and model.kind != kind:

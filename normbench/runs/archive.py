@@ -86,7 +86,7 @@ def export_all(runs: Iterable[str], to: Path) -> str:
             problems.append(str(error))
     line = f"{done} runs in {to}; `normbench runs import` takes them into another run store"
     if problems:
-        raise UserError("\n".join([line, *problems]))
+        raise UserError(line, *problems)
     return line
 
 

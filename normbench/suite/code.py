@@ -25,7 +25,7 @@ __all__ = ["PACKAGE", "TRAINING", "digest", "method", "model", "of_stages", "pro
 # The entry points of the stages that do not train.
 STAGES = {
     "corrupt": [("suite/corrupt.py", "corrupt")],
-    "bind": [("suite/bind.py", "bind")],
+    "bind": [("suite/bind.py", "write"), ("suite/runs.py", "bound_dataset")],
     "evaluate": [
         ("suite/evaluate.py", "subject_of"),
         ("evaluation/subject.py", "Subject"),

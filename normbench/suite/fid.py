@@ -75,6 +75,10 @@ def features(data: Splits, bound: Bound) -> tuple[fid.Features, dict[str, Any]]:
     The network is a classifier of the dataset that is trained once and kept in the run store. It is independent of
     variants and seeds. Raises UserError if its training diverged.
     """
+    if bound.classes < 2:  # `bind` says so before the training.
+        raise UserError(
+            f"dataset {bound.name}: has 1 class, but the FID needs the features of a classifier of 2 or more"
+        )
     run = feature_run(bound)
     claim_and_train(run, lambda: data)
     record = store.record(run.id)

@@ -9,6 +9,9 @@ import itertools
 from pathlib import Path
 from typing import Any, Literal
 
+from normbench.checks import corruption
+from normbench.checks.method import problems as method_problems
+from normbench.corruptions import SMALLEST_SIDE as SMALLEST_HERE
 from normbench.corruptions import registry as corruptions
 from normbench.corruptions.constants import BENCHMARK
 from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_side
@@ -20,24 +23,25 @@ from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
-from normbench.suite import code
+from normbench.suite import code, feasible, trial
+from normbench.suite.document import Keys
 from normbench.suite.file import ParamsFile, check_options, typed_options
 from normbench.suite.resolved import Resolved
 from normbench.suite.runs import adopt_outputs
 from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS
-from normbench.system import layout
+from normbench.system import blame, files, layout
 from normbench.system.errors import UserError, hint
 from normbench.training.task import Task, TaskEntry
 
-Keys = tuple[str | int, ...]
+SIDE = 32  # pixels of the images on which the user's own corruptions are tried
 
 
 class Resolver:
     """Resolves a params.yaml of valid structure: collects one line for each mistake, and the JSON values."""
 
     def __init__(self, file: ParamsFile):
-        self.file, self.params, self.raw = file, file.params, file.raw
+        self.file, self.params = file, file.params
         self.problems: list[str] = []
         self.datasets: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, type[Source]] = {}  # by the name of the dataset
@@ -77,7 +81,7 @@ class Resolver:
             if name not in known:
                 self.problem(("suite", key, index), f"unknown; {hint(name, known)}")
             elif not NAME.fullmatch(name):
-                self.problem(("suite", key, index), "a name has letters, digits, '_' and '-' only")
+                self.problem(("suite", key, index), "a name has at most 100 letters, digits, '_' and '-'")
             elif name in chosen[:index]:
                 self.problem(("suite", key, index), "stands here twice")
 
@@ -121,8 +125,8 @@ class Resolver:
     def dataset(self, name: str) -> None:
         """Resolves one dataset: looks up its source and checks the source's options."""
         declared = self.params.datasets.get(name) or Dataset(source=name)
-        if (declared.mean is None) != (declared.std is None):
-            self.problem(("datasets", name), "mean and std go together")
+        if declared.mean is not None and declared.std is None:
+            self.problem(("datasets", name), "mean and std go together: give std too, or let both be measured")
         try:
             kind = self.sources[name] = sources.source_class(declared.source)
         except UserError as error:
@@ -175,7 +179,11 @@ class Resolver:
             wrong = model.option_problem(option, value)
             if wrong:
                 self.problem((section, name, "model_options", option), wrong)
+        for keys, message in feasible.of_recipe(task.recipe):
+            self.problem((section, name, "recipe", *keys), message)
         size = self.image_size(task.dataset)
+        for keys, message in feasible.of_size(task, size) if size else ():
+            self.problem((section, name, *keys), message)
         unfit = model.size_problem(size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)
@@ -202,6 +210,10 @@ class Resolver:
         except UserError as error:
             self.problem(("variants", name, "method"), str(error))
             return
+        mistakes = method_problems(kind)
+        if mistakes:
+            self.problems += [line for line in mistakes if line not in self.problems]
+            return
         wrong = check_options(kind, variant.options)
         for option, message in wrong:
             self.problem(("variants", name, "options", option), message)
@@ -212,10 +224,23 @@ class Resolver:
         except (TypeError, ValueError) as error:
             self.problem(("variants", name, "options"), str(error))
             return
+        except Exception as error:  # __post_init__ may be the user's own.
+            self.problem(
+                ("variants", name, "options"), f"{blame.place(error) or kind.__name__}: {blame.one_line(error)}"
+            )
+            return
+        options = {key: getattr(method, key, None) for key in method.__dataclass_fields__}
+        try:
+            files.hash_of(options)
+        except (TypeError, ValueError) as error:
+            self.problem(
+                ("variants", name, "options"), f"{blame.definition(kind)}: not numbers, texts or lists: {error}"
+            )
+            return
         self.variants[name] = Variant(
             name=name,
             method=variant.method,
-            options={key: getattr(method, key) for key in method.__dataclass_fields__},
+            options=options,
             method_code=code.method(variant.method),
         )
 
@@ -230,12 +255,18 @@ class Resolver:
                 self.corruption_names = corruptions.named([*self.corruption_names.values(), reference])
                 if not made_here:
                     check_name(reference)
+                elif ":" in reference and chosen.source is None:
+                    corruption.check(reference, SIDE)
             except UserError as error:
                 self.problem(("corruptions", "names", index), str(error))
         if chosen.source is not None and (not made_here or chosen.constants != "auto"):
             self.problem(("corruptions", "source"), "with published images, leave out engine and constants")
         elif not made_here and chosen.constants not in ("auto", "imagenet"):
             self.problem(("corruptions", "constants"), f"engine {chosen.engine} has those of imagenet only")
+        for name in self.params.suite.datasets if made_here and chosen.source is None else ():
+            if (self.image_size(name) or SMALLEST_HERE) < SMALLEST_HERE:
+                message = f"corruptions need a side of {SMALLEST_HERE} pixels or more"
+                self.problem(("datasets", name, "image_size"), message)
         for name in () if made_here else self.params.suite.datasets:
             try:
                 check_side(self.image_size(name) or SMALLEST_SIDE)
@@ -290,7 +321,11 @@ def resolve(path: Path = layout.PARAMS) -> Resolved:
 
 
 def write(path: Path = layout.PARAMS, to: Path = layout.RESOLVED) -> None:
-    """Resolves params.yaml into a folder, which is replaced atomically, and copies pulled runs into the run store."""
+    """Resolves params.yaml into a folder, which is replaced atomically, and copies pulled runs into the run store.
+
+    Raises UserError, and leaves the folder, if params.yaml or a variant has a mistake (see `normbench.suite.trial`).
+    """
     resolved = resolve(path)
+    trial.check(trial.of_params(resolved))
     resolved.write(to)
     adopt_outputs(resolved.suite)  # Later, DVC removes the outputs of the stages that it runs.

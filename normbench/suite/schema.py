@@ -5,22 +5,26 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, ConfigDict, Field, create_model
 
 from normbench.evaluation.registry import scores
 from normbench.gan.task import GanTaskEntry
 from normbench.runs.variant import VariantEntry
 from normbench.suite.suite import Suite
-from normbench.system.schema import Positive, PositiveReal, Share, Strict
+from normbench.system.schema import Positive, Strict
 from normbench.training.task import TaskEntry
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
-def _all_or_list(value: Any) -> Any:
-    if value != "all" and not isinstance(value, list):
-        raise ValueError("must be `all` or a list of names")
+def _of_pixels(value: float) -> float:
+    if not 0 <= value <= 1:
+        advice = f": divide by 255 ({value / 255:.4g})" if 1 < value <= 255 else ""
+        raise ValueError(f"must be between 0 and 1, as pixels are{advice}")
     return value
+
+
+OfPixels = Annotated[float, AfterValidator(_of_pixels)]  # a statistic of pixels in 0..1
 
 
 class Corruptions(Strict):
@@ -33,7 +37,7 @@ class Corruptions(Strict):
     in it stands for the name of the dataset.
     """
 
-    names: Annotated[Literal["all"] | Annotated[list[str], Field(min_length=1)], BeforeValidator(_all_or_list)] = "all"
+    names: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"
     severities: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = [1, 2, 3, 4, 5]
     engine: Literal["normbench", "imagecorruptions"] = "normbench"
     constants: Literal["auto", "cifar", "tiny_imagenet", "imagenet"] = "auto"
@@ -65,16 +69,16 @@ class Dataset(Strict):
 
     source: a name in normbench/data/sources, `path/to/file.py:name` or `package.module:name`. image_size: height and
     width in pixels; null for the size of the source. mean, std: the input normalization of each channel, for values in
-    0..1; null to measure it on the training images. note: what readers of the results should know about the data; it is
-    stored in every record and shown in the report.
+    0..1; null to measure them on the training images, or the mean alone where std is given. note: what readers of the
+    results should know about the data; it is stored in every record and shown in the report.
     """
 
     model_config = ConfigDict(extra="allow")
 
     source: str
-    image_size: Annotated[int, Field(ge=4)] | None = None
-    mean: list[Share] | None = None
-    std: list[PositiveReal] | None = None
+    image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
+    mean: Annotated[list[OfPixels], Field(min_length=1)] | None = None
+    std: Annotated[list[Annotated[OfPixels, Field(gt=1e-6)]], Field(min_length=1)] | None = None
     note: str | None = None
 
     def options(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from normbench.runs.run import Kind
 from normbench.system import layout
-from normbench.system.schema import NotNegative, Strict
+from normbench.system.schema import Seed, Strict
 
 
 class Suite(Strict):
@@ -18,8 +18,8 @@ class Suite(Strict):
     the variant to which the mean corruption error is relative.
     """
 
-    seed: NotNegative = 0
-    seeds: Annotated[list[NotNegative], Field(min_length=1)]
+    seed: Seed = 0
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     datasets: Annotated[list[str], Field(min_length=1)]
     tasks: list[str]
     variants: list[str]

@@ -13,7 +13,7 @@ from pathlib import Path
 from normbench.data import intact
 from normbench.runs import checkpoint, store
 from normbench.runs.run import Run
-from normbench.suite import runs
+from normbench.suite import runs, trial
 from normbench.suite.resolve import resolve
 from normbench.suite.resolved import Resolved
 from normbench.sweep import local, room
@@ -68,6 +68,7 @@ def prepare() -> list[Run]:
     It uses DVC in a DVC project and calls the stages itself elsewhere. Exits with the code of a stage that fails.
     """
     resolved = resolve()
+    trial.check(trial.of_params(resolved))
     for command in commands(resolved):
         done = subprocess.run([sys.executable, "-m", *command])
         if done.returncode != 0:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from normbench.runs import provenance
-from normbench.suite import runs
+from normbench.suite import runs, trial
 from normbench.suite.resolve import resolve
 from normbench.sweep import room
 from normbench.sweep.cost import STEPS, Cell, Cost, advice, measure_all
@@ -43,6 +43,7 @@ class Plan:
 def make(measured: bool) -> Plan:
     """Returns the plan for params.yaml as it is. measured: whether to time 20 training steps of each variant."""
     resolved = resolve()
+    trial.check(trial.of_params(resolved))
     bound, absent = runs.bound_tasks(resolved)
     planned, device = of_runs(runs.of_suite(resolved, bound)), devices.choose()
     todo = [each for each in planned if each.state is not State.DONE]

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable
+import threading
+import tokenize
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from normbench.system import blame, files
 from normbench.system.errors import UserError, hint, nearest
+from normbench.system.text import complain
+
+SLOW = 10.0  # seconds after which the import of a file of the user's own is mentioned
 
 Entry = TypeVar("Entry")
+_imported: set[str] = set()  # the names of the modules that references have named
 Decorator = TypeVar("Decorator", bound=Callable[..., Any])
 
 
@@ -68,14 +77,16 @@ class Table(Generic[Entry]):
 
     def get(self, reference: str) -> Entry:
         """Returns the entry with a name or reference. Raises UserError, with a suggestion, if there is none."""
-        place, colon, name = reference.partition(":")
-        if not colon:
+        place, _, name = reference.partition(":")
+        if not is_place(reference):
             self._read()
             if reference not in self.entries:
                 raise UserError(f"unknown {self.noun}; {hint(reference, self.entries)}")
             return self.entries[reference]
         module = imported(place)
         found = {entry: value for (entry, where), value in self._modules.items() if where == module.__name__}
+        if not name:
+            raise UserError(nameless(place, self.noun, found))
         if name not in found:
             raise UserError(f"{place} registers no {self.noun} {name}; {hint(name, found)}")
         return found[name]
@@ -88,14 +99,33 @@ class Table(Generic[Entry]):
             self._complete = True
 
 
+def is_place(reference: str) -> bool:
+    """Whether a text refers to a file or a module, with or without a name in it, and not to an entry of a package."""
+    return any(mark in reference for mark in ":./\\")
+
+
+def nameless(place: str, noun: str, found: Iterable[str]) -> str:
+    """Returns the message for a file or module that is named without the entry that is meant.
+
+    found: the names of the entries there.
+    """
+    names = sorted(found)
+    if not names:
+        return f"{place} has no {noun}"
+    written = f"{place}:{names[0]}" if len(names) == 1 else f"{place}:NAME, where NAME is one of {', '.join(names)}"
+    return f"it does not say which {noun} of the file is meant: write {written}"
+
+
 def source_file(place: str) -> Path:
     """Returns the source file of the part of a reference before its colon: `path/to/file.py` or `package.module`.
 
     Raises UserError if there is no such file or module.
     """
-    if place.endswith(".py"):
+    if not place:
+        raise UserError("no file or module stands before the ':'")
+    if place.endswith(".py") or "/" in place or "\\" in place:
         path = Path(place)
-        if not path.is_file():
+        if not (path.is_file() and place.endswith(".py")):
             near = nearest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else None
             raise UserError(f"no such file {place}" + (f"; did you mean '{path.parent / near}'?" if near else ""))
         return path
@@ -104,7 +134,7 @@ def source_file(place: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     except (Exception, SystemExit) as error:  # Importing the parent package runs the user's code.
-        raise UserError(f"{place} cannot be imported: {_one_line(error)}") from error
+        raise UserError(_not_imported(Path(place), error)) from error
     if spec is None or spec.origin is None:
         raise UserError(f"no module named {place} can be imported")
     return Path(spec.origin)
@@ -116,10 +146,29 @@ def imported(place: str) -> ModuleType:
     load: Callable[[], ModuleType] = (
         (lambda: _of_file(path)) if place.endswith(".py") else (lambda: importlib.import_module(place))
     )
+    slow = threading.Timer(SLOW, complain, [f"{path}: its import takes more than {SLOW:g} s"])
+    slow.daemon = True
+    slow.start()
     try:
-        return load()
+        # Where a command prints JSON, nothing else may be printed.
+        with contextlib.redirect_stdout(sys.stderr), blame.torch_settings_kept() as changed:
+            module = load()
+            if changed():
+                raise UserError(f"{path}: its import changes torch's default type, device or gradient mode")
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # The user's code may raise anything.
-        raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
+        raise UserError(_not_imported(path, error)) from error
+    finally:
+        slow.cancel()
+    _imported.add(module.__name__)
+    return module
+
+
+def place_of(error: BaseException) -> str | None:
+    """The file and line of an exception in which a file of the user's own took part, or None."""
+    frames = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return blame.place(error) if any(name in _imported for name in frames) else None
 
 
 def _of_file(path: Path) -> ModuleType:
@@ -142,5 +191,22 @@ def _of_file(path: Path) -> ModuleType:
     return module
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _not_imported(path: Path, error: BaseException) -> str:
+    """The message about a file that cannot be imported, with the line of the mistake in it or in what it imports."""
+    if isinstance(error, SyntaxError):
+        _check_encoding(Path(error.filename) if error.filename and Path(error.filename).is_file() else path)
+    where = blame.place(error) or ""
+    file, _, line = where.rpartition(":")
+    if file == blame.shown(path):
+        return f"{where} cannot be imported: {blame.one_line(error)}"
+    return f"{path} cannot be imported: {f'{where}: ' if line else ''}{blame.one_line(error)}"
+
+
+def _check_encoding(path: Path) -> None:
+    """Raises UserError, with the place of the byte at fault, for a source file in UTF-8 that is not valid."""
+    try:
+        declared = tokenize.detect_encoding(iter(path.read_bytes().splitlines(keepends=True)).__next__)[0]
+    except (SyntaxError, UnicodeDecodeError):
+        declared = "utf-8"
+    if declared.startswith("utf-8"):
+        files.text_of(path.read_bytes(), Path(blame.shown(path)))

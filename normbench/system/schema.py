@@ -11,10 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from normbench.system import files
 from normbench.system.errors import UserError
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
-PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegativeReal = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST = 2**31 - 1  # of a count: what every kernel and format takes as the size of something
+LARGEST = 3e38  # of a number: about the largest float32
+
+Positive = Annotated[int, Field(gt=0, le=MOST)]
+NotNegative = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Threads = Annotated[int, Field(gt=0, le=256)]
+PositiveReal = Annotated[float, Field(gt=0, le=LARGEST)]
+NotNegativeReal = Annotated[float, Field(ge=0, le=LARGEST)]
 Precision = Literal["float32", "bfloat16"]
 MemoryFormat = Literal["channels_last", "contiguous"]
 Share = Annotated[float, Field(ge=0, lt=1)]

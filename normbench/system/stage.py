@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from normbench.system import preemption
+from normbench.system import blame, plugins, preemption
 from normbench.system.errors import UserError
 from normbench.system.text import complain, show_traceback
 
@@ -27,8 +27,8 @@ def run(function: Callable[..., Any], *options: str) -> None:
 def guarded(task: Callable[[], Any]) -> None:
     """Calls a task and turns its errors into messages and exit codes.
 
-    UserError and OSError become one line and exit code 1, an interrupt exit code 130. With the environment variable
-    NORMBENCH_TRACEBACK, an OSError keeps its traceback.
+    UserError, OSError and errors of the user's own files become one line and exit code 1, an interrupt exit code 130.
+    With the environment variable NORMBENCH_TRACEBACK, all but UserError keep their traceback.
     """
     try:
         task()
@@ -39,7 +39,14 @@ def guarded(task: Callable[[], Any]) -> None:
         complain("interrupted: what was finished is kept, the same command goes on")
         raise SystemExit(130) from None
     except OSError as error:
-        if os.environ.get("NORMBENCH_TRACEBACK"):
+        if os.environ.get(blame.TRACEBACK):
             raise
         complain(f"{error.filename or 'disk'}: {error.strerror or error}")
+        raise SystemExit(1) from None
+    except Exception as error:
+        where = plugins.place_of(error)
+        if where is None or os.environ.get(blame.TRACEBACK):
+            raise
+        shown = f"{where}: {blame.one_line(error)} ({blame.TRACEBACK}=1 shows the whole traceback)"
+        complain(shown)
         raise SystemExit(1) from None

@@ -34,7 +34,7 @@ class Outcome:
 
     history: one entry per epoch: `epoch` (from 1), `lr`, mean `loss` and training `accuracy`.
     diverged: `epoch` and `step` (both from 0, steps counted over the whole training) of the first loss that was not
-        finite, or None.
+        finite, or of the last step if that leaves weights that are not finite, or None.
     epoch_seconds: wall time of each epoch that a single process ran in full.
     lr: the learning rate at the start of the last epoch.
     seconds: total training time, including that of earlier, interrupted processes, without time spent saving state.
@@ -64,8 +64,8 @@ def fit(
 
     If `keeper` has a saved state, training resumes from it, with the same result as an uninterrupted run. seed: of the
     batches and of the adversary. `report` is called about ten times per epoch. Training stops within two tenths of an
-    epoch after a loss that is not finite. Within an epoch the host does not wait for the GPU, except to draw the random
-    starts of a PGD adversary and to save state.
+    epoch after a loss that is not finite; whether the weights are finite is seen after the last step. Within an epoch
+    the host does not wait for the GPU, except to draw the random starts of a PGD adversary and to save state.
     """
     training = Training(model, method, images, recipe, seed, report, keeper or Nobody())
     training.resume()
@@ -74,8 +74,16 @@ def fit(
     for epoch in range(training.epoch, recipe.epochs):
         training.run_epoch(epoch)
         if training.outcome.diverged is not None:
-            break
+            return training.outcome
+    if not finite(model):  # The last step may have diverged unnoticed: its loss is that of the weights before it.
+        training.outcome.diverged = {"epoch": recipe.epochs - 1, "step": recipe.epochs * training.steps - 1}
     return training.outcome
+
+
+def finite(model: nn.Module) -> bool:
+    """Whether the parameters and the running statistics of a network are finite."""
+    running = [value for name, value in model.named_buffers() if name.rpartition(".")[2].startswith("running_")]
+    return all(bool(value.isfinite().all()) for value in (*model.parameters(), *running))
 
 
 class Training:

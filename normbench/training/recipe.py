@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from normbench.system.schema import (
+    MOST,
     MemoryFormat,
     NotNegative,
     NotNegativeReal,
@@ -15,6 +16,7 @@ from normbench.system.schema import (
     Precision,
     Share,
     Strict,
+    Threads,
 )
 
 
@@ -53,7 +55,7 @@ class Recipe(Strict):
     """
 
     epochs: Positive
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[int, Field(ge=2, le=MOST)] = 128
     lr: PositiveReal = 0.1
     momentum: Share = 0.9
     nesterov: bool = False
@@ -69,7 +71,7 @@ class Recipe(Strict):
     drop_last: bool = False
     precision: Precision = "float32"
     memory_format: MemoryFormat = "channels_last"
-    threads: Positive = 1
+    threads: Threads = 1
     gradient_clip: PositiveReal | None = None
     compile: Literal["default", "reduce-overhead"] | None = None
     adversary: Adversary | None = None

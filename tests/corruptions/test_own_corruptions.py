@@ -162,15 +162,15 @@ assert set(np.unique(corruptions.corrupt(images, "salt", 5))) == {{0, 255}}
     [
         (
             "@corruption(constants=five[:4])\ndef dust(images, c): ...",
-            "{} cannot be imported: ValueError: 4 constants for cifar: a corruption needs one for each of 5 severities",
+            "{}:4 cannot be imported: ValueError: 4 constants for cifar: a corruption needs one for each of 5 severities",
         ),
         (
             "@corruption(constants={'cifar': five})\ndef dust(images, c): ...",
-            "{} cannot be imported: ValueError: constants for cifar: a corruption needs cifar, tiny_imagenet, imagenet",
+            "{}:4 cannot be imported: ValueError: constants for cifar: a corruption needs cifar, tiny_imagenet, imagenet",
         ),
         (
             "@corruption(constants=five)\ndef labels(images, c): ...",
-            "{} cannot be imported: ValueError: a corruption cannot be called labels: labels.npy holds the labels of the "
+            "{}:4 cannot be imported: ValueError: a corruption cannot be called labels: labels.npy holds the labels of the "
             "images",
         ),
         (

@@ -162,7 +162,7 @@ def test_a_file_in_the_folder_of_the_package_is_enough(own_source: None) -> None
     ("entry", "expected"),
     [
         ("{source: sources/levels.py:levels}", "datasets.mine.classes: missing; source levels needs it"),
-        ("{source: sources/levels.py:levels, classes: 2.5}", "datasets.mine.classes = 2.5: input should be a valid integer"),
+        ("{source: sources/levels.py:levels, classes: 2.5}", "datasets.mine.classes = 2.5: must be a whole number"),
         ("{source: sources/levels.py:levels, classes: 3, stepp: 1.0}", "datasets.mine.stepp = 1.0: unknown key; did you mean 'step'?"),
         ("{source: sources/levels.py:levels, classes: 3, imagesize: 8}", "datasets.mine.imagesize = 8: unknown key; did you mean 'image_size'?"),
         ("{source: sources/levels.py:levels, classes: 100}", "datasets.mine: classes x step must be at most 255"),
@@ -170,9 +170,9 @@ def test_a_file_in_the_folder_of_the_package_is_enough(own_source: None) -> None
         ("{source: sources/level.py:levels, classes: 3}", "datasets.mine.source = 'sources/level.py:levels': no such file sources/level.py; did you mean 'sources/levels.py'?"),
         ("{source: digits, path: there}", "datasets.mine.path = 'there': unknown key: source digits does not have it; these do: imagefolder, npz"),
         ("{source: npz, pathh: there}", "datasets.mine.pathh = 'there': unknown key; did you mean 'path'?\nparams.yaml:4: datasets.mine.path: missing; source npz needs it"),
-        ("{source: npz, path: 3}", "datasets.mine.path = 3: input should be a valid string"),
+        ("{source: npz, path: 3}", "datasets.mine.path = 3: must be text: write it in quotes"),
         ("{source: imagefolder, path: there}", "datasets.mine.image_size: missing; source imagefolder needs it"),
-        ("{source: cifar10, mirror: [there]}", "datasets.mine.mirror = ['there']: input should be a valid string"),
+        ("{source: cifar10, mirror: [there]}", "datasets.mine.mirror = [there]: must be text or null"),
     ],
 )  # fmt: skip
 def test_one_line_for_a_mistake_in_a_dataset(own_source: None, entry: str, expected: str) -> None:
@@ -182,6 +182,21 @@ def test_one_line_for_a_mistake_in_a_dataset(own_source: None, entry: str, expec
     with pytest.raises(UserError) as caught:
         resolve.resolve(Path("params.yaml"))
     assert str(caught.value) == f"params.yaml:4: {expected}"
+
+
+def test_one_line_for_a_mistake_in_its_code(own_source: None) -> None:
+    run("stages.resolve")
+    for old, new, said in (
+        ('return Origin("made here")', 'return "made here"', "dataset 'mine': sources/levels.py:24: write returned a str; expected an Origin\n"),
+        ("np.arange(6 *", "np.arage(6 *", "sources/levels.py:25: AttributeError: module 'numpy' has no attribute 'arage'"),
+    ):  # fmt: skip
+        Path("sources/levels.py").write_text(OWN.replace(old, new))
+        command = [sys.executable, "-m", "stages.download", "--dataset", "mine"]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.startswith(said), done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not Path("build/data/mine").exists()
 
 
 def test_an_option_that_is_a_list(own_folders: None) -> None:

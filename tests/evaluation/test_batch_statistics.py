@@ -120,3 +120,37 @@ def test_a_network_without_running_statistics_has_no_such_score(tmp_path: Path) 
         corrupted_subject(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), tmp_path), BatchStatistics()
     )
     assert found.metrics == found.columns == found.predictions == {}
+
+
+def test_one_value_a_channel_keeps_the_statistics_of_training() -> None:
+    """It has no variance. The variance of an image of more pixels is that of its pixels."""
+    torch.manual_seed(0)
+    layer = nn.BatchNorm2d(3)
+    layer(torch.randn(50, 3, 4, 4) * 2 + 1)
+    layer.eval()
+    adapted = with_batch_statistics(layer, 0.0)
+    one = torch.randn(1, 3, 1, 1)
+    assert torch.equal(adapted(one), layer(one))
+    x = torch.randn(1, 3, 4, 4)
+    expected = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), keepdim=True) + 1e-5).sqrt()
+    assert torch.allclose(adapted(x), expected, atol=1e-5)
+    assert torch.equal(adapted(one), layer(one)), "what came before does not stay"
+
+
+@pytest.mark.parametrize(
+    "name", ["batch_norm", "network_deconvolution", "conv_norm", "spectral_batch_norm", "fantastic_four"]
+)
+@pytest.mark.parametrize("side", [4, 16])
+def test_batches_of_one_image(name: str, side: int) -> None:
+    """At a side of 4, the last layers of the network have one pixel."""
+    adapted = with_batch_statistics(trained(name), 16.0)
+    for _ in range(2):
+        assert adapted(torch.randn(1, 3, side, side)).isfinite().all()
+
+
+def test_the_score_takes_batches_of_one_image(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 8), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 4)).eval()
+    given = corrupted_subject(model, tmp_path, examples=25)
+    found = batch_statistics(given, BatchStatistics(batch_size=1)).metrics["batch_statistics"]
+    expected = model(given.images.normalized(given.images.pixels)).argmax(1)
+    assert found["clean_accuracy"] == pytest.approx(float((expected == given.images.labels).double().mean()))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from normbench.data.batches import on_device
+from normbench.data.batches import Images, on_device
 from normbench.evaluation.lipschitz import bounds
 from normbench.evaluation.smoothness import Smoothness, constants, features, smoothness
 from normbench.methods import registry
@@ -142,3 +144,20 @@ def test_features_of_collapsed_and_exploded_networks() -> None:
     assert huge["rms"] == pytest.approx(1e30)
     assert huge["mean"] == 1
     assert features(model, torch.full((2, 3, 8, 8), float("nan"))) == [dict.fromkeys(names)]
+
+
+def test_weights_that_overflow_have_no_bound_and_numbers_that_json_has() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)).eval()
+    images = Images(
+        torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6) % 3, *torch.full((2, 1, 1, 1), 0.3)
+    )
+    for huge, whole in ((("0", "1"), False), (("3",), True), (("0", "3"), True), (("0", "1", "3"), False)):
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            for name in huge:
+                changed.get_parameter(f"{name}.weight").fill_(1e37)
+        found = smoothness(subject(changed, images), Smoothness()).metrics
+        json.dumps(found, allow_nan=False)
+        assert (found["smoothness"]["bound"] is not None) == whole
+        assert whole or found["smoothness"]["why"] == "the weights of 0 are not finite when norms are folded into them"

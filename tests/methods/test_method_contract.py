@@ -17,10 +17,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from normbench.checks import subjects
+from normbench.checks.method import problems
 from normbench.methods import registry
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models import registry as models
 from normbench.system.errors import UserError
+from tests.checks.made import BOUND, task
 
 CLASSES = 7
 # name -> model options, input channels, image size, another size
@@ -111,34 +114,15 @@ def test_training_step_is_finite_and_reaches_every_parameter(name: str, model_na
 
 @ON_EACH_MODEL
 @ON_EACH_METHOD
-def test_optimizer_groups_hold_each_parameter_once(name: str, model_name: str) -> None:
-    method, model = trained(name, model_name)
-    groups = method.param_groups(model, lr=0.1, weight_decay=1e-4)
-    grouped = [parameter for group in groups for parameter in group["params"]]
-    assert sorted(map(id, grouped)) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-
-
-@ON_EACH_MODEL
-@ON_EACH_METHOD
-def test_evaluation_is_deterministic_and_changes_nothing(name: str, model_name: str) -> None:
-    _, model = trained(name, model_name)
-    x = images(model_name, 5)
-    state = copy.deepcopy(model.state_dict())
-    first = logits_of(model, x)
-    assert first.isfinite().all()
-    assert torch.equal(logits_of(model, x), first)
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, state[key]) if isinstance(value, Tensor) else value == state[key], key
-
-
-@ON_EACH_MODEL
-@ON_EACH_METHOD
-def test_evaluation_takes_each_image_on_its_own(name: str, model_name: str) -> None:
-    _, model = trained(name, model_name)
-    x = images(model_name, 5)
-    together = logits_of(model, x)
-    alone = torch.cat([logits_of(model, x[i : i + 1]) for i in range(len(x))])
-    assert torch.allclose(alone, together, rtol=1e-4, atol=1e-5 * together.abs().max().item())
+def test_passes_what_is_asked_of_everybodys_own_methods(name: str, model_name: str) -> None:
+    """Without a note: shapes, gradients, groups, stored state, and an evaluation that takes each image on its own."""
+    options, channels, size, _ = MODELS[model_name]
+    bound = BOUND.model_copy(
+        update={"channels": channels, "image_size": size, "mean": [0.5] * channels, "std": [0.3] * channels}
+    )
+    what = task(model_name, {"width": 8} | options)
+    assert problems(registry.method_class(name)) == []
+    assert subjects.check(what, models.get(model_name), registry.build(name, {}), bound, name) == []
 
 
 @ON_EACH_MODEL

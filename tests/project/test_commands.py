@@ -56,7 +56,7 @@ def test_list_as_json(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_check_as_json(folder: SuiteFolder) -> None:
-    assert printed(folder, "check") == {"params": "params.yaml", "runs": 6, "changed": []}
+    assert printed(folder, "check") == {"params": "params.yaml", "runs": 6, "changed": [], "notes": []}
     folder.edit("epochs: 2", "epochs: 3")
     assert printed(folder, "check")["changed"] == ["tasks/small"]
     folder.edit("epochs: 3", "epochs: 2")

@@ -27,10 +27,10 @@ MISTAKES = {
     ),
     "misspelt section": ("\nvariants:", "\nvarients:", r"varients.*unknown key; did you mean 'variants'"),
     "negative epochs": ("epochs: 5", "epochs: -3", r"recipe\.epochs = -3: .*greater than 0"),
-    "wrong type": ("epochs: 5", "epochs: many", r"recipe\.epochs = 'many': .*valid integer"),
-    "float for int": ("epochs: 5", "epochs: 5.5", r"recipe\.epochs = 5\.5: .*valid integer"),
-    "text for number": ("lr: 0.1", "lr: fast", r"recipe\.lr = 'fast': .*valid number"),
-    "not finite": ("lr: 0.1", "lr: .inf", r"recipe\.lr = inf: .*finite"),
+    "wrong type": ("epochs: 5", "epochs: many", r"recipe\.epochs = 'many': must be a whole number$"),
+    "float for int": ("epochs: 5", "epochs: 5.5", r"recipe\.epochs = 5\.5: must be a whole number$"),
+    "text for number": ("lr: 0.1", "lr: fast", r"recipe\.lr = 'fast': must be a number$"),
+    "not finite": ("lr: 0.1", "lr: .inf", r"recipe\.lr = \.inf: must be a finite number$"),
     "unknown schedule": (
         "schedule: cosine",
         "schedule: cosin",
@@ -78,7 +78,7 @@ MISTAKES = {
     "unknown option": (
         "{coefficient: 8.0e-4}",
         "{coeficient: 8.0e-4}",
-        r"options\.coeficient = 0\.0008: unknown option of FantasticFour; .*'coefficient'",
+        r"options\.coeficient = 8\.0e-4: unknown option of FantasticFour; .*'coefficient'",
     ),
     "option out of range": (
         "{coefficient: 8.0e-4}",
@@ -88,7 +88,7 @@ MISTAKES = {
     "option of wrong type": (
         "{coefficient: 8.0e-4}",
         "{coefficient: high}",
-        r"options\.coefficient = 'high': .*valid number",
+        r"options\.coefficient = 'high': must be a number$",
     ),
     "option not a choice": (
         "{placement: last_stage}",
@@ -105,7 +105,7 @@ MISTAKES = {
         "names: [gausian_noise]",
         r"corruptions\.names\.0 = 'gausian_noise': .*'gaussian_noise'",
     ),
-    "corruption not a list": ("names: all", "names: some", r"corruptions\.names = 'some': must be `all` or a list"),
+    "corruption not a list": ("names: all", "names: some", r"corruptions\.names = 'some': must be `all` or a list$"),
     "severity": (
         "severities: [1, 5]",
         "severities: [6]",
@@ -190,7 +190,7 @@ MISTAKES = {
     "sha256": (
         "source: digits",
         "source: npz\n    path: a.npz\n    sha256: 12ab",
-        r"datasets\.digits\.sha256 = '12ab': string should match pattern",
+        r"datasets\.digits\.sha256 = '12ab': must be 64 hexadecimal digits, 0-9 and a-f$",
     ),
     "option of another source": (
         "image_size: 12",
@@ -232,7 +232,7 @@ MISTAKES = {
     "threads by the machine": (
         "      epochs: 5",
         "      threads: auto\n      epochs: 5",
-        r"recipe\.threads = 'auto': .*valid integer",
+        r"recipe\.threads = 'auto': must be a whole number$",
     ),
     "precision of a GAN": (
         "      iterations: 100",

@@ -76,6 +76,23 @@ def test_what_diverged_has_no_predictions() -> None:
     assert set(metrics) == {"history", "training_set"}
 
 
+@pytest.mark.parametrize("lr", [1e30, 3e38])
+def test_a_last_step_that_leaves_no_finite_weights_has_diverged(lr: float) -> None:
+    """The loss of the only step is that of the weights before it, and finite."""
+    one = prepared(task(recipe=recipe(batch_size=64, lr=lr, weight_decay=1e30)))
+    outcome = classifier.fit(one, task(), 0, lambda *_: None)
+    assert len(outcome.history) == 1
+    assert np.isfinite(outcome.history[0]["loss"])
+    assert outcome.diverged == {"epoch": 0, "step": 0}
+    assert classifier.measure(one, outcome)[1] is None
+
+
+def test_running_statistics_that_are_not_finite_have_diverged() -> None:
+    one = prepared(task())
+    next(value for name, value in one.model.named_buffers() if name.endswith("running_var")).fill_(torch.inf)
+    assert classifier.fit(one, task(), 0, lambda *_: None).diverged == {"epoch": 0, "step": 3}
+
+
 def test_memory_of_a_step_grows_with_its_batch() -> None:
     small, large = (classifier.step_memory(prepared(task(recipe=recipe(batch_size=size)))) for size in (16, 64))
     assert 0 < small < large

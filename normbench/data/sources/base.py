@@ -7,12 +7,13 @@ docs/extending.md has a complete example.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator
 
 from normbench.system.errors import UserError
 from normbench.system.plugins import Table, registers
@@ -22,7 +23,14 @@ COMMON_KEYS = ("source", "image_size", "mean", "std", "note")
 # Further keys that a resolved dataset has, besides the options of its source. No option may have one of these names.
 ADDED_KEYS = ("name", "source_code")
 
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+def _hexadecimal(value: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError("must be 64 hexadecimal digits, 0-9 and a-f")
+    return value
+
+
+Sha256 = Annotated[str, AfterValidator(_hexadecimal)]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from normbench.data.arrays import BATCH
 from normbench.data.sources.base import Origin, Request, Source, source
+from normbench.system import files
 from normbench.system.errors import UserError, hint
 from normbench.system.progress import Progress
 
@@ -98,7 +99,7 @@ def _annotated(folder: Path, classes: list[str], request: Request) -> list[tuple
     numbers = {name: label for label, name in enumerate(classes)}
     listing = []
     annotations = folder / "val_annotations.txt"
-    for line, text in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
+    for line, text in enumerate(files.read_text(annotations).splitlines(), start=1):
         row = text.split("\t")
         if len(row) < 2:
             raise request.error(f"{annotations}: line {line} is not a file and a class with a tab between")

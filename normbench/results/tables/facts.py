@@ -169,5 +169,5 @@ def about(method: str) -> str | None:
     path = Path(place) if colon else Path(methods.__file__).parent / f"{place}.py"
     if path.suffix != ".py" or not path.is_file():
         return None
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    text = ast.get_docstring(ast.parse(path.read_bytes()))
     return " ".join(text.split("\n\n")[0].split()) if text else None

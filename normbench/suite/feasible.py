@@ -1,0 +1,128 @@
+"""Settings that cannot be trained or scored together, or not with the data, though each of them is valid by itself.
+
+They are found before any training, so that no suite stops in its middle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normbench.data.bound import Bound
+from normbench.data.labels import part_of_each_class
+from normbench.gan.recipe import GanRecipe
+from normbench.gan.task import GanTask, GanTaskEntry
+from normbench.runs.run import Kind
+from normbench.runs.variant import Variant
+from normbench.suite.suite import SECTIONS
+from normbench.system import layout
+from normbench.system.schema import LARGEST
+from normbench.training.recipe import Recipe
+from normbench.training.task import Task, TaskEntry
+
+Keys = tuple[str | int, ...]
+Found = Iterator[tuple[Keys, str]]
+
+MOST_CLASSES = 2**15 - 1  # predicted classes are stored as int16
+
+
+def of_recipe(recipe: Recipe | GanRecipe) -> Found:
+    """Yields keys and message of each thing in a recipe that no dataset can be trained with."""
+    if isinstance(recipe, GanRecipe):
+        return
+    if recipe.nesterov and not recipe.momentum:
+        yield ("nesterov",), "needs a momentum above 0"
+    steps = sum(milestone < recipe.epochs for milestone in recipe.milestones)
+    grown = math.log(recipe.lr) + steps * math.log(recipe.gamma)
+    if recipe.schedule == "step" and recipe.gamma > 1 and grown > math.log(LARGEST):
+        yield ("gamma",), f"after {steps} milestones the learning rate would be above {LARGEST:g}"
+
+
+def of_size(task: TaskEntry | GanTaskEntry, size: int) -> Found:
+    """Yields keys and message of each setting of a task that does not fit images of this side in pixels."""
+    if isinstance(task, TaskEntry) and task.recipe.crop_padding > size:
+        yield ("recipe", "crop_padding"), f"more than the {size} pixels of an image, so that crops would miss it"
+
+
+def of_task(task: Task | GanTask, bound: Bound, variants: Iterable[Variant], evaluation: dict[str, Any]) -> Found:
+    """Yields keys and message of each setting of a task that does not fit its dataset.
+
+    variants: those that are trained on the task. evaluation: the resolved section.
+    """
+    yield from of_size(task, bound.image_size)
+    if isinstance(task, GanTask):
+        if bound.classes < 2:
+            yield ("dataset",), "has 1 class, but the FID needs the features of a classifier of 2 or more"
+        elif bound.train < 2:
+            yield ("dataset",), "has 1 training image, but the FID needs 2 or more"
+        return
+    if bound.classes < 2:
+        yield ("dataset",), "has 1 class, but a classifier needs 2 or more"
+        return
+    if bound.classes > MOST_CLASSES:
+        yield ("dataset",), f"has {bound.classes} classes, but at most {MOST_CLASSES} can be stored"
+    if task.label_noise is not None and task.label_noise.kind == "asymmetric" and bound.classes != 10:
+        message = f"is for the 10 classes of CIFAR-10, {task.dataset} has {bound.classes}; try 'cyclic'"
+        yield ("label_noise", "kind"), message
+    if evaluation.get("smoothness") is not None and bound.test < 2:
+        yield ("dataset",), "has 1 test image, but the score smoothness needs 2 or more: evaluation.smoothness: null"
+    yield from of_batches(task, bound, variants)
+
+
+def of_batches(task: Task, bound: Bound, variants: Iterable[Variant]) -> Found:
+    """Yields keys and message if an epoch of a task has no batch, or one image in a batch that needs more."""
+    recipe = task.recipe
+    labels = np.load(Path(bound.path) / "train_labels.npy")
+    images = len(part_of_each_class(labels, task.train_fraction, 0))
+    if recipe.drop_last and images < recipe.batch_size:
+        message = f"there are fewer training images ({images}), so that drop_last would leave none"
+        yield ("recipe", "batch_size"), message
+    elif images % recipe.batch_size == 1 and not (recipe.drop_last and images > 1):
+        for variant in variants:
+            if why := cannot_train_on_one(task, bound, variant):
+                message = (
+                    f"the last of {images} training images is a batch by itself, on which {variant.name} cannot train "
+                    f"({why}): set drop_last or another batch size"
+                )
+                yield ("recipe", "batch_size"), message
+                return
+
+
+def cannot_train_on_one(task: Task, bound: Bound, variant: Variant) -> str | None:
+    """Returns why a network cannot train on a batch of one image, though it can on one of two; None if it can."""
+    import torch
+
+    from normbench.methods import registry as methods
+    from normbench.models import registry as models
+    from normbench.models.build import new_classifier
+
+    with torch.random.fork_rng([]):
+        method = methods.build(variant.method, variant.options)
+        network = new_classifier(models.get(task.model), task.model_options, method, bound.channels, bound.classes, 0)
+        network.train()
+        for count in (2, 1):
+            try:
+                with torch.no_grad():
+                    network(torch.randn(count, bound.channels, bound.image_size, bound.image_size))
+            except (RuntimeError, ValueError) as error:
+                return None if count == 2 else str(error).split("\n")[0]
+    return None
+
+
+def problems(
+    kind: Kind, task: Task | GanTask, bound: Bound, variants: Iterable[Variant], evaluation: dict[str, Any]
+) -> list[str]:
+    """Returns lines for what `of_task` finds, `params.yaml: tasks.mine.recipe.batch_size = 8: message`."""
+    lines = []
+    for keys, message in of_task(task, bound, variants, evaluation):
+        value: Any = task.json_value()
+        for key in keys:
+            value = value[key]
+        lines.append(
+            f"{layout.PARAMS}: {'.'.join(map(str, (SECTIONS[kind], task.name, *keys)))} = {value!r}: {message}"
+        )
+    return lines
