@@ -26,7 +26,7 @@ from normbench.runs.finished import record_in
 from normbench.runs.record import TrainedRecord
 from normbench.system import files, intact, layout, strict_json
 from normbench.system.errors import UserError
-from normbench.system.schema import NotNegative, Strict
+from normbench.system.schema import Strict
 from normbench.system.text import excerpt, say
 
 MANIFEST, FORMAT, SUFFIX = "manifest.json", 1, ".run.tar"
@@ -160,7 +160,7 @@ def import_(path: Path) -> tuple[str, bool]:
 class Listed(Strict):
     """What the manifest says about a file: its size in bytes and its hexadecimal sha256."""
 
-    bytes: NotNegative
+    bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
