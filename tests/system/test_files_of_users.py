@@ -124,7 +124,7 @@ CODE = {
     "latin-1": ("x = 1\ny = 'größer'\n".encode("latin-1"), r":2: byte 0xF6 \('ö' in Latin-1\) is not UTF-8: save "),
     "utf-16": ("x = 1\n".encode("utf-16"), r":1: its text is UTF-16"),
     "NUL": (b"x = 1\ny = '\0'\n", r":2: has a NUL byte"),
-    "not Python": (b"x = 1\ndef f(:\n", r":2: SyntaxError: "),
+    "not Python": (b"x = 1\ndef f(:\n", r":2 cannot be imported: SyntaxError: "),
 }
 
 
