@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from normbench import __version__
-from normbench.system import files, layout
+from normbench.system import files, layout, preemption
 from normbench.system.errors import UserError, hint
 from normbench.system.stage import guarded
 
@@ -229,6 +229,7 @@ def runs_import(
 
 def main() -> None:
     """The entry point of the command. A user's mistake ends in one line and exit code 1."""
+    preemption.watch()
     try:
         app()
     except UserError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from normbench.corruptions import check, registry
 from normbench.corruptions.constants import SETS
 from normbench.corruptions.files import check_choice, constants_for, maker, versions, write_arrays
 from normbench.corruptions.operators import Bytes
-from normbench.system import layout
+from normbench.system import layout, npy
 from normbench.system.errors import UserError, hint
-from normbench.system.files import atomic, read_json, sha256, write_json
+from normbench.system.files import atomic, read_json, sha256, sync, write_json
 from normbench.system.progress import Progress
+from normbench.system.scratch import discard, is_temporary, left_behind, scratch
 
 ENGINES = ("normbench", "imagecorruptions")
 
@@ -66,25 +68,24 @@ def export(
 
     if not hashes:
         note()
-    with atomic(out / "labels.npy") as path, path.open("wb") as file:
+    with atomic(out / "labels.npy") as path:
         kind = np.uint8 if labels.max(initial=0) <= 255 and labels.min(initial=0) >= 0 else np.int64
-        np.save(file, np.tile(labels.astype(kind), len(severities)))
-    for left in out.glob(".*.npy.partial"):  # left behind by a killed process
-        left.unlink()
-    partial = {chosen[name]: out / f".{name}.npy.partial" for name in missing}
+        npy.save(path, np.tile(labels.astype(kind), len(severities)))
+    for left in left_behind(out):
+        discard(left)
     whole = {chosen[name]: name for name in missing}
-    try:
-        with Progress(title, total=max(1, len(missing) * rows)) as progress:
-            make = maker(images, seed, engine, settings["constants"])
-            for reference in write_arrays(partial, severities, len(images), images.shape[1:], make, progress, workers):
+    with scratch(out / "arrays") as folder, Progress(title, total=max(1, len(missing) * rows)) as progress:
+        partial = {chosen[name]: folder / f"{name}.npy" for name in missing}
+        make = maker(images, seed, engine, settings["constants"])
+        arrays = write_arrays(partial, severities, len(images), images.shape[1:], make, progress, workers)
+        with closing(arrays) as done:
+            for reference in done:
+                sync(partial[reference])
                 hashes[whole[reference]] = sha256(partial[reference])
                 partial[reference].replace(out / f"{whole[reference]}.npy")
                 note()
-            kept = f", {len(chosen) - len(missing)} were there" if len(missing) < len(chosen) else ""
-            progress.close(f"{len(missing)} corruptions{kept}, {len(severities)} severities, {len(images)} images")
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+        kept = f", {len(chosen) - len(missing)} were there" if len(missing) < len(chosen) else ""
+        progress.close(f"{len(missing)} corruptions{kept}, {len(severities)} severities, {len(images)} images")
 
 
 def _read(dataset: str) -> tuple[Bytes, np.ndarray]:
@@ -140,7 +141,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> tuple[dict[str, str], dict
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: not a folder")
     if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and not all(map(is_temporary, out.iterdir())):
             raise UserError(f"{out}: not empty, and without meta.json: choose another folder")
         return {}, {}
     try:

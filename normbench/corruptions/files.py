@@ -8,10 +8,10 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +22,9 @@ from normbench.corruptions import corrupt, registry
 from normbench.corruptions.constants import SEVERITIES, set_for
 from normbench.corruptions.imagecorruptions_engine import check_name, check_side, corrupt_with_imagecorruptions
 from normbench.corruptions.operators import Bytes
+from normbench.system import npy, preemption
 from normbench.system.errors import UserError
-from normbench.system.files import atomic_folder, read_json, sha256, write_json
+from normbench.system.files import atomic_folder, read_json, sha256, write_json, writing
 from normbench.system.progress import Progress
 
 IMAGES = 250  # images in memory at a time
@@ -173,10 +174,11 @@ def _write(
     hashes: dict[str, str] = {}
     with atomic_folder(target) as folder, Progress(f"corrupt {source.name}", total=len(chosen) * rows) as progress:
         paths = {reference: folder / f"{name}.npy" for name, reference in chosen.items()}
-        for reference in write_arrays(paths, severities, count, shape[1:], make, progress, workers):
-            hashes[paths[reference].stem] = sha256(paths[reference])
+        with closing(write_arrays(paths, severities, count, shape[1:], make, progress, workers)) as done:
+            for reference in done:
+                hashes[paths[reference].stem] = sha256(paths[reference])
         label_type = np.int64 if dataset["classes"] > 255 else np.uint8
-        np.save(folder / "labels.npy", np.tile(labels.astype(label_type), len(severities)))
+        npy.save(folder / "labels.npy", np.tile(labels.astype(label_type), len(severities)))
         meta = {
             "names": list(chosen),
             "severities": list(severities),
@@ -196,12 +198,12 @@ def write_arrays(
     make: Maker,
     progress: Progress,
     workers: int | None = None,
-) -> Iterator[str]:
+) -> Generator[str]:
     """Writes the array of each corruption, uint8 (S * count, *shape) for S severities; yields its name when it is done.
 
     paths: the file of each corruption, by the name or reference that `make` is given. workers: the number of processes;
     by default one for each core if there is much work. They are forked, and each writes its own parts of the files, so
-    that nothing is copied between them.
+    that nothing is copied between them. They end when the generator is closed, or when this process ends.
     """
     total = len(paths) * len(severities) * count
     blocks = [
@@ -210,16 +212,14 @@ def write_arrays(
         for position, severity in enumerate(severities)
         for start in range(0, count, IMAGES)
     ]
-    starts = {
-        name: np.lib.format.open_memmap(path, "w+", np.uint8, (len(severities) * count, *shape)).offset
-        for name, path in paths.items()
-    }
+    size = (len(severities) * count, *shape)
+    starts = {name: npy.create(path, np.uint8, size) for name, path in paths.items()}
 
     def fill(block: Block) -> Block:
         index = np.arange(block.start, block.end)
         made = make(block.name, block.severity, index)
-        # Not through the memory map, whose page faults would cost more than the writing.
-        with paths[block.name].open("rb+") as file:
+        path = paths[block.name]
+        with writing(path, math.prod(size)), path.open("rb+") as file:
             file.seek(starts[block.name] + (block.offset + block.start) * math.prod(shape))
             file.write(np.ascontiguousarray(made).data)
         return block
@@ -260,7 +260,8 @@ def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> I
         return
     global _fill
     _fill = fill  # the forked processes inherit it
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _quiet)
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (os.getpid(),))
 
     def mapped(blocks: list[Block]) -> Iterator[Block]:
         for finished in as_completed([pool.submit(_call, block) for block in blocks]):
@@ -268,8 +269,13 @@ def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> I
 
     try:
         yield mapped
-    except BrokenProcessPool:
-        raise UserError("a process was killed: too little memory? `workers` = 1 needs less") from None
+    except BaseException as error:
+        for child in multiprocessing.active_children():
+            if child not in others:
+                child.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise UserError("a process was killed: too little memory? `workers` = 1 needs less") from None
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         _fill = None
@@ -278,10 +284,11 @@ def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> I
 _fill: Callable[[Block], Block] | None = None
 
 
-def _quiet() -> None:
-    """Initializes a worker: it ignores interrupts, upon which the parent ends it."""
+def _begin(parent: int) -> None:
+    """Initializes a worker: it ignores interrupts, upon which the parent ends it, and ends when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    preemption.end_with(parent)
 
 
 def _call(block: Block) -> Block:

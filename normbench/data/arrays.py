@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from normbench.data.sources.base import Request
+from normbench.system import npy
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
 
@@ -26,7 +27,7 @@ def save(arrays: Mapping[str, np.ndarray], request: Request, out: Path) -> None:
     for name, array in complete.items():
         if name.endswith("images") and request.image_size is not None:
             array = resize(array, request.image_size, f"{request.dataset} {name}")
-        np.save(out / f"{name}.npy", np.ascontiguousarray(array))
+        npy.save(out / f"{name}.npy", array)
 
 
 def checked(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:

@@ -10,9 +10,7 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +25,7 @@ from normbench.runs.contents import LARGEST, RECORD, contents
 from normbench.runs.record import Record
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.scratch import place, scratch
 
 MANIFEST, FORMAT, SUFFIX = "manifest.json", 1, ".run.tar"
 NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.run\.tar")
@@ -50,17 +49,17 @@ def export(run: str, to: Path) -> Path:
         name: {"bytes": (folder / name).stat().st_size, "sha256": files.sha256(folder / name)} for name in names
     }
     manifest = json.dumps({"format": FORMAT, "run": run, "files": facts}, indent=1, sort_keys=True).encode()
-    to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{run}.", dir=to) as scratch:
-        made = Path(scratch) / "archive"
-        with tarfile.open(made, "w", format=tarfile.PAX_FORMAT) as archive:
+    with scratch(to / "export") as temporary:
+        made = temporary / run
+        size = sum(fact["bytes"] for fact in facts.values())
+        with files.writing(made, size), tarfile.open(made, "w", format=tarfile.PAX_FORMAT) as archive:
             archive.addfile(_member(MANIFEST, len(manifest)), io.BytesIO(manifest))
             for name in names:
                 with (folder / name).open("rb") as content:
                     archive.addfile(_member(name, facts[name]["bytes"]), content)
         path = to / f"{run}-{files.sha256(made)[:16]}{SUFFIX}"
-        with files.atomic(path) as temporary:
-            made.replace(temporary)
+        files.sync(made)
+        made.replace(path)
     return path
 
 
@@ -110,33 +109,29 @@ def import_(path: Path) -> tuple[str, bool]:
     named = NAME.fullmatch(path.name)
     if named and files.sha256(path)[:16] != named[2]:
         raise UserError(f"{path}: damaged: its sha256 does not begin with the {named[2]} of its name")
-    root = store.folder("import").parent
-    root.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".import.", dir=root))
-    try:
+    with scratch(layout.store() / "import") as folder:
+        made = folder / "run"
+        made.mkdir()
         try:
             with tarfile.open(path, "r:") as archive:
                 manifest = _manifest(archive, path)
-                _unpack(archive, manifest["files"], scratch, path)
+                _unpack(archive, manifest["files"], made, path)
         except tarfile.TarError as error:
             raise UserError(f"{path}: damaged, or no archive of a run ({error})") from None
         run = manifest["run"]
         if named and named[1] != run:
             raise UserError(f"{path}: has run {run}, which is not that of its name")
-        check_content(scratch, run, path)
+        check_content(made, run, path)
         with store.claimed(run):
             if store.finished(run):
                 mine = {file.name: files.sha256(file) for file in store.folder(run).iterdir()}
                 if mine != {name: facts["sha256"] for name, facts in manifest["files"].items()}:
                     raise UserError(f"{path}: {store.folder(run)} has another outcome of this run, which is kept")
                 return run, False
-            scratch.chmod(0o755)
-            files.to_disk(scratch)
-            scratch.replace(store.folder(run))
+            files.to_disk(made)
+            place(made, store.folder(run))
             store.forget(run)
         return run, True
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _manifest(archive: tarfile.TarFile, path: Path) -> dict[str, Any]:
@@ -182,7 +177,7 @@ def _unpack(archive: tarfile.TarFile, listed: dict[str, Any], to: Path, path: Pa
         content = archive.extractfile(member)
         assert content is not None  # because the member is a regular file
         # Safe whatever the header says: the name is one of `LARGEST`, and the manifest limits the length.
-        with (to / member.name).open("xb") as out:
+        with files.writing(to / member.name, listed[member.name]["bytes"]), (to / member.name).open("xb") as out:
             while block := content.read(BLOCK):
                 size += len(block)
                 if size > listed[member.name]["bytes"]:

@@ -53,7 +53,7 @@ class Checkpoints:
         number = int(kept[-1].name.partition("-")[0]) + 1 if kept else 1
         digest = hashlib.sha256(content).hexdigest()
         with files.atomic(self.folder / f"{number:06d}-{digest[:16]}.pt") as temporary:
-            temporary.write_bytes(content)
+            files.write_bytes(temporary, content)
         for old in kept[: len(kept) + 1 - KEPT]:
             old.unlink(missing_ok=True)
         self.written = time.monotonic()
@@ -87,7 +87,7 @@ def save_weights(module: torch.nn.Module, path: Path) -> None:
     """Writes the state of a module. Raises OSError if the disk is full, which torch's own writer does not."""
     buffer = io.BytesIO()
     torch.save(module.state_dict(), buffer)
-    path.write_bytes(buffer.getbuffer())
+    files.write_bytes(path, buffer.getbuffer())
 
 
 def verified(path: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from normbench.runs.contents import CHECKPOINTS, RECORD
 from normbench.runs.record import Record
-from normbench.system import layout
+from normbench.system import files, layout
 
 ID = re.compile("[0-9a-f]{16}")
 
@@ -40,7 +40,7 @@ def all_finished() -> list[str]:
 
 def fetch(run: str, to: Path) -> None:
     """Copies a finished run from the store into the output of a stage."""
-    shutil.copytree(folder(run), to)
+    files.copy_folder(folder(run), to)
 
 
 def unfinished(run: str) -> Path:

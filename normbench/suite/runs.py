@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -110,4 +109,4 @@ def adopt(folder: Path) -> None:
     with store.claimed(run):
         if not store.finished(run):
             with files.atomic_folder(store.folder(run)) as target:
-                shutil.copytree(folder, target, dirs_exist_ok=True)
+                files.copy_folder(folder, target)

@@ -5,9 +5,13 @@ A run has as many threads as its recipe says, so on a CPU a sweep gives bit for 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from normbench.runs import checkpoint, store
@@ -20,6 +24,7 @@ from normbench.sweep.cost import measure_all
 from normbench.system import device as devices
 from normbench.system import layout, preemption
 from normbench.system.errors import UserError
+from normbench.system.stage import ENDS_WITH_PARENT
 
 
 def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
@@ -65,16 +70,33 @@ def prepare() -> list[Run]:
     """
     resolved = resolve()
     for command in commands(resolved):
-        done = subprocess.run([sys.executable, "-m", *command])
-        if done.returncode != 0:
+        code = call(command)
+        if code != 0:
             shown = " ".join(word for word in command if word != "--quiet")
             print(f"python -m {shown}: failed, and so called it says why", file=sys.stderr, flush=True)
-            raise SystemExit(done.returncode)
+            raise SystemExit(code)
     runs.adopt_outputs(resolved.suite)
     bound, absent = runs.bound_tasks(resolved)
     if absent:
         raise UserError("\n".join(f"dataset {name}: {why}" for name, why in absent.items()))
     return runs.of_suite(resolved, bound)
+
+
+def call(command: list[str]) -> int:
+    """Returns the exit code of a Python module. It ends, with all that it has started, when this process is ended."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env=os.environ | {ENDS_WITH_PARENT: "1"},
+        start_new_session=True,
+        preexec_fn=functools.partial(preemption.end_with, os.getpid()) if sys.platform == "linux" else None,
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
 
 
 def commands(resolved: Resolved) -> list[list[str]]:

@@ -1,14 +1,23 @@
-"""SIGTERM, which schedulers send before they take a machine back: a training saves a checkpoint and exits with 75."""
+"""SIGTERM, which schedulers send before they take a machine back: a training saves a checkpoint and exits with 75.
+
+A child process gets it too when its parent has ended, so that no process goes on for nobody.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+PR_SET_PDEATHSIG = 1  # of Linux
+LOOK = 0.5
 
 _requested = False
 _saving = False
@@ -39,6 +48,26 @@ def forked() -> None:
     _saving = False
     if _requested:
         raise SystemExit(EXIT_CODE)
+
+
+def end_with(parent: int) -> None:
+    """To be called first in the main thread of a child process: sends it SIGTERM when its parent ends, also by a kill.
+
+    parent: the id of the process that started this one. On Linux the system sends the signal at once; elsewhere a
+    thread looks every `LOOK` seconds.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:  # It has ended before.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 def watch() -> None:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from normbench.system import preemption
-from normbench.system.errors import UserError
+from normbench.system.errors import UserError, line
+
+ENDS_WITH_PARENT = "NORMBENCH_ENDS_WITH_PARENT"  # set for the stages that a sweep calls, by themselves or through DVC
 
 
 def run(function: Callable[..., Any], *options: str) -> None:
@@ -19,6 +21,8 @@ def run(function: Callable[..., Any], *options: str) -> None:
         parser.add_argument(f"--{option}", required=True)
     arguments = vars(parser.parse_args())
     preemption.watch()
+    if os.environ.get(ENDS_WITH_PARENT):
+        preemption.end_with(os.getppid())
     guarded(lambda: function(**arguments))
 
 
@@ -39,5 +43,5 @@ def guarded(task: Callable[[], Any]) -> None:
     except OSError as error:
         if os.environ.get("NORMBENCH_TRACEBACK"):
             raise
-        print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr, flush=True)
+        print(line(error), file=sys.stderr, flush=True)
         raise SystemExit(1) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,7 +21,7 @@ from normbench.corruptions import MAIN, NAMES, corrupt
 from normbench.corruptions import export as module
 from normbench.corruptions import files as corrupted
 from normbench.corruptions.files import write_corrupted
-from normbench.system import files, layout
+from normbench.system import files, layout, scratch
 from normbench.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,8 +212,21 @@ def test_a_failing_worker_ends_the_whole(fault: str, scenes: Path, monkeypatch: 
     assert {path.name for path in Path("out").iterdir()} <= {"contrast.npy", "labels.npy", "meta.json"}
 
 
+def group_ends(group: int) -> bool:
+    """Whether all processes of a group end within ten seconds. Their work would take minutes."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 @needs_fork
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_no_worker_goes_on_alone(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of a terminal; SIGTERM and a kill reach the first one alone."""
     images = np.zeros((20000, 32, 32, 3), np.uint8)
     np.savez(tmp_path / "own.npz", test_images=images, test_labels=np.zeros(20000, int))
     command = [sys.executable, "-m", "normbench", "corrupt", "own.npz", "--out", "out", "--workers", "2"]
@@ -221,20 +236,54 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C goes to all processes of a terminal's group
+        start_new_session=True,
     )
     try:
         for _ in range(600):
-            if (tmp_path / "out/.snow.npy.partial").exists():
+            if list((tmp_path / "out").glob(".arrays.*.partial/snow.npy")):
                 break
             time.sleep(0.1)
         time.sleep(0.5)
-        os.killpg(child.pid, signal.SIGINT)
-        _, lines = child.communicate(timeout=60)
+        (os.killpg if number == signal.SIGINT else os.kill)(child.pid, number)
+        child.wait(timeout=60)
+        assert group_ends(child.pid)
+        lines = child.communicate()[1].splitlines()
     finally:
-        child.kill()
-    assert child.returncode == 130
-    assert lines.splitlines() == ["interrupted: what was finished is kept, the same command goes on"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["labels.npy", "meta.json"]
-    with pytest.raises(ProcessLookupError):
-        os.killpg(child.pid, 0)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    if number == signal.SIGKILL:
+        assert left[0].startswith(".arrays.")
+        assert left[1:] == ["labels.npy", "meta.json"]
+        assert scratch.left_behind(tmp_path / "out") == [tmp_path / "out" / left[0]]
+        np.savez(tmp_path / "own.npz", test_images=images[:1], test_labels=np.zeros(1, int))
+        (tmp_path / "out/meta.json").unlink()  # the kill may come as early as this
+        (tmp_path / "out/labels.npy").unlink()
+        module.export(str(tmp_path / "own.npz"), tmp_path / "out", ["snow"], [1])
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["labels.npy", "meta.json", "snow.npy"]
+        return
+    assert child.returncode == (130 if number == signal.SIGINT else 75)
+    assert lines == ["interrupted: what was finished is kept, the same command goes on"] * (number == signal.SIGINT)
+    assert left == ["labels.npy", "meta.json"]
+
+
+@needs_fork
+def test_an_error_beside_the_workers_ends_them(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the results of some are taken, others are at work."""
+
+    def slow(images: np.ndarray, name: str, *rest: Any) -> np.ndarray:
+        if name == "fog":
+            time.sleep(600)
+        return corrupt(images, name, *rest)
+
+    def stopped(path: Path) -> str:
+        raise SystemExit(75)
+
+    monkeypatch.setattr(corrupted, "corrupt", slow)
+    for module_, call in ((module, module.export), (corrupted, write_corrupted)):
+        monkeypatch.setattr(module_, "sha256", stopped)
+        source: Any = "scenes" if call is module.export else scenes
+        with pytest.raises(SystemExit):
+            call(source, Path("out"), ["contrast", "fog"], [1], 0, workers=2)
+        assert multiprocessing.active_children() == []
+    assert sorted(path.name for path in Path("out").iterdir()) == ["labels.npy", "meta.json"]

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from normbench.data.arrays import BATCH
 from normbench.data.sources.base import Origin, Request, Source, source
+from normbench.system import npy
 from normbench.system.errors import UserError, hint
 from normbench.system.progress import Progress
 
@@ -59,7 +60,7 @@ class ImageFolder(Source):
                 )
             listings["test"] = _by_class(root / held_out, classes, request)
         for split, listing in listings.items():
-            np.save(out / f"{split}_labels.npy", np.array([label for _, label in listing], np.int64))
+            npy.save(out / f"{split}_labels.npy", np.array([label for _, label in listing], np.int64))
             images = [path for path, _ in listing]
             _write_images(out / f"{split}_images.npy", images, size, f"{request.dataset} {split}")
         return Origin(f"{self.path} (train, {held_out})", class_names=classes)
@@ -117,14 +118,14 @@ def _write_images(path: Path, images: list[Path], size: int, title: str) -> None
     They are decoded in threads, because Pillow releases Python's global lock. title: names them in the progress bar.
     """
     count = len(images)
-    written = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
-    with Progress(f"read {title}", total=count) as progress, ThreadPoolExecutor() as pool:
+    offset = npy.create(path, np.uint8, (count, size, size, 3))
+    with Progress(f"read {title}", total=count) as progress, ThreadPoolExecutor() as pool, path.open("rb+") as file:
+        file.seek(offset)
         for start in range(0, count, BATCH):
             batch = images[start : start + BATCH]
             for index, image in enumerate(pool.map(_read_image, batch, [size] * len(batch)), start=start):
-                written[index] = image
+                file.write(image.tobytes())
                 progress.update(index + 1, f"{index + 1} of {count}")
-    written.flush()
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:

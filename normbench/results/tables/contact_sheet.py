@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -38,4 +39,6 @@ def contact_sheet(data: Path, corrupted: Path, out: Path, index: int = 0) -> Non
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=8)
     axes.set_frame_on(False)
-    figure.savefig(out, dpi=110, metadata={"Software": None})
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    files.write_bytes(out, buffer.getbuffer())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from normbench.results.tables.contact_sheet import contact_sheet
 from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.reading import command, place
 from normbench.runs.run import Kind
-from normbench.system import layout
+from normbench.system import files, layout
 from normbench.system.errors import UserError
 
 
@@ -27,7 +26,7 @@ def copy_samples(runs: Runs, folder: Path) -> None:
                 raise UserError(f"{source}: no such file; `{command(Kind.GAN, task, variant)}`")
             target = folder / task / variant
             target.mkdir(parents=True)
-            shutil.copyfile(source, target / source.name)
+            files.copy(source, target / source.name)
 
 
 def draw_contact_sheets(datasets: list[str], folder: Path) -> None:
