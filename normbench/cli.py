@@ -193,7 +193,7 @@ def runs_prune(
     remove: Annotated[bool, typer.Option(help="Remove it; otherwise it is only shown.")] = False,
     finished: Annotated[bool, typer.Option(help="Also finished runs that are not of the suite.")] = False,
 ) -> None:
-    """Show what the run store no longer needs: checkpoints of other suites, remains of killed processes."""
+    """Show what is no longer needed: remains of killed processes, checkpoints of other suites."""
     from normbench.sweep.prune import prune
 
     guarded(lambda: prune(finished, remove))

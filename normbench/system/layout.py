@@ -7,6 +7,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 SUITES = Path("suites")
+BUILD = Path("build")
 RESOLVED = Path("build/resolved")
 DATA = Path("build/data")
 CORRUPTED = Path("build/corrupted")
