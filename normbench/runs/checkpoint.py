@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from normbench.runs.contents import CHECKPOINTS
-from normbench.system import files, preemption
+from normbench.system import files, preemption, scratch
 from normbench.system.errors import UserError
 
 KEPT = 2  # checkpoints of a run: if the newest is damaged, the one before it is used
@@ -65,8 +65,10 @@ class Checkpoints:
     def resume(self) -> dict[str, Any] | None:
         """Returns the newest intact state and sets the random generators to it; None if there is no state.
 
-        A damaged file is renamed, and the one before it is used.
+        A damaged file is renamed, and the one before it is used. What killed processes left is removed.
         """
+        for left in scratch.left_behind(self.folder):
+            scratch.discard(left)
         for path in reversed(self.all()):
             saved = verified(path)
             if saved is not None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import fsspec
 
 from normbench.runs import archive, store
 from normbench.runs.contents import CHECKPOINTS
+from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.scratch import scratch
 
 MIRROR_INTERVAL = 2.0  # seconds between two searches for new checkpoints
 
@@ -40,8 +40,8 @@ class Remote:
         if not found or store.finished(run):
             return bool(found)
         for path in found:
-            with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
-                file = Path(scratch) / path.rpartition("/")[2]
+            with scratch(layout.store() / "fetched") as folder:
+                file = folder / path.rpartition("/")[2]
                 self.system.get_file(path, str(file))
                 try:
                     archive.import_(file)
@@ -54,11 +54,13 @@ class Remote:
 
     def give(self, run: str) -> None:
         """Copies a finished run from the local run store to the address, and removes its checkpoints there."""
-        with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
-            file = archive.export(run, Path(scratch))
+        with scratch(layout.store() / "given") as folder:
+            file = archive.export(run, folder)
             part = f"{self.root}/{file.name}.part"
             self.system.put_file(str(file), part)
             self.system.mv(part, f"{self.root}/{file.name}")
+        for left in self.system.glob(f"{self.root}/{run}-*.part"):  # by a process that was killed here
+            self.system.rm_file(left)
         if self.system.exists(self._unfinished(run)):
             self.system.rm(self._unfinished(run), recursive=True)
 
@@ -66,8 +68,8 @@ class Remote:
         """Copies the checkpoints of an unfinished run from the address. They are verified when they are read."""
         folder = store.unfinished(run)
         for path in self.system.glob(f"{self._unfinished(run)}/{CHECKPOINTS}"):
-            folder.mkdir(parents=True, exist_ok=True)
-            self.system.get_file(path, str(folder / path.rpartition("/")[2]))
+            with files.atomic(folder / path.rpartition("/")[2]) as temporary:
+                self.system.get_file(path, str(temporary))
 
     @contextmanager
     def mirrored(self, run: str) -> Iterator[None]:
