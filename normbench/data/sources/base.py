@@ -7,7 +7,7 @@ docs/extending.md has a complete example.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
@@ -48,11 +48,14 @@ class Origin:
     text: an address, a path, or a package with its version.
     sha256: the hexadecimal sha256 of the file that was read, or None where there is no single file.
     class_names: the name of each class in the order of the labels, or None where the classes have no names.
+    notes: what readers of the results should know of how the data were read, e.g. which files were left out. They are
+        printed, and added to the note of the dataset.
     """
 
     text: str
     sha256: str | None = None
     class_names: list[str] | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
