@@ -48,6 +48,10 @@ class ImageFolder(Source):
 
     needs_image_size = True
 
+    def reads(self) -> Iterable[str]:
+        """The folder."""
+        return [self.path]
+
     def write(self, request: Request, out: Path) -> Origin:
         """Reads every image of both splits. Raises UserError for the first image file that cannot be read."""
         size = request.image_size
