@@ -22,16 +22,15 @@ def places(path: Path) -> list[str]:
     """The files and folders that the datasets of a params.yaml declare to read, as far as it is valid."""
     from ruamel.yaml import YAML
 
+    found = []
     try:
         params = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        datasets = params["suite"]["datasets"]
         declared, published = params.get("datasets") or {}, (params.get("corruptions") or {}).get("source")
+        for name in params["suite"]["datasets"]:
+            found += of_dataset(declared.get(name, {"source": name}))
+            found += of_corruptions(published, name) if published is not None else []
     except Exception:  # `resolve` says what is wrong
-        return []
-    found = []
-    for name in datasets if isinstance(datasets, list) else []:
-        found += of_dataset(declared.get(name, {"source": name}))
-        found += of_corruptions(published, name) if isinstance(published, str) else []
+        return found
     return found
 
 
