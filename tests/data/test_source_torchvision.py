@@ -6,6 +6,9 @@ import gzip
 import hashlib
 import io
 import pickle
+import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from PIL import Image
 from normbench.system.errors import UserError
 from tests.support.archive_server import Server
 from tests.support.prepared import by_hand, md5, pictures, prepared, same
+from tests.support.shared import SHARED
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 
@@ -191,6 +195,129 @@ def test_nothing_is_unpickled_or_written_outside(
     assert list(Path("build/data").iterdir()) == []
 
 
+def unpack(archive: bytes, folder: str) -> None:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as file:
+        file.extractall(folder, filter="data")
+
+
+@pytest.mark.parametrize(
+    ("folder", "mirror"),
+    [
+        ("downloads/cifar10", None),
+        ("downloads", None),
+        ("data", "data"),
+        ("data", "data/cifar-10-batches-py"),
+        ("data/cifar10", "data"),
+        ("~/sets", "~/sets/"),
+    ],
+)
+def test_cifar10_unpacked_by_hand(
+    folder: str,
+    mirror: str | None,
+    server: Server,
+    cifar10: dict[str, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    packed = prepared("cifar10")[1]
+    server.log.clear()
+    shutil.rmtree("downloads")
+    place = Path(folder).expanduser()
+    unpack(server.contents["cifar-10-python.tar.gz"], str(place))
+    arrays, meta = prepared("cifar10", mirror=mirror)
+    same(arrays, cifar10)
+    assert meta["fingerprint"] == packed["fingerprint"]
+    assert meta["class_names"] == packed["class_names"]
+    assert meta["origin"] == f"{server.address}cifar-10-python.tar.gz, unpacked"
+    assert server.log == []
+    names = ("data_batch_1", "data_batch_2", "test_batch", "batches.meta")
+    content = {name: (place / "cifar-10-batches-py" / name).read_bytes() for name in names}
+    sums = "".join(f"{hashlib.sha256(content[name]).hexdigest()}  {name}\n" for name in names)
+    assert meta["sha256"] == hashlib.sha256(sums.encode()).hexdigest()
+    assert "cifar-10-python.tar.gz is not needed" in capsys.readouterr().out
+
+
+def test_cifar10_unpacked_by_hand_and_changed(
+    server: Server, cifar10: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a missing file nor another one is taken, and nothing of it is unpickled."""
+
+    class Harm:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "unpickled",)
+
+    archive = server.contents.pop("cifar-10-python.tar.gz")
+    unpack(archive, "downloads/cifar10")
+    place = Path("downloads/cifar10/cifar-10-batches-py")
+    (place / "data_batch_2").unlink()
+    (place / "test_batch").write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(UserError, match=r"no copy of\n  cifar-10-python\.tar\.gz") as caught:
+        prepared("cifar10")
+    assert f"  - if you have the files unpacked, put them into {place}/ (data_batch_1, ...)" in str(caught.value)
+    line = f"mine: {place / 'data_batch_2'}: not there (and 1 more); not used\n"
+    assert line in capsys.readouterr().err
+    (place / "data_batch_2").symlink_to("nowhere")
+    server.contents["cifar-10-python.tar.gz"] = archive
+    same(prepared("cifar10")[0], cifar10)
+    assert not (tmp_path / "unpickled").exists()
+
+
+@pytest.mark.parametrize("place", ["downloads/mnist/MNIST/raw", "downloads/mnist", "downloads/mnist/raw", "set"])
+def test_mnist_with_and_without_gz(
+    place: str, server: Server, mnist: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normbench.data.sources.torchvision import Mnist
+
+    packed = {name: server.contents[name] for name in server.contents}
+    plain = {name.removesuffix(".gz"): gzip.decompress(content) for name, content in packed.items()}
+    monkeypatch.setattr(Mnist, "raw", {name: md5(content) for name, content in plain.items()})
+    fingerprint = prepared("mnist")[1]["fingerprint"]
+    shutil.rmtree("downloads")
+    server.contents.clear()
+    server.log.clear()
+    folder = Path(place)
+    folder.mkdir(parents=True)
+    names = [*plain]
+    (folder / names[0]).write_bytes(plain[names[0]])
+    dotted = names[1].replace("-idx", ".idx")
+    (folder / dotted).mkdir()
+    (folder / dotted / dotted).write_bytes(plain[names[1]])  # as on Kaggle
+    (folder / names[2].replace("-idx", ".idx")).write_bytes(plain[names[2]])
+    if place != "set":
+        Path("downloads/mnist/MNIST/raw").mkdir(parents=True, exist_ok=True)
+        Path("downloads/mnist/MNIST/raw", f"{names[3]}.gz").write_bytes(packed[f"{names[3]}.gz"])
+    else:
+        (folder / names[3]).write_bytes(plain[names[3]])
+    arrays, meta = prepared("mnist", mirror="set" if place == "set" else None)
+    same(arrays, mnist)
+    assert meta["fingerprint"] == fingerprint
+    assert meta["origin"].endswith("/, unpacked")
+    assert server.log == []
+    (folder / names[0]).write_bytes(plain[names[0]][:-1] + b"x")
+    with pytest.raises(UserError, match=r"no copy of\n  train-images-idx3-ubyte\.gz"):
+        prepared("mnist", mirror="set" if place == "set" else None)
+
+
+@pytest.mark.skipif(not (SHARED / "data/unpack.py").exists(), reason="needs ../shared/data, real images")
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_the_official_files_of_mnist_have_the_checksums_that_are_noted(name: str, tmp_path: Path) -> None:
+    """From the original images, which others have stored in another form."""
+    from normbench.data.sources import registry
+
+    unpacking = [sys.executable, str(SHARED / "data/unpack.py"), name, "--out", str(tmp_path)]
+    subprocess.run(unpacking, check=True, capture_output=True)
+    found = {}
+    with np.load(tmp_path / f"{name}.npz") as stored:
+        for split, stem in (("train", "train"), ("test", "t10k")):
+            for kind, suffix in (("images", "images-idx3"), ("labels", "labels-idx1")):
+                array = stored[f"{split}_{kind}"]
+                array = array[..., 0] if array.ndim == 4 else array
+                found[f"{stem}-{suffix}-ubyte"] = md5(gzip.decompress(idx(array)))
+    assert found == registry.source_class(name).raw  # type: ignore[attr-defined]
+
+
 def test_svhn(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     import scipy.io
     from torchvision import datasets
@@ -237,3 +364,11 @@ def test_stl10(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         | {"test_images": images["test"], "test_labels": np.arange(20) % 10},
     )
     assert meta["class_names"][9] == "thing 9"
+    shutil.rmtree("downloads")
+    server.contents.clear()
+    unpack(archive, "downloads/stl10")
+    for name in ("class_names.txt", "unlabeled_X.bin"):  # which nothing needs
+        Path("downloads/stl10/stl10_binary", name).unlink()
+    again = prepared("stl10")[1]
+    assert again["fingerprint"] == meta["fingerprint"]
+    assert again["class_names"][9] == "truck"
