@@ -109,7 +109,7 @@ def read(path: Path, size: int, background: str = "white") -> Picture:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UserError(f"{shown(path)}: too large: more than {limit:,} pixels; reduce it first") from None
     except Exception as error:  # decoders raise errors of every kind for damaged files
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or f"damaged ({type(error).__name__})"
         raise UserError(f"{shown(path)}: not a readable image: {shown(reason)}") from None
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 # What systems and tools leave in folders of data, beside names that begin with a dot.
-LEAVINGS = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir"}
+LEAVINGS = {
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "$recycle.bin",
+    "@eadir",
+    "lost+found",
+    "system volume information",
+}
 
 
 class Entry(NamedTuple):

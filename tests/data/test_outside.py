@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,6 +199,18 @@ def test_the_places_of_a_suite() -> None:
     path.unlink()
     look.look(path)
     assert files.read_json(layout.OUTSIDE) == {}
+
+
+def test_a_look_does_not_import_torch() -> None:
+    """DVC waits for it on every `dvc repro`, and importing torch takes seconds."""
+    Path("params.yaml").write_text(PARAMS.replace("digits]", "digits, cifar10, mnist]"))
+    code = (
+        "import sys; from normbench.suite.look import look; look(); assert not {'torch', 'pandas'} & set(sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(files.read_json(layout.OUTSIDE)) == {"../data"}
 
 
 def test_what_look_notes_is_what_resolve_uses() -> None:

@@ -96,6 +96,18 @@ def test_every_orientation_in_every_format_that_has_one(ending: str, orientation
     assert abs(found[[3, 3, 12, 12], [2, 13, 2, 13]] - [RED, GREEN, BLUE, WHITE]).max() <= 40
 
 
+def test_an_orientation_after_the_pixels_and_one_in_xmp() -> None:
+    stored = np.ascontiguousarray(STORED[6](QUARTERS))
+    content = save(stored, "late.png").read_bytes()
+    tag = exif(6)[6:]
+    late = struct.pack(">I", len(tag)) + b"eXIf" + tag + struct.pack(">I", zlib.crc32(b"eXIf" + tag))
+    Path("late.png").write_bytes(content[:-12] + late + content[-12:])
+    np.testing.assert_array_equal(seen(Path("late.png")), QUARTERS)
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    path = save(stored, "xmp.webp", lossless=True, xmp=xmp)
+    np.testing.assert_array_equal(seen(path), QUARTERS)
+
+
 @pytest.mark.parametrize(
     "damaged",
     [exif(0), exif(9), exif(6)[:-9], b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0none", exif(6)[:20]],
@@ -191,6 +203,13 @@ def test_grey_of_16_bits_is_scaled_and_pixels_without_a_range_are_refused() -> N
         assert pictures.read(path, 16).remarks == ("16 bits of grey, scaled to 8",)
     big_endian = Image.frombytes("I;16B", (16, 16), steps.astype(">u2").tobytes())
     np.testing.assert_array_equal(seen(save(big_endian, "big.tif"))[..., 0], expected)
+    # Packed 12-bit samples, which Pillow neither writes nor scales.
+    packed = int("".join(f"{value:012b}" for value in [0, 4095, 2048, 1365] * 4), 2).to_bytes(24, "big") * 16
+    tags = [(256, 3, 16), (257, 3, 16), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 3, 16)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in [*tags, (279, 4, len(packed))])
+    header = b"II*\0" + struct.pack("<I", 8 + len(packed))
+    Path("packed.tif").write_bytes(header + packed + struct.pack("<H", 9) + entries + bytes(4))
+    np.testing.assert_array_equal(seen(Path("packed.tif"))[5, :4, 0], [0, 255, 128, 85])
     inverted = save(steps, "inverted.tif", tiffinfo={262: 0})
     np.testing.assert_array_equal(seen(inverted)[..., 0], 255 - expected)
     for kind in (np.float32, np.int32):
@@ -270,8 +289,8 @@ def test_what_cannot_be_read_is_named_in_one_line() -> None:
     refused(Path("folder.png"), "no regular file")
     Image.new("1", (20000, 20000)).save("bomb.png")
     refused(Path("bomb.png"), "too large: more than 178,956,970 pixels")
-    bare = png("none.png", 8, 0, [], 4)
-    refused(bare, "")
+    refused(png("none.png", 8, 0, [], 4), "not a")
+    refused(png("no_palette.png", 8, 3, [bytes(4)] * 4, 4), r"not a readable image: damaged \(")
     Path("new\nline.jpg").write_text("text")
     with pytest.raises(UserError, match=r"new\\nline\.jpg: not an image"):
         pictures.read(Path("new\nline.jpg"), 8)

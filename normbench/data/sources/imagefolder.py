@@ -146,7 +146,7 @@ class Reading:
             alike.setdefault(name.casefold(), []).append(name)
         for group in alike.values():
             if len(group) > 1 and split == "train":
-                listed = " and ".join(f"'{name}'" for name in sorted(group))
+                listed = " and ".join(f"'{shown(name)}'" for name in sorted(group))
                 self.facts.append(f"{listed} are different classes")
 
     def training(self, classes: dict[str, Path]) -> Listing:
@@ -175,14 +175,17 @@ class Reading:
             for name in found:
                 if name not in numbers:
                     other = f"{split} has it, and test classes must be among the training classes"
-                    raise self.error(self.root / "train", f"class '{name}' is missing: {other}; {hint(name, numbers)}")
+                    near = shown(hint(name, numbers))
+                    raise self.error(self.root / "train", f"class '{shown(name)}' is missing: {other}; {near}")
             listing = [(path, numbers[name]) for name, place in found.items() for path in self.images(place)]
             listing.sort(key=lambda item: item[1])
         if not listing:
             raise self.error(folder, "no image in it")
         present = {label for _, label in listing}
         if lacking := [name for name, label in numbers.items() if label not in present]:
-            self.facts.append(f"{len(lacking)} of {len(numbers)} classes have no test image ({_first(lacking)})")
+            self.facts.append(
+                f"{len(lacking)} of {len(numbers)} classes have no test image ({_first([*map(shown, lacking)])})"
+            )
         return listing
 
     def images(self, folder: Path) -> list[Path]:
@@ -232,9 +235,13 @@ class Reading:
                 raise self.error(annotations, f"line {line} is not a file and a class with a tab between")
             name, kind = row[:2]
             if kind not in numbers:
-                raise self.error(annotations, f"line {line}: no class '{shown(kind)}' in train; {hint(kind, numbers)}")
+                raise self.error(
+                    annotations, f"line {line}: no class '{shown(kind)}' in train; {shown(hint(kind, numbers))}"
+                )
             if name not in files:
-                raise self.error(annotations, f"line {line}: no image '{shown(name)}' in {images}; {hint(name, files)}")
+                raise self.error(
+                    annotations, f"line {line}: no image '{shown(name)}' in {images}; {shown(hint(name, files))}"
+                )
             if files[name] in listing:
                 raise self.error(annotations, f"line {line}: '{shown(name)}' stands here twice")
             listing[files[name]] = numbers[kind]
