@@ -63,7 +63,7 @@ def check(
             changed.append(name)
     if changed and refresh:
         # DVC watches only normbench/ and the folders my_*, so after a change elsewhere `resolve` has to be forced.
-        command = ["dvc", "--wait-for-lock", "repro", "--quiet", "--force", "--single-item", "resolve"]
+        command = ["dvc", "--wait-for-lock", "repro", "--quiet", "--force", "resolve"]
         if subprocess.run([sys.executable, "-m", *command]).returncode != 0:
             raise UserError(f"`{' '.join(command)}` failed: see above")
     count = len(fresh.suite.names())

@@ -53,8 +53,10 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         "origin": origin.text,
         "sha256": origin.sha256,
         "fingerprint": arrays.fingerprint(stored),
-        "note": spec["note"],
+        "note": "; ".join([*([spec["note"]] if spec["note"] else []), *origin.notes]) or None,
     }
+    for note in origin.notes:
+        print(f"{request.dataset}: {note}", flush=True)
     files.write_json(out / "meta.json", meta)
 
 

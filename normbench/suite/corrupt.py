@@ -13,6 +13,7 @@ def corrupt(dataset: str) -> None:
     wanted = files.read_json(layout.RESOLVED / "corruptions.json")
     source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
     published = wanted.pop("source")
+    wanted.pop("outside", None)  # it is there for DVC, which runs this stage again if the published files have changed
     references = wanted.pop("references", {})  # of the user's own corruptions, by name
     wanted["names"] = [references.get(name, name) for name in wanted["names"]]
     if published is None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from normbench.corruptions import registry as corruptions
 from normbench.corruptions.constants import BENCHMARK
 from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_side
+from normbench.data import outside
 from normbench.data.sources import registry as sources
 from normbench.data.sources.base import COMMON_KEYS, Source
 from normbench.evaluation.registry import SCORES
@@ -22,6 +23,7 @@ from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
 from normbench.suite import code
 from normbench.suite.file import ParamsFile, check_options, typed_options
+from normbench.suite.look import of_corruptions
 from normbench.suite.resolved import Resolved
 from normbench.suite.runs import adopt_outputs
 from normbench.suite.schema import NAME, Dataset
@@ -41,6 +43,7 @@ class Resolver:
         self.problems: list[str] = []
         self.datasets: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, type[Source]] = {}  # by the name of the dataset
+        self.reads: dict[str, list[str]] = {}  # by the name of the dataset
         self.tasks: dict[Kind, dict[str, Task | GanTask]] = {kind: {} for kind in Kind}
         self.variants: dict[str, Variant] = {}
 
@@ -143,6 +146,7 @@ class Resolver:
         except (TypeError, ValueError) as error:
             self.problem(("datasets", name), str(error))
             return
+        self.reads[name] = list(source.reads())
         self.datasets[name] = {
             "name": name,
             **declared.model_dump(include=set(COMMON_KEYS)),
@@ -262,9 +266,11 @@ class Resolver:
         """Returns the resolved values that the suite uses."""
         suite = self.params.suite
         own = {name: reference for name, reference in self.corruption_names.items() if name != reference}
+        source = self.params.corruptions.source
+        published = [place for name in suite.datasets for place in of_corruptions(source, name)] if source else []
         return Resolved(
             suite=suite,
-            datasets={name: self.datasets[name] for name in suite.datasets},
+            datasets={name: self.datasets[name] | self.outside(self.reads[name]) for name in suite.datasets},
             tasks={kind: {name: self.tasks[kind][name] for name in suite.of_kind(kind)[0]} for kind in Kind},
             variants={name: self.variants[name] for name in [*suite.variants, *suite.gan_variants]},
             corruptions={
@@ -273,10 +279,16 @@ class Resolver:
                 "seed": suite.seed,
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
                 **({"references": own} if own else {}),
+                **self.outside(published),
             },
             evaluation=self.evaluated(),
             code=code.of_stages(self.corruption_names, self.scores()),
         )
+
+    def outside(self, places: list[str]) -> dict[str, str]:
+        """Returns the key `outside` with the digest of files outside of DVC's view, or nothing if there are none."""
+        found = outside.digest(places)
+        return {} if found is None else {"outside": found}
 
 
 ARCHITECTURES: dict[Kind, Literal["classifier", "gan"]] = {Kind.CLASSIFICATION: "classifier", Kind.GAN: "gan"}

@@ -33,7 +33,7 @@ def bound_tasks(resolved: Resolved) -> tuple[dict[str, Bound], dict[str, str]]:
             if not (folder / "meta.json").is_file():
                 absent[dataset] = "not here yet"
             elif not spec.is_file() or files.read_json(spec) != resolved.datasets[dataset]:
-                absent[dataset] = "another one since it was changed in params.yaml"
+                absent[dataset] = "another one since params.yaml or its files have changed"
             else:
                 found[name] = bound_dataset(dataset)
     return found, absent

@@ -108,7 +108,7 @@ def commands(resolved: Resolved) -> list[list[str]]:
         return []
     datasets = resolved.suite.datasets
     by_dataset = [[f"stages.{stage}", "--dataset", name] for stage in ("download", "corrupt") for name in datasets]
-    return [["stages.resolve"], *by_dataset, ["stages.bind"]]
+    return [["stages.look"], ["stages.resolve"], *by_dataset, ["stages.bind"]]
 
 
 def is_bound(resolved: Resolved) -> bool:

@@ -6,6 +6,9 @@ import gzip
 import hashlib
 import io
 import pickle
+import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from normbench.data.sources.registry import source_class
 from normbench.system.errors import UserError
 from tests.support.archive_server import Server
 from tests.support.prepared import by_hand, md5, pictures, prepared, same
+from tests.support.shared import SHARED
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 
@@ -261,7 +265,7 @@ def forged(server: Server, cifar10: dict[str, np.ndarray], monkeypatch: pytest.M
 
     from normbench.data.sources.torchvision import Cifar10
 
-    monkeypatch.setattr(Cifar10, "unpacked", 2_000_000)
+    monkeypatch.setattr(Cifar10, "largest", 2_000_000)
 
     def put(content: bytes) -> None:
         server.contents["cifar-10-python.tar.gz"] = content
@@ -277,7 +281,7 @@ def test_a_broken_archive_is_one_line(case: str, forged: Any, tmp_path: Path) ->
     with pytest.raises(UserError) as caught:
         prepared("cifar10")
     text = str(caught.value)
-    assert text.startswith("dataset 'mine': downloads/cifar10: ")
+    assert text.startswith("dataset 'mine': downloads/cifar10/cifar-10-python.tar.gz: ")
     assert line in text
     assert "\n" not in text
     assert not list(tmp_path.rglob("outside"))
@@ -360,7 +364,7 @@ def test_broken_idx_files(content: bytes, line: str, server: Server, mnist: Any,
 
     from normbench.data.sources.torchvision import Mnist
 
-    monkeypatch.setattr(Mnist, "unpacked", 2_000_000)
+    monkeypatch.setattr(Mnist, "largest", 2_000_000)
     name = "train-images-idx3-ubyte.gz"
     server.contents[name] = content
     listed = [(each, md5(content) if each == name else digest) for each, digest in datasets.MNIST.resources]
@@ -368,7 +372,7 @@ def test_broken_idx_files(content: bytes, line: str, server: Server, mnist: Any,
     with pytest.raises(UserError) as caught:
         prepared("mnist")
     text = str(caught.value)
-    assert text.startswith(f"dataset 'mine': downloads/mnist/MNIST/raw: {name}: ")
+    assert text.startswith(f"dataset 'mine': downloads/mnist/MNIST/raw/{name}: ")
     assert line in text
     assert "\n" not in text
 
@@ -392,25 +396,143 @@ def test_what_is_downloaded_is_limited_by_the_published_size(server: Server, for
     "content",
     [b"", b"text" * 99, b"MATLAB 5.0 MAT-file" + bytes(109) + b"\x00\x01IM" + b"\xff" * 99],
 )
-def test_broken_matlab_files(content: bytes, tmp_path: Path) -> None:
+def test_broken_matlab_files(content: bytes) -> None:
     from normbench.data.sources.torchvision import Svhn
 
-    (tmp_path / "x.mat").write_bytes(content)
     with pytest.raises(ValueError, match="not a file of MATLAB with images"):
-        Svhn().matlab(tmp_path / "x.mat")
+        Svhn().matlab(content)
 
 
-def test_a_matlab_file_that_is_too_large_is_not_unpacked(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_matlab_file_that_is_too_large_is_not_unpacked(monkeypatch: Any) -> None:
     import scipy.io
 
     from normbench.data.sources.torchvision import Svhn
 
-    scipy.io.savemat(tmp_path / "x.mat", {"X": np.zeros((32, 32, 3, 9), np.uint8), "y": np.ones((9, 1), np.uint8)})
-    assert Svhn().matlab(tmp_path / "x.mat")["X"].shape == (32, 32, 3, 9)
-    monkeypatch.setattr(Svhn, "unpacked", 1000)
+    stream = io.BytesIO()
+    scipy.io.savemat(stream, {"X": np.zeros((32, 32, 3, 9), np.uint8), "y": np.ones((9, 1), np.uint8)})
+    assert Svhn().matlab(stream.getvalue())["X"].shape == (32, 32, 3, 9)
+    monkeypatch.setattr(Svhn, "largest", 1000)
     monkeypatch.setattr(scipy.io, "loadmat", None)
     with pytest.raises(ValueError, match="needs arrays X and y of at most 1000 values"):
-        Svhn().matlab(tmp_path / "x.mat")
+        Svhn().matlab(stream.getvalue())
+
+
+def extract(archive: bytes, folder: str) -> None:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as file:
+        file.extractall(folder, filter="data")
+
+
+@pytest.mark.parametrize(
+    ("folder", "mirror"),
+    [
+        ("downloads/cifar10", None),
+        ("downloads", None),
+        ("data", "data"),
+        ("data", "data/cifar-10-batches-py"),
+        ("data/cifar10", "data"),
+        ("~/sets", "~/sets/"),
+    ],
+)
+def test_cifar10_unpacked_by_hand(
+    folder: str,
+    mirror: str | None,
+    server: Server,
+    cifar10: dict[str, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    packed = prepared("cifar10")[1]
+    server.log.clear()
+    shutil.rmtree("downloads")
+    place = Path(folder).expanduser()
+    extract(server.contents["cifar-10-python.tar.gz"], str(place))
+    arrays, meta = prepared("cifar10", mirror=mirror)
+    same(arrays, cifar10)
+    assert meta["fingerprint"] == packed["fingerprint"]
+    assert meta["class_names"] == packed["class_names"]
+    assert meta["origin"] == f"{server.address}cifar-10-python.tar.gz, unpacked"
+    assert server.log == []
+    names = ("data_batch_1", "data_batch_2", "test_batch", "batches.meta")
+    content = {name: (place / "cifar-10-batches-py" / name).read_bytes() for name in names}
+    sums = "".join(f"{hashlib.sha256(content[name]).hexdigest()}  {name}\n" for name in names)
+    assert meta["sha256"] == hashlib.sha256(sums.encode()).hexdigest()
+    assert "cifar-10-python.tar.gz is not needed" in capsys.readouterr().out
+
+
+def test_cifar10_unpacked_by_hand_and_changed(
+    server: Server, cifar10: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a missing file nor another one is taken, and nothing of it is unpickled."""
+    archive = server.contents.pop("cifar-10-python.tar.gz")
+    extract(archive, "downloads/cifar10")
+    place = Path("downloads/cifar10/cifar-10-batches-py")
+    (place / "data_batch_2").unlink()
+    (place / "test_batch").write_bytes(pickle.dumps(Harm(tmp_path / "unpickled")))
+    with pytest.raises(UserError, match=r"no copy of\n  cifar-10-python\.tar\.gz") as caught:
+        prepared("cifar10")
+    assert f"  - if you have the files unpacked, put them into {place}/ (data_batch_1, ...)" in str(caught.value)
+    line = f"mine: {place / 'data_batch_2'}: not there (and 1 more); not used\n"
+    assert line in capsys.readouterr().err
+    (place / "data_batch_2").symlink_to("nowhere")
+    server.contents["cifar-10-python.tar.gz"] = archive
+    same(prepared("cifar10")[0], cifar10)
+    assert not (tmp_path / "unpickled").exists()
+
+
+@pytest.mark.parametrize("place", ["downloads/mnist/MNIST/raw", "downloads/mnist", "downloads/mnist/raw", "set"])
+def test_mnist_with_and_without_gz(
+    place: str, server: Server, mnist: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normbench.data.sources.torchvision import Mnist
+
+    packed = {name: server.contents[name] for name in server.contents}
+    plain = {name.removesuffix(".gz"): gzip.decompress(content) for name, content in packed.items()}
+    monkeypatch.setattr(Mnist, "raw", {name: md5(content) for name, content in plain.items()})
+    fingerprint = prepared("mnist")[1]["fingerprint"]
+    shutil.rmtree("downloads")
+    server.contents.clear()
+    server.log.clear()
+    folder = Path(place)
+    folder.mkdir(parents=True)
+    names = [*plain]
+    (folder / names[0]).write_bytes(plain[names[0]])
+    dotted = names[1].replace("-idx", ".idx")
+    (folder / dotted).mkdir()
+    (folder / dotted / dotted).write_bytes(plain[names[1]])  # as on Kaggle
+    (folder / names[2].replace("-idx", ".idx")).write_bytes(plain[names[2]])
+    if place != "set":
+        Path("downloads/mnist/MNIST/raw").mkdir(parents=True, exist_ok=True)
+        Path("downloads/mnist/MNIST/raw", f"{names[3]}.gz").write_bytes(packed[f"{names[3]}.gz"])
+    else:
+        (folder / names[3]).write_bytes(plain[names[3]])
+    arrays, meta = prepared("mnist", mirror="set" if place == "set" else None)
+    same(arrays, mnist)
+    assert meta["fingerprint"] == fingerprint
+    assert meta["origin"].endswith("/, unpacked")
+    assert server.log == []
+    (folder / names[0]).write_bytes(plain[names[0]][:-1] + b"x")
+    with pytest.raises(UserError, match=r"no copy of\n  train-images-idx3-ubyte\.gz"):
+        prepared("mnist", mirror="set" if place == "set" else None)
+
+
+@pytest.mark.skipif(not (SHARED / "data/unpack.py").exists(), reason="needs ../shared/data, real images")
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_the_official_files_of_mnist_have_the_checksums_that_are_noted(name: str, tmp_path: Path) -> None:
+    """From the original images, which others have stored in another form."""
+    from normbench.data.sources import registry
+
+    unpacking = [sys.executable, str(SHARED / "data/unpack.py"), name, "--out", str(tmp_path)]
+    subprocess.run(unpacking, check=True, capture_output=True)
+    found = {}
+    with np.load(tmp_path / f"{name}.npz") as stored:
+        for split, stem in (("train", "train"), ("test", "t10k")):
+            for kind, suffix in (("images", "images-idx3"), ("labels", "labels-idx1")):
+                array = stored[f"{split}_{kind}"]
+                array = array[..., 0] if array.ndim == 4 else array
+                found[f"{stem}-{suffix}-ubyte"] = md5(gzip.decompress(idx(array)))
+    assert found == registry.source_class(name).raw  # type: ignore[attr-defined]
 
 
 def test_svhn(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,7 +562,7 @@ def test_stl10(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import datasets
 
     images = {"train": pictures(10, 96, 3), "test": pictures(20, 96, 3, seed=1)}
-    contents = {"unlabeled_X.bin": b"", "class_names.txt": "\n".join(f"thing {n}" for n in range(10)).encode()}
+    contents = {"unlabeled_X.bin": b"", "class_names.txt": b""}
     for split, array in images.items():
         contents[f"{split}_X.bin"] = array.transpose(0, 3, 2, 1).tobytes()  # planes, each column by column
         contents[f"{split}_y.bin"] = bytes(n % 10 + 1 for n in range(len(array)))
@@ -458,4 +580,12 @@ def test_stl10(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         {"train_images": images["train"], "train_labels": np.arange(10)}
         | {"test_images": images["test"], "test_labels": np.arange(20) % 10},
     )
-    assert meta["class_names"][9] == "thing 9"
+    shutil.rmtree("downloads")
+    server.contents.clear()
+    extract(archive, "downloads/stl10")
+    for name in ("class_names.txt", "unlabeled_X.bin"):  # which nothing needs
+        Path("downloads/stl10/stl10_binary", name).unlink()
+    again = prepared("stl10")[1]
+    assert again["fingerprint"] == meta["fingerprint"]
+    assert again["class_names"] == meta["class_names"]
+    assert meta["class_names"][9] == "truck"

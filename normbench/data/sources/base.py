@@ -7,7 +7,7 @@ docs/extending.md has a complete example.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
@@ -20,7 +20,7 @@ from normbench.system.plugins import Table, registers
 # The keys that every dataset in params.yaml may have. All its other keys are options of its source.
 COMMON_KEYS = ("source", "image_size", "mean", "std", "note")
 # Further keys that a resolved dataset has, besides the options of its source. No option may have one of these names.
-ADDED_KEYS = ("name", "source_code")
+ADDED_KEYS = ("name", "source_code", "outside")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -48,11 +48,14 @@ class Origin:
     text: an address, a path, or a package with its version.
     sha256: the hexadecimal sha256 of the file that was read, or None where there is no single file.
     class_names: the name of each class in the order of the labels, or None where the classes have no names.
+    notes: what readers of the results should know of how the data were read, e.g. which files were left out. They are
+        printed, and added to the note of the dataset.
     """
 
     text: str
     sha256: str | None = None
     class_names: list[str] | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,16 @@ class Source:
         Raises UserError (see `Request.error`) where the data cannot be had or are not what they should be.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define write")
+
+    def reads(self) -> Iterable[str]:
+        """The paths of the files and folders of the user that `write` reads, relative or with `~`.
+
+        A dataset is prepared again if their names or contents change. By default they are the options that are texts or
+        lists of texts, as far as those name files or folders.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            yield from (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))
 
 
 TABLE: Table[type[Source]] = Table("normbench.data.sources", "source")
