@@ -14,6 +14,7 @@ from normbench.suite.runs import adopt_outputs, bound_dataset
 from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.size import sides
 
 
 def bind() -> None:
@@ -25,7 +26,7 @@ def bind() -> None:
             for name in suite.of_kind(kind)[0]:
                 task = resolved.task(kind, name)
                 bound = bound_dataset(task.dataset)
-                unfit = models.get(task.model).size_problem(bound.image_size)
+                unfit = models.get(task.model).size_problem(*sides(bound.image_size))
                 if unfit:
                     raise UserError(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
                 bound.write(folder / f"{name}.json")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from normbench.corruptions.files import copy_published, write_corrupted
+from normbench.corruptions.files import write_corrupted
+from normbench.corruptions.published import copy_published
 from normbench.system import files, layout
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from normbench.corruptions import registry as corruptions
 from normbench.corruptions.constants import BENCHMARK
-from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_side
+from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_sides
 from normbench.data.sources import registry as sources
 from normbench.data.sources.base import COMMON_KEYS, Source
 from normbench.evaluation.registry import SCORES
@@ -28,6 +28,7 @@ from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS
 from normbench.system import layout
 from normbench.system.errors import UserError, hint
+from normbench.system.size import sides
 from normbench.training.task import Task, TaskEntry
 
 Keys = tuple[str | int, ...]
@@ -176,7 +177,7 @@ class Resolver:
             if wrong:
                 self.problem((section, name, "model_options", option), wrong)
         size = self.image_size(task.dataset)
-        unfit = model.size_problem(size) if size else None
+        unfit = model.size_problem(*size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)
         settings = {key: getattr(task, key) for key in type(task).model_fields}
@@ -188,11 +189,12 @@ class Resolver:
         resolved = GanTask(**settings) if kind is Kind.GAN else Task(**settings)
         self.tasks[kind][name] = resolved
 
-    def image_size(self, dataset: str) -> int | None:
-        """Returns the side of a dataset's images in pixels; None if only the data can tell."""
+    def image_size(self, dataset: str) -> tuple[int, int] | None:
+        """Returns the height and width of a dataset's images in pixels; None if only the data can tell."""
         declared = self.params.datasets.get(dataset)
         kind = self.sources.get(dataset)
-        return (declared and declared.image_size) or (kind.native_size if kind else None)
+        size = (declared and declared.image_size) or (kind.native_size if kind else None)
+        return None if size is None else sides(size)
 
     def variant(self, name: str) -> None:
         """Resolves one variant: looks up its method and checks the method's options."""
@@ -238,7 +240,7 @@ class Resolver:
             self.problem(("corruptions", "constants"), f"engine {chosen.engine} has those of imagenet only")
         for name in () if made_here else self.params.suite.datasets:
             try:
-                check_side(self.image_size(name) or SMALLEST_SIDE)
+                check_sides(*(self.image_size(name) or sides(SMALLEST_SIDE)))
             except UserError as error:
                 self.problem(("corruptions", "engine"), f"dataset {name}: {error}")
 

@@ -63,7 +63,7 @@ def sizes(name: str) -> list[int]:
     """The least size of a model, and larger ones, one of them a bad fit for halvings."""
     model = registry.get(name)
     least = max(model.least_size, 8)
-    return [size for size in (least, 28, 32, 48) if model.size_problem(size) is None]
+    return [size for size in (least, 28, 32, 48) if model.size_problem(size, size) is None]
 
 
 @ON_ALL

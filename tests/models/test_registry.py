@@ -140,13 +140,13 @@ def test_options(option: str, value: object, problem: str | None) -> None:
 
 def test_image_sizes() -> None:
     model = base.Model("fitting", "classifier", fitting, least_size=8, divisor=4)
-    assert [size for size in range(1, 20) if model.size_problem(size) is None] == [8, 12, 16]
-    assert model.size_problem(10) == (
+    assert [size for size in range(1, 20) if model.size_problem(size, size) is None] == [8, 12, 16]
+    assert model.size_problem(10, 10) == (
         "does not fit images of 10 x 10; it needs at least 8 pixels a side, divisible by 4"
     )
     plain = base.Model("fitting", "classifier", fitting, least_size=32)
-    assert plain.size_problem(16) == "does not fit images of 16 x 16; it needs at least 32 pixels a side"
-    assert base.Model("fitting", "classifier", fitting).size_problem(1) is None
+    assert plain.size_problem(16, 16) == "does not fit images of 16 x 16; it needs at least 32 pixels a side"
+    assert base.Model("fitting", "classifier", fitting).size_problem(1, 1) is None
 
 
 # Registering refuses the signatures of these three, so that none of them is ever called.

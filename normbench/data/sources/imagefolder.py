@@ -14,6 +14,7 @@ from normbench.data.arrays import BATCH
 from normbench.data.sources.base import Origin, Request, Source, source
 from normbench.system.errors import UserError, hint
 from normbench.system.progress import Progress
+from normbench.system.size import Size, sides
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
@@ -24,7 +25,7 @@ class ImageFolder(Source):
     """A folder with `train/<class>/` and `val/<class>/` (or `test/<class>/`), and image files in them at any depth.
 
     `val` may also be laid out as in Tiny ImageNet, with `val/images/` and `val/val_annotations.txt`. Images are
-    converted to RGB, resized so that the shorter side is `image_size`, and cropped to the centre. Classes are numbered
+    converted to RGB, resized until they just cover `image_size`, and cropped to the centre. Classes are numbered
     in the order of their names. Images are written batch by batch, so the dataset may be larger than the memory.
 
     path: the folder.
@@ -62,7 +63,8 @@ class ImageFolder(Source):
             np.save(out / f"{split}_labels.npy", np.array([label for _, label in listing], np.int64))
             images = [path for path, _ in listing]
             _write_images(out / f"{split}_images.npy", images, size, f"{request.dataset} {split}")
-        return Origin(f"{self.path} (train, {held_out})", class_names=classes)
+        test_files = [f"{classes[label]}/{file.name}" for file, label in listings["test"]]
+        return Origin(f"{self.path} (train, {held_out})", class_names=classes, test_files=test_files)
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -111,24 +113,24 @@ def _annotated(folder: Path, classes: list[str], request: Request) -> list[tuple
     return listing
 
 
-def _write_images(path: Path, images: list[Path], size: int, title: str) -> None:
-    """Writes the images to `path`, uint8 (N, size, size, 3), batch by batch.
+def _write_images(path: Path, images: list[Path], size: Size, title: str) -> None:
+    """Writes the images to `path`, uint8 (N, H, W, 3), batch by batch.
 
     They are decoded in threads, because Pillow releases Python's global lock. title: names them in the progress bar.
     """
     count = len(images)
-    written = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    written = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, *sides(size), 3))
     with Progress(f"read {title}", total=count) as progress, ThreadPoolExecutor() as pool:
         for start in range(0, count, BATCH):
             batch = images[start : start + BATCH]
-            for index, image in enumerate(pool.map(_read_image, batch, [size] * len(batch)), start=start):
+            for index, image in enumerate(pool.map(read_image, batch, [size] * len(batch)), start=start):
                 written[index] = image
                 progress.update(index + 1, f"{index + 1} of {count}")
     written.flush()
 
 
-def _read_image(path: Path, size: int) -> np.ndarray:
-    """Reads an image, resizes its shorter side to `size` and crops the centre: uint8 (size, size, 3).
+def read_image(path: Path, size: Size) -> np.ndarray:
+    """Reads an image, resizes it until it just covers `size` and crops the centre: uint8 (H, W, 3).
 
     Raises UserError if the file is not a readable image.
     """
@@ -139,8 +141,9 @@ def _read_image(path: Path, size: int) -> np.ndarray:
         raise UserError(f"{path}: not an image") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable image: {getattr(error, 'strerror', None) or error}") from None
-    scale = size / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture.crop((left, top, left + size, top + size)))
+    height, width = sides(size)
+    scale = max(width / picture.width, height / picture.height)
+    wide, high = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    left, top = (wide - width) // 2, (high - height) // 2
+    picture = picture.resize((wide, high), Image.Resampling.BILINEAR)
+    return np.asarray(picture.crop((left, top, left + width, top + height)))
