@@ -24,6 +24,9 @@ def copy_published(source: Path, target: Path, names: list[str], severities: lis
     chosen = check_choice(names, severities)
     if not published.is_dir():
         raise UserError(f"{published}: {'a file; unpack it' if published.is_file() else 'no such folder'}")
+    if not any(published.glob("*.npy")):
+        files = f"{names[0]}.npy and labels.npy, nor image files in {names[0]}/{severities[0]}/<class>"
+        raise UserError(f"{published}: has neither {files}")
     shape = np.load(source / "test_images.npy", mmap_mode="r").shape
     once = check_labels(published / "labels.npy", np.load(source / "test_labels.npy"), source.name)
     arrays = {}

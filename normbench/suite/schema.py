@@ -30,8 +30,9 @@ class Corruptions(Strict):
     names: `all`, or a list of names and references. severities: some of 1 to 5. engine: the code that computes the
     images, `normbench` or the package `imagecorruptions`, which needs images of at least 32 x 32 pixels. constants: the
     benchmark that defines the severities; `auto` chooses it by the size of the images. source: null, or the folder of a
-    published benchmark such as CIFAR-10-C (`<name>.npy` and `labels.npy`), whose images are used instead; `{dataset}`
-    in it stands for the name of the dataset.
+    published benchmark, whose images are used instead: such as CIFAR-10-C (`<name>.npy` and `labels.npy`) or, for a
+    dataset of image files, ImageNet-C (`<name>/<severity>/<class>/<file>`). `{dataset}` in it stands for the name of
+    the dataset.
     """
 
     names: Annotated[Literal["all"] | Annotated[list[str], Field(min_length=1)], BeforeValidator(_all_or_list)] = "all"

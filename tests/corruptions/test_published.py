@@ -82,6 +82,7 @@ class Trap:
     ("fault", "line"),
     [
         ("no folder", "{}: no such folder"),
+        ("nothing", "{}: has neither fog.npy and labels.npy, nor image files in fog/1/<class>"),
         ("no labels", "{}/labels.npy: no such file"),
         ("no array", "{}/fog.npy: no such file; published are frost: `names` chooses them"),
         (
@@ -110,6 +111,9 @@ def test_published_files_that_do_not_fit(published: Path, fault: str, line: str)
     known, content = np.load(labels), fog.read_bytes()
     if fault == "no folder":
         shutil.rmtree(published)
+    elif fault == "nothing":
+        for path in published.iterdir():
+            path.unlink()
     elif fault == "no array":
         fog.unlink()
     elif fault == "no labels":

@@ -1,0 +1,98 @@
+"""Published corruptions in image files, as ImageNet-C and Tiny-ImageNet-C have them, for a dataset of image files.
+
+They lie in `<corruption>/<severity>/<class>/<file>`, or one folder deeper, as the archives of ImageNet-C unpack
+(`noise/gaussian_noise/...`). Each is found by the class and the file name of its test image, whose ending may differ,
+and is read as the images of the dataset are: resized until it just covers their size, and cropped to the centre. So the
+224 x 224 pixels of ImageNet-C are taken as they are by a dataset of that size. They were cut from images whose shorter
+side had 256 pixels; clean test images that show the same part have to be prepared like that outside of normbench.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from normbench.corruptions.files import check_choice, write_folder
+from normbench.corruptions.operators import Bytes
+from normbench.corruptions.published import origin_of
+from normbench.data.prepare import TEST_FILES
+from normbench.data.sources.imagefolder import read_image
+from normbench.system import files
+from normbench.system.errors import UserError, hint
+from normbench.system.size import size_of
+
+
+def folder_of(published: Path, name: str) -> Path | None:
+    """The folder of a corruption in a published folder of image files, or None if it has none."""
+    found = [path for path in (published / name, *sorted(published.glob(f"*/{name}"))) if path.is_dir()]
+    return found[0] if found else None
+
+
+def copy_image_files(source: Path, target: Path, names: list[str], severities: list[int], published: Path) -> None:
+    """Writes the files of `write_corrupted` from published image files, with null for unknown facts.
+
+    source: a prepared dataset of image files. Raises UserError if an image is missing or not readable.
+    """
+    chosen = check_choice(names, severities)
+    if not (source / TEST_FILES).is_file():
+        raise UserError(
+            f"{published}: its image files belong to test images by class and file name, and those of {source.name}"
+            " have none: only a dataset of the source imagefolder has"
+        )
+    wanted = [_key(name) for name in files.read_json(source / TEST_FILES)]
+    if len(set(wanted)) < len(wanted):
+        twice = next(name for name in wanted if wanted.count(name) > 1)
+        raise UserError(f"{source.name}: two test images are called {twice}, so {published} does not tell them apart")
+    meta = files.read_json(source / "meta.json")
+    size = size_of(*np.load(source / "test_images.npy", mmap_mode="r").shape[1:3])
+    paths: dict[tuple[str, int], list[Path]] = {}
+    for name, reference in chosen.items():
+        place = folder_of(published, name)
+        if place is None:
+            raise UserError(f"{published}: no folder {name} in it or one level deeper; `names` chooses the corruptions")
+        for severity in severities:
+            paths[reference, severity] = _matched(place / str(severity), wanted, meta["class_names"])
+
+    def make(name: str, severity: int, index: np.ndarray) -> Bytes:
+        with ThreadPoolExecutor() as pool:
+            return np.stack([*pool.map(lambda number: read_image(paths[name, severity][number], size), index.tolist())])
+
+    write_folder(source, target, chosen, severities, make, origin_of(published))
+
+
+def _matched(folder: Path, wanted: list[str], classes: Iterable[str]) -> list[Path]:
+    """The file of each test image in the folder of one corruption and severity.
+
+    wanted: `<class>/<file>` of the test images. Raises UserError if one is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; it needs one for each severity, with one for each class in it")
+    found: dict[str, Path] = {}
+    stems: dict[str, list[Path]] = {}
+    known = {_key(name) for name in classes}
+    for place in sorted(path for path in folder.iterdir() if path.is_dir() and _key(path.name) in known):
+        for path in place.iterdir():
+            found[_key(f"{place.name}/{path.name}")] = path
+            stems.setdefault(_key(f"{place.name}/{path.stem}"), []).append(path)
+    result: list[Path] = []
+    missing: list[str] = []
+    for name in wanted:
+        alike = [found[name]] if name in found else stems.get(str(Path(name).with_suffix("")), [])
+        if len(alike) > 1:
+            raise UserError(f"{folder}: {' and '.join(sorted(path.name for path in alike))} could each be {name}")
+        result += alike
+        missing += [] if alike else [name]
+    if missing:
+        here = [name for name in found if name.split("/")[0] == missing[0].split("/")[0]]
+        close = f"; {hint(missing[0], here, limit=3)}" if here else ", nor any of its class"
+        raise UserError(f"{folder}: {len(missing)} of {len(wanted)} test images are not in it: {missing[0]}{close}")
+    return result
+
+
+def _key(name: str) -> str:
+    """A name as it is compared: in the Unicode form NFC."""
+    return unicodedata.normalize("NFC", name)
