@@ -16,6 +16,7 @@ from normbench.system.progress import Progress
 from normbench.system.size import Size, sides
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+TEST_FILES = "test_files.json"  # beside the arrays of a dataset of image files: `<class>/<file>` of each test image
 BATCH = 1024  # images processed at a time, where a dataset may be larger than the memory
 
 

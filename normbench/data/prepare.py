@@ -21,8 +21,6 @@ from normbench.system import files
 from normbench.system.arrays import by
 from normbench.system.size import sides, size_of
 
-TEST_FILES = "test_files.json"
-
 
 def prepare(spec: dict[str, Any], out: Path) -> None:
     """Writes the dataset that `spec` describes into the folder `out`, which exists.
@@ -65,7 +63,7 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         "note": spec["note"],
     }
     if origin.test_files is not None:
-        files.write_json(out / TEST_FILES, origin.test_files)
+        files.write_json(out / arrays.TEST_FILES, origin.test_files)
     files.write_json(out / "meta.json", meta)
 
 

@@ -19,8 +19,8 @@ import numpy as np
 from normbench.corruptions.files import check_choice, write_folder
 from normbench.corruptions.operators import Bytes
 from normbench.corruptions.published import origin_of
-from normbench.data.prepare import TEST_FILES
-from normbench.data.sources.imagefolder import read_image
+from normbench.data import pictures
+from normbench.data.arrays import TEST_FILES
 from normbench.system import files
 from normbench.system.errors import UserError, hint
 from normbench.system.size import size_of
@@ -59,7 +59,9 @@ def copy_image_files(source: Path, target: Path, names: list[str], severities: l
 
     def make(name: str, severity: int, index: np.ndarray) -> Bytes:
         with ThreadPoolExecutor() as pool:
-            return np.stack([*pool.map(lambda number: read_image(paths[name, severity][number], size), index.tolist())])
+            return np.stack(
+                [*pool.map(lambda number: pictures.read(paths[name, severity][number], size), index.tolist())]
+            )
 
     write_folder(source, target, chosen, severities, make, origin_of(published))
 

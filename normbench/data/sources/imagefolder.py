@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from normbench.data import pictures
 from normbench.data.arrays import BATCH
 from normbench.data.sources.base import Origin, Request, Source, source
-from normbench.system.errors import UserError, hint
+from normbench.system.errors import hint
 from normbench.system.progress import Progress
 from normbench.system.size import Size, sides
 
@@ -123,27 +123,7 @@ def _write_images(path: Path, images: list[Path], size: Size, title: str) -> Non
     with Progress(f"read {title}", total=count) as progress, ThreadPoolExecutor() as pool:
         for start in range(0, count, BATCH):
             batch = images[start : start + BATCH]
-            for index, image in enumerate(pool.map(read_image, batch, [size] * len(batch)), start=start):
+            for index, image in enumerate(pool.map(pictures.read, batch, [size] * len(batch)), start=start):
                 written[index] = image
                 progress.update(index + 1, f"{index + 1} of {count}")
     written.flush()
-
-
-def read_image(path: Path, size: Size) -> np.ndarray:
-    """Reads an image, resizes it until it just covers `size` and crops the centre: uint8 (H, W, 3).
-
-    Raises UserError if the file is not a readable image.
-    """
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable image: {getattr(error, 'strerror', None) or error}") from None
-    height, width = sides(size)
-    scale = max(width / picture.width, height / picture.height)
-    wide, high = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
-    left, top = (wide - width) // 2, (high - height) // 2
-    picture = picture.resize((wide, high), Image.Resampling.BILINEAR)
-    return np.asarray(picture.crop((left, top, left + width, top + height)))
