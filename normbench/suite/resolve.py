@@ -18,6 +18,7 @@ from normbench.evaluation.registry import SCORES
 from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.methods import registry as methods
 from normbench.models import registry as models
+from normbench.models.trial import size_problem
 from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
 from normbench.suite import code
@@ -172,12 +173,13 @@ class Resolver:
         except UserError as error:
             self.problem((section, name, "model"), str(error))
             return
-        for option, value in task.model_options.items():
-            wrong = model.option_problem(option, value)
+        problems = {option: model.option_problem(option, value) for option, value in task.model_options.items()}
+        for option, wrong in problems.items():
             if wrong:
                 self.problem((section, name, "model_options", option), wrong)
         size = self.image_size(task.dataset)
-        unfit = model.size_problem(*size) if size else None
+        right = {option: value for option, value in task.model_options.items() if not problems[option]}
+        unfit = size_problem(model, model.typed(right), *size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)
         settings = {key: getattr(task, key) for key in type(task).model_fields}
