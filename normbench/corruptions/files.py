@@ -1,4 +1,4 @@
-"""Files of a dataset's corrupted test images in the layout of CIFAR-10-C: computed here, or copied from a benchmark."""
+"""Files of a dataset's corrupted test images in the layout of CIFAR-10-C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import PIL
 
 from normbench.corruptions import corrupt, registry
 from normbench.corruptions.constants import SEVERITIES, set_for
-from normbench.corruptions.imagecorruptions_engine import check_name, check_side, corrupt_with_imagecorruptions
+from normbench.corruptions.imagecorruptions_engine import check_name, check_sides, corrupt_with_imagecorruptions
 from normbench.corruptions.operators import Bytes
 from normbench.system import npy, preemption
 from normbench.system.errors import UserError
@@ -61,7 +61,7 @@ def write_corrupted(
     """
     chosen = check_choice(names, severities, engine)
     images = np.load(source / "test_images.npy", mmap_mode="r")
-    used = constants_for(engine, constants, images.shape[1])
+    used = constants_for(engine, constants, *images.shape[1:3])
     origin: dict[str, Any] = {
         "engine": engine,
         "constants": used,
@@ -71,15 +71,15 @@ def write_corrupted(
     }
     own = registry.own(chosen)
     origin |= {"own": own} if own else {}
-    _write(source, target, chosen, severities, maker(images, seed, engine, used), origin, workers)
+    write_folder(source, target, chosen, severities, maker(images, seed, engine, used), origin, workers)
 
 
-def constants_for(engine: str, constants: str, side: int) -> str:
-    """Returns the set of constants for images of this side. Raises UserError if the side is too small."""
+def constants_for(engine: str, constants: str, height: int, width: int) -> str:
+    """Returns the set of constants for images of this size. Raises UserError if they are too small."""
     if engine == "imagecorruptions":
-        check_side(side)
+        check_sides(height, width)
         return "imagenet"
-    return set_for(side) if constants == "auto" else constants
+    return set_for(height, width) if constants == "auto" else constants
 
 
 def maker(images: Bytes, seed: int, engine: str, constants: str) -> Maker:
@@ -91,46 +91,6 @@ def maker(images: Bytes, seed: int, engine: str, constants: str) -> Maker:
         return corrupt(images[index], name, severity, seed, index, constants)
 
     return make
-
-
-def copy_published(source: Path, target: Path, names: list[str], severities: list[int], published: Path) -> None:
-    """Copies the corrupted test images of the prepared dataset `source` from files in the layout of CIFAR-10-C.
-
-    published: the folder with `<name>.npy`, uint8 (5 N, H, W, C), severity 1 first, and `labels.npy`, (5 N,). Writes
-    the same files as `write_corrupted`, with null for unknown facts. Raises UserError if a file does not fit the
-    dataset.
-    """
-    chosen = check_choice(names, severities)
-    shape = np.load(source / "test_images.npy", mmap_mode="r").shape
-    labels = np.load(source / "test_labels.npy")
-    count = len(labels)
-    path = published / "labels.npy"
-    stored = _mapped(path)
-    if stored.dtype.kind not in "iu" or stored.shape != (5 * count,):
-        raise UserError(f"{path}: {stored.dtype} of shape {stored.shape}, but needs integers of shape {(5 * count,)}")
-    differing = np.count_nonzero(stored != np.tile(labels, 5))
-    if differing:
-        raise UserError(f"{path}: {differing} of {5 * count} labels are not those of the test images of {source.name}")
-    arrays = {reference: _mapped(published / f"{name}.npy") for name, reference in chosen.items()}
-    for name, reference in chosen.items():
-        array = arrays[reference]
-        if array.dtype != np.uint8 or array.shape != (5 * count, *shape[1:]):
-            raise UserError(
-                f"{published / name}.npy: {array.dtype} of shape {array.shape}, "
-                f"but {source.name} needs uint8 of shape {(5 * count, *shape[1:])}"
-            )
-
-    def make(name: str, severity: int, index: np.ndarray) -> Bytes:
-        return arrays[name][(severity - 1) * count + index]
-
-    origin: dict[str, Any] = {
-        "engine": None,
-        "constants": None,
-        "seed": None,
-        "published": str(published),
-        "versions": {},
-    }
-    _write(source, target, chosen, severities, make, origin)
 
 
 def check_choice(names: list[str], severities: list[int], engine: str = "normbench") -> dict[str, str]:
@@ -147,17 +107,7 @@ def check_choice(names: list[str], severities: list[int], engine: str = "normben
     return chosen
 
 
-def _mapped(path: Path) -> np.ndarray:
-    """Returns the array of a file as a memory map. Raises UserError for arrays of objects, which would be unpickled."""
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not an array that can be mapped: {error}") from None
-
-
-def _write(
+def write_folder(
     source: Path,
     target: Path,
     chosen: dict[str, str],
@@ -166,6 +116,7 @@ def _write(
     origin: dict[str, Any],
     workers: int | None = 1,
 ) -> None:
+    """Writes the folder that `write_corrupted` describes. origin: further entries of its meta.json."""
     shape = np.load(source / "test_images.npy", mmap_mode="r").shape
     labels = np.load(source / "test_labels.npy")
     dataset: dict[str, Any] = read_json(source / "meta.json")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from normbench.system.schema import Strict
+from normbench.system.schema import ImageSize, Strict
 
 
 class Bound(Strict):
     """A prepared dataset: where it is stored and what it contains.
 
-    path: the folder of its arrays. fingerprint: sha256 over the arrays. image_size: pixels a side. train, test: numbers
-    of images. mean, std: the mean and standard deviation of each channel with which inputs are normalized, for pixels
-    in 0..1. origin: where the data came from. note: a remark about the data for readers of the results, or None.
+    path: the folder of its arrays. fingerprint: sha256 over the arrays. image_size: in pixels, one number for a square,
+    or height and width. train, test: numbers of images. mean, std: the mean and standard deviation of each channel with
+    which inputs are normalized, for pixels in 0..1. origin: where the data came from. note: a remark about the data for
+    readers of the results, or None.
     """
 
     name: str
@@ -20,7 +21,7 @@ class Bound(Strict):
     fingerprint: str
     classes: int
     channels: int
-    image_size: int
+    image_size: ImageSize
     train: int
     test: int
     mean: list[float]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from normbench.data.tree import shown
+from normbench.data.tree import listed, shown
 from normbench.system.errors import UserError
+from normbench.system.size import Size, sides
 
 # Formats whose first bytes tell them from other files, whatever the file is called.
 BY_CONTENT = (
@@ -50,7 +52,7 @@ _one_large = threading.Lock()
 
 
 class Picture(NamedTuple):
-    """An image and what a reader should know of it. pixels: uint8 (size, size, 3). remarks: phrases, mostly none."""
+    """An image and what a reader should know of it. pixels: uint8 (H, W, 3). remarks: phrases, mostly none."""
 
     pixels: np.ndarray
     remarks: tuple[str, ...]
@@ -61,6 +63,11 @@ def endings() -> dict[str, str]:
     """The endings of image files in lower case, such as `.png`, each with the format that Pillow has for it."""
     accepted = {*BY_CONTENT, *BY_ENDING, "MPO"}
     return {ending: kind for ending, kind in Image.registered_extensions().items() if kind in accepted}
+
+
+def phrases(remarks: Mapping[str, Sequence[str]]) -> list[str]:
+    """A phrase for each remark with the names of the images to which it applies."""
+    return [f"{text}: {len(names)} images ({listed(names)})" for text, names in remarks.items()]
 
 
 def is_picture(path: Path) -> bool:
@@ -83,8 +90,8 @@ def is_picture(path: Path) -> bool:
         return False
 
 
-def read(path: Path, size: int, background: str = "white") -> Picture:
-    """Reads an image, resizes its shorter side to `size` and crops the centre.
+def read(path: Path, size: Size, background: str = "white") -> Picture:
+    """Reads an image, resizes it until it just covers `size`, and crops the centre.
 
     The filter is Pillow's bilinear one, whose support grows with the reduction (antialiasing). background: the colour
     under transparent pixels. Raises UserError with one line that names the file if it cannot be read.
@@ -113,13 +120,14 @@ def read(path: Path, size: int, background: str = "white") -> Picture:
         raise UserError(f"{shown(path)}: not a readable image: {shown(reason)}") from None
 
 
-def _converted(file: Image.Image, path: Path, size: int, background: str) -> Picture:
+def _converted(file: Image.Image, path: Path, size: Size, background: str) -> Picture:
     """Decodes an opened file: see `read`."""
     remarks = [*_several_frames(file), *_profile(file)]
     if not min(file.size):
         raise UserError(f"{shown(path)}: {file.width} x {file.height} pixels: nothing to see")
     if file.format in ("JPEG", "MPO") and file.width * file.height >= HUGE:
-        file.draft(None, (2 * size, 2 * size))
+        longer = max(sides(size))  # whichever way it will be turned
+        file.draft(None, (2 * longer, 2 * longer))
     clear = _clear_colour(file)
     file.load()
     turned = TRANSPOSED.get(_orientation(file))
@@ -238,15 +246,16 @@ def _from_lab(picture: Image.Image) -> Image.Image:
     return converted
 
 
-def _fitted(picture: Image.Image, size: int) -> Image.Image:
-    """The picture with its shorter side resized to `size`, cut to the middle size x size pixels."""
-    scale = size / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    if width * height < LARGE:
-        resized = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return resized.crop((left, top, left + size, top + size))
+def _fitted(picture: Image.Image, size: Size) -> Image.Image:
+    """The picture resized until it just covers the size, and cut to its middle."""
+    height, width = sides(size)
+    scale = max(width / picture.width, height / picture.height)
+    wide, high = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    left, top = (wide - width) // 2, (high - height) // 2
+    if wide * high < LARGE:
+        resized = picture.resize((wide, high), Image.Resampling.BILINEAR)
+        return resized.crop((left, top, left + width, top + height))
     # Of a very thin picture, only the part that is kept is resized, in a single step: values may differ by 1.
-    across, down = picture.width / width, picture.height / height
-    part = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return picture.resize((size, size), Image.Resampling.BILINEAR, part)
+    across, down = picture.width / wide, picture.height / high
+    part = (left * across, top * down, (left + width) * across, (top + height) * down)
+    return picture.resize((width, height), Image.Resampling.BILINEAR, part)

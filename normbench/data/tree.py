@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+NAMED = 5  # files and classes that a note names
 # What systems and tools leave in folders of data, beside names that begin with a dot.
 LEAVINGS = {
     "__macosx",
@@ -92,6 +93,11 @@ def shown(name: object) -> str:
     """A name or path as it can be printed: on one line, with escapes for what is no text."""
     text = str(name)
     return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and whether there are more."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def _sorted(folder: Path) -> list[os.DirEntry[str]]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from normbench.data.bound import Corrupted
 from normbench.models import registry as models
+from normbench.models.trial import size_problem
 from normbench.runs.run import Kind
 from normbench.suite import resolved
 from normbench.suite.runs import adopt_outputs, bound_dataset
 from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.size import sides
 
 
 def bind() -> None:
@@ -25,7 +27,8 @@ def bind() -> None:
             for name in suite.of_kind(kind)[0]:
                 task = resolved.task(kind, name)
                 bound = bound_dataset(task.dataset)
-                unfit = models.get(task.model).size_problem(bound.image_size)
+                model, size = models.get(task.model), sides(bound.image_size)
+                unfit = size_problem(model, task.model_options, *size, bound.channels)
                 if unfit:
                     raise UserError(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
                 bound.write(folder / f"{name}.json")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from normbench.corruptions import registry as corruptions
 from normbench.corruptions.constants import BENCHMARK
-from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_side
+from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_sides
 from normbench.data import outside
 from normbench.data.sources import registry as sources
 from normbench.data.sources.base import COMMON_KEYS, Source
@@ -19,6 +19,7 @@ from normbench.evaluation.registry import SCORES
 from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.methods import registry as methods
 from normbench.models import registry as models
+from normbench.models.trial import size_problem
 from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
 from normbench.suite import code
@@ -30,6 +31,7 @@ from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS
 from normbench.system import layout
 from normbench.system.errors import UserError, hint
+from normbench.system.size import sides
 from normbench.training.task import Task, TaskEntry
 
 Keys = tuple[str | int, ...]
@@ -175,12 +177,13 @@ class Resolver:
         except UserError as error:
             self.problem((section, name, "model"), str(error))
             return
-        for option, value in task.model_options.items():
-            wrong = model.option_problem(option, value)
+        problems = {option: model.option_problem(option, value) for option, value in task.model_options.items()}
+        for option, wrong in problems.items():
             if wrong:
                 self.problem((section, name, "model_options", option), wrong)
         size = self.image_size(task.dataset)
-        unfit = model.size_problem(size) if size else None
+        right = {option: value for option, value in task.model_options.items() if not problems[option]}
+        unfit = size_problem(model, model.typed(right), *size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)
         settings = {key: getattr(task, key) for key in type(task).model_fields}
@@ -192,11 +195,12 @@ class Resolver:
         resolved = GanTask(**settings) if kind is Kind.GAN else Task(**settings)
         self.tasks[kind][name] = resolved
 
-    def image_size(self, dataset: str) -> int | None:
-        """Returns the side of a dataset's images in pixels; None if only the data can tell."""
+    def image_size(self, dataset: str) -> tuple[int, int] | None:
+        """Returns the height and width of a dataset's images in pixels; None if only the data can tell."""
         declared = self.params.datasets.get(dataset)
         kind = self.sources.get(dataset)
-        return (declared and declared.image_size) or (kind.native_size if kind else None)
+        size = (declared and declared.image_size) or (kind.native_size if kind else None)
+        return None if size is None else sides(size)
 
     def variant(self, name: str) -> None:
         """Resolves one variant: looks up its method and checks the method's options."""
@@ -242,7 +246,7 @@ class Resolver:
             self.problem(("corruptions", "constants"), f"engine {chosen.engine} has those of imagenet only")
         for name in () if made_here else self.params.suite.datasets:
             try:
-                check_side(self.image_size(name) or SMALLEST_SIDE)
+                check_sides(*(self.image_size(name) or sides(SMALLEST_SIDE)))
             except UserError as error:
                 self.problem(("corruptions", "engine"), f"dataset {name}: {error}")
 

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from normbench.system import files
 from normbench.system.errors import UserError
+from normbench.system.size import Size, size_of
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -17,6 +18,8 @@ PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegativeReal = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Precision = Literal["float32", "bfloat16"]
 MemoryFormat = Literal["channels_last", "contiguous"]
+# Of images, in pixels: one number for a square, or height and width (see `normbench.system.size`). JSON has a list.
+ImageSize = Annotated[Size, BeforeValidator(lambda value: size_of(*value) if isinstance(value, list) else value)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 Model = TypeVar("Model", bound="Strict")

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,14 +127,32 @@ def test_what_is_finished_is_kept(scenes: Path, images: np.ndarray, monkeypatch:
         ({"out": Path("filled")}, "filled: not empty, and without meta.json: choose another folder"),
         ({"out": Path("file")}, "file: not a folder"),
         ({"out": Path("other")}, "other/meta.json: not of `normbench corrupt`: choose another folder"),
+        ({"dataset": "empty.npz"}, "empty.npz: no array 'test_images' among a"),
+        ({"dataset": "text.npz"}, "text.npz: not an .npz file"),
+        ({"dataset": "cut.npz"}, "cut.npz: a damaged or truncated zip file, not an .npz file"),
+        ({"dataset": "page.npz"}, "page.npz: a web page, not an .npz file: the address that it was fetched from gave"),
+        ({"dataset": "images.npy"}, "images.npy: a single array (.npy), not an .npz file with test_images, test_lab"),
+        ({"dataset": "bare"}, "bare/test_labels.npy: no such file"),
+        ({"dataset": "half"}, "half/test_images.npy: is damaged or truncated: mmap length is greater than file size"),
         (
-            {"dataset": "empty.npz"},
-            "empty.npz: test_images is not a file in the archive: needs test_images and test_labels",
+            {"dataset": "real.npz"},
+            "real.npz: test_images are float64, uint8 (0..255) is needed: for values in 0..1, (255 * images).round()",
         ),
-        ({"dataset": "text.npz"}, "text.npz: cannot be read: "),
-        ({"dataset": "real.npz"}, "real.npz: test_images: images of type float64: corruptions need uint8, 0 to 255"),
-        ({"dataset": "few.npz"}, "few.npz: test_labels: int64 of shape (3,), needs integers of shape (7,)"),
-        ({"dataset": "flat.npz"}, "flat.npz: test_images of shape (7, 1024): needs (N, H, H, C), N >= 1"),
+        ({"dataset": "few.npz"}, "few.npz: test_labels are 3 for 7 test_images"),
+        (
+            {"dataset": "flat.npz"},
+            "flat.npz: test_images are 7 x 1024; N x H x W x C is needed, C 1 or 3;"
+            " rows of pixels become images by images.reshape(-1, 32, 32)",
+        ),
+        (
+            {"dataset": "small.npz"},
+            "small.npz: test_images: images of shape (1, 32, 7, 1): corruptions need a side of 8 pixels or more",
+        ),
+        ({"out": layout.DATA / "scenes/corrupted"}, "build/data/scenes/corrupted: is in the folder of the dataset, "),
+        (
+            {"out": layout.DATA / "scenes"},
+            "build/data/scenes: is in the folder of the dataset, build/data/scenes: choose",
+        ),
     ],
 )
 def test_refuses_in_one_line(
@@ -145,7 +164,16 @@ def test_refuses_in_one_line(
         (Path(folder) / name).write_text(text)
     Path("file").write_text("")
     Path("text.npz").write_text("a note")
+    Path("page.npz").write_text("\n<!DOCTYPE html><title>Sign in</title>")
     np.savez("empty.npz", a=images)
+    Path("cut.npz").write_bytes(Path("empty.npz").read_bytes()[:-9])
+    np.save("images.npy", images)
+    for folder in ("bare", "half"):
+        Path(folder).mkdir()
+        shutil.copy("images.npy", f"{folder}/test_images.npy")
+    np.save("half/test_labels.npy", np.arange(7))
+    os.truncate("half/test_images.npy", 5000)
+    np.savez("small.npz", test_images=images[..., :7, 0], test_labels=np.arange(7))
     np.savez("real.npz", test_images=images / 255, test_labels=np.arange(7))
     np.savez("few.npz", test_images=images, test_labels=np.arange(3))
     np.savez("flat.npz", test_images=images.reshape(7, -1)[:, :1024], test_labels=np.arange(7))
@@ -156,6 +184,45 @@ def test_refuses_in_one_line(
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
     assert sorted(str(path) for path in Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("form", ["column", "no channel axis", "channels first", "one-hot", "not square"])
+def test_what_has_one_reading_is_taken(form: str, scenes: Path, images: np.ndarray) -> None:
+    labels, wanted = np.arange(7), images
+    given = {"test_images": images, "test_labels": labels}
+    match form:
+        case "column":
+            given["test_labels"] = labels[:, None].astype(">f8")
+        case "no channel axis":
+            given["test_images"], wanted = images[..., 0], images[..., :1]
+        case "channels first":
+            given["test_images"] = images.transpose(0, 3, 1, 2).astype(np.int64)
+        case "one-hot":
+            given["test_labels"] = np.eye(7)
+        case "not square":
+            given["test_images"] = wanted = images[:, :20]
+    np.savez("own.npz", **given)
+    module.export("own.npz", Path("out"), ["contrast", "glass_blur"], [2])
+    for name in ("contrast", "glass_blur"):
+        np.testing.assert_array_equal(np.load(f"out/{name}.npy"), corrupt(wanted, name, 2))
+    assert np.load("out/labels.npy").tolist() == labels.tolist()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_one_line(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    Path("closed").mkdir(mode=0o500)
+    assert run(monkeypatch, "scenes", "--out", "closed/out", "--names", "contrast") == 1
+    assert capsys.readouterr().err == "closed/out: Permission denied\n"
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    Path("file").write_text("")
+    assert run(monkeypatch, "scenes", "--out", "file/out", "--names", "contrast") == 1
+    assert capsys.readouterr().err == "file/out: Not a directory\n"
 
 
 def test_an_error_is_one_line(scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

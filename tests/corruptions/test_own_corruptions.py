@@ -12,8 +12,9 @@ import pytest
 
 from normbench.corruptions import NAMES, corrupt, export, registry
 from normbench.corruptions import files as corrupted
-from normbench.corruptions.files import copy_published, write_corrupted
+from normbench.corruptions.files import write_corrupted
 from normbench.corruptions.imagecorruptions_engine import corrupt_with_imagecorruptions
+from normbench.corruptions.published import copy_published
 from normbench.data.bound import Corrupted
 from normbench.suite import corrupt as stage
 from normbench.suite import resolve

@@ -17,12 +17,12 @@ import numpy as np
 from normbench.data import pictures, tree
 from normbench.data.arrays import BATCH
 from normbench.data.sources.base import Origin, Request, Source, source
-from normbench.data.tree import composed, shown
+from normbench.data.tree import composed, listed, shown
 from normbench.system import npy
 from normbench.system.errors import hint
 from normbench.system.progress import Progress
+from normbench.system.size import Size, sides
 
-NAMED = 5  # files and classes that a note names
 HELD_OUT = ("val", "test")
 ANNOTATIONS = "val_annotations.txt"
 
@@ -36,9 +36,9 @@ class ImageFolder(Source):
 
     `val` may also be laid out as in Tiny ImageNet, with `val/images/` and `val/val_annotations.txt`. Files are images
     by their ending or by their content, and are read as a person sees them (`normbench.data.pictures`): upright, in
-    RGB. Their shorter side is resized to `image_size`, and the centre is cropped. Classes are numbered in the order of
-    their names. A class may lack images in val or test. What is left out, and what was changed in reading, is in the
-    note of the dataset. Images are written batch by batch, so the dataset may be larger than the memory.
+    RGB. They are resized until they just cover `image_size`, and cropped to the centre. Classes are numbered in the
+    order of their names. A class may lack images in val or test. What is left out, and what was changed in reading, is
+    in the note of the dataset. Images are written batch by batch, so the dataset may be larger than the memory.
 
     path: the folder.
     background: the colour under transparent pixels.
@@ -69,7 +69,10 @@ class ImageFolder(Source):
             )
             for path, remark in remarks:
                 reading.remark(remark, path)
-        return Origin(f"{self.path} (train, {held_out})", class_names=[*classes], notes=reading.notes())
+        names = [*classes]
+        test_files = [f"{names[label]}/{composed(file.name)}" for file, label in listings["test"]]
+        origin = f"{self.path} (train, {held_out})"
+        return Origin(origin, None, names, reading.notes(), test_files, self.background)
 
 
 @dataclass
@@ -111,11 +114,11 @@ class Reading:
         found = [entry.name for entry in _entries(self.root) if tree.is_folder(entry) and not tree.hidden(entry.name)]
         if not found:
             return wanted
-        listed = ", ".join(shown(name) for name in found[:NAMED]) + (", ..." if len(found) > NAMED else "")
+        here = listed([shown(name) for name in found])
         known = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
         if known & {name.lower() for name in found}:
-            return f"{wanted}, and here are {listed}: rename them"
-        return f"{wanted}, and here are {listed}: move a part of each class to train/<class>/, the rest to val/<class>/"
+            return f"{wanted}, and here are {here}: rename them"
+        return f"{wanted}, and here are {here}: move a part of each class to train/<class>/, the rest to val/<class>/"
 
     def classes(self, split: str) -> dict[str, Path]:
         """The folder of each class of a split, by the name of the class in the order of the names.
@@ -185,7 +188,7 @@ class Reading:
         present = {label for _, label in listing}
         if lacking := [name for name, label in numbers.items() if label not in present]:
             self.facts.append(
-                f"{len(lacking)} of {len(numbers)} classes have no test image ({_first([*map(shown, lacking)])})"
+                f"{len(lacking)} of {len(numbers)} classes have no test image ({listed([*map(shown, lacking)])})"
             )
         return listing
 
@@ -271,8 +274,8 @@ class Reading:
         if self.left_out:
             # What may be missed comes before what nobody misses.
             names = sorted(self.left_out, key=lambda name: self.left_out[name] in ("hidden", "outside of the splits"))
-            found.append(f"left out: {_counted(self.left_out.values())} ({_first(names)})")
-        return [*found, *(f"{text}: {len(names)} images ({_first(names)})" for text, names in self.remarks.items())]
+            found.append(f"left out: {_counted(self.left_out.values())} ({listed(names)})")
+        return [*found, *pictures.phrases(self.remarks)]
 
     def error(self, path: Path, message: str) -> Exception:
         """The UserError about a file or folder."""
@@ -289,17 +292,13 @@ def _counted(reasons: Iterable[str]) -> str:
     return ", ".join(f"{count} {why}" for why, count in sorted(Counter(reasons).items(), key=lambda x: (-x[1], x[0])))
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-
-
-def _write_images(path: Path, images: list[Path], size: int, background: str, title: str) -> list[tuple[Path, str]]:
-    """Writes the images to `path`, uint8 (N, size, size, 3), batch by batch; returns the remarks on them.
+def _write_images(path: Path, images: list[Path], size: Size, background: str, title: str) -> list[tuple[Path, str]]:
+    """Writes the images to `path`, uint8 (N, H, W, 3), batch by batch; returns the remarks on them.
 
     They are decoded in threads, because Pillow releases Python's global lock. title: names them in the progress bar.
     """
     count = len(images)
-    offset = npy.create(path, np.uint8, (count, size, size, 3))
+    offset = npy.create(path, np.uint8, (count, *sides(size), 3))
     remarks = []
     read = partial(pictures.read, size=size, background=background)
     with (
