@@ -24,7 +24,7 @@ from normbench.sweep.cost import measure_all
 from normbench.system import device as devices
 from normbench.system import layout, preemption
 from normbench.system.errors import UserError
-from normbench.system.stage import ENDS_WITH_PARENT
+from normbench.system.stage import ENDS_WITH
 
 
 def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
@@ -86,7 +86,7 @@ def call(command: list[str]) -> int:
     """Returns the exit code of a Python module. It ends, with all that it has started, when this process is ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
-        env=os.environ | {ENDS_WITH_PARENT: "1"},
+        env=os.environ | {ENDS_WITH: str(os.getpid())},
         start_new_session=True,
         preexec_fn=functools.partial(preemption.end_with, os.getpid()) if sys.platform == "linux" else None,
     )

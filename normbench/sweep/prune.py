@@ -29,9 +29,9 @@ def remains() -> dict[Path, str]:
         found |= dict.fromkeys(scratch.left_behind(folder), KILLED)
     for folder in (layout.store(), *sorted(layout.store().glob("*.unfinished"))):
         found |= dict.fromkeys(scratch.left_behind(folder), KILLED)
-    # The form of earlier versions, whose processes held no locks on them. All else in build has a name without a dot.
+    # The names that earlier versions gave them. Their processes held no locks on them.
     for folder in _folders(layout.BUILD):
-        hidden = (path for path in sorted(folder.glob(".*")) if not scratch.is_temporary(path))
+        hidden = (path for path in sorted(folder.glob(".*")) if re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name))
         found |= dict.fromkeys((path for path in hidden if not scratch.in_use(path)), KILLED)
     for path in sorted(layout.store().glob(".*")):
         run = re.match(rf"\.({ID}|import)\.", path.name)

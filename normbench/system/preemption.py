@@ -50,24 +50,33 @@ def forked() -> None:
         raise SystemExit(EXIT_CODE)
 
 
-def end_with(parent: int) -> None:
-    """To be called first in the main thread of a child process: sends it SIGTERM when its parent ends, also by a kill.
+def end_with(process: int) -> None:
+    """To be called first in the main thread of a process: sends it SIGTERM when another process ends, also by a kill.
 
-    parent: the id of the process that started this one. On Linux the system sends the signal at once; elsewhere a
-    thread looks every `LOOK` seconds.
+    process: the id of its parent, or of another process before it. On Linux the system sends the signal at once when a
+    parent has ended; otherwise a thread looks every `LOOK` seconds.
     """
-    if sys.platform == "linux":
+    child = os.getppid() == process
+    if child and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:  # It has ended before.
+        if os.getppid() != process:  # It has ended in this moment.
             os.kill(os.getpid(), signal.SIGTERM)
         return
 
     def look() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == process if child else _exists(process):
             time.sleep(LOOK)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=look, daemon=True).start()
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # Another error is about the process of somebody else.
+    return True
 
 
 def watch() -> None:

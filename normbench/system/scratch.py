@@ -93,7 +93,7 @@ def left_behind(folder: Path, name: str | None = None) -> list[Path]:
 def in_use(path: Path) -> bool:
     """Whether a process holds the lock on a file or folder. So it is taken to be where there are no locks."""
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         return error.errno not in (errno.ENOENT, errno.ELOOP)  # A symbolic link is nothing that a process works on.
     try:
@@ -115,7 +115,7 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     with suppress(FileNotFoundError):
-        lock = os.open(path, os.O_RDONLY)
+        lock = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # It may be a named pipe.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Two processes may want to remove it.
         except OSError:

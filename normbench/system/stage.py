@@ -11,7 +11,7 @@ from typing import Any
 from normbench.system import preemption
 from normbench.system.errors import UserError, line
 
-ENDS_WITH_PARENT = "NORMBENCH_ENDS_WITH_PARENT"  # set for the stages that a sweep calls, by themselves or through DVC
+ENDS_WITH = "NORMBENCH_ENDS_WITH"  # the id of the sweep that calls a stage, itself or through DVC
 
 
 def run(function: Callable[..., Any], *options: str) -> None:
@@ -21,8 +21,8 @@ def run(function: Callable[..., Any], *options: str) -> None:
         parser.add_argument(f"--{option}", required=True)
     arguments = vars(parser.parse_args())
     preemption.watch()
-    if os.environ.get(ENDS_WITH_PARENT):
-        preemption.end_with(os.getppid())
+    if os.environ.get(ENDS_WITH):
+        preemption.end_with(int(os.environ[ENDS_WITH]))
     guarded(lambda: function(**arguments))
 
 

@@ -46,6 +46,8 @@ KEPT = [
     f"runs/{RUN}/record.json",
     f"runs/locks/{RUN}.lock",
     "runs/.gitignore",
+    "build/.gitignore",
+    "build/data/.gitignore",
     "downloads/.lock",
     "downloads/cifar10/cifar-10-python.tar.gz",
     ".git/.x.01234567.partial/file",

@@ -198,6 +198,13 @@ def test_only_what_has_the_name_of_the_target_is_cleared(here: Path) -> None:
     ]
 
 
+def test_what_is_no_folder_is_cleared_too(here: Path) -> None:
+    os.mkfifo(here / ".a.00000000.partial")
+    (here / ".a.11111111.partial").write_text("")
+    files.write_text(here / "a", "text")
+    assert [path.name for path in here.iterdir()] == ["a"]
+
+
 def test_file_systems_without_locks(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can know there whether an owner lives, so that nothing is removed."""
 
