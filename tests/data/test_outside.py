@@ -15,9 +15,7 @@ import pytest
 
 from normbench.data import outside
 from normbench.data.sources.base import Source
-from normbench.data.sources.imagefolder import ImageFolder
-from normbench.data.sources.npz import Npz
-from normbench.data.sources.torchvision import Cifar10
+from normbench.data.sources.registry import source_class
 from normbench.suite import look, resolve
 from normbench.system import files, layout
 from normbench.system.errors import UserError
@@ -165,9 +163,13 @@ def test_what_sources_declare() -> None:
         extra: str | None = None
 
     assert list(Own("a.csv", parts=["b.csv", "~/c"]).reads()) == ["a.csv", "b.csv", "~/c"]
-    assert list(ImageFolder("pets").reads()) == ["pets"]
-    assert "own.npz" in Npz("own.npz").reads()
-    assert list(Cifar10(mirror="mirror").reads()) == []
+
+    def reads(source: str, **options: str) -> list[str]:
+        return list(source_class(source)(**options).reads())
+
+    assert reads("imagefolder", path="pets") == ["pets"]
+    assert "own.npz" in reads("npz", path="own.npz")
+    assert reads("cifar10", mirror="mirror") == []
 
 
 OWN = """
