@@ -5,6 +5,7 @@ DVC runs it on every `dvc repro`, so it imports little, and leaves all mistakes 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def of_dataset(entry: dict[str, Any]) -> list[str]:
     """What the source of a dataset declares to read; nothing if the entry is not valid."""
     try:
         kind = registry.source_class(entry["source"])
-        return list(kind(**{key: entry[key] for key in registry.options(kind) if key in entry}).reads())
+        source = kind(**{key: entry[key] for key in registry.options(kind) if key in entry})
+        return [os.fspath(place) for place in source.reads()]
     except Exception:  # `resolve` says what is wrong
         return []
 

@@ -6,6 +6,7 @@ A later stage depends on such files and never on params.yaml itself, so a new va
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,7 +149,11 @@ class Resolver:
         except (TypeError, ValueError) as error:
             self.problem(("datasets", name), str(error))
             return
-        self.reads[name] = list(source.reads())
+        try:
+            self.reads[name] = [os.fspath(place) for place in source.reads()]
+        except Exception as error:  # code of the user's own
+            self.problem(("datasets", name), f"{kind.__name__}.reads fails: {type(error).__name__}: {error}")
+            return
         self.datasets[name] = {
             "name": name,
             **declared.model_dump(include=set(COMMON_KEYS)),

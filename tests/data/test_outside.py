@@ -15,9 +15,7 @@ import pytest
 
 from normbench.data import outside
 from normbench.data.sources.base import Source
-from normbench.data.sources.imagefolder import ImageFolder
-from normbench.data.sources.npz import Npz
-from normbench.data.sources.torchvision import Cifar10
+from normbench.data.sources.registry import source_class
 from normbench.suite import look, resolve
 from normbench.system import files, layout
 from normbench.system.errors import UserError
@@ -165,11 +163,49 @@ def test_what_sources_declare() -> None:
         extra: str | None = None
 
     assert list(Own("a.csv", parts=["b.csv", "~/c"]).reads()) == ["a.csv", "b.csv", "~/c"]
-    assert list(ImageFolder("pets").reads()) == ["pets"]
-    assert "own.npz" in Npz("own.npz").reads()
-    assert list(Cifar10(mirror="mirror").reads()) == []
+
+    def reads(source: str, **options: str) -> list[str]:
+        return list(source_class(source)(**options).reads())
+
+    assert reads("imagefolder", path="pets") == ["pets"]
+    assert "own.npz" in reads("npz", path="own.npz")
+    assert reads("cifar10", mirror="mirror") == []
 
 
+OWN = """
+from dataclasses import dataclass
+from pathlib import Path
+from normbench.data.sources.base import Source, source
+
+@source("mine")
+@dataclass(frozen=True)
+class Mine(Source):
+    def reads(self):
+        return {}
+"""
+
+
+def test_what_a_source_of_ones_own_declares() -> None:
+    Path("params.yaml").write_text(
+        "suite: {seeds: [0], datasets: [x], tasks: [t], variants: [v], baseline: v, gan_tasks: [], gan_variants: []}\n"
+        "datasets: {x: {source: 'own.py:mine', image_size: 8}}\n"
+        "tasks: {t: {dataset: x, model: resnet8, recipe: {epochs: 1}}}\nvariants: {v: {method: batch_norm}}\n"
+    )
+
+    def printed(body: str) -> str:
+        Path("own.py").write_text(OWN.format(body))
+        code = "from normbench.suite import look, resolve; look.look(); print(resolve.resolve().files()['datasets/x'])"
+        done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    assert "'outside': '" in printed("[Path('../data/a'), '../data/b']")
+    assert set(files.read_json(layout.OUTSIDE)) == {"../data/a", "../data/b"}
+    assert "params.yaml:2: datasets.x: Mine.reads fails: ZeroDivisionError: division by zero" in printed("[1 / 0]")
+    assert "params.yaml:2: datasets.x: Mine.reads fails: TypeError: " in printed("[3]")
+    assert files.read_json(layout.OUTSIDE) == {}
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 PARAMS = """
 suite: {seeds: [0], datasets: [photos, digits], tasks: [], variants: [], gan_tasks: [], gan_variants: []}
 datasets:
@@ -194,6 +230,8 @@ def test_the_places_of_a_suite() -> None:
     ):
         path.write_text(broken)
         assert look.places(path) == []
+    path.write_text(PARAMS.replace("path: ../data", "path: 3"))
+    assert look.places(path) == []
     path.write_bytes(b"suite: \xff")
     assert look.places(path) == []
     path.unlink()
@@ -207,8 +245,7 @@ def test_a_look_does_not_import_torch() -> None:
     code = (
         "import sys; from normbench.suite.look import look; look(); assert not {'torch', 'pandas'} & set(sys.modules)"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(files.read_json(layout.OUTSIDE)) == {"../data"}
 

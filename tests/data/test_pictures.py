@@ -10,6 +10,7 @@ import os
 import re
 import struct
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from PIL import Image, ImageCms
 
 from normbench.data import pictures
 from normbench.system.errors import UserError
+from tests.support.shared import SHARED
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 # Four quarters of 8 x 8 pixels: red, green above blue, white. Each orientation has its own arrangement of them.
@@ -294,6 +296,40 @@ def test_what_cannot_be_read_is_named_in_one_line() -> None:
     Path("new\nline.jpg").write_text("text")
     with pytest.raises(UserError, match=r"new\\nline\.jpg: not an image"):
         pictures.read(Path("new\nline.jpg"), 8)
+
+
+def test_a_file_without_permission_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read everything, so the refusal of the system is made up."""
+
+    def closed(path: Path, **given: Any) -> Image.Image:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for name in ("a.png", "b"):
+        Path(name).write_bytes(b"x")
+    monkeypatch.setattr(Image, "open", closed)
+    refused(Path("a.png"), "not a readable image: Permission denied$")
+    with pytest.raises(UserError, match=r"^b: Permission denied$"):
+        pictures.is_picture(Path("b"))
+
+
+@pytest.mark.skipif(not (SHARED / "data/imagenet_samples.zip").exists(), reason="needs ../shared/data, real images")
+def test_real_photographs_are_read_as_before_but_upright() -> None:
+    """torchvision's steps: RGB, the shorter side resized, the centre cut out."""
+    with zipfile.ZipFile(SHARED / "data/imagenet_samples.zip") as archive:
+        archive.extractall(".")
+    paths = sorted(Path().rglob("*.JPEG"))
+    assert len(paths) == 96
+    turned = []
+    for path in paths:
+        with Image.open(path) as file:
+            plain = file.convert("RGB")
+        scale = 48 / min(plain.size)
+        width, height = (max(48, round(side * scale)) for side in plain.size)
+        left, top = (width - 48) // 2, (height - 48) // 2
+        resized = plain.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 48, top + 48))
+        if not np.array_equal(seen(path, 48), np.asarray(resized)):
+            turned.append(path.name)
+    assert turned == ["n02951585_can_opener.JPEG"]  # the one that says to be turned
 
 
 def test_thin_tiny_and_large_images() -> None:

@@ -177,6 +177,28 @@ def test_data_that_are_not_there(root: Path) -> None:
     assert "download@photos" in project.repro("bind")
 
 
+def test_who_has_pulled_the_results_needs_no_data(root: Path, tmp_path: Path) -> None:
+    project = Project(root / "normbench")
+    for arguments in (
+        ["remote", "add", "--default", "storage", str(tmp_path / "remote")],
+        ["push", "bind", "--with-deps"],
+    ):
+        done = project.dvc(*arguments)
+        assert done.returncode == 0, done.stderr
+    pulled = Project(tmp_path / "elsewhere/normbench")
+    skipped = shutil.ignore_patterns("build", "cache", "tmp")
+    shutil.copytree(project.path, pulled.path, symlinks=True, ignore=skipped)
+    done = pulled.dvc("pull", "bind", "--with-deps")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "elsewhere/photos").exists()
+    assert changed_by_check(pulled) == []
+    assert pulled.repro("bind") == []
+    shutil.copytree(root / "photos", tmp_path / "elsewhere/photos")
+    assert pulled.repro("bind") == []
+    invert(tmp_path / "elsewhere/photos/val/a/0.bmp")
+    assert changed_by_check(pulled) == ["datasets/photos"]
+
+
 def test_mistakes_in_params_are_left_to_resolve(root: Path) -> None:
     project = Project(root / "normbench")
     project.edit("path: ../photos,", "path: ../photos, backgrounds: red,")
