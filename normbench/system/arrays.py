@@ -20,6 +20,7 @@ from normbench.system.errors import UserError
 
 SMALLEST_SIDE = 4  # pixels
 LARGEST_LABEL = 1 << 31
+LISTED = 12  # arrays of a file that a message names
 BATCH = 1024  # images whose values are looked at together
 
 # What a file is that begins with these bytes, for files that should hold arrays.
@@ -66,7 +67,8 @@ def read_npz(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     with stored:
         missing = [name for name in names if name not in stored.files]
         if missing:
-            raise UserError(f"{path}: no array '{missing[0]}' among {', '.join(stored.files) or 'none'}")
+            listed = ", ".join(stored.files[:LISTED]) + (", ..." if len(stored.files) > LISTED else "")
+            raise UserError(f"{path}: no array '{missing[0]}' among {listed or 'none'}")
         found = {}
         for name in names:
             try:
@@ -151,7 +153,9 @@ def as_images(images: np.ndarray, what: str) -> np.ndarray:
         images = images[..., None]
     elif images.ndim == 4 and given[3] not in (1, 3) and given[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
-    if images.ndim != 4 or not images.size or images.shape[3] not in (1, 3):
+    if images.ndim == 4 and not len(images):
+        raise UserError(f"{what} are {by(given)}: there is no image in it")
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise UserError(f"{what} are {by(given)}; N x H x W x C is needed, C 1 or 3{_shape_advice(given)}")
     if min(images.shape[1:3]) < SMALLEST_SIDE:
         raise UserError(f"{what} are {by(given)}: sides of at least {SMALLEST_SIDE} pixels are needed")
@@ -221,9 +225,9 @@ def as_labels(labels: np.ndarray, count: int, what: str, images: str) -> np.ndar
     else:
         raise UserError(f"{what} are {by(labels.shape)} for {count} {images}")
     if labels.size and labels.min() < 0:
-        raise UserError(f"{what} have {int(labels.min())}; labels count from 0")
+        raise UserError(f"{what} have {labels.min()}; labels count from 0")
     if labels.size and labels.max() >= LARGEST_LABEL:
-        raise UserError(f"{what} have {int(labels.max())}, which is no number of a class; labels count from 0")
+        raise UserError(f"{what} have {labels.max()}, which is no number of a class; labels count from 0")
     return labels.astype(np.int64)
 
 

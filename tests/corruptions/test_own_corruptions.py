@@ -115,6 +115,18 @@ def test_params_say_what_is_wrong(folder: Path) -> None:
     assert third.endswith("no such file my_corruptions/slat.py; did you mean 'my_corruptions/salt.py'?")
 
 
+def test_an_engine_without_it_is_refused_by_resolve(folder: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    start, end = text.index("\ncorruptions:"), text.index("\n\n", text.index("\ncorruptions:"))
+    chosen = f"\ncorruptions:\n  engine: imagecorruptions\n  names: [fog, {SALT}]\n"
+    Path("params.yaml").write_text(text[:start] + chosen + text[end:], encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        resolve.resolve(Path("params.yaml"))
+    lines = [line for line in str(caught.value).splitlines() if "corruptions.names" in line]
+    assert len(lines) == 1
+    assert f"corruptions.names.1 = '{SALT}': imagecorruptions has no corruption '{SALT}': " in lines[0]
+
+
 def test_an_export_makes_it_again_where_its_code_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     monkeypatch.setattr(
