@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from normbench import __version__
-from normbench.system import files, layout
+from normbench.system import files, layout, preemption
 from normbench.system.errors import UserError, hint
 from normbench.system.stage import guarded
 from normbench.system.text import complain, say, show_traceback
@@ -66,7 +66,7 @@ def check(
             changed.append(name)
     if changed and refresh:
         # DVC watches only normbench/ and the folders my_*, so after a change elsewhere `resolve` has to be forced.
-        command = ["dvc", "--wait-for-lock", "repro", "--quiet", "--force", "--single-item", "resolve"]
+        command = ["dvc", "--wait-for-lock", "repro", "--quiet", "--force", "resolve"]
         if subprocess.run([sys.executable, "-m", *command]).returncode != 0:
             raise UserError(f"`{' '.join(command)}` failed: see above")
     count = len(fresh.suite.names())
@@ -209,7 +209,7 @@ def runs_prune(
     remove: Annotated[bool, typer.Option(help="Remove it; otherwise it is only shown.")] = False,
     finished: Annotated[bool, typer.Option(help="Also finished runs that are not of the suite.")] = False,
 ) -> None:
-    """Show what the run store no longer needs: checkpoints of other suites, remains of killed processes."""
+    """Show what is no longer needed: remains of killed processes, checkpoints of other suites."""
     from normbench.sweep.prune import prune
 
     guarded(lambda: prune(finished, remove))
@@ -240,6 +240,7 @@ def runs_import(
 def main() -> None:
     """The entry point of the command. A user's mistake ends in one line and exit code 1."""
     sys.excepthook = show_traceback
+    preemption.watch()
     try:
         app()
     except UserError as error:

@@ -3,6 +3,7 @@
 from normbench.data.prepare import prepare
 from normbench.system import files, layout, stage
 from normbench.system.errors import UserError, hint
+from normbench.system.size import sides
 from normbench.system.text import say
 
 
@@ -15,7 +16,7 @@ def download(dataset: str) -> None:
     with files.atomic_folder(layout.DATA / dataset) as out:
         prepare(files.read_json(spec), out)
         facts = files.read_json(out / "meta.json")
-    size = "{image_size}x{image_size}x{channels}".format(**facts)
+    size = "x".join(map(str, (*sides(facts["image_size"]), facts["channels"])))
     say(f"{dataset}: {facts['train']} + {facts['test']} images of {size} in {facts['classes']} classes")
 
 

@@ -33,7 +33,7 @@ def check(reference: str, side: int) -> None:
         for severity in (SEVERITIES[0], SEVERITIES[-1]):
             doing = f"corruption '{reference}', severity {severity}, images {images.shape}"
             with blame.in_one_line(doing, located):
-                constants, numbers = found.constants[set_for(side)][severity - 1], np.arange(COUNT)
+                constants, numbers = found.constants[set_for(side, side)][severity - 1], np.arange(COUNT)
                 if channels == 3:
                     made = found.function(images, constants, *found.draw(images, constants, 0, severity, numbers))
                     if not isinstance(made, np.ndarray):

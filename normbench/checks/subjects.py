@@ -24,6 +24,7 @@ from normbench.models.base import Model
 from normbench.system import blame
 from normbench.system.errors import UserError
 from normbench.system.schema import MemoryFormat
+from normbench.system.size import sides
 from normbench.training import classifier
 from normbench.training.optimization import autocast, optimizer, step_loss
 from normbench.training.task import Task
@@ -169,7 +170,7 @@ def _images(
     wanted: MemoryFormat = "channels_last",
 ) -> Tensor:
     """Images of noise with the shape of a dataset, normalized, in the memory format of a network."""
-    shape = (count, bound.image_size, bound.image_size, bound.channels)
+    shape = (count, *sides(bound.image_size), bound.channels)
     drawn = torch.randint(256, shape, generator=torch.Generator().manual_seed(count), dtype=torch.uint8)
     images = on_device(drawn, torch.zeros(count, dtype=torch.int64), mean, std, "cpu").made_for(network, wanted)
     return images.normalized(images.pixels)

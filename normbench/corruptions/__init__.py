@@ -34,7 +34,7 @@ __all__ = ["EXTRA", "MAIN", "NAMES", "check", "corrupt"]
 
 Images = TypeVar("Images", Bytes, "torch.Tensor")
 
-SMALLEST_SIDE = 8  # pixels
+SMALLEST_SIDE, LARGEST_SIDE = 8, 8192  # pixels; fog needs a square map of the longer side
 BLOCK = 3 << 15  # Values processed at a time (32 images of CIFAR-10), so that temporary arrays stay in the cache.
 
 # This array is freed at once. From then on glibc keeps freed blocks of up to this size for the next temporary array.
@@ -56,15 +56,15 @@ def corrupt(
     index: np.ndarray | list[int] | None = None,
     constants: str | None = None,
 ) -> Images:
-    """Returns corrupted copies of `images`, uint8 (N, H, H, C), C = 1 or 3, H >= 8; same shape and type.
+    """Returns corrupted copies of `images`, uint8 (N, H, W, C), C = 1 or 3, sides from 8 to 8192; same shape and type.
 
     name: one of `NAMES`, or a reference to a corruption of the user's own, such as `my_corruptions/salt.py:salt`.
-    severity: 1 to 5. index: (N,), the numbers of the images in their dataset; by default 0..N-1. Each result depends on
-    its image, its number, the name of the corruption, `severity`, `seed` and `constants`, and on nothing else.
-    constants: the benchmark that defines the severities, `cifar` (by default for sides below 48), `tiny_imagenet`
-    (below 128) or `imagenet`.
+    severity: 1 to 5. index: (N,), the numbers of the images in their dataset, from 0; by default 0..N-1. Each result
+    depends on its image, its number, the name of the corruption, `severity`, `seed` and `constants`, and on nothing
+    else. constants: the benchmark that defines the severities, `cifar` (by default for images whose shorter side is
+    below 48), `tiny_imagenet` (below 128) or `imagenet`.
 
-    A torch tensor is (N, C, H, H) and so is its result, on the same device; it is computed on the CPU. Raises UserError
+    A torch tensor is (N, C, H, W) and so is its result, on the same device; it is computed on the CPU. Raises UserError
     for any other argument.
     """
     change: Callable[..., Any] = _corrupt_tensor if _is_tensor(images) else _corrupt_array
@@ -79,23 +79,25 @@ def _is_tensor(images: Any) -> bool:
 def _corrupt_tensor(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
     import torch
 
+    if images.layout is not torch.strided or images.is_meta:
+        kind = "a meta tensor, which has no values" if images.is_meta else f"a tensor of layout {images.layout}"
+        raise UserError(f"images are {kind}: corruptions need a dense tensor")
     _check_images(images, channels_first=True)
     result = _corrupt_array(images.cpu().permute(0, 2, 3, 1).numpy(), *arguments)
     return torch.empty_like(images).copy_(torch.from_numpy(result).permute(0, 3, 1, 2))
 
 
 def _corrupt_array(images: Bytes, name: str, severity: int, seed: int, index: Any, constants: str | None) -> Bytes:
-    images = np.asarray(images)
-    numbers = check(images, name, severity, index)
+    images, severity, seed, numbers = check(images, name, severity, seed, index)
     if constants is not None and constants not in SETS:
         raise UserError(f"unknown constants '{constants}': {hint(constants, SETS)}")
     found = registry.get(name)
-    values = found.constants[constants or set_for(images.shape[1])][severity - 1]
-    result = np.empty_like(images)
+    values = found.constants[constants or set_for(*images.shape[1:3])][severity - 1]
+    result = np.empty(images.shape, np.uint8)
     step = max(1, BLOCK // max(1, images[:1].size))
     for start in range(0, len(images), step):
         block = slice(start, start + step)
-        result[block] = _corrupt_block(images[block], found, values, int(severity), seed, numbers[block])
+        result[block] = _corrupt_block(images[block], found, values, severity, seed, numbers[block])
     return result
 
 
@@ -112,27 +114,81 @@ def _corrupt_block(
     return luma(result) if grey else result
 
 
-def check(images: Bytes, name: str, severity: int, index: np.ndarray | list[int] | None) -> np.ndarray:
-    """Returns the numbers of the images, integers (N,). Raises UserError if an argument is not valid for `corrupt`."""
+def check(images: Any, name: str, severity: Any, seed: Any, index: Any) -> tuple[Bytes, int, int, np.ndarray]:
+    """Returns the arguments of `corrupt` in their exact types: images as an array, severity, seed, numbers of images.
+
+    Whole numbers may be of any type, 3.0 included. Raises UserError if an argument is not valid.
+    """
     registry.get(name)
-    if severity not in SEVERITIES:
+    level = _whole(severity)
+    if level not in SEVERITIES:
         raise UserError(f"severity {severity!r} of '{name}': valid: 1, 2, 3, 4, 5")
+    start = _whole(seed)
+    if start is None:
+        raise UserError(f"seed {seed!r}: needs a whole number")
+    try:
+        images = np.asarray(images)
+    except (TypeError, ValueError):  # a list of arrays of different shapes, or of tensors elsewhere
+        raise UserError("images are no array: corruptions need uint8 (N, H, W, C), all of one size") from None
     _check_images(images)
-    numbers = np.arange(len(images)) if index is None else np.asarray(index)
-    if numbers.shape != (len(images),) or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise UserError(
-            f"index: {numbers.dtype} of shape {numbers.shape} for {len(images)} images: needs one integer each"
-        )
-    return numbers
+    return images, level, start, _numbers(index, len(images))
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number of any type as an int; None for anything else, and for booleans."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        return None
+    return int(value) if value == value // 1 else None
+
+
+def _numbers(index: Any, count: int) -> np.ndarray:
+    """The numbers of `count` images, int64 (count,)."""
+    if index is None:
+        return np.arange(count)
+    try:
+        numbers = np.asarray(index)
+    except (TypeError, ValueError):
+        raise UserError(f"index: no array: needs one integer each for {count} images") from None
+    if numbers.shape != (count,) or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise UserError(f"index: {numbers.dtype} of shape {numbers.shape} for {count} images: needs one integer each")
+    wrong = numbers[(numbers < 0) | (numbers > np.int64(2**63 - 1))] if numbers.size else numbers
+    if len(wrong):
+        raise UserError(f"index: {wrong[0]}: the numbers of images are from 0 to 2**63 - 1")
+    return numbers.astype(np.int64)
 
 
 def _check_images(images: Any, channels_first: bool = False) -> None:
     kind, shape = str(images.dtype).removeprefix("torch."), tuple(images.shape)
     if kind != "uint8":
-        raise UserError(f"images of type {kind}: corruptions need uint8, 0 to 255")
+        advice = (
+            "; values in 0..1 become that by (255 * images).round()" if kind.startswith(("float", "bfloat")) else ""
+        )
+        raise UserError(f"images of type {kind}: corruptions need uint8, 0 to 255{advice}")
     sides, channels = (shape[2:], shape[1:2]) if channels_first else (shape[1:3], shape[3:])
-    if len(shape) != 4 or sides[0] != sides[1] or channels[0] not in (1, 3):
-        layout = "(N, C, H, H)" if channels_first else "(N, H, H, C)"
-        raise UserError(f"images of shape {shape}: corruptions need {layout}, square, C = 1 or 3")
-    if sides[0] < SMALLEST_SIDE:
-        raise UserError(f"images of shape {shape}: corruptions need a side of {SMALLEST_SIDE} pixels or more")
+    if len(shape) != 4 or channels[0] not in (1, 3):
+        layout = "(N, C, H, W)" if channels_first else "(N, H, W, C)"
+        raise UserError(
+            f"images of shape {shape}: corruptions need {layout}, C = 1 or 3{_advice(shape, channels_first)}"
+        )
+    if min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
+        limit = (
+            f"a side of {SMALLEST_SIDE} pixels or more"
+            if min(sides) < SMALLEST_SIDE
+            else f"sides of {LARGEST_SIDE} pixels or less"
+        )
+        raise UserError(f"images of shape {shape}: corruptions need {limit}")
+
+
+def _advice(shape: tuple[int, ...], channels_first: bool) -> str:
+    """What makes an array or a tensor of a wrong shape a right one, if that can be told."""
+    place = 0 if channels_first else -1
+    if len(shape) == 3 and shape[place] in (1, 3):
+        return "; a single image is images[None]"
+    if len(shape) == 3:
+        return f"; grey images are images[{':, None' if channels_first else '..., None'}]"
+    if len(shape) == 2:
+        return f"; a single grey image is images[{'None, None' if channels_first else 'None, ..., None'}]"
+    if len(shape) == 4 and shape[3 if channels_first else 1] in (1, 3):
+        order = "images.permute(0, 3, 1, 2)" if channels_first else "images.transpose(0, 2, 3, 1)"
+        return f"; what has them elsewhere is {order}"
+    return ""

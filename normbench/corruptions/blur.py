@@ -3,7 +3,7 @@
 Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
 @ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
 
-Each function takes images uint8 (N, H, H, C), the constants of one severity and its random arrays, if any, and returns
+Each function takes images uint8 (N, H, W, C), the constants of one severity and its random arrays, if any, and returns
 new images of the same shape and type. Above each function stand its constants, severity 1 first, and their meaning.
 Constants in pixels hold for every image size.
 """
@@ -33,6 +33,8 @@ from normbench.corruptions.operators import (
     unit,
 )
 from normbench.corruptions.registry import corruption
+
+MATRIX = 1 << 17  # pixels of an image
 
 
 # Standard deviation in pixels.
@@ -91,9 +93,9 @@ def _disk(radius: float, sigma: float) -> Singles:
 
 def _glass_offsets(stream: Stream, images: Bytes, constants: tuple[float, int, int]) -> Draws:
     _, distance, passes = constants
-    side = images.shape[1] - 2 * distance
-    shape = (len(images), passes, side, side, 2)
-    return (below(stream.bits(passes * side * side * 2).reshape(shape), 2 * distance) - distance,)
+    rows, columns = (side - 2 * distance for side in images.shape[1:3])
+    shape = (len(images), passes, rows, columns, 2)
+    return (below(stream.bits(passes * rows * columns * 2).reshape(shape), 2 * distance) - distance,)
 
 
 # Standard deviation of the two blurs and the largest distance that a pixel is moved, in pixels; number of passes.
@@ -108,37 +110,37 @@ def _glass_offsets(stream: Stream, images: Bytes, constants: tuple[float, int, i
 def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArray[np.int64]) -> Bytes:
     """Overwrites each pixel with a random neighbour, one pixel after the other, between two gaussian blurs.
 
-    offsets: (N, passes, H - 2 d, H - 2 d, 2), the positions of the neighbours, in -d..d-1 with d the distance; the last
+    offsets: (N, passes, H - 2 d, W - 2 d, 2), the positions of the neighbours, in -d..d-1 with d the distance; the last
     axis is (x, y). They are in the order in which the reference visits the pixels, from the last row and column
     backwards. The reference means to swap two pixels, but its two views share memory, so it copies one onto the other.
     """
     sigma, distance, passes = constants
-    count, size, _, channels = images.shape
+    count, height, width, channels = images.shape
     blurred = gaussian(unit(images), sigma)
     blurred *= 255
-    pixels = np.zeros((count, size, size, 4 if channels == 3 else 1), np.uint8)
+    pixels = np.zeros((count, height, width, 4 if channels == 3 else 1), np.uint8)
     pixels[..., :channels] = blurred
     # Each pixel is read as one number, of three bytes and an empty one, or of one byte.
     items = pixels.view(np.uint32 if channels == 3 else np.uint8).reshape(-1)
-    moved = slice(distance + 1, size - distance + 1)
-    place = np.arange(size * size).reshape(size, size)
-    first = (np.arange(count) * (size * size))[:, None, None]
+    moved = tuple(slice(distance + 1, side - distance + 1) for side in (height, width))
+    place = np.arange(height * width).reshape(height, width)
+    first = (np.arange(count) * (height * width))[:, None, None]
     for i in range(passes):
         steps = offsets[:, i, ::-1, ::-1]
         source = np.repeat(place[None], count, axis=0)
-        source[:, moved, moved] += steps[..., 1] * size + steps[..., 0]
+        source[:, *moved] += steps[..., 1] * width + steps[..., 0]
         if distance > 1:
             source = _followed(source.reshape(count, -1), place.reshape(-1)).reshape(source.shape)
         source += first
         items = items.take(source.reshape(-1))
-    pixels = items.view(np.uint8).reshape(count, size, size, -1)[..., :channels]
+    pixels = items.view(np.uint8).reshape(count, height, width, -1)[..., :channels]
     return quantise(gaussian(unit(pixels), sigma))
 
 
 def _followed(source: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the pixel whose old value each pixel has after one pass, (N, H * H).
+    """Returns the pixel whose old value each pixel has after one pass, (N, H * W).
 
-    source: the pixel that each pixel was copied from, (N, H * H). place: the number of each pixel, (H * H,). The pass
+    source: the pixel that each pixel was copied from, (N, H * W). place: the number of each pixel, (H * W,). The pass
     goes backwards, so a source with a higher number had been overwritten before with the value of its own source. Such
     chains are followed to their end, twice as far in each step. At distance 1 there are none.
     """
@@ -182,13 +184,20 @@ def zoom_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
     """Takes the mean of the image and its zooms, which the reference computes in single precision.
 
     One sparse matrix computes all zooms at once. If rounding could change a byte, the zooms of that pixel are computed
-    one after the other, like the reference does.
+    one after the other, like the reference does. For images of more than MATRIX pixels, for which the matrix would take
+    much memory, all pixels are computed in this way.
     """
-    size = images.shape[1]
-    zooms, matrix = _zooms(size, *constants)
+    height, width = images.shape[1:3]
     bytes_last = images_last(images)
     values = single_unit(bytes_last)
-    mean = matrix @ values.astype(np.float64).reshape(size * size, -1)
+    if height * width > MATRIX:
+        factors = np.arange(1, *constants)
+        whole = np.zeros_like(values)
+        for factor in factors:
+            whole += Zoom(height, width, factor)(values).astype(np.float32)
+        return images_first(quantise((values + whole) / np.float32(len(factors) + 1)), images.shape[3])
+    zooms, matrix = _zooms(height, width, *constants)
+    mean = matrix @ values.astype(np.float64).reshape(height * width, -1)
     mean *= 255 / (len(zooms) + 1)
     levels = mean.astype(np.uint8)
     open_ = near_a_level(mean, len(zooms) / 2 + 6)
@@ -203,13 +212,13 @@ def zoom_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def _zooms(size: int, stop: float, step: float) -> tuple[list[Zoom], Any]:
-    """Returns the zooms, and the sparse matrix (H * H, H * H) that computes the sum of the image and all of them."""
+def _zooms(height: int, width: int, stop: float, step: float) -> tuple[list[Zoom], Any]:
+    """Returns the zooms, and the sparse matrix (H * W, H * W) that computes the sum of the image and all of them."""
     from scipy import sparse
 
-    zooms = [Zoom(size, factor) for factor in np.arange(1, stop, step)]
-    matrix = sparse.identity(size * size, format="csr")
+    zooms = [Zoom(height, width, factor) for factor in np.arange(1, stop, step)]
+    matrix = sparse.identity(height * width, format="csr")
     for known in zooms:
-        one = sparse.csr_array(known.matrix())
-        matrix = matrix + sparse.kron(one, one, format="csr")
+        rows, columns = (sparse.csr_array(axis.matrix()) for axis in (known.rows, known.columns))
+        matrix = matrix + sparse.kron(rows, columns, format="csr")
     return zooms, matrix

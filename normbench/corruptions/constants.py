@@ -37,8 +37,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 SETS = ("cifar", "tiny_imagenet", "imagenet")
 
 
-def set_for(side: int) -> str:
-    """The name in `SETS` of the benchmark whose images are closest in size to images of `side` x `side` pixels."""
+def set_for(height: int, width: int) -> str:
+    """The name in `SETS` of the benchmark whose images are closest to images of a size, by their shorter side."""
+    side = min(height, width)
     if side < 48:
         return "cifar"
     return "tiny_imagenet" if side < 128 else "imagenet"

@@ -3,7 +3,7 @@
 Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
 @ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
 
-Each function takes images uint8 (N, H, H, C), the constants of one severity and its random arrays, if any, and returns
+Each function takes images uint8 (N, H, W, C), the constants of one severity and its random arrays, if any, and returns
 new images of the same shape and type. Above each function stand its constants, severity 1 first, and their meaning.
 Constants in pixels hold for every image size.
 """
@@ -45,7 +45,7 @@ Places = NDArray[np.intp]
     needs_colour=True,
 )
 def brightness(images: Bytes, amount: float) -> Bytes:
-    """Raises the value of each pixel at the same hue and saturation; RGB (N, H, H, 3)."""
+    """Raises the value of each pixel at the same hue and saturation; RGB (N, H, W, 3)."""
     return _by_hsv(images, UNIT, np.clip(UNIT + amount, 0, 1), lambda saturation: saturation)
 
 
@@ -59,7 +59,7 @@ def brightness(images: Bytes, amount: float) -> Bytes:
     needs_colour=True,
 )
 def saturate(images: Bytes, constants: tuple[float, float]) -> Bytes:
-    """Changes the saturation of each pixel at the same hue and value; RGB (N, H, H, 3)."""
+    """Changes the saturation of each pixel at the same hue and value; RGB (N, H, W, 3)."""
     factor, summand = constants
     return _by_hsv(images, UNIT, UNIT, lambda saturation: np.clip(saturation * factor + summand, 0, 1))
 
@@ -171,7 +171,7 @@ def jpeg_compression(images: Bytes, quality: int) -> Bytes:
     return result
 
 
-# Side of the small image, relative to the side of the image.
+# Sides of the small image, relative to those of the image.
 @corruption(
     constants={
         "cifar": (0.95, 0.9, 0.85, 0.75, 0.65),
@@ -180,17 +180,23 @@ def jpeg_compression(images: Bytes, quality: int) -> Bytes:
     },
 )
 def pixelate(images: Bytes, side: float) -> Bytes:
-    """Resizes to int(H * side) pixels and back, like Pillow with the filter BOX."""
-    size = images.shape[1]
-    return _box(_box(images, int(size * side)), size)
+    """Resizes to int(H * side) x int(W * side) pixels and back, like Pillow with the filter BOX."""
+    height, width = images.shape[1:3]
+    return _box(_box(images, int(height * side), int(width * side)), height, width)
 
 
-def _box(images: Bytes, size: int) -> Bytes:
-    """Resized to `size` as by Pillow's BOX: each new pixel is the mean of a block, rounded over columns, then rows."""
-    first, last = _blocks(images.shape[1], size)
-    most = (last - first).max()
-    factors = ((1 << 22) / (last - first) + 0.5).astype(np.uint32)  # Pillow's weights have 22 bits
-    for axis in (2, 1):
+def _box(images: Bytes, height: int, width: int) -> Bytes:
+    """Resized as by Pillow's BOX: each new pixel is the mean of a block, rounded over columns, then rows."""
+    if images.shape[1] > images.shape[2]:  # Pillow rounds over rows first in some such images, so it does them itself.
+        result = np.empty((len(images), height, width, images.shape[3]), np.uint8)
+        for image, target in zip(images, result, strict=True):
+            picture = Image.fromarray(image if images.shape[3] == 3 else image[..., 0])
+            resized = picture.resize((width, height), Image.Resampling.BOX)
+            target[:] = np.asarray(resized).reshape(target.shape)
+        return result
+    for axis, size in ((2, width), (1, height)):
+        first, last = _blocks(images.shape[axis], size)
+        most = (last - first).max()
         if most == 1:
             images = np.take(images, first, axis)
         elif most == 2:
@@ -202,6 +208,7 @@ def _box(images: Bytes, size: int) -> Bytes:
             shape = [1, 1, 1, 1]
             shape[axis] = size
             sums = np.insert(images.cumsum(axis, dtype=np.uint32), 0, 0, axis)
+            factors = ((1 << 22) / (last - first) + 0.5).astype(np.uint32)  # Pillow's weights have 22 bits
             totals = np.take(sums, last, axis) - np.take(sums, first, axis)
             images = ((totals * factors.reshape(shape) + (1 << 21)) >> 22).astype(np.uint8)
     return images
@@ -219,18 +226,18 @@ def _blocks(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _elastic_draws(stream: Stream, images: Bytes, constants: tuple[float, float, float]) -> Draws:
-    count, size = images.shape[:2]
-    reach = constants[2] * size
-    random = stream.bits(2 * size * size + 6)
+    count, height, width = images.shape[:3]
+    reach = constants[2] * height
+    random = stream.bits(2 * height * width + 6)
     moves = uniform(random[:, -6:], -reach, reach).reshape(count, 3, 2)
-    across, down = uniform(random[:, :-6], -1, 1).reshape(count, 2, size, size).swapaxes(0, 1)
+    across, down = uniform(random[:, :-6], -1, 1).reshape(count, 2, height, width).swapaxes(0, 1)
     return moves.astype(np.float32), across, down
 
 
 # Displacement, standard deviation that it is smoothed with, largest move of a point of the affine map, each relative to
-# the side of the images. One deviation: in the set imagenet these are the constants of the package imagecorruptions
-# 1.1.2, which has no affine map and displaces less. Its amplitudes, 12.5, 16.25, 21.25, 25 and 30, are those of noise
-# in -0.005..0.005 of the side.
+# the height of the images, as in imagecorruptions; only the smoothing along rows goes by their width. One deviation: in
+# the set imagenet these are the constants of the package imagecorruptions 1.1.2, which has no affine map and displaces
+# less. Its amplitudes, 12.5, 16.25, 21.25, 25 and 30, are those of noise in -0.005..0.005 of the height.
 @corruption(
     constants={
         "cifar": ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
@@ -244,15 +251,15 @@ def elastic_transform(
 ) -> Bytes:
     """Applies an affine map that moves three points, then a smooth random displacement, both bilinear.
 
-    moves: float32 (N, 3, 2), how far the points move, in pixels; the last axis is (x, y). across, down: (N, H, H) in
+    moves: float32 (N, 3, 2), how far the points move, in pixels; the last axis is (x, y). across, down: (N, H, W) in
     -1..1, the displacement of each pixel to the right and downwards before it is smoothed and scaled.
     """
-    size = images.shape[1]
-    length, sigma = (constant * size for constant in constants[:2])
+    height, width = images.shape[1:3]
+    length, sigma = constants[0] * height, (constants[1] * height, constants[1] * width)
     right, below = ((length * smoothed).astype(np.float32) for smoothed in (_smooth(u, sigma) for u in (across, down)))
     values = _affine(single_unit(np.ascontiguousarray(images.transpose(3, 0, 1, 2))), moves)
-    grid = np.arange(size, dtype=np.float64)
-    taps = _taps(size, grid[:, None] + below, grid + right, _half_sample)
+    rows, columns = np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64)
+    taps = _taps((height, width), rows[:, None] + below, columns + right, _half_sample)
     result = _bilinear(values, taps)
     # The reference's second map is in double precision. It is used here only where it decides the byte.
     open_ = near_a_level(result * 255, 12)
@@ -266,13 +273,12 @@ def elastic_transform(
     return quantise(result).transpose(1, 2, 3, 0)
 
 
-def _smooth(fields: Floats, sigma: float) -> Floats:
-    """`gaussian` of (N, H, H) with taps up to three sigma; for small sides as products of matrices."""
-    size = fields.shape[1]
-    if size > 64:
+def _smooth(fields: Floats, sigma: tuple[float, float]) -> Floats:
+    """`gaussian` of (N, H, W) with taps up to three sigma; for small sides as products of matrices."""
+    if max(fields.shape[1:]) > 64:
         return gaussian(fields, sigma, "symmetric", 3)
-    matrix = _smoothing(size, sigma)
-    return matrix @ fields @ matrix.T
+    vertical, horizontal = (_smoothing(side, one) for side, one in zip(fields.shape[1:], sigma, strict=True))
+    return vertical @ fields @ horizontal.T
 
 
 @functools.lru_cache(maxsize=8)
@@ -283,26 +289,30 @@ def _smoothing(size: int, sigma: float) -> Floats:
 
 
 def _affine(values: Singles, moves: Singles) -> Singles:
-    """The affine map that moves three corners of a square, bilinear, as OpenCV 4.11: positions in 1/32 pixel."""
-    size = values.shape[2]
-    far, near = size // 2 + size // 3, size // 2 - size // 3
-    points = np.array([(far, far), (far, near), (near, near)], np.float32) + moves
-    corner, above, left = points.astype(np.float64).transpose(1, 2, 0)  # each (2, N): x, y
+    """The affine map that moves three corners of a square in the middle, bilinear, as OpenCV 4.11.
+
+    Positions are in 1/32 pixel.
+    """
+    height, width = size = values.shape[2:]
+    side = min(size) // 3
+    right, below = width // 2 + side, height // 2 + side  # the corner; the others are 2 * side to the left or above
+    old = np.array([(right, below), (right, below - 2 * side), (right - 2 * side, below - 2 * side)], np.float32)
+    corner, above, left = (old + moves).astype(np.float64).transpose(1, 2, 0)  # each (2, N): x, y
     # Old (x, y) goes to (a x + b y + c, d x + e y + f); the inverse says where each new pixel comes from.
-    a, d = (above - left) / (far - near)
-    b, e = (corner - above) / (far - near)
-    c, f = corner - far * np.stack((a + b, d + e))
+    a, d = (above - left) / (2 * side)
+    b, e = (corner - above) / (2 * side)
+    c, f = corner - below * np.stack((a + b, d + e)) - (right - below) * np.stack((a, d))
     scale = 1 / (a * e - b * d)
     columns = _positions(size, e * scale, -b * scale, (b * f - e * c) * scale)
     rows = _positions(size, -d * scale, a * scale, (d * c - a * f) * scale)
     return _bilinear(values, _taps(size, rows, columns, _whole_sample))
 
 
-def _positions(size: int, by_column: Floats, by_row: Floats, offset: Floats) -> Singles:
-    """by_column * x + by_row * y + offset, each (N,), for all pixels: (N, size, size), as OpenCV rounds it."""
-    step = np.arange(size)
-    along = np.rint(1024 * by_column[:, None] * step).astype(np.float32)
-    down = np.rint(1024 * (by_row[:, None] * step + offset[:, None])).astype(np.float32)
+def _positions(size: tuple[int, ...], by_column: Floats, by_row: Floats, offset: Floats) -> Singles:
+    """by_column * x + by_row * y + offset, each (N,), for all pixels: (N, H, W), as OpenCV rounds it."""
+    height, width = size
+    along = np.rint(1024 * by_column[:, None] * np.arange(width)).astype(np.float32)
+    down = np.rint(1024 * (by_row[:, None] * np.arange(height) + offset[:, None])).astype(np.float32)
     positions = (down + 16)[:, :, None] + along[:, None, :]  # whole numbers, exact in single precision
     positions /= 32
     np.floor(positions, out=positions)
@@ -323,7 +333,7 @@ def _half_sample(index: Places, size: int) -> Places:
 
 
 def _bilinear(values: Singles, taps: list[tuple[Places, NDArray]]) -> Singles:
-    """`values` (C, N, H, H) at other places: the sum of its taps (see `_taps`)."""
+    """`values` (C, N, H, W) at other places: the sum of its taps (see `_taps`)."""
     flat = values.reshape(len(values), -1)
     result = np.zeros(values.shape, np.float32)
     for place, weight in taps:
@@ -334,15 +344,16 @@ def _bilinear(values: Singles, taps: list[tuple[Places, NDArray]]) -> Singles:
 
 
 def _taps(
-    size: int, rows: NDArray[Real], columns: NDArray[Real], border: Callable[[Places, int], Places]
+    size: tuple[int, ...], rows: NDArray[Real], columns: NDArray[Real], border: Callable[[Places, int], Places]
 ) -> list[tuple[Places, NDArray[Real]]]:
-    """The four pixels around each place, as flat indices into (N, H, H), and their weights.
+    """The four pixels around each place, as flat indices into (N, H, W), and their weights.
 
-    `rows`, `columns`: (N, H, H). `border` maps outer indices.
+    size: (H, W). `rows`, `columns`: (N, H, W). `border` maps outer indices.
     """
-    (y, below), (x, right) = (_parts(places, size, border) for places in (rows, columns))
-    first = (np.arange(len(rows)) * (size * size))[:, None, None]
-    y = [first + place * size for place in y]
+    height, width = size
+    (y, below), (x, right) = _parts(rows, height, border), _parts(columns, width, border)
+    first = (np.arange(len(rows)) * (height * width))[:, None, None]
+    y = [first + place * width for place in y]
     return [
         (row + column, row_weight * weight)
         for row, row_weight in zip(y, (1 - below, below), strict=True)

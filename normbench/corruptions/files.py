@@ -1,4 +1,4 @@
-"""Files of a dataset's corrupted test images in the layout of CIFAR-10-C: computed here, or copied from a benchmark."""
+"""Files of a dataset's corrupted test images in the layout of CIFAR-10-C."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,11 @@ import PIL
 
 from normbench.corruptions import corrupt, registry
 from normbench.corruptions.constants import SEVERITIES, set_for
-from normbench.corruptions.imagecorruptions_engine import check_name, check_side, corrupt_with_imagecorruptions
+from normbench.corruptions.imagecorruptions_engine import check_name, check_sides, corrupt_with_imagecorruptions
 from normbench.corruptions.operators import Bytes
+from normbench.system import npy, preemption
 from normbench.system.errors import UserError
-from normbench.system.files import atomic_folder, read_json, sha256, write_json
+from normbench.system.files import atomic_folder, read_json, sha256, write_json, writing
 from normbench.system.progress import Progress
 
 IMAGES = 250  # images in memory at a time
@@ -60,7 +61,7 @@ def write_corrupted(
     """
     chosen = check_choice(names, severities, engine)
     images = np.load(source / "test_images.npy", mmap_mode="r")
-    used = constants_for(engine, constants, images.shape[1])
+    used = constants_for(engine, constants, *images.shape[1:3])
     origin: dict[str, Any] = {
         "engine": engine,
         "constants": used,
@@ -70,15 +71,15 @@ def write_corrupted(
     }
     own = registry.own(chosen)
     origin |= {"own": own} if own else {}
-    _write(source, target, chosen, severities, maker(images, seed, engine, used), origin, workers)
+    write_folder(source, target, chosen, severities, maker(images, seed, engine, used), origin, workers)
 
 
-def constants_for(engine: str, constants: str, side: int) -> str:
-    """Returns the set of constants for images of this side. Raises UserError if the side is too small."""
+def constants_for(engine: str, constants: str, height: int, width: int) -> str:
+    """Returns the set of constants for images of this size. Raises UserError if they are too small."""
     if engine == "imagecorruptions":
-        check_side(side)
+        check_sides(height, width)
         return "imagenet"
-    return set_for(side) if constants == "auto" else constants
+    return set_for(height, width) if constants == "auto" else constants
 
 
 def maker(images: Bytes, seed: int, engine: str, constants: str) -> Maker:
@@ -90,46 +91,6 @@ def maker(images: Bytes, seed: int, engine: str, constants: str) -> Maker:
         return corrupt(images[index], name, severity, seed, index, constants)
 
     return make
-
-
-def copy_published(source: Path, target: Path, names: list[str], severities: list[int], published: Path) -> None:
-    """Copies the corrupted test images of the prepared dataset `source` from files in the layout of CIFAR-10-C.
-
-    published: the folder with `<name>.npy`, uint8 (5 N, H, W, C), severity 1 first, and `labels.npy`, (5 N,). Writes
-    the same files as `write_corrupted`, with null for unknown facts. Raises UserError if a file does not fit the
-    dataset.
-    """
-    chosen = check_choice(names, severities)
-    shape = np.load(source / "test_images.npy", mmap_mode="r").shape
-    labels = np.load(source / "test_labels.npy")
-    count = len(labels)
-    path = published / "labels.npy"
-    stored = _mapped(path)
-    if stored.dtype.kind not in "iu" or stored.shape != (5 * count,):
-        raise UserError(f"{path}: {stored.dtype} of shape {stored.shape}, but needs integers of shape {(5 * count,)}")
-    differing = np.count_nonzero(stored != np.tile(labels, 5))
-    if differing:
-        raise UserError(f"{path}: {differing} of {5 * count} labels are not those of the test images of {source.name}")
-    arrays = {reference: _mapped(published / f"{name}.npy") for name, reference in chosen.items()}
-    for name, reference in chosen.items():
-        array = arrays[reference]
-        if array.dtype != np.uint8 or array.shape != (5 * count, *shape[1:]):
-            raise UserError(
-                f"{published / name}.npy: {array.dtype} of shape {array.shape}, "
-                f"but {source.name} needs uint8 of shape {(5 * count, *shape[1:])}"
-            )
-
-    def make(name: str, severity: int, index: np.ndarray) -> Bytes:
-        return arrays[name][(severity - 1) * count + index]
-
-    origin: dict[str, Any] = {
-        "engine": None,
-        "constants": None,
-        "seed": None,
-        "published": str(published),
-        "versions": {},
-    }
-    _write(source, target, chosen, severities, make, origin)
 
 
 def check_choice(names: list[str], severities: list[int], engine: str = "normbench") -> dict[str, str]:
@@ -146,17 +107,7 @@ def check_choice(names: list[str], severities: list[int], engine: str = "normben
     return chosen
 
 
-def _mapped(path: Path) -> np.ndarray:
-    """Returns the array of a file as a memory map. Raises UserError for arrays of objects, which would be unpickled."""
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not an array that can be mapped: {error}") from None
-
-
-def _write(
+def write_folder(
     source: Path,
     target: Path,
     chosen: dict[str, str],
@@ -165,6 +116,7 @@ def _write(
     origin: dict[str, Any],
     workers: int | None = 1,
 ) -> None:
+    """Writes the folder that `write_corrupted` describes. origin: further entries of its meta.json."""
     shape = np.load(source / "test_images.npy", mmap_mode="r").shape
     labels = np.load(source / "test_labels.npy")
     dataset: dict[str, Any] = read_json(source / "meta.json")
@@ -173,10 +125,11 @@ def _write(
     hashes: dict[str, str] = {}
     with atomic_folder(target) as folder, Progress(f"corrupt {source.name}", total=len(chosen) * rows) as progress:
         paths = {reference: folder / f"{name}.npy" for name, reference in chosen.items()}
-        for reference in write_arrays(paths, severities, count, shape[1:], make, progress, workers):
-            hashes[paths[reference].stem] = sha256(paths[reference])
+        with closing(write_arrays(paths, severities, count, shape[1:], make, progress, workers)) as done:
+            for reference in done:
+                hashes[paths[reference].stem] = sha256(paths[reference])
         label_type = np.int64 if dataset["classes"] > 255 else np.uint8
-        np.save(folder / "labels.npy", np.tile(labels.astype(label_type), len(severities)))
+        npy.save(folder / "labels.npy", np.tile(labels.astype(label_type), len(severities)))
         meta = {
             "names": list(chosen),
             "severities": list(severities),
@@ -196,12 +149,12 @@ def write_arrays(
     make: Maker,
     progress: Progress,
     workers: int | None = None,
-) -> Iterator[str]:
+) -> Generator[str]:
     """Writes the array of each corruption, uint8 (S * count, *shape) for S severities; yields its name when it is done.
 
     paths: the file of each corruption, by the name or reference that `make` is given. workers: the number of processes;
     by default one for each core if there is much work. They are forked, and each writes its own parts of the files, so
-    that nothing is copied between them.
+    that nothing is copied between them. They end when the generator is closed, or when this process ends.
     """
     total = len(paths) * len(severities) * count
     blocks = [
@@ -210,16 +163,14 @@ def write_arrays(
         for position, severity in enumerate(severities)
         for start in range(0, count, IMAGES)
     ]
-    starts = {
-        name: np.lib.format.open_memmap(path, "w+", np.uint8, (len(severities) * count, *shape)).offset
-        for name, path in paths.items()
-    }
+    size = (len(severities) * count, *shape)
+    starts = {name: npy.create(path, np.uint8, size) for name, path in paths.items()}
 
     def fill(block: Block) -> Block:
         index = np.arange(block.start, block.end)
         made = make(block.name, block.severity, index)
-        # Not through the memory map, whose page faults would cost more than the writing.
-        with paths[block.name].open("rb+") as file:
+        path = paths[block.name]
+        with writing(path, math.prod(size)), path.open("rb+") as file:
             file.seek(starts[block.name] + (block.offset + block.start) * math.prod(shape))
             file.write(np.ascontiguousarray(made).data)
         return block
@@ -260,7 +211,8 @@ def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> I
         return
     global _fill
     _fill = fill  # the forked processes inherit it
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _quiet)
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (os.getpid(),))
 
     def mapped(blocks: list[Block]) -> Iterator[Block]:
         for finished in as_completed([pool.submit(_call, block) for block in blocks]):
@@ -268,8 +220,13 @@ def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> I
 
     try:
         yield mapped
-    except BrokenProcessPool:
-        raise UserError("a process was killed: too little memory? `workers` = 1 needs less") from None
+    except BaseException as error:
+        for child in multiprocessing.active_children():
+            if child not in others:
+                child.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise UserError("a process was killed: too little memory? `workers` = 1 needs less") from None
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         _fill = None
@@ -278,10 +235,11 @@ def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> I
 _fill: Callable[[Block], Block] | None = None
 
 
-def _quiet() -> None:
-    """Initializes a worker: it ignores interrupts, upon which the parent ends it."""
+def _begin(parent: int) -> None:
+    """Initializes a worker: it ignores interrupts, upon which the parent ends it, and ends when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    preemption.end_with(parent)
 
 
 def _call(block: Block) -> Block:

@@ -33,12 +33,12 @@ TEXTURES = {  # file: sha256
     "frost4.jpg": "3f8b91ca1a9fa7167b09e773da53f5ae60d0a1fd88f02a783f6e328a72887f6e",
     "frost5.jpg": "5fc6a19df4a429ba68abdcc8f8a4278d4c9f81c9ccafd2c92ab0c8cf8992ebd2",
 }
-ROOM = 1.1  # The shorter side of a texture that had to be enlarged, relative to the side of the images.
+ROOM = 1.1  # How much larger than the images a texture is that had to be enlarged.
 
 
 def _frost_crops(stream: Stream, images: Bytes, constants: tuple[float, float, float]) -> Draws:
-    size = images.shape[1]
-    known = textures(constants[2], size)
+    size = images.shape[1:3]
+    known = textures(constants[2], *size)
     random = stream.bits(3)
     number = below(random[:, :1], len(known))
     room = np.array([texture.shape[:2] for texture in known]) - size
@@ -56,28 +56,29 @@ def _frost_crops(stream: Stream, images: Bytes, constants: tuple[float, float, f
     needs_colour=True,
 )
 def frost(images: Bytes, constants: tuple[float, float, float], crops: NDArray[np.int64]) -> Bytes:
-    """A weighted sum of the image and a crop of a texture; RGB (N, H, H, 3).
+    """A weighted sum of the image and a crop of a texture; RGB (N, H, W, 3).
 
     crops: (N, 3), the number of the texture (see `textures`), and the first row and column of the crop.
     """
     share, strength, scale = constants
-    size = images.shape[1]
-    known = textures(scale, size)
-    layer = np.stack([known[i][row : row + size, column : column + size] for i, row, column in crops.tolist()])
+    height, width = images.shape[1:3]
+    known = textures(scale, height, width)
+    layer = np.stack([known[i][row : row + height, column : column + width] for i, row, column in crops.tolist()])
     return np.clip(share * images + strength * layer, 0, 255).astype(np.uint8)
 
 
 @functools.cache
-def textures(scale: float, size: int) -> tuple[Bytes, ...]:
-    """Returns the five textures, uint8 (rows, columns, 3), scaled by `scale`, for images of `size` x `size` pixels.
+def textures(scale: float, height: int, width: int) -> tuple[Bytes, ...]:
+    """Returns the five textures, uint8 (rows, columns, 3), scaled by `scale`, for images of a size in pixels.
 
-    The reference fails if a scaled texture is not larger than the images. Here such a texture is scaled until its
-    shorter side is 1.1 times theirs, as in imagecorruptions. Raises UserError if a file is missing or altered.
+    The reference fails if a scaled texture is not larger than the images. Here such a texture is scaled until both of
+    its sides are at least 1.1 times theirs, as in imagecorruptions. Raises UserError if a file is missing or altered.
     """
     result = []
     for texture in _originals():
-        shorter = min(texture.shape[:2])
-        fitting = scale if round(shorter * scale) > size else ROOM * size / shorter
+        sides = [*zip(texture.shape[:2], (height, width), strict=True)]
+        large = all(round(side * scale) > least for side, least in sides)
+        fitting = scale if large else max(ROOM * least / side for side, least in sides)
         result.append(_resized(texture, fitting))
     return tuple(result)
 

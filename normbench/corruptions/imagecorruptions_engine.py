@@ -39,17 +39,17 @@ SMALLEST_SIDE = 32
 def corrupt_with_imagecorruptions(
     images: Bytes, name: str, severity: int, seed: int = 0, index: np.ndarray | list[int] | None = None
 ) -> Bytes:
-    """Returns corrupted copies of `images`, uint8 (N, H, H, C), C = 1 or 3, H >= 32; same shape and type.
+    """Returns corrupted copies of `images`, uint8 (N, H, W, C), C = 1 or 3, sides >= 32; same shape and type.
 
     name: one of the 19 corruptions of the benchmark. The other arguments are those of `corrupt`. A grey image is
     corrupted as an RGB image, and the luma of the result is kept. Not safe for use in several threads. Raises UserError
     for any other argument.
     """
-    numbers = check(images, name, severity, index)
+    images, severity, seed, numbers = check(images, name, severity, seed, index)
     check_name(name)
-    check_side(images.shape[1])
+    check_sides(*images.shape[1:3])
     package = _package()
-    result = np.empty_like(images)
+    result = np.empty(images.shape, np.uint8)
     for image, number, target in zip(images, numbers.tolist(), result, strict=True):
         key = (seed, name, severity, number)
         package.corruptions.np.random = generator(*key)
@@ -69,10 +69,10 @@ def check_name(name: str) -> None:
         raise UserError(f"{PACKAGE} has no corruption '{name}': {hint(name, BENCHMARK, limit=len(BENCHMARK))}")
 
 
-def check_side(side: int) -> None:
-    """Raises UserError if images of this side are too small for the package."""
-    if side < SMALLEST_SIDE:
-        raise UserError(f"images of {side} x {side}: {PACKAGE} needs a side of {SMALLEST_SIDE} pixels or more")
+def check_sides(height: int, width: int) -> None:
+    """Raises UserError if images of this size are too small for the package."""
+    if min(height, width) < SMALLEST_SIDE:
+        raise UserError(f"images of {height} x {width}: {PACKAGE} needs a side of {SMALLEST_SIDE} pixels or more")
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Operations that several corruptions share: quantisation, smoothing, zoom, motion blur, colour and grey.
 
-Arrays are (images, height, width, channels), height = width. Values are float64 in 0..1 unless stated otherwise.
+Arrays are (images, height, width, channels). Values are float64 in 0..1 unless stated otherwise.
 Quantisation truncates, so the order of the floating-point operations decides bytes. It is the order of the reference
 and of the libraries that the reference calls, and must not be changed. If it is changed for speed, the values that are
 so close to a whole level that rounding errors could change their byte are found (`near_a_level`) and computed again, in
@@ -66,19 +66,23 @@ def luma(images: Bytes) -> Bytes:
 
 
 def gaussian(
-    values: NDArray[Real], sigma: float, border: Literal["edge", "symmetric"] = "edge", truncate: float = 4
+    values: NDArray[Real],
+    sigma: float | tuple[float, float],
+    border: Literal["edge", "symmetric"] = "edge",
+    truncate: float = 4,
 ) -> NDArray[Real]:
     """Smooths axes 1 and 2, with taps up to `truncate` sigma, as `scipy.ndimage.gaussian_filter` does.
 
     Sums are in double precision, each axis' result in that of `values`.
-    `border` is `numpy.pad`'s mode (scipy calls edge nearest, symmetric reflect). `sigma` in pixels; 0 changes nothing.
+    `border` is `numpy.pad`'s mode (scipy calls edge nearest, symmetric reflect). `sigma` in pixels, for both axes or
+    for each; 0 changes nothing.
     """
-    radius = int(truncate * sigma + 0.5)
-    if radius == 0:
-        return values
-    weights = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
-    weights /= weights.sum()
-    for axis in (1, 2):
+    for axis, deviation in zip((1, 2), sigma if isinstance(sigma, tuple) else (sigma, sigma), strict=True):
+        radius = int(truncate * deviation + 0.5)
+        if radius == 0:
+            continue
+        weights = np.exp(-0.5 / (deviation * deviation) * np.arange(-radius, radius + 1) ** 2)
+        weights /= weights.sum()
         margins = [(0, 0)] * values.ndim
         margins[axis] = (radius, radius)
         padded = np.pad(values, margins, mode=border).astype(np.float64, copy=False)
@@ -101,13 +105,8 @@ def images_first(values: NDArray[Number], channels: int) -> NDArray[Number]:
     return values.reshape(*values.shape[:2], -1, channels).transpose(2, 0, 1, 3)
 
 
-class Zoom:
-    """Enlarges the middle of a square of `size` pixels `factor` times (>= 1), bilinearly; the size stays the same.
-
-    Corners are aligned; the enlarged size is rounded to whole pixels. In the reference, the last row and column are
-    black if scipy rounds the position of the last pixel up; this is not reproduced, and does not happen at sides of 16,
-    28, 32, 64, 96 or 224. `low` and `high` are the pixels around each pixel, with their weights, each (size,).
-    """
+class ZoomedAxis:
+    """One axis of `size` pixels of a `Zoom`: `low` and `high` are the pixels around each pixel, with their weights."""
 
     def __init__(self, size: int, factor: float):
         crop = math.ceil(size / factor)
@@ -132,24 +131,34 @@ class Zoom:
             np.add.at(result, (np.arange(len(source)), source), weight)
         return result
 
-    def at(self, values: NDArray[Real], rows: NDArray, columns: NDArray, images: NDArray) -> Floats:
-        """Returns the enlarged `values` (H, H, M), M images or channels, at some positions."""
-        result = np.zeros(len(rows))
-        for row, row_weight in self.taps:
-            for column, weight in self.taps:
-                result += values[row[rows], column[columns], images] * row_weight[rows] * weight[columns]
+
+class Zoom:
+    """Enlarges the middle of an image `factor` times (>= 1), bilinearly; height and width stay the same.
+
+    Corners are aligned; each enlarged side is rounded to whole pixels. In the reference, the last row and column are
+    black if scipy rounds the position of the last pixel up; this is not reproduced, and does not happen at sides of 16,
+    28, 32, 64, 96 or 224.
+    """
+
+    def __init__(self, height: int, width: int, factor: float):
+        self.rows, self.columns = ZoomedAxis(height, factor), ZoomedAxis(width, factor)
+
+    def __call__(self, values: NDArray[Real]) -> Floats:
+        """Returns `values` (H, W, M), M images or channels, enlarged."""
+        result = np.zeros(values.shape)
+        for rows, row_weight in self.rows.taps:
+            strip = values[rows] * row_weight[:, None, None]
+            for columns, weight in self.columns.taps:
+                result += strip[:, columns] * weight[:, None]
         return result
 
-
-def zoom(values: NDArray[Real], factor: float) -> Floats:
-    """Returns `values` (H, H, M), M images or channels, enlarged as `Zoom` does."""
-    known = Zoom(len(values), factor)
-    result = np.zeros(values.shape)
-    for rows, row_weight in known.taps:
-        strip = values[rows] * row_weight[:, None, None]
-        for columns, weight in known.taps:
-            result += strip[:, columns] * weight[:, None]
-    return result
+    def at(self, values: NDArray[Real], rows: NDArray, columns: NDArray, images: NDArray) -> Floats:
+        """Returns the enlarged `values` (H, W, M), M images or channels, at some positions."""
+        result = np.zeros(len(rows))
+        for row, row_weight in self.rows.taps:
+            for column, weight in self.columns.taps:
+                result += values[row[rows], column[columns], images] * row_weight[rows] * weight[columns]
+        return result
 
 
 @functools.lru_cache(maxsize=64)

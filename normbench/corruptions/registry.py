@@ -39,7 +39,7 @@ class Corruption:
     """A corruption of the table, with what the decorator `corruption` was told about it.
 
     name: the name of its function, and of the file `<name>.npy` that its images are written to.
-    function: takes images uint8 (N, H, H, C), the constants of one severity and the arrays that `draws` returns. It
+    function: takes images uint8 (N, H, W, C), the constants of one severity and the arrays that `draws` returns. It
     returns new images of the same shape and type and leaves the given ones as they are.
     constants: for each name in `SETS` the constants of the five severities, the mildest first.
     draws: makes the random arrays from a `Stream`, the images and the constants; None where nothing is random.
@@ -58,7 +58,7 @@ class Corruption:
         return Path(inspect.getfile(self.function)), self.function.__name__
 
     def draw(self, images: Bytes, constants: Any, seed: int, severity: int, index: np.ndarray) -> Draws:
-        """Returns the random arrays for images uint8 (N, H, H, C), each with the images on its first axis.
+        """Returns the random arrays for images uint8 (N, H, W, C), each with the images on its first axis.
 
         index: integers (N,), the numbers of the images in their dataset. The order and the size of a batch have no
         other influence. The result is an empty tuple if nothing is random.
@@ -119,6 +119,8 @@ def get(reference: str) -> Corruption:
     because their files and results could not be distinguished.
     """
     known = TABLE.names()
+    if not isinstance(reference, str):
+        raise UserError(f"corruption {reference!r}: needs a name; valid: {', '.join(sorted(known))}")
     if not plugins.is_place(reference) and reference not in known:
         raise UserError(f"unknown corruption '{reference}': {hint(reference, known, limit=len(known))}")
     found = TABLE.get(reference)

@@ -66,9 +66,9 @@ def _spatter_normals(stream: Stream, images: Bytes, constants: Any) -> Draws:
     needs_colour=True,
 )
 def spatter(images: Bytes, constants: tuple[float, float, float, float, float, int], normals: Floats) -> Bytes:
-    """Turns smoothed noise above a threshold into a liquid, lit from one side if it is water; RGB (N, H, H, 3).
+    """Turns smoothed noise above a threshold into a liquid, lit from one side if it is water; RGB (N, H, W, 3).
 
-    normals: standard normal (N, H, H). The liquid does not depend on the image.
+    normals: standard normal (N, H, W). The liquid does not depend on the image.
     """
     mean, deviation, sigma, threshold, strength, mud = constants
     liquid = gaussian(mean + deviation * normals, sigma)
@@ -91,7 +91,7 @@ def _colour(levels: tuple[int, int, int]) -> Singles:
 
 
 def _relief(drops: Bytes) -> Bytes:
-    """Returns the brightness of the drops (N, H, H) lit from one side, uint8: far from their edges they are high."""
+    """Returns the brightness of the drops (N, H, W) lit from one side, uint8: far from their edges they are high."""
     distance = np.minimum(_distance(_edges(drops)), FARTHEST * ONE)
     around = _around(distance).astype(np.float64) / ONE * (1 / 9)
     depth = _equalise(around.astype(np.float32).astype(np.uint8))
@@ -99,9 +99,10 @@ def _relief(drops: Bytes) -> Bytes:
     return ((2 * _around(bright) + 9) // 18).astype(np.uint8)
 
 
-def _shifted(padded: NDArray, row: int, column: int, size: int, margin: int) -> NDArray:
-    """Returns the value `row` below and `column` to the right of each pixel, from arrays padded by `margin`."""
-    return padded[:, margin + row : margin + row + size, margin + column : margin + column + size]
+def _shifted(padded: NDArray, row: int, column: int) -> NDArray:
+    """Returns the value `row` below and `column` to the right of each pixel, from arrays padded by 1."""
+    height, width = padded.shape[1] - 2, padded.shape[2] - 2
+    return padded[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width]
 
 
 def _around(layers: NDArray) -> Ints:
@@ -116,13 +117,12 @@ def _filter(layers: NDArray, kernel: Ints) -> Ints:
     padded = np.pad(layers.astype(np.int32), [(0, 0), (1, 1), (1, 1)], mode="reflect")
     result = np.zeros(layers.shape, np.int32)
     for row, column in np.argwhere(kernel):
-        result += kernel[row, column] * _shifted(padded, row - 1, column - 1, layers.shape[1], 1)
+        result += kernel[row, column] * _shifted(padded, row - 1, column - 1)
     return result
 
 
 def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
     """Returns Canny's edges: 3 x 3 Sobel, sum of absolute derivatives, thinned along four directions, hysteresis."""
-    size = layers.shape[1]
     padded = np.pad(layers.astype(np.int32), [(0, 0), (1, 1), (1, 1)], mode="edge")
 
     def sobel(axis: int) -> Ints:
@@ -134,10 +134,10 @@ def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
     neighbours = np.pad(strength, [(0, 0), (1, 1), (1, 1)])
 
     def beats(row: int, column: int) -> Bools:
-        return strength > _shifted(neighbours, row, column, size, 1)
+        return strength > _shifted(neighbours, row, column)
 
     def holds(row: int, column: int) -> Bools:
-        return strength >= _shifted(neighbours, row, column, size, 1)
+        return strength >= _shifted(neighbours, row, column)
 
     # The tangents of 22.5 and 67.5 degrees, in 1/32768 as OpenCV has them.
     flat = np.abs(across) * 13573  # gradients are at most 1020, so 32 bits suffice
@@ -155,7 +155,7 @@ def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
         grown = edges.copy()
         for row in (-1, 0, 1):
             for column in (-1, 0, 1):
-                grown |= _shifted(padded_edges, row, column, size, 1)
+                grown |= _shifted(padded_edges, row, column)
         grown &= candidates
         if np.array_equal(grown, edges):
             return edges
@@ -164,17 +164,17 @@ def _edges(layers: Bytes, low: int = 50, high: int = 150) -> Bools:
 
 def _distance(edges: Bools) -> Ints:
     """Returns the chamfer distance of each pixel to the nearest edge in 1/65536 pixel, above FARTHEST if it is far."""
-    size = edges.shape[1]
-    padded = np.full((len(edges), size + 4, size + 4), (FARTHEST + 1) * ONE, np.int32)
+    height, width = edges.shape[1:]
+    padded = np.full((len(edges), height + 4, width + 4), (FARTHEST + 1) * ONE, np.int32)
     padded[:, 2:-2, 2:-2][edges] = 0
-    straight = np.arange(size, dtype=np.int32) * ONE
+    straight = np.arange(width, dtype=np.int32) * ONE
     # Row by row from what lies above and to the left, then the same upside down.
     for view in (padded, padded[:, ::-1, ::-1]):
-        for y in range(2, size + 2):
+        for y in range(2, height + 2):
             row = view[:, y, 2:-2]
             for above, aside, length in STEPS:
                 for x in (2 - aside, 2 + aside):
-                    row = np.minimum(row, view[:, y - above, x : x + size] + length)
+                    row = np.minimum(row, view[:, y - above, x : x + width] + length)
             view[:, y, 2:-2] = np.minimum.accumulate(row - straight, axis=1) + straight
     return padded[:, 2:-2, 2:-2]
 

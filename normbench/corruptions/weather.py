@@ -3,7 +3,7 @@
 Source: Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261. Formulas and constants are those of hendrycks/robustness
 @ 8190fe32 (Apache-2.0), ImageNet-C/create_c: make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py.
 
-Each function takes images uint8 (N, H, H, C), the constants of one severity and its random arrays, if any, and returns
+Each function takes images uint8 (N, H, W, C), the constants of one severity and its random arrays, if any, and returns
 new images of the same shape and type. Above each function stand its constants, severity 1 first, and their meaning.
 Constants in pixels hold for every image size.
 """
@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 
 from normbench.corruptions.draws import Draws, Stream, uniform
-from normbench.corruptions.operators import Bytes, Floats, motion, quantise, single_unit, unit, zoom
+from normbench.corruptions.operators import Bytes, Floats, Zoom, motion, quantise, single_unit, unit
 from normbench.corruptions.registry import corruption
 
 
-def fog_side(size: int) -> int:
-    """Returns the side of the height map for images of side `size`: the next power of two."""
-    return 1 << (size - 1).bit_length()
+def fog_side(height: int, width: int) -> int:
+    """Returns the side of the square height map for images of a size: the next power of two of the longer side."""
+    return 1 << (max(height, width) - 1).bit_length()
 
 
 def _fog_uniforms(stream: Stream, images: Bytes, constants: Any) -> Draws:
-    return (uniform(stream.bits(fog_side(images.shape[1]) ** 2 - 1), -1, 1),)
+    return (uniform(stream.bits(fog_side(*images.shape[1:3]) ** 2 - 1), -1, 1),)
 
 
 # Amount of fog, and what the roughness of its height map is divided by from one scale to the next finer one.
@@ -40,11 +40,11 @@ def _fog_uniforms(stream: Stream, images: Bytes, constants: Any) -> Draws:
 def fog(images: Bytes, constants: tuple[float, float], uniforms: Floats) -> Bytes:
     """Adds a fractal height map, and darkens the image so that its largest value stays the same.
 
-    uniforms: (N, side * side - 1) in -1..1 with side = `fog_side(H)`, in the order in which the points are computed.
+    uniforms: (N, side * side - 1) in -1..1 with side = `fog_side(H, W)`, in the order in which the points are computed.
     """
     amount, decay = constants
-    size = images.shape[1]
-    heights = _plasma(uniforms, fog_side(size), decay)[:, :size, :size, None]
+    height, width = images.shape[1:3]
+    heights = _plasma(uniforms, fog_side(height, width), decay)[:, :height, :width, None]
     brightest = unit(images.max(axis=(1, 2, 3), keepdims=True))
     values = unit(images)
     values += amount * heights
@@ -120,12 +120,12 @@ def _snow_draws(stream: Stream, images: Bytes, constants: Any) -> Draws:
 def snow(
     images: Bytes, constants: tuple[float, float, float, float, float, float, float], normals: Floats, angles: Floats
 ) -> Bytes:
-    """Adds noise above a threshold, blurred along the fall of the flakes, to a whitened image; RGB (N, H, H, 3).
+    """Adds noise above a threshold, blurred along the fall of the flakes, to a whitened image; RGB (N, H, W, 3).
 
-    normals: standard normal (N, H, H), one for each pixel. angles: (N,), the direction of the fall, in degrees.
+    normals: standard normal (N, H, W), one for each pixel. angles: (N,), the direction of the fall, in degrees.
     """
     mean, deviation, factor, threshold, radius, sigma, share = constants
-    flakes = zoom((mean + deviation * normals).transpose(1, 2, 0), factor)
+    flakes = Zoom(images.shape[1], images.shape[2], factor)((mean + deviation * normals).transpose(1, 2, 0))
     flakes[flakes < threshold] = 0
     layer = unit(motion(quantise(flakes).transpose(2, 0, 1)[..., None], radius, sigma, angles))
     values = single_unit(images)

@@ -73,10 +73,10 @@ class Batches:
         if self.steps == 0:
             few = f"{len(images)} training images are fewer than a batch of {batch_size}"
             raise UserError(f"recipe.drop_last: {few}, so that none would be left")
-        size = images.pixels.shape[-1]
+        height, width = images.pixels.shape[-2:]
         self.offsets = 2 * crop_padding + 1
         # A view of all crops, (N, C, offsets, offsets, H, W). A batch takes one crop per image from it.
-        self.crops = functional.pad(images.pixels, [crop_padding] * 4).unfold(2, size, 1).unfold(3, size, 1)
+        self.crops = functional.pad(images.pixels, [crop_padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the normalized images (B, C, H, W) and labels (B,) of an epoch, from batch `first` (from 0) on."""

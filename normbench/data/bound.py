@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from normbench.system.quantities import Finite, Sha256
-from normbench.system.schema import Positive, PositiveReal, Strict
+from normbench.system.schema import ImageSize, Positive, PositiveReal, Strict
 
 
 class Bound(Strict):
     """A prepared dataset: where it is stored and what it contains.
 
-    path: the folder of its arrays. fingerprint: sha256 over the arrays. image_size: pixels a side. train, test: numbers
-    of images. mean, std: the mean and standard deviation of each channel with which inputs are normalized, for pixels
-    in 0..1. origin: where the data came from. note: a remark about the data for readers of the results, or None.
+    path: the folder of its arrays. fingerprint: sha256 over the arrays. image_size: in pixels, one number for a square,
+    or height and width. train, test: numbers of images. mean, std: the mean and standard deviation of each channel with
+    which inputs are normalized, for pixels in 0..1. origin: where the data came from. note: a remark about the data for
+    readers of the results, or None.
     """
 
     name: str
@@ -21,7 +22,7 @@ class Bound(Strict):
     fingerprint: Sha256
     classes: Positive
     channels: Literal[1, 3]
-    image_size: Positive
+    image_size: ImageSize
     train: Positive
     test: Positive
     mean: list[Finite]

@@ -1,46 +1,48 @@
 """Downloads archives from their official addresses or from a mirror, and checks their md5.
 
 An interrupted transfer is resumed where it stopped, even by a later call. An incomplete file never has its final name.
+Every download is limited in size and time, whatever a server does (see `normbench.data.http`).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
-import http.client
 import os
 import re
 import shutil
-import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from normbench import __version__
+from normbench.data import http
+from normbench.data.http import Refused, Unavailable
+from normbench.system import files
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
+from normbench.system.scratch import make_folder
 from normbench.system.text import say
 
-TIMEOUT = 20.0  # seconds without data after which a connection counts as broken
 WAITS = (0.5, 2.0)  # seconds before the first and the second retry
-CHUNK = 1 << 18  # bytes that are read at a time
+PROGRESS = 1 << 16  # bytes that a request must add, or else it counts as one that failed
+LONGEST = 24 * 3600.0  # seconds for one archive; a later call goes on with it
+LARGEST = 1 << 34  # bytes of an archive whose size is not known
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download: its name, its hexadecimal md5, and its official addresses in the order to try them."""
+    """A file to download: its name, its hexadecimal md5, its official addresses in the order to try them, and a limit.
+
+    largest: the most bytes that it may have. More are not downloaded, so it should be the size where that is known.
+    """
 
     name: str
     md5: str
     addresses: tuple[str, ...]
-
-
-class Unavailable(Exception):
-    """An archive could not be obtained from one folder or address. The message says why, for the error text."""
+    largest: int = LARGEST
 
 
 def fetch(archives: Sequence[Archive], folder: Path, dataset: str, source: str, mirror: str | None) -> list[Path]:
@@ -52,12 +54,16 @@ def fetch(archives: Sequence[Archive], folder: Path, dataset: str, source: str, 
 
     A file gets its final name once its md5 is right. Until then it is `<name>.part`, which a later call continues.
 
-    Raises UserError if an archive cannot be obtained. The message lists what was tried and what would help.
+    Raises UserError if an archive cannot be obtained. The message lists what was tried and what would help. Raises
+    OSError if it cannot be stored, for example because the disk is full; then nothing incomplete is left.
     """
+    named = "mirror" if mirror else "NORMBENCH_MIRROR"
     mirror = mirror or os.environ.get("NORMBENCH_MIRROR") or None
     missing = [archive for archive in archives if not holds(folder / archive.name, archive.md5)]
     if missing:
-        folder.mkdir(parents=True, exist_ok=True)
+        if mirror is not None:
+            _check_mirror(mirror, f"dataset '{dataset}': {named}")
+        make_folder(folder)
         with _locked(folder):
             for archive in missing:
                 _fetch_one(archive, folder, dataset, source, mirror, missing)
@@ -77,7 +83,20 @@ def holds(path: Path, expected: str) -> bool:
 
 def is_address(place: str) -> bool:
     """Whether a place is an http(s) address, and not a folder or file."""
-    return place.startswith(("http://", "https://"))
+    return re.match("https?://", place, re.IGNORECASE) is not None
+
+
+def _check_mirror(mirror: str, where: str) -> None:
+    """Raises UserError if a mirror is an address that cannot be used. `where` begins its message."""
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):/", mirror, re.IGNORECASE)
+    if is_address(mirror):
+        try:
+            http.parsed(mirror)
+        except Refused as reason:
+            raise UserError(f"{where} = {http.shown(mirror)}: {reason}") from None
+    elif scheme:
+        folder = "; name a folder without `file:`" if scheme[1].lower() == "file" else ""
+        raise UserError(f"{where} = {http.shown(mirror)}: must be a folder or begin with http:// or https://{folder}")
 
 
 @contextmanager
@@ -90,6 +109,19 @@ def _locked(folder: Path) -> Iterator[None]:
             say(f"{folder}: waiting for another process that downloads into it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def parts(folder: Path) -> list[Path]:
+    """Returns the incomplete downloads in a folder, sorted, unless a process is downloading into it."""
+    found = sorted(folder.glob("*.part"))
+    if not found or not (folder / ".lock").is_file():
+        return found
+    with (folder / ".lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return []
+    return found
 
 
 def _fetch_one(
@@ -112,8 +144,13 @@ def _fetch_one(
             else:
                 _copy(Path(place).expanduser(), part, archive)
         except Unavailable as reason:
-            failures.append(f"{place}: {reason}")
+            failures.append(f"{http.shown(place)}: {reason}")
+        except OSError as error:
+            if error.errno in files.NO_ROOM:
+                part.unlink(missing_ok=True)
+            raise
         else:
+            files.sync(part)
             part.replace(target)
             return
     raise UserError(*_explanation(archive, folder, dataset, mirror, missing, failures))
@@ -134,8 +171,9 @@ def _copy(path: Path, part: Path, archive: Archive) -> None:
     found = md5(path)
     if found != archive.md5:
         raise Unavailable(f"md5 {found}, {path.stat().st_size} bytes: truncated, or another file")
-    shutil.copyfile(path, part)
+    files.copy(path, part)
     if not holds(part, archive.md5):
+        part.unlink()
         raise Unavailable("changed while it was copied")
 
 
@@ -146,70 +184,83 @@ def _download(address: str, part: Path, archive: Archive) -> None:
     downloaded once more from the start. Raises Unavailable if that fails too.
     """
     for _ in range(2):
-        _receive(address, part)
-        found, size = md5(part), part.stat().st_size
+        encoding = _receive(address, part, archive.largest)
+        found, size = (md5(part), part.stat().st_size) if part.exists() else ("of nothing", 0)
         if found == archive.md5:
             return
-        part.unlink()
-    raise Unavailable(f"md5 {found}, {size} bytes: another file")
+        part.unlink(missing_ok=True)
+    sent = f", sent with Content-Encoding: {encoding}" if encoding else ""
+    raise Unavailable(f"md5 {found}, {size} bytes: another file{sent}")
 
 
-def _receive(address: str, part: Path) -> None:
-    """Downloads `address` to `part`, resuming interrupted transfers after a short wait.
+def _receive(address: str, part: Path, largest: int) -> str:
+    """Downloads `address` to `part`, resuming interrupted transfers after a short wait; returns the content's encoding.
 
-    Raises Unavailable if the server refuses, or after three requests in a row that delivered no data.
+    Raises Unavailable if the server refuses, after three requests in a row that brought nearly nothing, and after the
+    longest time. `part` is kept then, unless it is larger than an archive may be.
     """
-    failures = 0
+    failures, most, began = 0, _size(part), time.monotonic()
     while True:
-        before = _size(part)
         try:
-            _transfer(address, part)
-            return
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-            failures = 1 if _size(part) > before else failures + 1  # A request that delivered data resets the count.
-            if failures > len(WAITS) or not _transient(error):
-                raise Unavailable(_reason(error)) from None
+            return _transfer(address, part, largest, began + LONGEST)
+        except Refused:
+            raise
+        except Unavailable as error:
+            if _size(part) >= most + PROGRESS:
+                failures = 0
+            most = max(most, _size(part))
+            failures += 1
+            if failures > len(WAITS):
+                raise error from None
         time.sleep(WAITS[failures - 1])
 
 
-def _transfer(address: str, part: Path) -> None:
-    """Makes one request for the bytes that `part` lacks and appends them.
+def _transfer(address: str, part: Path, largest: int, deadline: float) -> str:
+    """Makes one request for the bytes that `part` lacks and appends them; returns the encoding of the content, or "".
 
-    A server without support for ranges sends the whole file, which then replaces `part`. Raises the errors of urllib
-    and http.client, and ConnectionError if the transfer ended early.
+    A server without support for ranges sends the whole file, which then replaces `part`. Raises Unavailable if the
+    transfer ended early and Refused if another one would not help.
     """
     have = _size(part)
-    headers = {"User-Agent": f"normbench/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # The part is complete or too long; the md5 will show which.
-            return
-        raise
-    with response:
-        if response.status == 206:
-            sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-            if sent is None or int(sent[1]) != have:
-                part.unlink(missing_ok=True)
-                raise ConnectionError("the server sent another range than the one asked for")
-            total: int | None = int(sent[2])
-        else:
-            have = 0
-            length = response.headers.get("Content-Length")
-            total = None if length is None else int(length)
+    if have > largest:
+        part.unlink()
+        have = 0
+    with http.request(address, have, deadline) as answer:
+        if answer.status == 416:  # The part is complete or too long; the md5 will show which.
+            return ""
+        if answer.status == 206 and answer.start != have:
+            part.unlink(missing_ok=True)
+            raise Unavailable("the server sent another range than the one asked for")
+        have = have if answer.status == 206 else 0
+        total = answer.total
+        if total is not None and total > largest:
+            raise Refused(f"has {total} bytes; {part.name.removesuffix('.part')} has at most {largest}")
+        _check_room(part, have, total)
         name = part.name.removesuffix(".part")
         with (
+            files.writing(part, total),
             part.open("ab" if have else "wb") as file,
             Progress(f"download {name}", total=max(1, (total or have) - have)) as progress,
         ):
             received = 0
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
+            for chunk in answer:
                 received += len(chunk)
+                if have + received > (largest if total is None else total):
+                    part.unlink()
+                    raise Refused(f"sends more than the {largest if total is None else total} bytes that {name} has")
+                file.write(chunk)
                 progress.update(received, f"{_megabytes(have + received)} of {_megabytes(total)} MB")
             if total is not None and have + received != total:
-                raise ConnectionError(f"connection closed after {have + received} of {total} bytes")
+                raise Unavailable(f"connection closed after {have + received} of {total} bytes")
             progress.close(f"{_megabytes(have + received)} MB")
+    return answer.encoding
+
+
+def _check_room(part: Path, have: int, total: int | None) -> None:
+    """Raises OSError before anything is written if the disk has no room for the rest of a file."""
+    if total is not None and shutil.disk_usage(part.parent).free < total - have:
+        with files.writing(part, total):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _size(path: Path) -> int:
@@ -218,21 +269,6 @@ def _size(path: Path) -> int:
 
 def _megabytes(size: int | None) -> str:
     return "?" if size is None else f"{size / 1e6:.1f}"
-
-
-def _transient(error: Exception) -> bool:
-    """Whether repeating the request may help: not if the server refused it, or if connecting timed out."""
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code >= 500 or error.code in (408, 429)
-    return not (isinstance(error, urllib.error.URLError) and isinstance(error.reason, TimeoutError))
-
-
-def _reason(error: Exception) -> str:
-    """A short description of a failed request, e.g. `HTTP 404 Not Found`."""
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code} {error.reason}"
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
 def _explanation(
@@ -245,7 +281,7 @@ def _explanation(
 ) -> list[str]:
     """The lines of the error for an archive that is nowhere to be found: what is missing, was tried, and would help."""
     lacking = [one for one in missing if not (folder / one.name).is_file() or one == archive]
-    place = "none is set" if mirror is None else mirror
+    place = "none is set" if mirror is None else http.shown(mirror)
     lines = [f"dataset '{dataset}': no copy of", *(f"  {one.name}  (md5 {one.md5})" for one in lacking)]
     lines += [f"looked for {archive.name} (mirror: {place})", *(f"  {failure}" for failure in failures)]
     lines += [

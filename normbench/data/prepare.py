@@ -1,10 +1,10 @@
 """Prepares a dataset: writes a folder with the arrays from its source and a meta.json that describes them.
 
-A prepared dataset is a folder with `train_images.npy`, `test_images.npy` (uint8, N x H x W x C, square, C 1 or 3),
+A prepared dataset is a folder with `train_images.npy`, `test_images.npy` (uint8, N x H x W x C, C 1 or 3),
 `train_labels.npy`, `test_labels.npy` (int64, N, counted from 0 without gaps) and `meta.json`: name, source, classes,
-class_names (list or null), channels, image_size, train, test (numbers of images), mean, std (for each channel, pixels
-in 0..1), origin, sha256 (of the source's archive, null where there is none), fingerprint (see
-`normbench.data.arrays.fingerprint`), files (the sha256 of each file, by array) and note.
+class_names (list or null), channels, image_size (one number for a square, or height and width), train, test (numbers of
+images), mean, std (for each channel, pixels in 0..1), origin, sha256 (of the source's archive, null where there is
+none), fingerprint (see `normbench.data.arrays.fingerprint`), files (the sha256 of each file, by array) and note.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from normbench.data import arrays
 from normbench.data.sources import registry
 from normbench.data.sources.base import ADDED_KEYS, COMMON_KEYS, Origin, Request
 from normbench.system import blame, files
+from normbench.system.arrays import by
+from normbench.system.size import sides, size_of
+from normbench.system.text import say
 
 
 def prepare(spec: dict[str, Any], out: Path) -> None:
@@ -28,16 +31,21 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
     """
     kind = registry.source_class(spec["source"])
     source = kind(**{key: value for key, value in spec.items() if key not in (*COMMON_KEYS, *ADDED_KEYS)})
-    request = Request(spec["name"], spec["image_size"] or kind.native_size)
+    given = spec["image_size"] or kind.native_size
+    request = Request(spec["name"], size_of(*given) if isinstance(given, list | tuple) else given)
     origin = source.write(request, out)
     if not isinstance(origin, Origin):
         where = blame.definition(vars(kind).get("write")) or spec["source"]
         raise request.error(f"{where}: write returned a {type(origin).__name__}; expected an Origin")
     stored = {name: np.load(out / f"{name}.npy", mmap_mode="r") for name in arrays.ARRAYS}
-    arrays.checked(stored, f"dataset '{request.dataset}'")
-    count, size, _, channels = stored["train_images"].shape
-    if request.image_size not in (None, size):
-        raise request.error(f"the source wrote images of {size} pixels a side, {request.image_size} were asked for")
+    for name, array in arrays.checked(stored, f"dataset '{request.dataset}'").items():
+        if (array.shape, array.dtype) != (stored[name].shape, stored[name].dtype):
+            wrote, needed = (f"{each.dtype} {by(each.shape)}" for each in (stored[name], array))
+            raise request.error(f"the source wrote {name} as {wrote}, but {needed} is needed")
+    count, height, width, channels = stored["train_images"].shape
+    if request.image_size is not None and sides(request.image_size) != (height, width):
+        asked = by(sides(request.image_size))
+        raise request.error(f"the source wrote images of {height} x {width} pixels, {asked} were asked for")
     classes = int(stored["train_labels"].max()) + 1
     if origin.class_names is not None and len(origin.class_names) != classes:
         raise request.error(f"the source names {len(origin.class_names)} classes, the labels have {classes}")
@@ -48,7 +56,7 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         "classes": classes,
         "class_names": origin.class_names,
         "channels": channels,
-        "image_size": size,
+        "image_size": size_of(height, width),
         "train": count,
         "test": len(stored["test_images"]),
         "mean": mean,
@@ -57,8 +65,13 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         "sha256": origin.sha256,
         "fingerprint": arrays.fingerprint(stored),
         "files": {name: files.sha256(out / f"{name}.npy") for name in arrays.ARRAYS},
-        "note": spec["note"],
+        "note": "; ".join([*([spec["note"]] if spec["note"] else []), *origin.notes]) or None,
     }
+    if origin.test_files is not None:
+        facts = {"files": origin.test_files, "background": origin.background}
+        files.write_json(out / arrays.TEST_FILES, facts)
+    for note in origin.notes:
+        say(f"{request.dataset}: {note}")
     files.write_json(out / "meta.json", meta)
 
 

@@ -44,8 +44,8 @@ class Model:
     """A registered model.
 
     name: the name of its function, and of the model in params.yaml. kind: `classifier` or `gan`. function: builds the
-    network, before the method initialises it (see `normbench.models.build`). least_size: the smallest side of the
-    square images that it accepts, in pixels. divisor: a number by which the side must be divisible.
+    network, before the method initialises it (see `normbench.models.build`). least_size: the smallest side of
+    images that it accepts, in pixels. divisor: a number by which each side must be divisible.
     """
 
     name: str
@@ -87,13 +87,19 @@ class Model:
             return None if fits else "must be a number of at least 0"
         return None if type(value) is wanted else f"must be a {wanted.__name__}"
 
-    def size_problem(self, size: int) -> str | None:
-        """A message if the model does not accept square images of `size` pixels a side, or None if it does."""
-        if size >= self.least_size and size % self.divisor == 0:
+    def size_problem(self, height: int, width: int) -> str | None:
+        """A message if the model does not accept images of a size in pixels, or None if it does.
+
+        A GAN accepts square images only, because its function is given one side.
+        """
+        fits = all(side >= self.least_size and side % self.divisor == 0 for side in (height, width))
+        square = self.kind == "classifier" or height == width
+        if fits and square:
             return None
-        needed = f"at least {self.least_size} pixels a side"
+        needed = "" if square else "square images, "
+        needed += f"at least {self.least_size} pixels a side"
         needed += f", divisible by {self.divisor}" if self.divisor > 1 else ""
-        return f"does not fit images of {size} x {size}; it needs {needed}"
+        return f"does not fit images of {height} x {width}; it needs {needed}"
 
     @property
     def source(self) -> tuple[Path, str]:

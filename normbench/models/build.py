@@ -14,6 +14,7 @@ from torch import nn
 
 from normbench.methods.base import Method
 from normbench.models.base import Model, get
+from normbench.system.size import Size
 
 
 def build_classifier(
@@ -73,11 +74,11 @@ def new_gan(
     options: Mapping[str, Any],
     method: Method,
     channels: int,
-    size: int,
+    size: Size,
     latent: int,
     seed: int | None,
 ) -> tuple[nn.Module, nn.Module]:
-    """`build_gan` for a model that has already been looked up."""
+    """`build_gan` for a model that has already been looked up. size: a square, as `Model.size_problem` makes sure."""
     _seed(seed)
     generator, discriminator = model.function(method, channels, size, latent, **options)
     method.initialize(discriminator)

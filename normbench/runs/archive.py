@@ -11,9 +11,7 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -27,6 +25,7 @@ from normbench.runs.record import TrainedRecord
 from normbench.system import files, intact, layout, strict_json
 from normbench.system.errors import UserError
 from normbench.system.schema import Strict
+from normbench.system.scratch import place, scratch
 from normbench.system.text import excerpt, say
 
 MANIFEST, FORMAT, SUFFIX = "manifest.json", 1, ".run.tar"
@@ -51,17 +50,17 @@ def export(run: str, to: Path) -> Path:
         name: {"bytes": (folder / name).stat().st_size, "sha256": files.sha256(folder / name)} for name in names
     }
     manifest = json.dumps({"format": FORMAT, "run": run, "files": facts}, indent=1, sort_keys=True).encode()
-    to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{run}.", dir=to) as scratch:
-        made = Path(scratch) / "archive"
-        with tarfile.open(made, "w", format=tarfile.USTAR_FORMAT) as archive:
+    with scratch(to / "export") as temporary:
+        made = temporary / run
+        size = sum(fact["bytes"] for fact in facts.values())
+        with files.writing(made, size), tarfile.open(made, "w", format=tarfile.USTAR_FORMAT) as archive:
             archive.addfile(_member(MANIFEST, len(manifest)), io.BytesIO(manifest))
             for name in names:
                 with (folder / name).open("rb") as content:
                     archive.addfile(_member(name, facts[name]["bytes"]), content)
         path = to / f"{run}-{files.sha256(made)[:16]}{SUFFIX}"
-        with files.atomic(path) as temporary:
-            made.replace(temporary)
+        files.sync(made)
+        made.replace(path)
     return path
 
 
@@ -126,20 +125,19 @@ def import_(path: Path) -> tuple[str, bool]:
     Raises UserError, and changes nothing, if the archive is damaged or has unexpected content, or if the store has a
     different result of the same run. Nothing in the archive is unpickled but tensors, and no path in it is used.
     """
-    root = store.folder("import").parent
-    root.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".import.", dir=root))
-    try:
+    with scratch(layout.store() / "import") as folder:
+        made = folder / "run"
+        made.mkdir()
         with path.open("rb") as stream:
             manifest = read_manifest(stream, path.stat().st_size, path)
             named = NAME.fullmatch(path.name)
             if named and files.sha256(path)[:16] != named[2]:
                 raise UserError(f"{path}: damaged: its sha256 does not begin with the {named[2]} of its name")
-            _unpack(stream, manifest.files, scratch, path)
+            _unpack(stream, manifest.files, made, path)
         run = manifest.run
         if named and named[1] != run:
             raise UserError(f"{path}: has run {run}, which is not that of its name")
-        check_content(scratch, run, path)
+        check_content(made, run, path)
         with store.claimed(run):
             if store.sound(run):
                 held = [RECORD, *store.record(run).files]
@@ -148,13 +146,10 @@ def import_(path: Path) -> tuple[str, bool]:
                     raise UserError(f"{path}: {store.folder(run)} has another outcome of this run, which is kept")
                 return run, False
             store.set_aside(run)
-            scratch.chmod(0o755)
-            files.to_disk(scratch)
-            scratch.replace(store.folder(run))
+            files.to_disk(made)
+            place(made, store.folder(run))
             store.forget(run)
         return run, True
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class Listed(Strict):
@@ -275,7 +270,7 @@ def _unpack(stream: BinaryIO, listed: dict[str, Listed], to: Path, path: Path) -
 def _copied(stream: BinaryIO, size: int, to: Path) -> str:
     """Copies `size` bytes, or what is left of them, into a new file and returns their sha256."""
     digest = hashlib.sha256()
-    with to.open("xb") as out:
+    with files.writing(to, size), to.open("xb") as out:
         while block := stream.read(min(BLOCK, size)):
             size -= len(block)
             digest.update(block)

@@ -15,7 +15,7 @@ import torch
 
 from normbench.runs import formats
 from normbench.runs.contents import CHECKPOINTS, LARGEST_CHECKPOINT
-from normbench.system import files, preemption
+from normbench.system import files, preemption, scratch
 from normbench.system.errors import UserError
 from normbench.system.text import complain
 
@@ -53,7 +53,7 @@ class Checkpoints:
         number = int(kept[-1].name.partition("-")[0]) + 1 if kept else 1
         digest = hashlib.sha256(content).hexdigest()
         with files.atomic(self.folder / f"{number:06d}-{digest[:16]}.pt") as temporary:
-            temporary.write_bytes(content)
+            files.put(temporary, content)
         for old in kept[: len(kept) + 1 - KEPT]:
             old.unlink(missing_ok=True)
         self.written = time.monotonic()
@@ -65,8 +65,10 @@ class Checkpoints:
     def resume(self) -> dict[str, Any] | None:
         """Returns the newest intact state and sets the random generators to it; None if there is no state.
 
-        A damaged file is renamed, and the one before it is used.
+        A damaged file is renamed, and the one before it is used. What killed processes left is removed.
         """
+        for left in scratch.left_behind(self.folder):
+            scratch.discard(left)
         for path in reversed(self.all()):
             saved = verified(path)
             if saved is not None and set_random_state(saved["random"]):
@@ -86,7 +88,7 @@ def save_weights(module: torch.nn.Module, path: Path) -> None:
     """Writes the state of a module. Raises OSError if the disk is full, which torch's own writer does not."""
     buffer = io.BytesIO()
     torch.save(module.state_dict(), buffer)
-    path.write_bytes(buffer.getbuffer())
+    files.put(path, buffer.getbuffer())
 
 
 def verified(path: Path) -> dict[str, Any] | None:

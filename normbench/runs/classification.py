@@ -16,7 +16,7 @@ from normbench.runs.contents import PREDICTIONS, WEIGHTS
 from normbench.runs.record import Numerics
 from normbench.runs.run import Run
 from normbench.runs.trained import Clock, Speed, Trained
-from normbench.system import layout
+from normbench.system import layout, npy
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.training import classifier
@@ -56,7 +56,7 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
     def write(folder: Path) -> None:
         save_weights(prepared.model, folder / WEIGHTS)
         if predicted is not None:
-            np.savez_compressed(folder / PREDICTIONS, predicted=predicted)
+            npy.save_compressed(folder / PREDICTIONS, {"predicted": predicted})
 
     return Trained(
         summary=_summary(outcome, metrics.get("clean_accuracy")),

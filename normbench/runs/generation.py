@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from normbench.runs.contents import GENERATOR, SAMPLES
 from normbench.runs.record import Numerics
 from normbench.runs.run import Run
 from normbench.runs.trained import Clock, Speed, Trained
+from normbench.system import files
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.training.keeper import Keeper
@@ -103,4 +105,6 @@ def save_grid(images: Tensor, path: Path) -> None:
     _, height, width, channels = pixels.shape
     grid = pixels.reshape(side, side, height, width, channels).swapaxes(1, 2)
     grid = grid.reshape(side * height, side * width, channels)
-    Image.fromarray(grid if channels == 3 else grid[:, :, 0]).save(path, format="PNG")
+    buffer = io.BytesIO()
+    Image.fromarray(grid if channels == 3 else grid[:, :, 0]).save(buffer, format="PNG")
+    files.put(path, buffer.getbuffer())

@@ -24,6 +24,7 @@ from normbench.runs.run import Kind
 from normbench.system import files, layout
 from normbench.system.errors import UserError
 from normbench.system.quantities import unprintable
+from normbench.system.size import sides
 from normbench.system.text import complain
 from normbench.training import classifier
 
@@ -176,7 +177,7 @@ def _predictions_problems(record: Record, predicted: np.ndarray) -> Iterator[str
 
 def _samples_problems(record: Record, path: Path) -> Iterator[str]:
     bound = record.provenance.dataset
-    side, mode = generation.grid_side(bound.image_size), "RGB" if bound.channels == 3 else "L"
+    side, mode = generation.grid_side(sides(bound.image_size)[0]), "RGB" if bound.channels == 3 else "L"
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if image.size != (side, side) or image.mode != mode:

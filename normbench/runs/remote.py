@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ from normbench.runs import archive, store
 from normbench.runs.archive import BLOCK, LARGEST_MANIFEST
 from normbench.runs.checkpoint import KEPT
 from normbench.runs.contents import CHECKPOINTS, LARGEST, LARGEST_CHECKPOINT
+from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.scratch import scratch
 from normbench.system.text import complain
 
 MIRROR_INTERVAL = 2.0  # seconds between two searches for new checkpoints
@@ -42,8 +43,8 @@ class Remote:
         if not found or store.sound(run):
             return bool(found)
         for path in found:
-            with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
-                file = Path(scratch) / path.rpartition("/")[2]
+            with scratch(layout.store() / "fetched") as folder:
+                file = folder / path.rpartition("/")[2]
                 try:
                     self._copy_archive(path, file)
                     archive.import_(file)
@@ -75,11 +76,13 @@ class Remote:
 
     def give(self, run: str) -> None:
         """Copies a finished run from the local run store to the address, and removes its checkpoints there."""
-        with tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
-            file = archive.export(run, Path(scratch))
+        with scratch(layout.store() / "given") as folder:
+            file = archive.export(run, folder)
             part = f"{self.root}/{file.name}.part"
             self.system.put_file(str(file), part)
             self.system.mv(part, f"{self.root}/{file.name}")
+        for left in self.system.glob(f"{self.root}/{run}-*.part"):  # by a process that was killed here
+            self.system.rm_file(left)
         if self.system.exists(self._unfinished(run)):
             self.system.rm(self._unfinished(run), recursive=True)
 
@@ -87,12 +90,10 @@ class Remote:
         """Copies the newest checkpoints of an unfinished run from the address. They are verified when they are read."""
         folder = store.unfinished(run)
         for path in sorted(self.system.glob(f"{self._unfinished(run)}/{CHECKPOINTS}"))[-KEPT:]:
-            folder.mkdir(parents=True, exist_ok=True)
-            to = folder / path.rpartition("/")[2]
             try:
-                self._copy(path, to, LARGEST_CHECKPOINT)
+                with files.atomic(folder / path.rpartition("/")[2]) as temporary:
+                    self._copy(path, temporary, LARGEST_CHECKPOINT)
             except UserError as error:
-                to.unlink(missing_ok=True)
                 complain(f"{error}; it is not used")
 
     @contextmanager

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from normbench.runs.contents import CHECKPOINTS, RECORD
 from normbench.runs.finished import record_in
 from normbench.runs.record import TrainedRecord
-from normbench.system import layout
+from normbench.system import files, layout
 from normbench.system.errors import UserError
 from normbench.system.text import complain
 
@@ -70,7 +70,7 @@ def fetch(run: str, to: Path) -> None:
     """Copies a finished run from the store into the output of a stage: its record, and the files that this names."""
     to.mkdir(parents=True)
     for name in [RECORD, *record(run).files]:
-        shutil.copy2(folder(run) / name, to / name)
+        files.copy(folder(run) / name, to / name)
 
 
 def set_aside(run: str) -> None:

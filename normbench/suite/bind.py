@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from normbench.data import intact
 from normbench.data.bound import Bound
 from normbench.models import registry as models
+from normbench.models.trial import size_problem
 from normbench.runs.run import Kind
 from normbench.suite import feasible, resolved, trial
 from normbench.suite.runs import adopt_outputs, bound_dataset
 from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.size import sides
 from normbench.system.text import say
 
 
@@ -57,7 +59,8 @@ def checked(suite: Suite) -> dict[str, Bound]:
             task = resolved.task(kind, name)
             bound = found[name] = bound_dataset(task.dataset)
             intact.check_bound(bound)
-            unfit = models.get(task.model).size_problem(bound.image_size)
+            model, size = models.get(task.model), sides(bound.image_size)
+            unfit = size_problem(model, task.model_options, *size, bound.channels)
             if unfit:
                 problems.append(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")
             else:

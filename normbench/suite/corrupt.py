@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from normbench.corruptions.files import copy_published, write_corrupted
+from normbench.corruptions.files import write_corrupted
+from normbench.corruptions.published import copy_published
 from normbench.data import intact
+from normbench.data.published_images import copy_image_files, folder_of
 from normbench.system import files, layout
 
 
@@ -26,10 +28,14 @@ def corrupt(dataset: str) -> None:
     wanted = files.read_json(layout.RESOLVED / "corruptions.json")
     source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
     published = wanted.pop("source")
+    wanted.pop("outside", None)  # it is there for DVC, which runs this stage again if the published files have changed
     references = wanted.pop("references", {})  # of the user's own corruptions, by name
-    wanted["names"] = [references.get(name, name) for name in wanted["names"]]
+    names = wanted["names"]
+    wanted["names"] = [references.get(name, name) for name in names]
     if published is None:
         write_corrupted(source, target, **wanted)
     else:
         folder = Path(published.replace("{dataset}", dataset)).expanduser()
-        copy_published(source, target, wanted["names"], wanted["severities"], folder)
+        in_files = any(folder_of(folder, name) for name in names) and not (folder / "labels.npy").exists()
+        copy = copy_image_files if in_files else copy_published
+        copy(source, target, wanted["names"], wanted["severities"], folder)

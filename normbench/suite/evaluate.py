@@ -21,7 +21,7 @@ from normbench.runs.record import Record
 from normbench.runs.run import OUTPUTS, Kind
 from normbench.suite import agreement, resolved
 from normbench.system import device as devices
-from normbench.system import files, layout
+from normbench.system import files, layout, npy
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.system.side_by_side import side_by_side
@@ -72,7 +72,7 @@ def score(
             mean = np.mean(list(found.metrics["corruption_accuracy"].values()))
             progress.close(f"corruption accuracy {mean:.4f}")
         record = record.with_scores(found.metrics, seconds, {"corrupted": corrupted, "evaluation": settings})
-        np.savez_compressed(out.with_suffix(".npz"), allow_pickle=False, **found.predictions)
+        npy.save_compressed(out.with_suffix(".npz"), found.predictions)
     record.write(out.with_suffix(".json"))
 
 

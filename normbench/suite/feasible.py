@@ -21,6 +21,7 @@ from normbench.runs.variant import Variant
 from normbench.suite.suite import SECTIONS
 from normbench.system import layout
 from normbench.system.schema import LARGEST
+from normbench.system.size import Size, sides
 from normbench.training.recipe import Recipe
 from normbench.training.task import Task, TaskEntry
 
@@ -42,10 +43,11 @@ def of_recipe(recipe: Recipe | GanRecipe) -> Found:
         yield ("gamma",), f"after {steps} milestones the learning rate would be above {LARGEST:g}"
 
 
-def of_size(task: TaskEntry | GanTaskEntry, size: int) -> Found:
-    """Yields keys and message of each setting of a task that does not fit images of this side in pixels."""
-    if isinstance(task, TaskEntry) and task.recipe.crop_padding > size:
-        yield ("recipe", "crop_padding"), f"more than the {size} pixels of an image, so that crops would miss it"
+def of_size(task: TaskEntry | GanTaskEntry, size: Size) -> Found:
+    """Yields keys and message of each setting of a task that does not fit images of this size in pixels."""
+    side = min(sides(size))
+    if isinstance(task, TaskEntry) and task.recipe.crop_padding > side:
+        yield ("recipe", "crop_padding"), f"more than the {side} pixels of an image, so that crops would miss it"
 
 
 def of_task(task: Task | GanTask, bound: Bound, variants: Iterable[Variant], evaluation: dict[str, Any]) -> Found:
@@ -107,7 +109,7 @@ def cannot_train_on_one(task: Task, bound: Bound, variant: Variant) -> str | Non
         for count in (2, 1):
             try:
                 with torch.no_grad():
-                    network(torch.randn(count, bound.channels, bound.image_size, bound.image_size))
+                    network(torch.randn(count, bound.channels, *sides(bound.image_size)))
             except (RuntimeError, ValueError) as error:
                 return None if count == 2 else str(error).split("\n")[0]
     return None

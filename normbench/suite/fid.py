@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from typing import Any
 
@@ -63,7 +62,7 @@ def score(task: str, variant: str) -> None:
                     found.append(fid.fid(metric, generator, spec, record.seed, count, device))
                     seconds = {"fid": time.perf_counter() - began}
                     record = record.with_scores({"fid": found[-1], "fid_features": description}, seconds)
-                    shutil.copyfile(run / SAMPLES, out / f"{record.seed}.png")
+                    files.copy(run / SAMPLES, out / f"{record.seed}.png")
                 record.write(out / f"{record.seed}.json")
                 progress.update(done, f"seed {record.seed}")
             progress.close(", ".join(f"{value:.2f}" for value in found) or "no finished run")

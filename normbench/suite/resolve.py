@@ -6,6 +6,7 @@ A later stage depends on such files and never on params.yaml itself, so a new va
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,24 +15,28 @@ from normbench.checks.method import problems as method_problems
 from normbench.corruptions import SMALLEST_SIDE as SMALLEST_HERE
 from normbench.corruptions import registry as corruptions
 from normbench.corruptions.constants import BENCHMARK
-from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_side
+from normbench.corruptions.imagecorruptions_engine import SMALLEST_SIDE, check_name, check_sides
+from normbench.data import outside
 from normbench.data.sources import registry as sources
 from normbench.data.sources.base import COMMON_KEYS, Source
 from normbench.evaluation.registry import SCORES
 from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.methods import registry as methods
 from normbench.models import registry as models
+from normbench.models.trial import size_problem
 from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
 from normbench.suite import code, feasible, trial
 from normbench.suite.document import Keys
 from normbench.suite.file import ParamsFile, check_options, typed_options
+from normbench.suite.look import of_corruptions
 from normbench.suite.resolved import Resolved
 from normbench.suite.runs import adopt_outputs
 from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS
 from normbench.system import blame, files, layout
 from normbench.system.errors import UserError, hint
+from normbench.system.size import sides
 from normbench.training.task import Task, TaskEntry
 
 SIDE = 32  # pixels of the images on which the user's own corruptions are tried
@@ -45,6 +50,7 @@ class Resolver:
         self.problems: list[str] = []
         self.datasets: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, type[Source]] = {}  # by the name of the dataset
+        self.reads: dict[str, list[str]] = {}  # by the name of the dataset
         self.tasks: dict[Kind, dict[str, Task | GanTask]] = {kind: {} for kind in Kind}
         self.variants: dict[str, Variant] = {}
 
@@ -147,6 +153,11 @@ class Resolver:
         except (TypeError, ValueError) as error:
             self.problem(("datasets", name), str(error))
             return
+        try:
+            self.reads[name] = [os.fspath(place) for place in source.reads()]
+        except Exception as error:  # code of the user's own
+            self.problem(("datasets", name), f"{kind.__name__}.reads fails: {type(error).__name__}: {error}")
+            return
         self.datasets[name] = {
             "name": name,
             **declared.model_dump(include=set(COMMON_KEYS)),
@@ -175,8 +186,8 @@ class Resolver:
         except UserError as error:
             self.problem((section, name, "model"), str(error))
             return
-        for option, value in task.model_options.items():
-            wrong = model.option_problem(option, value)
+        problems = {option: model.option_problem(option, value) for option, value in task.model_options.items()}
+        for option, wrong in problems.items():
             if wrong:
                 self.problem((section, name, "model_options", option), wrong)
         for keys, message in feasible.of_recipe(task.recipe):
@@ -184,7 +195,8 @@ class Resolver:
         size = self.image_size(task.dataset)
         for keys, message in feasible.of_size(task, size) if size else ():
             self.problem((section, name, *keys), message)
-        unfit = model.size_problem(size) if size else None
+        right = {option: value for option, value in task.model_options.items() if not problems[option]}
+        unfit = size_problem(model, model.typed(right), *size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)
         settings = {key: getattr(task, key) for key in type(task).model_fields}
@@ -196,11 +208,12 @@ class Resolver:
         resolved = GanTask(**settings) if kind is Kind.GAN else Task(**settings)
         self.tasks[kind][name] = resolved
 
-    def image_size(self, dataset: str) -> int | None:
-        """Returns the side of a dataset's images in pixels; None if only the data can tell."""
+    def image_size(self, dataset: str) -> tuple[int, int] | None:
+        """Returns the height and width of a dataset's images in pixels; None if only the data can tell."""
         declared = self.params.datasets.get(dataset)
         kind = self.sources.get(dataset)
-        return (declared and declared.image_size) or (kind.native_size if kind else None)
+        size = (declared and declared.image_size) or (kind.native_size if kind else None)
+        return None if size is None else sides(size)
 
     def variant(self, name: str) -> None:
         """Resolves one variant: looks up its method and checks the method's options."""
@@ -264,12 +277,12 @@ class Resolver:
         elif not made_here and chosen.constants not in ("auto", "imagenet"):
             self.problem(("corruptions", "constants"), f"engine {chosen.engine} has those of imagenet only")
         for name in self.params.suite.datasets if made_here and chosen.source is None else ():
-            if (self.image_size(name) or SMALLEST_HERE) < SMALLEST_HERE:
+            if min(self.image_size(name) or [SMALLEST_HERE]) < SMALLEST_HERE:
                 message = f"corruptions need a side of {SMALLEST_HERE} pixels or more"
                 self.problem(("datasets", name, "image_size"), message)
         for name in () if made_here else self.params.suite.datasets:
             try:
-                check_side(self.image_size(name) or SMALLEST_SIDE)
+                check_sides(*(self.image_size(name) or sides(SMALLEST_SIDE)))
             except UserError as error:
                 self.problem(("corruptions", "engine"), f"dataset {name}: {error}")
 
@@ -293,9 +306,11 @@ class Resolver:
         """Returns the resolved values that the suite uses."""
         suite = self.params.suite
         own = {name: reference for name, reference in self.corruption_names.items() if name != reference}
+        source = self.params.corruptions.source
+        published = [place for name in suite.datasets for place in of_corruptions(source, name)] if source else []
         return Resolved(
             suite=suite,
-            datasets={name: self.datasets[name] for name in suite.datasets},
+            datasets={name: self.datasets[name] | self.outside(self.reads[name]) for name in suite.datasets},
             tasks={kind: {name: self.tasks[kind][name] for name in suite.of_kind(kind)[0]} for kind in Kind},
             variants={name: self.variants[name] for name in [*suite.variants, *suite.gan_variants]},
             corruptions={
@@ -304,10 +319,16 @@ class Resolver:
                 "seed": suite.seed,
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
                 **({"references": own} if own else {}),
+                **self.outside(published),
             },
             evaluation=self.evaluated(),
             code=code.of_stages(self.corruption_names, self.scores()),
         )
+
+    def outside(self, places: list[str]) -> dict[str, str]:
+        """Returns the key `outside` with the digest of files outside of DVC's view, or nothing if there are none."""
+        found = outside.digest(places)
+        return {} if found is None else {"outside": found}
 
 
 ARCHITECTURES: dict[Kind, Literal["classifier", "gan"]] = {Kind.CLASSIFICATION: "classifier", Kind.GAN: "gan"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -39,7 +38,7 @@ def bound_tasks(resolved: Resolved) -> tuple[dict[str, Bound], dict[str, str]]:
             if not (folder / "meta.json").is_file():
                 absent[dataset] = "not here yet"
             elif not spec.is_file() or files.read_json(spec) != resolved.datasets[dataset]:
-                absent[dataset] = "another one since it was changed in params.yaml"
+                absent[dataset] = "another one since params.yaml or its files have changed"
             else:
                 found[name] = bound_dataset(dataset)
     return found, absent
@@ -123,4 +122,4 @@ def adopt(folder: Path) -> None:
         if not store.sound(run):
             store.set_aside(run)
             with files.atomic_folder(store.folder(run)) as target:
-                shutil.copytree(folder, target, dirs_exist_ok=True)
+                files.copy_folder(folder, target)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
 
 from normbench.evaluation.registry import scores
 from normbench.gan.task import GanTaskEntry
 from normbench.runs.variant import VariantEntry
 from normbench.suite.suite import Suite
+from normbench.system.arrays import SMALLEST_SIDE
 from normbench.system.schema import Positive, Strict
 from normbench.training.task import TaskEntry
 
@@ -33,8 +34,9 @@ class Corruptions(Strict):
     names: `all`, or a list of names and references. severities: some of 1 to 5. engine: the code that computes the
     images, `normbench` or the package `imagecorruptions`, which needs images of at least 32 x 32 pixels. constants: the
     benchmark that defines the severities; `auto` chooses it by the size of the images. source: null, or the folder of a
-    published benchmark such as CIFAR-10-C (`<name>.npy` and `labels.npy`), whose images are used instead; `{dataset}`
-    in it stands for the name of the dataset.
+    published benchmark, whose images are used instead: such as CIFAR-10-C (`<name>.npy` and `labels.npy`) or, for a
+    dataset of image files, ImageNet-C (`<name>/<severity>/<class>/<file>`). `{dataset}` in it stands for the name of
+    the dataset.
     """
 
     names: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"
@@ -64,19 +66,31 @@ else:
     )
 
 
+def _size(value: Any) -> Any:
+    """Checks an `image_size`; a pair of equal sides becomes one number."""
+    if value is None:
+        return None
+    sides = value if isinstance(value, list) else [value]
+    if len(sides) != (2 if isinstance(value, list) else 1) or any(type(side) is not int for side in sides):
+        raise ValueError("must be the side of square images in pixels, or [height, width]")
+    if min(sides) < SMALLEST_SIDE:
+        raise ValueError(f"must be at least {SMALLEST_SIDE} pixels")
+    return sides[0] if sides[0] == sides[-1] else sides
+
+
 class Dataset(Strict):
     """The keys that every dataset has. Further keys are options of its source, which `resolve` checks.
 
-    source: a name in normbench/data/sources, `path/to/file.py:name` or `package.module:name`. image_size: height and
-    width in pixels; null for the size of the source. mean, std: the input normalization of each channel, for values in
-    0..1; null to measure them on the training images, or the mean alone where std is given. note: what readers of the
-    results should know about the data; it is stored in every record and shown in the report.
+    source: a name in normbench/data/sources, `path/to/file.py:name` or `package.module:name`. image_size: the side of
+    square images in pixels, or [height, width]; null for the size of the source. mean, std: the input normalization of
+    each channel, for values in 0..1; null to measure them on the training images, or the mean alone where std is given.
+    note: what readers of the results should know about the data; it is stored in every record and shown in the report.
     """
 
     model_config = ConfigDict(extra="allow")
 
     source: str
-    image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
+    image_size: Annotated[int | list[int] | None, BeforeValidator(_size)] = None
     mean: Annotated[list[OfPixels], Field(min_length=1)] | None = None
     std: Annotated[list[Annotated[OfPixels, Field(gt=1e-6)]], Field(min_length=1)] | None = None
     note: str | None = None

@@ -31,6 +31,7 @@ from normbench.suite.suite import Suite
 from normbench.system import files
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
+from normbench.system.size import sides
 from normbench.training.task import Task
 
 CHECKED = Path("build/checked.json")
@@ -57,7 +58,7 @@ class Cell:
     @property
     def fits(self) -> bool:
         """Whether the model takes images of this size; if it does not, the caller says so in its own words."""
-        return models.get(self.task.model).size_problem(self.bound.image_size) is None
+        return models.get(self.task.model).size_problem(*sides(self.bound.image_size)) is None
 
     @functools.cached_property
     def key(self) -> str:

@@ -32,7 +32,7 @@ from normbench.sweep.local import POLL
 from normbench.sweep.room import processes
 from normbench.system import device as devices
 from normbench.system import layout, preemption
-from normbench.system.errors import UserError
+from normbench.system.errors import UserError, line
 
 RETRIES = 20  # for a run whose node or process is lost; it continues from its last checkpoint
 PATIENCE = 120.0  # seconds in which interrupted runs can save their state
@@ -252,8 +252,10 @@ def work(run: Run, arrays: Arrays, beside: int | None, place: Place, reports: An
                 worker.train_here(run, images, beside, tell)
             remote.give(run.id)
         return ""
-    except (UserError, OSError) as error:
+    except UserError as error:
         return str(error)
+    except OSError as error:
+        return line(error)
     except Exception:
         return traceback.format_exc()
 

@@ -5,9 +5,13 @@ A run has as many threads as its recipe says, so on a CPU a sweep gives bit for 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from normbench.data import intact
@@ -21,6 +25,7 @@ from normbench.sweep.cost import measure_all
 from normbench.system import device as devices
 from normbench.system import layout, preemption
 from normbench.system.errors import UserError
+from normbench.system.stage import ENDS_WITH
 from normbench.system.text import complain, say
 
 
@@ -70,16 +75,33 @@ def prepare() -> list[Run]:
     resolved = resolve()
     trial.check(trial.of_params(resolved))
     for command in commands(resolved):
-        done = subprocess.run([sys.executable, "-m", *command])
-        if done.returncode != 0:
+        code = call(command)
+        if code != 0:
             shown = " ".join(word for word in command if word != "--quiet")
             complain(f"python -m {shown}: failed, and so called it says why")
-            raise SystemExit(done.returncode)
+            raise SystemExit(code)
     runs.adopt_outputs(resolved.suite)
     bound, absent = runs.bound_tasks(resolved)
     if absent:
         raise UserError(*(f"dataset {name}: {why}" for name, why in absent.items()))
     return runs.of_suite(resolved, bound)
+
+
+def call(command: list[str]) -> int:
+    """Returns the exit code of a Python module. It ends, with all that it has started, when this process is ended."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env=os.environ | {ENDS_WITH: str(os.getpid())},
+        start_new_session=True,
+        preexec_fn=functools.partial(preemption.end_with, os.getpid()) if sys.platform == "linux" else None,
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
 
 
 def commands(resolved: Resolved) -> list[list[str]]:
@@ -91,7 +113,7 @@ def commands(resolved: Resolved) -> list[list[str]]:
         return []
     datasets = resolved.suite.datasets
     by_dataset = [[f"stages.{stage}", "--dataset", name] for stage in ("download", "corrupt") for name in datasets]
-    return [["stages.resolve"], *by_dataset, ["stages.bind"]]
+    return [["stages.look"], ["stages.resolve"], *by_dataset, ["stages.bind"]]
 
 
 def is_bound(resolved: Resolved) -> bool:

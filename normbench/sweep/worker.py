@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from normbench.data import intact, prepared
@@ -17,7 +17,7 @@ from normbench.runs.train import claim_and_train
 from normbench.suite import code
 from normbench.system import device as devices
 from normbench.system import preemption, progress, side_by_side
-from normbench.system.errors import UserError
+from normbench.system.errors import UserError, line
 
 REPORT = 0.3  # least seconds between two reports of one run
 
@@ -69,11 +69,10 @@ def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it.
     preemption.forked()
     preemption.watch()
+    preemption.end_with(parent)
 
     def tell(share: float, fields: str) -> None:
-        if os.getppid() != parent:  # The parent was killed, so nothing waits for this process.
-            signal.raise_signal(signal.SIGTERM)
-        else:
+        with suppress(BrokenPipeError):  # The parent has ended, and so will this process once its state is saved.
             pipe.send(("running", share, fields))
 
     def images() -> Splits:
@@ -86,7 +85,7 @@ def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: 
         if not train_here(run, images, beside, tell):
             pipe.send(("other", 1.0, ""))
     except (UserError, OSError) as error:
-        pipe.send(("failed", 0.0, str(error)))
+        pipe.send(("failed", 0.0, line(error) if isinstance(error, OSError) else str(error)))
         raise SystemExit(1) from None
     except Exception:
         pipe.send(("failed", 0.0, traceback.format_exc()))

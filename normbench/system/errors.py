@@ -1,8 +1,9 @@
-"""The exception for mistakes that the user can correct, and suggestions for misspelt names."""
+"""The exception for mistakes that the user can correct, errors of the system in one line, and suggestions for names."""
 
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Iterable
 
 from normbench.system.text import clean
@@ -17,6 +18,16 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(map(clean, self.args))
+
+
+def line(error: OSError) -> str:
+    """Returns an error of the operating system as one line: the file, and what is wrong with it."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        _, target, reason = error.args[0][0]  # of the first of the files that could not be copied
+        return f"{target}: {str(reason).partition(chr(10))[0]}"
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    reason = error.strerror or str(error) or type(error).__name__
+    return " ".join(f"{' -> '.join(names) or 'disk'}: {reason}".splitlines())
 
 
 def nearest(name: object, valid: Iterable[str]) -> str | None:

@@ -1,19 +1,22 @@
-"""Atomic writes of files and folders, text and JSON, and hashes."""
+"""Atomic writes of files and folders, copies, text and JSON, and hashes; a full disk is told with what is needed."""
 
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from normbench.system.errors import UserError
+from normbench.system.scratch import place, scratch
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a used quota, a limit on the size of files
 
 
 @contextmanager
@@ -23,43 +26,30 @@ def atomic(path: str | Path) -> Iterator[Path]:
     The file is flushed to disk (fsync) before it is renamed, so a crash leaves either the old file or the new one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with scratch(path) as folder:
+        made = folder / path.name
+        yield made
+        sync(made)
+        made.replace(path)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, which replaces `path` when the block ends without an error.
+    """Yields a temporary folder, which replaces `path` when the block ends without an error.
 
-    Its files are flushed to disk (fsync) before the rename, so a crash leaves either a complete folder or none.
+    Its files are flushed to disk (fsync) before the rename, so a crash leaves either the old folder or the new one.
+    Raises UserError if `path` is a file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        to_disk(temporary)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(old / path.name)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+    if path.is_file():
+        raise UserError(f"{path}: a file, where a folder is needed; move it away")
+    with scratch(path) as folder:
+        made = folder / path.name
+        made.mkdir()
+        yield made
+        to_disk(made)
+        place(made, path)
         sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def to_disk(folder: Path) -> None:
@@ -77,15 +67,62 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def writing(path: str | Path, size: int | None = None) -> Iterator[None]:
+    """A context in which an OSError names `path`, and says how many bytes are needed if there is no room for them.
+
+    size: the bytes that `path` will have, if that is known.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            needs = "" if size is None else f" (needs about {amount(size)})"
+            raise OSError(error.errno, f"{os.strerror(error.errno)}{needs}", str(path)) from None
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def amount(size: float) -> str:
+    """Returns a number of bytes as text, e.g. `1.2 GB`."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= one:
+            return f"{size / one:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def put(path: str | Path, content: bytes | memoryview) -> None:
+    """Writes a file. Not atomic: it is for files in a temporary folder (see `atomic`, `atomic_folder`)."""
+    with writing(path, len(content)):
+        Path(path).write_bytes(content)
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Writes a file, atomically."""
     with atomic(path) as temporary:
-        temporary.write_bytes(content)
+        put(temporary, content)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file in UTF-8, atomically."""
     write_bytes(path, text.encode())
+
+
+def copy(source: str | Path, to: str | Path) -> None:
+    """Copies the bytes of a file. Not atomic, like `put`."""
+    with writing(to, os.stat(source).st_size):
+        shutil.copyfile(source, to)
+
+
+def copy_folder(source: Path, to: Path) -> None:
+    """Copies the files of a folder, and the folders in it, into the folder `to`, which is made if it is not there."""
+    to.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            copy_folder(path, to / path.name)
+        else:
+            copy(path, to / path.name)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 SUITES = Path("suites")
+BUILD = Path("build")
+OUTSIDE = Path("build/outside.json")  # digests of the data outside of DVC's view
+LOOKED = Path("build/outside.cache.json")  # what spares this machine to read them again
 RESOLVED = Path("build/resolved")
 DATA = Path("build/data")
 CORRUPTED = Path("build/corrupted")

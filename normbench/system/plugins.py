@@ -73,7 +73,8 @@ class Table(Generic[Entry]):
     def names(self) -> list[str]:
         """Returns the names that the package registers, in the order of the files and of the definitions in a file."""
         self._read()
-        return list(self.entries)
+        modules = {name: module for name, module in self._modules if module.startswith(f"{self.package}.")}
+        return sorted(self.entries, key=modules.__getitem__)  # A file may have been imported before the table was read.
 
     def get(self, reference: str) -> Entry:
         """Returns the entry with a name or reference. Raises UserError, with a suggestion, if there is none."""

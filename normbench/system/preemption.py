@@ -1,14 +1,23 @@
-"""SIGTERM, which schedulers send before they take a machine back: a training saves a checkpoint and exits with 75."""
+"""SIGTERM, which schedulers send before they take a machine back: a training saves a checkpoint and exits with 75.
+
+A child process gets it too when its parent has ended, so that no process goes on for nobody.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+PR_SET_PDEATHSIG = 1  # of Linux
+LOOK = 0.5
 
 _requested = False
 _saving = False
@@ -39,6 +48,35 @@ def forked() -> None:
     _saving = False
     if _requested:
         raise SystemExit(EXIT_CODE)
+
+
+def end_with(process: int) -> None:
+    """To be called first in the main thread of a process: sends it SIGTERM when another process ends, also by a kill.
+
+    process: the id of its parent, or of another process before it. On Linux the system sends the signal at once when a
+    parent has ended; otherwise a thread looks every `LOOK` seconds.
+    """
+    child = os.getppid() == process
+    if child and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != process:  # It has ended in this moment.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return
+
+    def look() -> None:
+        while os.getppid() == process if child else _exists(process):
+            time.sleep(LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # Another error is about the process of somebody else.
+    return True
 
 
 def watch() -> None:

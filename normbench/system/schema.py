@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from normbench.system import files
 from normbench.system.errors import UserError
+from normbench.system.size import Size, size_of
 
 MOST = 2**31 - 1  # of a count: what every kernel and format takes as the size of something
 LARGEST = 3e38  # of a number: about the largest float32
@@ -22,6 +23,8 @@ PositiveReal = Annotated[float, Field(gt=0, le=LARGEST)]
 NotNegativeReal = Annotated[float, Field(ge=0, le=LARGEST)]
 Precision = Literal["float32", "bfloat16"]
 MemoryFormat = Literal["channels_last", "contiguous"]
+# Of images, in pixels: one number for a square, or height and width (see `normbench.system.size`). JSON has a list.
+ImageSize = Annotated[Size, BeforeValidator(lambda value: size_of(*value) if isinstance(value, list) else value)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 Model = TypeVar("Model", bound="Strict")

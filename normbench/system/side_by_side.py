@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -55,7 +56,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, threads: int)
         while waiting or running:
             while waiting and len(running) < processes:
                 with preemption.saved():  # only children in the list are told to end
-                    new = context.Process(target=_call, args=(waiting.pop(0), processes, threads))
+                    new = context.Process(target=_call, args=(waiting.pop(0), processes, threads, os.getpid()))
                     new.start()
                     running.append(new)
                 if preemption.requested():
@@ -79,10 +80,11 @@ def side_by_side(tasks: Sequence[Callable[[], object]], kind: str, threads: int)
         raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
 
 
-def _call(task: Callable[[], object], processes: int, threads: int) -> None:
+def _call(task: Callable[[], object], processes: int, threads: int, parent: int) -> None:
     from normbench.system import stage
 
     preemption.forked()
+    preemption.end_with(parent)
     global beside
     beside = processes
     progress.plain = True  # bars of several processes would overwrite each other

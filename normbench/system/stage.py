@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from normbench.system import blame, plugins, preemption
-from normbench.system.errors import UserError
+from normbench.system.errors import UserError, line
 from normbench.system.text import complain, show_traceback
+
+ENDS_WITH = "NORMBENCH_ENDS_WITH"  # the id of the sweep that calls a stage, itself or through DVC
 
 
 def run(function: Callable[..., Any], *options: str) -> None:
@@ -21,6 +23,8 @@ def run(function: Callable[..., Any], *options: str) -> None:
     arguments = vars(parser.parse_args())
     preemption.watch()
     sys.excepthook = show_traceback
+    if os.environ.get(ENDS_WITH):
+        preemption.end_with(int(os.environ[ENDS_WITH]))
     guarded(lambda: function(**arguments))
 
 
@@ -41,12 +45,11 @@ def guarded(task: Callable[[], Any]) -> None:
     except OSError as error:
         if os.environ.get(blame.TRACEBACK):
             raise
-        complain(f"{error.filename or 'disk'}: {error.strerror or error}")
+        complain(line(error))
         raise SystemExit(1) from None
     except Exception as error:
         where = plugins.place_of(error)
         if where is None or os.environ.get(blame.TRACEBACK):
             raise
-        shown = f"{where}: {blame.one_line(error)} ({blame.TRACEBACK}=1 shows the whole traceback)"
-        complain(shown)
+        complain(f"{where}: {blame.one_line(error)} ({blame.TRACEBACK}=1 shows the whole traceback)")
         raise SystemExit(1) from None

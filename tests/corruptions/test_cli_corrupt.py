@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from normbench.corruptions import MAIN, NAMES, corrupt
 from normbench.corruptions import export as module
 from normbench.corruptions import files as corrupted
 from normbench.corruptions.files import write_corrupted
-from normbench.system import files, layout
+from normbench.system import files, layout, scratch
 from normbench.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,14 +127,32 @@ def test_what_is_finished_is_kept(scenes: Path, images: np.ndarray, monkeypatch:
         ({"out": Path("filled")}, "filled: not empty, and without meta.json: choose another folder"),
         ({"out": Path("file")}, "file: not a folder"),
         ({"out": Path("other")}, "other/meta.json: not of `normbench corrupt`: choose another folder"),
+        ({"dataset": "empty.npz"}, "empty.npz: no array 'test_images' among a"),
+        ({"dataset": "text.npz"}, "text.npz: not an .npz file"),
+        ({"dataset": "cut.npz"}, "cut.npz: a damaged or truncated zip file, not an .npz file"),
+        ({"dataset": "page.npz"}, "page.npz: a web page, not an .npz file: the address that it was fetched from gave"),
+        ({"dataset": "images.npy"}, "images.npy: a single array (.npy), not an .npz file with test_images, test_lab"),
+        ({"dataset": "bare"}, "bare/test_labels.npy: no such file"),
+        ({"dataset": "half"}, "half/test_images.npy: is damaged or truncated: mmap length is greater than file size"),
         (
-            {"dataset": "empty.npz"},
-            "empty.npz: test_images is not a file in the archive: needs test_images and test_labels",
+            {"dataset": "real.npz"},
+            "real.npz: test_images are float64, uint8 (0..255) is needed: for values in 0..1, (255 * images).round()",
         ),
-        ({"dataset": "text.npz"}, "text.npz: cannot be read: "),
-        ({"dataset": "real.npz"}, "real.npz: test_images: images of type float64: corruptions need uint8, 0 to 255"),
-        ({"dataset": "few.npz"}, "few.npz: test_labels: int64 of shape (3,), needs integers of shape (7,)"),
-        ({"dataset": "flat.npz"}, "flat.npz: test_images of shape (7, 1024): needs (N, H, H, C), N >= 1"),
+        ({"dataset": "few.npz"}, "few.npz: test_labels are 3 for 7 test_images"),
+        (
+            {"dataset": "flat.npz"},
+            "flat.npz: test_images are 7 x 1024; N x H x W x C is needed, C 1 or 3;"
+            " rows of pixels become images by images.reshape(-1, 32, 32)",
+        ),
+        (
+            {"dataset": "small.npz"},
+            "small.npz: test_images: images of shape (1, 32, 7, 1): corruptions need a side of 8 pixels or more",
+        ),
+        ({"out": layout.DATA / "scenes/corrupted"}, "build/data/scenes/corrupted: is in the folder of the dataset, "),
+        (
+            {"out": layout.DATA / "scenes"},
+            "build/data/scenes: is in the folder of the dataset, build/data/scenes: choose",
+        ),
     ],
 )
 def test_refuses_in_one_line(
@@ -143,7 +164,16 @@ def test_refuses_in_one_line(
         (Path(folder) / name).write_text(text)
     Path("file").write_text("")
     Path("text.npz").write_text("a note")
+    Path("page.npz").write_text("\n<!DOCTYPE html><title>Sign in</title>")
     np.savez("empty.npz", a=images)
+    Path("cut.npz").write_bytes(Path("empty.npz").read_bytes()[:-9])
+    np.save("images.npy", images)
+    for folder in ("bare", "half"):
+        Path(folder).mkdir()
+        shutil.copy("images.npy", f"{folder}/test_images.npy")
+    np.save("half/test_labels.npy", np.arange(7))
+    os.truncate("half/test_images.npy", 5000)
+    np.savez("small.npz", test_images=images[..., :7, 0], test_labels=np.arange(7))
     np.savez("real.npz", test_images=images / 255, test_labels=np.arange(7))
     np.savez("few.npz", test_images=images, test_labels=np.arange(3))
     np.savez("flat.npz", test_images=images.reshape(7, -1)[:, :1024], test_labels=np.arange(7))
@@ -154,6 +184,45 @@ def test_refuses_in_one_line(
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
     assert sorted(str(path) for path in Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("form", ["column", "no channel axis", "channels first", "one-hot", "not square"])
+def test_what_has_one_reading_is_taken(form: str, scenes: Path, images: np.ndarray) -> None:
+    labels, wanted = np.arange(7), images
+    given = {"test_images": images, "test_labels": labels}
+    match form:
+        case "column":
+            given["test_labels"] = labels[:, None].astype(">f8")
+        case "no channel axis":
+            given["test_images"], wanted = images[..., 0], images[..., :1]
+        case "channels first":
+            given["test_images"] = images.transpose(0, 3, 1, 2).astype(np.int64)
+        case "one-hot":
+            given["test_labels"] = np.eye(7)
+        case "not square":
+            given["test_images"] = wanted = images[:, :20]
+    np.savez("own.npz", **given)
+    module.export("own.npz", Path("out"), ["contrast", "glass_blur"], [2])
+    for name in ("contrast", "glass_blur"):
+        np.testing.assert_array_equal(np.load(f"out/{name}.npy"), corrupt(wanted, name, 2))
+    assert np.load("out/labels.npy").tolist() == labels.tolist()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_one_line(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    Path("closed").mkdir(mode=0o500)
+    assert run(monkeypatch, "scenes", "--out", "closed/out", "--names", "contrast") == 1
+    assert capsys.readouterr().err == "closed/out: Permission denied\n"
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    Path("file").write_text("")
+    assert run(monkeypatch, "scenes", "--out", "file/out", "--names", "contrast") == 1
+    assert capsys.readouterr().err == "file/out: Not a directory\n"
 
 
 def test_an_error_is_one_line(scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -210,8 +279,21 @@ def test_a_failing_worker_ends_the_whole(fault: str, scenes: Path, monkeypatch: 
     assert {path.name for path in Path("out").iterdir()} <= {"contrast.npy", "labels.npy", "meta.json"}
 
 
+def group_ends(group: int) -> bool:
+    """Whether all processes of a group end within ten seconds. Their work would take minutes."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 @needs_fork
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_no_worker_goes_on_alone(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of a terminal; SIGTERM and a kill reach the first one alone."""
     images = np.zeros((20000, 32, 32, 3), np.uint8)
     np.savez(tmp_path / "own.npz", test_images=images, test_labels=np.zeros(20000, int))
     command = [sys.executable, "-m", "normbench", "corrupt", "own.npz", "--out", "out", "--workers", "2"]
@@ -221,20 +303,54 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C goes to all processes of a terminal's group
+        start_new_session=True,
     )
     try:
         for _ in range(600):
-            if (tmp_path / "out/.snow.npy.partial").exists():
+            if list((tmp_path / "out").glob(".arrays.*.partial/snow.npy")):
                 break
             time.sleep(0.1)
         time.sleep(0.5)
-        os.killpg(child.pid, signal.SIGINT)
-        _, lines = child.communicate(timeout=60)
+        (os.killpg if number == signal.SIGINT else os.kill)(child.pid, number)
+        child.wait(timeout=60)
+        assert group_ends(child.pid)
+        lines = child.communicate()[1].splitlines()
     finally:
-        child.kill()
-    assert child.returncode == 130
-    assert lines.splitlines() == ["interrupted: what was finished is kept, the same command goes on"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["labels.npy", "meta.json"]
-    with pytest.raises(ProcessLookupError):
-        os.killpg(child.pid, 0)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    if number == signal.SIGKILL:
+        assert left[0].startswith(".arrays.")
+        assert left[1:] == ["labels.npy", "meta.json"]
+        assert scratch.left_behind(tmp_path / "out") == [tmp_path / "out" / left[0]]
+        np.savez(tmp_path / "own.npz", test_images=images[:1], test_labels=np.zeros(1, int))
+        (tmp_path / "out/meta.json").unlink()  # the kill may come as early as this
+        (tmp_path / "out/labels.npy").unlink()
+        module.export(str(tmp_path / "own.npz"), tmp_path / "out", ["snow"], [1])
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["labels.npy", "meta.json", "snow.npy"]
+        return
+    assert child.returncode == (130 if number == signal.SIGINT else 75)
+    assert lines == ["interrupted: what was finished is kept, the same command goes on"] * (number == signal.SIGINT)
+    assert left == ["labels.npy", "meta.json"]
+
+
+@needs_fork
+def test_an_error_beside_the_workers_ends_them(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the results of some are taken, others are at work."""
+
+    def slow(images: np.ndarray, name: str, *rest: Any) -> np.ndarray:
+        if name == "fog":
+            time.sleep(600)
+        return corrupt(images, name, *rest)
+
+    def stopped(path: Path) -> str:
+        raise SystemExit(75)
+
+    monkeypatch.setattr(corrupted, "corrupt", slow)
+    for module_, call in ((module, module.export), (corrupted, write_corrupted)):
+        monkeypatch.setattr(module_, "sha256", stopped)
+        source: Any = "scenes" if call is module.export else scenes
+        with pytest.raises(SystemExit):
+            call(source, Path("out"), ["contrast", "fog"], [1], 0, workers=2)
+        assert multiprocessing.active_children() == []
+    assert sorted(path.name for path in Path("out").iterdir()) == ["labels.npy", "meta.json"]

@@ -33,12 +33,14 @@ def test_has_five_severities_in_every_set(name: str, benchmark: str, scene: np.n
     assert len({result.tobytes() for result in made} | {images.tobytes()}) == len(SEVERITIES) + 1
 
 
-@pytest.mark.parametrize(("size", "channels"), [(8, 1), (8, 3), (31, 3), (33, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "channels"), [(8, 8, 1), (8, 8, 3), (31, 31, 3), (33, 33, 1), (8, 40, 3), (65, 9, 1)]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_keeps_shape_and_type_and_leaves_its_images_alone(
-    name: str, size: int, channels: int, scene: np.ndarray
+    name: str, height: int, width: int, channels: int, scene: np.ndarray
 ) -> None:
-    images = np.ascontiguousarray(crops(scene, size, 1)[..., :channels])
+    images = np.ascontiguousarray(crops(scene, max(height, width), 1)[:, :height, :width, :channels])
     images.flags.writeable = False
     for severity in (1, 5):
         result = corrupt(images, name, severity)
@@ -60,6 +62,15 @@ def test_an_image_is_corrupted_alike_in_any_batch(name: str, images: np.ndarray)
     order = np.random.RandomState(0).permutation(len(many))
     np.testing.assert_array_equal(corrupt(many[order], name, 3, 7, numbers[order]), whole[order])
     np.testing.assert_array_equal(corrupt(many[:5], name, 3, 7, list(numbers[:5])), whole[:5])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_layout_in_memory_does_not_matter(name: str, images: np.ndarray) -> None:
+    images = images[:, :, :24]
+    wanted = corrupt(images, name, 3)
+    swapped = np.ascontiguousarray(images[:, ::-1, ::-1])[:, ::-1, ::-1]
+    for given in (np.asfortranarray(images), swapped, list(images)):
+        np.testing.assert_array_equal(corrupt(given, name, 3), wanted)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if registry.get(name).draws is not None])

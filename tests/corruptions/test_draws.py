@@ -83,7 +83,7 @@ def test_draws_have_their_distributions() -> None:
         assert abs(normals.mean()) < 5 / normals.size**0.5
         assert abs(normals.var() - 1) < 5 * (2 / normals.size) ** 0.5
     (crops,) = made("frost", 1)
-    known = textures(0.2, 32)
+    known = textures(0.2, 32, 32)
     assert [texture.shape[:2] for texture in known] == [(120, 180), (63, 112), (63, 112), (70, 105), (99, 132)]
     assert set(crops[:, 0]) == set(range(5))
     room = np.array([known[number].shape[:2] for number in crops[:, 0]]) - 32

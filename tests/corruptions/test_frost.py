@@ -19,15 +19,15 @@ from tests.oracles.corruption_steps import texture
 def test_textures_are_opencv_s() -> None:
     """At the scales of CIFAR-10-C, Tiny ImageNet-C and ImageNet-C."""
     for scale, size in ((0.2, 32), (0.3, 64), (1, 224)):
-        for number, found in enumerate(textures(scale, size)):
-            np.testing.assert_array_equal(found, texture(number, scale, size))
+        for number, found in enumerate(textures(scale, size, size)):
+            np.testing.assert_array_equal(found, texture(number, scale, size, size))
 
 
 @pytest.mark.parametrize(("scale", "size"), [(0.2, 62), (0.2, 63), (0.2, 200), (1, 700)])
 def test_textures_are_larger_than_the_images(scale: float, size: int) -> None:
-    for number, found in enumerate(textures(scale, size)):
+    for number, found in enumerate(textures(scale, size, size)):
         assert min(found.shape[:2]) > size
-        wanted = texture(number, scale, size)
+        wanted = texture(number, scale, size, size)
         assert found.shape == wanted.shape
         difference = np.abs(found.astype(int) - wanted)
         assert difference.max() <= 1

@@ -32,6 +32,25 @@ def test_other_sizes_and_grey(name: str, size: int, channels: int, scene: np.nda
         assert_alike(name, corrupt(images, name, severity), expected(images, name, severity, seed=0))
 
 
+@pytest.mark.parametrize(("height", "width", "channels"), [(32, 48, 3), (27, 9, 3), (8, 21, 1), (66, 40, 1)])
+@pytest.mark.parametrize("name", BENCHMARK)
+def test_images_that_are_not_square(name: str, height: int, width: int, channels: int, scene: np.ndarray) -> None:
+    images = np.stack([scene[30 : 30 + height, 60 : 60 + width, :channels]] * 2)
+    for constants in SETS:
+        for severity in (1, 4, 5):
+            found = corrupt(images, name, severity, 3, constants=constants)
+            assert_alike(name, found, expected(images, name, severity, 3, constants))
+
+
+def test_large_images_are_zoomed_alike(scene: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the matrix, whose memory grows with the image, the bytes are the same."""
+    images = np.stack([scene[:60, :80]] * 2)
+    wanted = [corrupt(images, "zoom_blur", severity) for severity in SEVERITIES]
+    monkeypatch.setattr("normbench.corruptions.blur.MATRIX", 0)
+    for severity, result in zip(SEVERITIES, wanted, strict=True):
+        np.testing.assert_array_equal(corrupt(images, "zoom_blur", severity), result)
+
+
 @pytest.mark.parametrize("constants", ["tiny_imagenet", "imagenet"])
 @pytest.mark.parametrize("name", BENCHMARK)
 def test_other_constants(name: str, constants: str, scene: np.ndarray) -> None:
@@ -49,7 +68,7 @@ def test_other_constants(name: str, constants: str, scene: np.ndarray) -> None:
     ("size", "constants"), [(47, "cifar"), (48, "tiny_imagenet"), (127, "tiny_imagenet"), (128, "imagenet")]
 )
 def test_constants_go_by_the_size(size: int, constants: str, scene: np.ndarray) -> None:
-    assert set_for(size) == constants
+    assert set_for(size, size) == set_for(size, 300) == set_for(300, size) == constants
     image = crops(scene, size, 1)[:1]
     for name in ("contrast", "frost"):
         np.testing.assert_array_equal(corrupt(image, name, 3), corrupt(image, name, 3, constants=constants))

@@ -91,7 +91,7 @@ def bits(uniforms: np.ndarray) -> np.ndarray:
 
 def draws_of_the_package(name: str, image: np.ndarray, constants: Any, random: np.random.RandomState) -> tuple:
     """What the package draws for an image, as our function takes it: for noise, where in its distribution each is."""
-    shape, size = image.shape, len(image)
+    shape, (height, width) = image.shape, image.shape[:2]
     if name in ("gaussian_noise", "speckle_noise"):
         return (bits(scipy.special.ndtr(random.standard_normal(shape))),)
     if name == "shot_noise":
@@ -103,10 +103,10 @@ def draws_of_the_package(name: str, image: np.ndarray, constants: Any, random: n
         return (bits(np.where(hits <= constants, (hits + (signs > 0.5) * constants) / 2, hits)),)
     if name == "glass_blur":
         _, distance, passes = constants
-        side = size - 2 * distance
-        return (random.randint(-distance, distance, (passes, side, side, 2), dtype=np.int64),)
+        sides = passes, height - 2 * distance, width - 2 * distance, 2
+        return (random.randint(-distance, distance, sides, dtype=np.int64),)
     if name == "fog":
-        return (random.uniform(-1, 1, size * size - 1),)
+        return (random.uniform(-1, 1, 4 ** (max(height, width) - 1).bit_length() - 1),)
     if name == "elastic_transform":
         return np.zeros((3, 2), np.float32), random.uniform(-1, 1, shape[:2]), random.uniform(-1, 1, shape[:2])
     return (random.standard_normal(shape[:2]),) if name == "spatter" else ()
@@ -115,19 +115,26 @@ def draws_of_the_package(name: str, image: np.ndarray, constants: Any, random: n
 @pytest.mark.parametrize("name", [name for name in BENCHMARK if name not in OTHERWISE])
 def test_is_the_other_engine_with_the_constants_of_imagenet(name: str, images: np.ndarray) -> None:
     """From the same draws: this checks both, formulas and constants."""
-    for size in (32, 64):
+    for height, width in ((32, 32), (64, 64), (32, 48), (64, 32)):
+        given = images[:, :height, :width]
         for severity in SEVERITIES:
-            found = corrupt_with_imagecorruptions(images[:, :size, :size], name, severity, 5)
+            found = corrupt_with_imagecorruptions(given, name, severity, 5)
             constants = registry.get(name).constants["imagenet"][severity - 1]
             each = [
-                draws_of_the_package(name, image[:size, :size], constants, state)
-                for image, state in zip(images, (generator(5, name, severity, i) for i in (0, 1)), strict=True)
+                draws_of_the_package(name, image, constants, state)
+                for image, state in zip(given, (generator(5, name, severity, i) for i in (0, 1)), strict=True)
             ]
             draws = [np.stack(arrays) for arrays in zip(*each, strict=True)]
-            ours = registry.get(name).function(images[:, :size, :size], constants, *draws)
+            ours = registry.get(name).function(given, constants, *draws)
             difference = np.abs(found.astype(int) - ours)
             assert difference.max() <= 1
             assert difference.mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_images_that_are_not_square(name: str, images: np.ndarray) -> None:
+    for given in (images[:, :32, :60], images[:, :, :33]):
+        assert corrupt_with_imagecorruptions(given, name, 3).shape == given.shape
 
 
 @pytest.mark.parametrize("name", OTHERWISE)

@@ -12,8 +12,9 @@ import pytest
 
 from normbench.corruptions import NAMES, corrupt, export, registry
 from normbench.corruptions import files as corrupted
-from normbench.corruptions.files import copy_published, write_corrupted
+from normbench.corruptions.files import write_corrupted
 from normbench.corruptions.imagecorruptions_engine import corrupt_with_imagecorruptions
+from normbench.corruptions.published import copy_published
 from normbench.data.bound import Corrupted
 from normbench.suite import corrupt as stage
 from normbench.suite import resolve
@@ -112,6 +113,18 @@ def test_params_say_what_is_wrong(folder: Path) -> None:
     assert first.endswith(f"corruption '{clash}:fog': normbench has a fog too; rename the function")
     assert second.endswith(f"corruptions '{SALT}' and '{other}:salt' have the same name; rename one function")
     assert third.endswith("no such file my_corruptions/slat.py; did you mean 'my_corruptions/salt.py'?")
+
+
+def test_an_engine_without_it_is_refused_by_resolve(folder: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    start, end = text.index("\ncorruptions:"), text.index("\n\n", text.index("\ncorruptions:"))
+    chosen = f"\ncorruptions:\n  engine: imagecorruptions\n  names: [fog, {SALT}]\n"
+    Path("params.yaml").write_text(text[:start] + chosen + text[end:], encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        resolve.resolve(Path("params.yaml"))
+    lines = [line for line in str(caught.value).splitlines() if "corruptions.names" in line]
+    assert len(lines) == 1
+    assert f"corruptions.names.1 = '{SALT}': imagecorruptions has no corruption '{SALT}': " in lines[0]
 
 
 def test_an_export_makes_it_again_where_its_code_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,17 +27,48 @@ def test_a_tensor_is_corrupted_as_the_array(device: str, channels: int, images: 
     assert torch.equal(tensor, before)
 
 
+def test_images_that_are_not_square(images: np.ndarray) -> None:
+    arrays = images[:, :, :20]
+    tensor = torch.from_numpy(arrays).permute(0, 3, 1, 2)
+    for name in ("glass_blur", "elastic_transform"):
+        found = corrupt(tensor, name, 4)
+        assert found.shape == tensor.shape
+        np.testing.assert_array_equal(found.permute(0, 2, 3, 1).numpy(), corrupt(arrays, name, 4))
+
+
 @pytest.mark.parametrize(
     ("tensor", "line"),
     [
-        (torch.zeros(2, 3, 32, 32), "images of type float32: corruptions need uint8, 0 to 255"),
+        (
+            torch.zeros(2, 3, 32, 32),
+            "images of type float32: corruptions need uint8, 0 to 255;"
+            " values in 0..1 become that by (255 * images).round()",
+        ),
         (
             torch.zeros(2, 32, 32, 3, dtype=torch.uint8),
-            "images of shape (2, 32, 32, 3): corruptions need (N, C, H, H), square, C = 1 or 3",
+            "images of shape (2, 32, 32, 3): corruptions need (N, C, H, W), C = 1 or 3;"
+            " what has them elsewhere is images.permute(0, 3, 1, 2)",
         ),
         (
             torch.zeros(3, 32, 32, dtype=torch.uint8),
-            "images of shape (3, 32, 32): corruptions need (N, C, H, H), square, C = 1 or 3",
+            "images of shape (3, 32, 32): corruptions need (N, C, H, W), C = 1 or 3; a single image is images[None]",
+        ),
+        (
+            torch.zeros(2, 32, 32, dtype=torch.uint8),
+            "images of shape (2, 32, 32): corruptions need (N, C, H, W), C = 1 or 3; grey images are images[:, None]",
+        ),
+        (
+            torch.zeros(32, 32, dtype=torch.uint8),
+            "images of shape (32, 32): corruptions need (N, C, H, W), C = 1 or 3;"
+            " a single grey image is images[None, None]",
+        ),
+        (
+            torch.zeros(2, 3, 32, 32, dtype=torch.uint8).to_sparse(),
+            "images are a tensor of layout torch.sparse_coo: corruptions need a dense tensor",
+        ),
+        (
+            torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device="meta"),
+            "images are a meta tensor, which has no values: corruptions need a dense tensor",
         ),
         (
             torch.zeros(2, 1, 7, 7, dtype=torch.uint8),

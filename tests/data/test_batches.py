@@ -44,6 +44,24 @@ def test_every_image_is_a_crop_of_itself(images: Images):
     assert len(offsets) > 15
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 7), (7, 4), (20, 5)])
+def test_images_that_are_not_square(height: int, width: int) -> None:
+    """Each crop has the height and width of its image, and every offset occurs in both directions."""
+    pixels = torch.randint(1, 256, (40, height, width, 3), generator=torch.Generator().manual_seed(0))
+    images = on_device(pixels.to(torch.uint8), torch.arange(40), [0.5] * 3, [0.25] * 3, "cpu")
+    padded = np.pad(images.pixels.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    offsets = set()
+    for x, y in Batches(images, 7, 1, False, False, seed=0).pixels(0):
+        assert x.shape[1:] == (3, height, width)
+        for image, label in zip(x.numpy(), y.tolist(), strict=True):
+            places = [(top, left) for top in range(3) for left in range(3)]
+            crops = {p: padded[label, :, p[0] :, p[1] :][:, :height, :width] for p in places}
+            here = [place for place, crop in crops.items() if np.array_equal(crop, image)]
+            assert here
+            offsets.add(here[0])
+    assert len(offsets) == 9
+
+
 def test_order_depends_on_seed_and_epoch_alone(images: Images):
     def labels(seed: int, epoch: int) -> list[int]:
         return torch.cat([y for _, y in Batches(images, 4, 0, False, False, seed).epoch(epoch)]).tolist()

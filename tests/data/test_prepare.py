@@ -85,8 +85,16 @@ FAULTS = {
     "type": ({"train_images": np.zeros((30, 12, 12, 3))}, "train_images are float64, uint8 .* is needed"),
     "labels": ({"train_labels": np.arange(30) % 3 + 1}, "train_labels go up to 3 without any 0"),
     "shape": ({"test_images": pictures(9, 10, 3)}, "train_images are 12 x 12 x 3, test_images are 10 x 10 x 3"),
+    "grey": (
+        {"train_images": pictures(30, 12, 1)[..., 0], "test_images": pictures(9, 12, 1)[..., 0]},
+        "the source wrote train_images as uint8 30 x 12 x 12, but uint8 30 x 12 x 12 x 1 is needed",
+    ),
+    "label type": (
+        {"test_labels": np.arange(9, dtype=np.int16) % 3},
+        "the source wrote test_labels as int16 9, but int64 9 is needed",
+    ),
     "names": ({}, "the source names 2 classes, the labels have 3"),
-    "size": ({}, "the source wrote images of 12 pixels a side, 6 were asked for"),
+    "size": ({}, "the source wrote images of 12 x 12 pixels, 6 x 6 were asked for"),
 }
 
 
@@ -98,7 +106,8 @@ class Faulty(Source):
     fault: str
 
     def write(self, request: Request, out: Path) -> Origin:
-        for name, array in (own_arrays() | FAULTS[self.fault][0]).items():
+        labels = {f"{split}_labels": own_arrays()[f"{split}_labels"].astype(np.int64) for split in ("train", "test")}
+        for name, array in (own_arrays() | labels | FAULTS[self.fault][0]).items():
             np.save(out / f"{name}.npy", array)
         return Origin("nowhere", class_names=["one", "two"] if self.fault == "names" else None)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from normbench.data.batches import Images, on_device
+from normbench.evaluation.folding import fold
 from normbench.evaluation.lipschitz import bounds
 from normbench.evaluation.smoothness import Smoothness, constants, features, smoothness
 from normbench.methods import registry
@@ -32,6 +33,37 @@ def trained(method: str, network: str, options: dict, size: int = 16, **method_o
 
 NETWORKS = [("resnet8", {"width": 2}), ("preact_resnet18", {"width": 2}), ("densenet100", {"growth": 1})]
 METHODS = ["batch_norm", "no_norm", "network_deconvolution", "conv_norm", "spectral_norm"]
+
+
+@pytest.mark.parametrize("size", [(8, 20), (18, 8)])
+@pytest.mark.parametrize(("method", "network"), [*((method, "resnet8") for method in METHODS), ("conv_norm", "vgg")])
+def test_the_bound_on_images_that_are_not_square(method: str, network: str, size: tuple[int, int]) -> None:
+    """Every convolution's estimate is near the norm of its own operator, at the height and width that it sees."""
+    if network == "vgg":
+        network, size = "vgg11", (32 + size[0], 32 + size[1])
+    model = trained(method, network, {"width": 2}, 40).double()
+    x = torch.randn(1, 2, *size, dtype=torch.float64)
+    found = bounds(model, x)
+    assert found["product"] is not None, found["why"]
+    jacobian = torch.autograd.functional.jacobian(model, x).view(4, -1)
+    assert torch.linalg.matrix_norm(jacobian, 2).item() <= found["product"] * (1 + 1e-9)
+    shapes: dict[str, torch.Size] = {}
+    plain = fold(model)
+    handles = [
+        layer.register_forward_hook(lambda _, given, __, name=name: shapes.update({name: given[0].shape}))
+        for name, layer in plain.named_modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    plain(x)
+    for handle in handles:
+        handle.remove()
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    for name in [name for name in shapes if name in layers and layers[name]["estimate"] is not None][:3]:
+        layer = copy.deepcopy(plain.get_submodule(name))
+        layer.bias = None
+        matrix = torch.autograd.functional.jacobian(layer, torch.zeros(shapes[name], dtype=torch.float64))
+        exact = torch.linalg.matrix_norm(matrix.flatten(4).flatten(0, 3), 2).item()
+        assert 0.8 * exact <= layers[name]["estimate"] <= exact * (1 + 1e-6) <= layers[name]["bound"] * (1 + 2e-6)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +165,17 @@ def test_features_of_known_images() -> None:
     assert second["rms"] == pytest.approx(math.sqrt((1 + 2) / 2))
     model = models.classifier("resnet8", {"width": 4}, registry.build("batch_norm", {}), 1, 3)
     assert len(features(model, torch.randn(4, 1, 8, 8))) == 3
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_features_of_images_that_are_not_square(axis: int) -> None:
+    """A frequency is in cycles per pixel along both axes: a wave of a quarter cycle is in the middle band."""
+    shape = [1, 1, 8, 8]
+    shape[axis] = 20
+    wave = torch.cos(torch.arange(20) * math.tau / 4).view([20 if i == axis else 1 for i in range(4)])
+    (found,) = features(nn.Sequential(nn.ReLU()), 1 + wave.expand(shape))
+    assert found["mean"] == pytest.approx(2 / 3)
+    assert found["middle"] == pytest.approx(1 / 3)
 
 
 def test_features_of_collapsed_and_exploded_networks() -> None:

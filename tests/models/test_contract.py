@@ -11,7 +11,7 @@ from torch import nn
 
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.methods.batch_norm import BatchNorm
-from normbench.models import registry
+from normbench.models import registry, trial
 from normbench.models.build import build_classifier, build_gan, load_weights
 from normbench.runs.checkpoint import save_weights
 from tests.models.networks import ALL, CLASSES, ON_ALL, SMALL, built, images, logits_of
@@ -63,7 +63,7 @@ def sizes(name: str) -> list[int]:
     """The least size of a model, and larger ones, one of them a bad fit for halvings."""
     model = registry.get(name)
     least = max(model.least_size, 8)
-    return [size for size in (least, 28, 32, 48) if model.size_problem(size) is None]
+    return [size for size in (least, 28, 32, 48) if model.size_problem(size, size) is None]
 
 
 @ON_ALL
@@ -73,6 +73,20 @@ def test_logits(name: str) -> None:
         found = logits_of(built(name, BatchNorm(), channels), images(0, 2, channels, size))
         assert found.shape == (2, CLASSES)
         assert found.isfinite().all()
+
+
+@ON_ALL
+def test_images_that_are_not_square(name: str) -> None:
+    """Logits that are those of the images and kernels with rows and columns exchanged."""
+    least = sizes(name)[0]
+    network, x = built(name, BatchNorm(), 3).double(), images(0, 2, 3, least + 16)[..., :least].double()
+    assert trial.size_problem(registry.get(name), ALL[name], *x.shape[2:]) is None
+    found = logits_of(network, x)
+    assert found.shape == (2, CLASSES)
+    for weight in network.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.transpose(2, 3).contiguous()
+    torch.testing.assert_close(logits_of(network, x.transpose(2, 3)), found)
 
 
 @ON_ALL

@@ -13,8 +13,9 @@ from torch import nn
 
 from normbench.evaluation.folding import fold
 from normbench.evaluation.smoothness import features
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.methods.batch_norm import BatchNorm
-from normbench.models import base, build, registry
+from normbench.models import base, build, registry, trial
 from normbench.models.build import build_classifier, build_gan
 from normbench.runs.run import Kind
 from normbench.suite import code, resolve
@@ -140,13 +141,39 @@ def test_options(option: str, value: object, problem: str | None) -> None:
 
 def test_image_sizes() -> None:
     model = base.Model("fitting", "classifier", fitting, least_size=8, divisor=4)
-    assert [size for size in range(1, 20) if model.size_problem(size) is None] == [8, 12, 16]
-    assert model.size_problem(10) == (
+    assert [size for size in range(1, 20) if model.size_problem(size, size) is None] == [8, 12, 16]
+    assert model.size_problem(10, 10) == (
         "does not fit images of 10 x 10; it needs at least 8 pixels a side, divisible by 4"
     )
     plain = base.Model("fitting", "classifier", fitting, least_size=32)
-    assert plain.size_problem(16) == "does not fit images of 16 x 16; it needs at least 32 pixels a side"
-    assert base.Model("fitting", "classifier", fitting).size_problem(1) is None
+    assert plain.size_problem(16, 16) == "does not fit images of 16 x 16; it needs at least 32 pixels a side"
+    assert base.Model("fitting", "classifier", fitting).size_problem(1, 1) is None
+    assert [model.size_problem(*sides) is None for sides in ((8, 16), (16, 8), (8, 10), (4, 8))] == [1, 1, 0, 0]
+    gan = base.Model("fitting", "gan", fitting, least_size=8)
+    assert gan.size_problem(8, 8) is None
+    assert gan.size_problem(8, 12) == (
+        "does not fit images of 8 x 12; it needs square images, at least 8 pixels a side"
+    )
+
+
+def flattening(method: Method, channels: int, classes: int, *, width: int = 2) -> nn.Module:
+    """A network for images of 8 x 8 pixels."""
+    spec = ConvSpec(channels, width, 3, Role("stem"), padding=1)
+    head = method.linear(width * 64, classes, role=Role("head"))
+    return nn.Sequential(method.conv(spec), method.norm(width, role=spec.role), nn.Flatten(), head)
+
+
+def test_a_network_that_flattens_its_features_does_not_fit_images_that_are_not_square() -> None:
+    """It is tried, and nothing is drawn from the global generator."""
+    state = torch.get_rng_state()
+    model = base.Model("flattening", "classifier", flattening)
+    assert trial.size_problem(model, {}, 8, 8) is None
+    assert trial.size_problem(model, {}, 4, 16) is None  # as many pixels
+    problem = trial.size_problem(model, {"width": 3}, 8, 12)
+    assert problem is not None
+    assert problem.startswith("does not fit images of 8 x 12, which are not square: ")
+    assert problem.endswith("mat1 and mat2 shapes cannot be multiplied (2x288 and 192x2)")
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 # Registering refuses the signatures of these three, so that none of them is ever called.

@@ -1,6 +1,6 @@
 """Single steps of the corruptions, slow, from their formulas or by the library that the reference calls.
 
-Values are in 0..1 and images are (H, H, C) where nothing else is said. Nothing here is shared with normbench."""
+Values are in 0..1 and images are (H, W, C) where nothing else is said. Nothing here is shared with normbench."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def enlarge(values: np.ndarray, factor: float) -> np.ndarray:
-    size = len(values)
-    crop = math.ceil(size / factor)
-    top = (size - crop) // 2
-    middle = values[top : top + crop, top : top + crop]
+    size = np.array(values.shape[:2])
+    crop = np.ceil(size / factor).astype(int)
+    top, left = (size - crop) // 2
+    middle = values[top : top + crop[0], left : left + crop[1]]
     # With scipy's default mode, which the reference has, a last pixel whose position rounds up is black.
     large = scipy.ndimage.zoom(middle, (factor, factor, 1), order=1, mode="nearest")
-    trim = (len(large) - size) // 2
-    return large[trim : trim + size, trim : trim + size]
+    top, left = (large.shape[:2] - size) // 2
+    return large[top : top + size[0], left : left + size[1]]
 
 
 def move(image: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarray:
@@ -38,10 +38,10 @@ def move(image: np.ndarray, radius: float, sigma: float, angle: float) -> np.nda
     weights = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(taps)]
     x, y = taps * math.cos(math.radians(angle)), taps * math.sin(math.radians(angle))
     levels, total = image.astype(np.float64), np.zeros(image.shape)
-    rows, columns = np.mgrid[: len(image), : len(image)]
+    rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
     for i in range(taps):
         below = np.clip(rows + math.ceil(i * y / math.hypot(x, y) - 0.5), 0, len(image) - 1)
-        right = np.clip(columns + math.ceil(i * x / math.hypot(x, y) - 0.5), 0, len(image) - 1)
+        right = np.clip(columns + math.ceil(i * x / math.hypot(x, y) - 0.5), 0, image.shape[1] - 1)
         total += weights[i] / sum(weights) * levels[below, right]
     sixteen = np.floor(total * 257 + 0.5)
     return (sixteen // 257).astype(np.uint8)
@@ -80,33 +80,33 @@ def hsv_map(image: np.ndarray, change: Callable[[float, float], tuple[float, flo
     return to_bytes(result)
 
 
-def texture(number: int, scale: float, size: int) -> np.ndarray:
-    """As OpenCV reads and scales it; enlarged where it would not be larger than an image of side `size`."""
+def texture(number: int, scale: float, height: int, width: int) -> np.ndarray:
+    """As OpenCV reads and scales it; enlarged where it would not be larger than an image of this size."""
     import cv2
 
     spec = importlib.util.find_spec("imagecorruptions")
     name = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")[number]
     whole = cv2.imread(str(Path(spec.submodule_search_locations[0]) / "frost" / name))[..., ::-1]
     small = cv2.resize(whole, (0, 0), fx=scale, fy=scale)
-    if min(small.shape[:2]) <= size:
-        scale = 1.1 * size / min(whole.shape[:2])
+    if small.shape[0] <= height or small.shape[1] <= width:
+        scale = max(1.1 * height / whole.shape[0], 1.1 * width / whole.shape[1])
         small = cv2.resize(whole, (0, 0), fx=scale, fy=scale)
     return small
 
 
 def canny(layer: np.ndarray) -> np.ndarray:
     """With thresholds 50 and 150, sum of absolute derivatives; by angles where OpenCV compares integers."""
-    size = len(layer)
+    size = layer.shape
     smooth, slope = np.array([1, 2, 1]), np.array([-1, 0, 1])
     padded = np.pad(layer.astype(int), 1, mode="edge")
-    across, down, strength = np.zeros((3, size, size), int)
-    for y, x in np.ndindex(size, size):
+    across, down, strength = np.zeros((3, *size), int)
+    for y, x in np.ndindex(size):
         around = padded[y : y + 3, x : x + 3]
         across[y, x], down[y, x] = smooth @ around @ slope, slope @ around @ smooth
         strength[y, x] = abs(across[y, x]) + abs(down[y, x])
     framed = np.pad(strength, 1)
-    kept = np.zeros((size, size), bool)
-    for y, x in np.ndindex(size, size):
+    kept = np.zeros(size, bool)
+    for y, x in np.ndindex(size):
         angle = math.degrees(math.atan2(abs(down[y, x]), abs(across[y, x])))
         if angle < 22.5:
             step, strict = (0, 1), False

@@ -1,6 +1,6 @@
 """The corruptions of the benchmark, slow: from their formulas, or by the library that the reference calls.
 
-Each takes one image uint8 (H, H, C), the constants of one severity and the image's random numbers. Bytes are compared
+Each takes one image uint8 (H, W, C), the constants of one severity and the image's random numbers. Bytes are compared
 exactly: quantisation truncates, so that a change in the order of operations shows."""
 
 from __future__ import annotations
@@ -68,11 +68,15 @@ def defocus_blur(image, c):
         # OpenCV works in single precision, scipy in double.
         shifts = [[turn[(i + shift - taps) % len(turn)] for i in range(side)] for shift in range(2 * taps + 1)]
         disk = sum(weight * np.take(disk, shift, axis) for weight, shift in zip(weights, shifts, strict=True))
-    result, turn = np.zeros(image.shape), there_and_back(len(image))
+    result, turns = np.zeros(image.shape), [there_and_back(size) for size in image.shape[:2]]
     for y, x in itertools.product(range(side), repeat=2):
         if disk[y, x]:
-            rows, columns = ([turn[(i + shift - reach) % len(turn)] for i in range(len(image))] for shift in (y, x))
-            place = np.ix_(rows, columns)
+            place = np.ix_(
+                *(
+                    [turn[(i + shift - reach) % len(turn)] for i in range(size)]
+                    for turn, size, shift in zip(turns, image.shape, (y, x), strict=False)
+                )
+            )
             result += float(disk[y, x]) * (image / 255)[place]
     return to_bytes(result)
 
@@ -83,7 +87,7 @@ def glass_blur(image, c, offsets):
     for number in range(passes):
         scan = iter(offsets[number].reshape(-1, 2))
         for y in range(len(image) - distance, distance, -1):
-            for x in range(len(image) - distance, distance, -1):
+            for x in range(image.shape[1] - distance, distance, -1):
                 dx, dy = next(scan)
                 pixels[y, x] = pixels[y + dy, x + dx]
     return to_bytes(smooth(pixels / 255, sigma))
@@ -105,7 +109,7 @@ def zoom_blur(image, c):
 def fog(image, c, uniforms):
     amount, decay = c
     side = 1
-    while side < len(image):
+    while side < max(image.shape[:2]):
         side *= 2
     heights, draws, step, rough = {(0, 0): 0.0}, iter(uniforms), side, 100.0
 
@@ -128,7 +132,7 @@ def fog(image, c, uniforms):
     assert next(draws, None) is None
     low, high = min(heights.values()), max(heights.values())
     field = np.array([[(heights[y, x] - low) / (high - low) for x in range(side)] for y in range(side)])
-    field = field[: len(image), : len(image), None]
+    field = field[: image.shape[0], : image.shape[1], None]
     brightest = (image / 255).max()
     return to_bytes((image / 255 + amount * field) * brightest / (brightest + amount))
 
@@ -153,16 +157,18 @@ def jpeg_compression(image, quality):
 
 
 def pixelate(image, c):
-    size, small = len(image), int(len(image) * c)
+    height, width = image.shape[:2]
     box = Image.Resampling.BOX
-    done = Image.fromarray(image.squeeze()).resize((small, small), box).resize((size, size), box)
+    small = Image.fromarray(image.squeeze()).resize((int(width * c), int(height * c)), box)
+    done = small.resize((width, height), box)
     return np.asarray(done).reshape(image.shape)
 
 
 def frost(image, c, crop):
     share, strength, scale = c
     number, top, left = crop.tolist()
-    layer = texture(number, scale, len(image))[top : top + len(image), left : left + len(image)]
+    height, width = image.shape[:2]
+    layer = texture(number, scale, height, width)[top : top + height, left : left + width]
     assert layer.shape == image.shape
     return np.trunc(np.clip(share * image.astype(float) + strength * layer, 0, 255)).astype(np.uint8)
 
@@ -190,10 +196,9 @@ def spatter(image, c, normals):
         share = np.where(share < 0.8, np.float32(0), share)[..., None]
         return to_bytes(values * (1 - share) + (np.array([63, 42, 20]) / 255).astype(np.float32) * share)
     drops = (np.floor(liquid * 255) % 256).astype(int)
-    size = len(drops)
     edges = np.argwhere(canny(drops))
-    distance = np.zeros((size, size))
-    for y, x in np.ndindex(size, size):
+    distance = np.zeros(drops.shape)
+    for y, x in np.ndindex(drops.shape):
         far, near = (np.sort(np.abs(edges - (y, x)))[:, i] for i in (1, 0))
         knights = np.where(far >= 2 * near, near, far - near)
         diagonals = near - knights
@@ -215,31 +220,31 @@ def spatter(image, c, normals):
     return to_bytes(values + light[..., None] * (np.array([175, 238, 238]) / 255).astype(np.float32))
 
 
-def elastic_transform(image, c, moves, across, down):
-    size = len(image)
-    alpha, sigma = c[0] * size, c[1] * size
-    middle, reach = size // 2, size // 3
+def elastic_transform(image, c, moves, across, downwards):
+    height, width = image.shape[:2]
+    alpha, sigma = c[0] * height, (c[1] * height, c[1] * width)
+    middle, reach = np.array([width // 2, height // 2], np.float32), min(height, width) // 3
     old = np.array([(reach, reach), (reach, -reach), (-reach, -reach)], np.float32) + middle
     new = old + moves
     system = np.hstack([old, np.ones((3, 1))]).astype(np.float64)
     matrix = np.vstack([np.linalg.solve(system, new.astype(np.float64)).T, [0, 0, 1]])
     inverse = np.linalg.inv(matrix)
     values, warped = image.astype(np.float32) / np.float32(255), np.empty(image.shape, np.float32)
-    turn = there_and_back(size)
-    for y, x in np.ndindex(size, size):
+    down, aside = there_and_back(height), there_and_back(width)
+    for y, x in np.ndindex(height, width):
         source_x, source_y = (
             (round(1024 * a * x) + round(1024 * (b * y + e)) + 16) >> 5 for a, b, e in inverse[:2].tolist()
         )
         total = np.zeros(image.shape[2], np.float32)
         for dy, dx in itertools.product((0, 1), repeat=2):
             weight = abs(1 - dy - source_y % 32 / 32) * abs(1 - dx - source_x % 32 / 32)
-            place = turn[(source_y // 32 + dy) % len(turn)], turn[(source_x // 32 + dx) % len(turn)]
+            place = down[(source_y // 32 + dy) % len(down)], aside[(source_x // 32 + dx) % len(aside)]
             total += values[place] * np.float32(weight)
         warped[y, x] = total
-    rows, columns = np.mgrid[:size, :size]
+    rows, columns = np.mgrid[:height, :width]
     right, below = (
         (alpha * scipy.ndimage.gaussian_filter(u, sigma, mode="reflect", truncate=3)).astype(np.float32)
-        for u in (across, down)
+        for u in (across, downwards)
     )
     places = [rows + below, columns + right]
     channels = [
@@ -289,7 +294,7 @@ def assert_alike(name: str, found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def expected(images: np.ndarray, name: str, severity: int, seed: int, constants: str = "cifar") -> np.ndarray:
-    """What the oracle makes of images (N, H, H, C), from the constants and the random numbers of the package."""
+    """What the oracle makes of images (N, H, W, C), from the constants and the random numbers of the package."""
     found = registry.get(name)
     values = found.constants[constants][severity - 1]
     draws = found.draw(images, values, seed, severity, np.arange(len(images)))

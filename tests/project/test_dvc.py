@@ -18,8 +18,9 @@ from normbench.system.fingerprint import Root, closure
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 TRAINING = {stage: kind for kind, stage in runs.STAGES.items()}
-# `resolve` depends on the code itself. The code behind a dataset has its digest in the JSON of the dataset.
-BY_DIGEST = [stage for stage in STAGES if stage not in ("resolve", "download")]
+# `look` runs always, and `resolve` depends on the code itself. The code behind a dataset has its digest in the JSON of
+# the dataset.
+BY_DIGEST = [stage for stage in STAGES if stage not in ("look", "resolve", "download")]
 
 # What carries results and shapes none: where files lie and how they are written, processes, messages, tables of names,
 # and the types of what is passed on.
@@ -29,7 +30,7 @@ CARRIERS = (
         f"normbench/system/{name}.py"
         for name in ("errors", "files", "fingerprint", "layout", "meaning", "plugins", "preemption", "progress")
     ),
-    *(f"normbench/system/{name}.py" for name in ("schema", "side_by_side", "source_tree", "stage")),
+    *(f"normbench/system/{name}.py" for name in ("npy", "schema", "scratch", "side_by_side", "source_tree", "stage")),
     *(f"normbench/{folder}/registry.py" for folder in ("evaluation", "methods", "models")),
     *(f"normbench/{name}.py" for name in ("data/bound", "gan/task", "methods/base", "models/base", "training/task")),
 )
@@ -52,7 +53,7 @@ AFTER = {"evaluate": ["train"], "fid": ["train", "gan"]}
 
 
 def dependencies(stage: str) -> list[str]:
-    return [name.removesuffix("/") for name in STAGES[stage]["deps"]]
+    return [name.removesuffix("/") for name in STAGES[stage].get("deps", [])]
 
 
 def calls(stage: str) -> list[Root]:
@@ -153,7 +154,10 @@ def test_resolve_depends_on_all_folders_from_which_code_is_read() -> None:
     named = {name for path in texts for name in re.findall(r"\b(my_[a-z]+)/\w+\.py", path.read_text(encoding="utf-8"))}
     there = {path.name for path in ROOT.glob("my_*") if path.is_dir()}
     assert {"my_methods", "my_models"} <= named
-    assert {*dependencies("resolve")} == {"params.yaml", "stages/resolve.py", "normbench", *named, *there}
+    looked = layout.OUTSIDE.as_posix()
+    assert {*dependencies("resolve")} == {looked, "params.yaml", "stages/resolve.py", "normbench", *named, *there}
+    assert STAGES["look"]["outs"] == [{looked: {"persist": True}}]
+    assert STAGES["look"]["always_changed"] is True
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -172,5 +176,5 @@ def test_a_stage_runs_the_script_of_its_name(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dependencies_are_there(stage: str) -> None:
-    for name in STAGES[stage]["deps"]:
+    for name in dependencies(stage):
         assert "${" in name or name.startswith("build/") or (ROOT / name).exists(), name

@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from normbench.methods.group_norm import GroupNorm
 from normbench.suite import resolve
 from normbench.suite.file import check_options
+from normbench.suite.schema import Dataset
 from normbench.system.errors import UserError
 from normbench.training.recipe import Recipe
 
@@ -150,6 +152,36 @@ MISTAKES = {
         "image_size: 12",
         "image_size: 10",
         r"gan_tasks\.digits-sngan\.model = 'sngan': does not fit images of 10 x 10; it needs at least 8 .* by 4",
+    ),
+    "height too small for the model": (
+        "image_size: 12",
+        "image_size: [10, 12]",
+        r"gan_tasks\.digits-sngan\.model = 'sngan': does not fit images of 10 x 12; it needs square images, at least 8",
+    ),
+    "image size that is no number": (
+        "image_size: 12",
+        "image_size: 12.0",
+        r"datasets\.digits\.image_size = 12.0: must be the side of square images in pixels, or \[height, width\]$",
+    ),
+    "image size of three numbers": (
+        "image_size: 12",
+        "image_size: [12, 12, 3]",
+        r"datasets\.digits\.image_size = \[12, 12, 3\]: must be the side of square images in pixels, or \[height, w",
+    ),
+    "image size of one number in a list": (
+        "image_size: 12",
+        "image_size: [12]",
+        r"datasets\.digits\.image_size = \[12\]: must be the side of square images in pixels, or \[height, width\]$",
+    ),
+    "image size of true": (
+        "image_size: 12",
+        "image_size: true",
+        r"datasets\.digits\.image_size = True: must be the side of square images in pixels, or \[height, width\]$",
+    ),
+    "width of no image": (
+        "image_size: 12",
+        "image_size: [12, 3]",
+        r"datasets\.digits\.image_size = \[12, 3\]: must be at least 4 pixels$",
     ),
     "image of a known source too small for the model": (
         "model: resnet8\n    model_options: {width: 8}",
@@ -356,6 +388,11 @@ def test_corruption_settings_are_resolved(tmp_path: Path, monkeypatch: pytest.Mo
     }
     path = write(tmp_path, "severities: [1, 5]", "severities: [1]\n  source: ~/{dataset}-C")
     assert resolve.resolve(path).corruptions["source"] == "~/{dataset}-C"
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(12, 12), ([12, 12], 12), ([12, 16], [12, 16]), (None, None)])
+def test_an_image_size_is_a_number_or_height_and_width(given: Any, wanted: Any):
+    assert Dataset.model_validate({"source": "digits", "image_size": given}).image_size == wanted
 
 
 def test_options_are_checked_by_type_and_range():

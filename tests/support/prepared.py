@@ -12,6 +12,7 @@ from PIL import Image
 from normbench.data.arrays import ARRAYS
 from normbench.data.sources.base import COMMON_KEYS
 from normbench.system import files
+from normbench.system.size import sides
 from stages import download
 
 
@@ -25,7 +26,8 @@ def prepared(source: str, **given: Any) -> tuple[dict[str, np.ndarray], dict[str
     files.write_json("build/resolved/datasets/mine.json", spec(source, **given))
     download.download("mine")
     folder = Path("build/data/mine")
-    assert sorted(path.name for path in folder.iterdir()) == sorted([f"{n}.npy" for n in ARRAYS] + ["meta.json"])
+    names = [f"{n}.npy" for n in ARRAYS] + ["meta.json"] + (["test_files.json"] if source == "imagefolder" else [])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     assert [path.name for path in folder.parent.iterdir()] == ["mine"]
     arrays = {name: np.load(folder / f"{name}.npy") for name in ARRAYS}
     meta = files.read_json(folder / "meta.json")
@@ -33,7 +35,7 @@ def prepared(source: str, **given: Any) -> tuple[dict[str, np.ndarray], dict[str
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         assert images.dtype == np.uint8
         assert labels.dtype == np.int64
-        assert images.shape == (meta[split], meta["image_size"], meta["image_size"], meta["channels"])
+        assert images.shape == (meta[split], *sides(meta["image_size"]), meta["channels"])
         assert labels.shape == (meta[split],)
         assert labels.min() >= 0
         assert labels.max() < meta["classes"]

@@ -88,8 +88,8 @@ class Project:
         return ran(done.stdout)
 
     def changed(self) -> set[str]:
-        """The stages that `dvc status` says are not up to date."""
-        return set(json.loads(self.dvc("status", "--json").stdout))
+        """The stages that `dvc status` says are not up to date, without `look`, which DVC always runs."""
+        return set(json.loads(self.dvc("status", "--json").stdout)) - {"look"}
 
     def edit(self, old: str, new: str, name: str = "params.yaml") -> None:
         text = (self.path / name).read_text(encoding="utf-8")
@@ -106,5 +106,6 @@ class Project:
 
 
 def ran(output: str) -> list[str]:
-    """The stages that DVC says it ran."""
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    """The stages that DVC says it ran, without `look`, which it always runs."""
+    found = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    return [stage for stage in found if stage != "look"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
@@ -17,11 +17,12 @@ from pydantic import AfterValidator
 
 from normbench.system.errors import UserError
 from normbench.system.plugins import Table, registers
+from normbench.system.size import Size
 
 # The keys that every dataset in params.yaml may have. All its other keys are options of its source.
 COMMON_KEYS = ("source", "image_size", "mean", "std", "note")
 # Further keys that a resolved dataset has, besides the options of its source. No option may have one of these names.
-ADDED_KEYS = ("name", "source_code")
+ADDED_KEYS = ("name", "source_code", "outside")
 
 
 def _hexadecimal(value: str) -> str:
@@ -38,11 +39,12 @@ class Request:
     """What a source is asked to write.
 
     dataset: the name of the dataset in params.yaml, for error lines and progress bars.
-    image_size: the height and width in pixels that all images must have, or None to keep the stored size.
+    image_size: the size in pixels that all images must have, one number for a square or (height, width), or None to
+        keep the stored size.
     """
 
     dataset: str
-    image_size: int | None
+    image_size: Size | None
 
     def error(self, message: str) -> UserError:
         """An exception to raise for what the user can put right. Its text is `dataset 'NAME': ` and the message."""
@@ -56,11 +58,19 @@ class Origin:
     text: an address, a path, or a package with its version.
     sha256: the hexadecimal sha256 of the file that was read, or None where there is no single file.
     class_names: the name of each class in the order of the labels, or None where the classes have no names.
+    notes: what readers of the results should know of how the data were read, e.g. which files were left out. They are
+        printed, and added to the note of the dataset.
+    test_files: for each test image `<class>/<file>`, by which published corruptions of it are found, or None where the
+        images are no files.
+    background: the colour under the transparent pixels of image files.
     """
 
     text: str
     sha256: str | None = None
     class_names: list[str] | None = None
+    notes: Sequence[str] = ()
+    test_files: list[str] | None = None
+    background: str = "white"
 
 
 @dataclass(frozen=True)
@@ -91,13 +101,23 @@ class Source:
     def write(self, request: Request, out: Path) -> Origin:
         """Writes the four arrays of a dataset into the folder `out`, which exists and is empty.
 
-        They are `train_images.npy` and `test_images.npy`, uint8 (N, H, W, C) with H = W = request.image_size (where
-        that is not None) and 1 or 3 channels, and `train_labels.npy` and `test_labels.npy`, int64 (N,), counted from 0
+        They are `train_images.npy` and `test_images.npy`, uint8 (N, H, W, C) of the size request.image_size (where that
+        is not None) and with 1 or 3 channels, and `train_labels.npy` and `test_labels.npy`, int64 (N,), counted from 0
         without gaps. `normbench.data.arrays.save` resizes, checks and writes arrays that fit into the memory.
 
         Raises UserError (see `Request.error`) where the data cannot be had or are not what they should be.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define write")
+
+    def reads(self) -> Iterable[str]:
+        """The paths of the files and folders of the user that `write` reads, relative or with `~`.
+
+        A dataset is prepared again if their names or contents change. By default they are the options that are texts or
+        lists of texts, as far as those name files or folders.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            yield from (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))
 
 
 TABLE: Table[type[Source]] = Table("normbench.data.sources", "source")

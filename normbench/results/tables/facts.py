@@ -16,7 +16,8 @@ from normbench.results.tables.portable import portable
 from normbench.runs.record import Device, Git, Record
 from normbench.runs.run import Kind
 from normbench.suite.suite import Suite
-from normbench.system.schema import Strict
+from normbench.system.schema import ImageSize, Strict
+from normbench.system.size import sides
 from normbench.training.recipe import MemoryFormat, Precision
 from normbench.training.task import Task
 
@@ -59,11 +60,16 @@ class DatasetFacts(Strict):
     fingerprint: str
     classes: int
     channels: int
-    image_size: int
+    image_size: ImageSize
     train: int
     test: int
     origin: str
     note: str | None
+
+    @property
+    def shape(self) -> str:
+        """Height, width and channels of the images, such as `32x48x3`."""
+        return "x".join(map(str, (*sides(self.image_size), self.channels)))
 
 
 class Facts(Strict):

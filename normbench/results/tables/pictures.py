@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from normbench.data import intact
@@ -12,7 +11,7 @@ from normbench.results.tables.reading import command, place
 from normbench.runs.contents import SAMPLES
 from normbench.runs.finished import check
 from normbench.runs.run import Kind
-from normbench.system import layout
+from normbench.system import files, layout
 from normbench.system.errors import UserError
 
 
@@ -31,7 +30,7 @@ def copy_samples(runs: Runs, folder: Path) -> None:
             check(source, done[0].files[SAMPLES])
             target = folder / task / variant
             target.mkdir(parents=True)
-            shutil.copyfile(source, target / source.name)
+            files.copy(source, target / source.name)
 
 
 def draw_contact_sheets(datasets: list[str], folder: Path) -> None:
