@@ -226,11 +226,11 @@ def test_a_kill_keeps_finished_seeds(project: Project):
     command = [sys.executable, "-m", "stages.train", "--task", "small", "--variant", "batch_norm"]
     process = subprocess.Popen(command, cwd=project.path, env=project.environment, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list((project.path / "runs").glob("*/record.json")) and time.monotonic() < deadline:
+    while not list((project.path / "runs").glob("[0-9a-f]*/record.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    kept = {p: p.read_bytes() for p in (project.path / "runs").glob("*/record.json")}
+    kept = {p: p.read_bytes() for p in (project.path / "runs").glob("[0-9a-f]*/record.json")}
     assert 1 <= len(kept) < 8
     done = project.run(*command)
     assert done.returncode == 0, done.stderr
