@@ -40,10 +40,10 @@ def mistakes(error: ValidationError, kind: type[BaseModel], value: Any, called: 
     for each in error.errors(include_url=False):
         found.setdefault(_place(each, value), []).append(each)
     # A value that fits one of several types, but for a mistake within it, is not told of the other types.
-    fits = {keys for keys, errors in found.items() if not all(map(_is_of_type, errors))}
     said = {}
     for keys, errors in found.items():
-        if any(place[: len(keys)] == keys for place in fits):
+        within = any(len(place) > len(keys) and place[: len(keys)] == keys for place in found)
+        if within or not all(map(_is_of_type, errors)):
             errors = [each for each in errors if not _is_of_type(each)]
         if errors:
             said[keys] = _said(errors, keys, kind, value, called)

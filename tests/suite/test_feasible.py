@@ -134,6 +134,7 @@ SUITES: dict[str, tuple[str, str, list[str]]] = {
     "a name that is a number": ("variants:\n  batch_norm:", "variants:\n  1: {method: no_norm}\n  batch_norm:", [r"variants: the name 1 is read as a whole number: write it in quotes, '1'$"]),
     "a file without a class": ("{method: batch_norm}", "{method: my_methods/rms_norm.py}", [r"variants\.batch_norm\.method = 'my_methods/rms_norm\.py': it does not say which class of the file is meant: write my_methods/rms_norm\.py:RMSNorm$"]),
     "no names of corruptions": ("names: [contrast]", "names: []", [r"corruptions\.names = \[\]: must have at least 1 item$"]),
+    "a list in the names of corruptions": ("names: [contrast]", "names: [[contrast], fog]", [r"corruptions\.names\.0 = \[contrast\]: must be text$"]),
     "a key for anchors": ("\nsuite:", "\nx-common: &common {epochs: .nan}\nsuite:", []),
 }  # fmt: skip
 
