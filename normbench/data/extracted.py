@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normbench.data import fetch
-from normbench.data.tree import shown
+from normbench.system.text import clean
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ def find(members: Sequence[Member], folders: Iterable[Path]) -> tuple[list[Path]
         if not members or not any(paths):
             continue
         wrong = [
-            f"{shown(folder / member.names[0])}: not there"
+            f"{clean(folder / member.names[0])}: not there"
             if path is None
-            else f"{shown(path)}: another file by its md5"
+            else f"{clean(path)}: another file by its md5"
             for member, path in zip(members, paths, strict=True)
             if path is None or not fetch.holds(path, member.md5)
         ]

@@ -18,11 +18,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from normbench.data.tree import Entry, composed, shown, walk
+from normbench.data.tree import Entry, composed, walk
 from normbench.system import files, layout
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
-from normbench.system.text import complain
+from normbench.system.text import clean, complain
 
 # A file that changed so short a time ago may change once more without another time, so its digest is not kept.
 RECENT = 2.0  # seconds
@@ -47,7 +47,7 @@ def contents(places: Iterable[str]) -> dict[str, str]:
     for place in sorted(set(places)):
         known = _content(place)
         if known is None and (known := noted().get(place)) is not None:
-            _say_once(f"{shown(place)}: not there; what was made of it is kept as it is")
+            _say_once(f"{clean(place)}: not there; what was made of it is kept as it is")
         if known is not None:
             found[place] = known
     return found
@@ -84,7 +84,7 @@ def _content(place: str) -> str | None:
         return found
     except (OSError, ValueError, RuntimeError) as error:  # not a path at all, or a home that nobody has
         if isinstance(error, OSError) and os.path.lexists(place):
-            raise UserError(f"{shown(error.filename or place)}: {error.strerror or error}") from None
+            raise UserError(f"{clean(error.filename or place)}: {error.strerror or error}") from None
         return None
 
 
@@ -104,7 +104,7 @@ def _hashed(path: Path, count: int, title: str) -> str:
     """The digest of names and contents. count: the number of files."""
     found, done = hashlib.sha256(), 0
     entries = _files(path)
-    with Progress(f"look at {shown(title)}", total=count) as progress, ThreadPoolExecutor() as pool:
+    with Progress(f"look at {clean(title)}", total=count) as progress, ThreadPoolExecutor() as pool:
         while batch := list(islice(entries, BATCH)):
             for entry, checksum in zip(batch, pool.map(files.sha256, [entry.path for entry in batch]), strict=True):
                 found.update(f"{composed(entry.name)!a} {checksum}\n".encode())

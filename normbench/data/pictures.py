@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from normbench.data.tree import listed, shown
+from normbench.data.tree import listed
 from normbench.system.errors import UserError
 from normbench.system.size import Size, sides
+from normbench.system.text import clean
 
 # Formats whose first bytes tell them from other files, whatever the file is called.
 BY_CONTENT = (
@@ -84,7 +85,7 @@ def is_picture(path: Path) -> bool:
         return True
     except OSError as error:
         if error.errno is not None:
-            raise UserError(f"{shown(path)}: {error.strerror}") from None
+            raise UserError(f"{clean(path)}: {error.strerror}") from None
         return False
     except Exception:  # what a parser meets in a file that only begins like an image
         return False
@@ -101,7 +102,7 @@ def read(path: Path, size: Size, background: str = "white") -> Picture:
     try:
         if not os.path.isfile(path):  # opening a pipe would wait for ever
             os.stat(path)
-            raise UserError(f"{shown(path)}: no regular file")
+            raise UserError(f"{clean(path)}: no regular file")
         with Image.open(path, formats=formats) as file:
             if file.width * file.height < LARGE:
                 return _converted(file, path, size, background)
@@ -111,20 +112,20 @@ def read(path: Path, size: Size, background: str = "white") -> Picture:
         raise
     except UnidentifiedImageError:
         empty = not path.stat().st_size
-        raise UserError(f"{shown(path)}: {'an empty file' if empty else 'not an image'}") from None
+        raise UserError(f"{clean(path)}: {'an empty file' if empty else 'not an image'}") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise UserError(f"{shown(path)}: too large: more than {limit:,} pixels; reduce it first") from None
+        raise UserError(f"{clean(path)}: too large: more than {limit:,} pixels; reduce it first") from None
     except Exception as error:  # decoders raise errors of every kind for damaged files
         reason = getattr(error, "strerror", None) or str(error) or f"damaged ({type(error).__name__})"
-        raise UserError(f"{shown(path)}: not a readable image: {shown(reason)}") from None
+        raise UserError(f"{clean(path)}: not a readable image: {clean(reason)}") from None
 
 
 def _converted(file: Image.Image, path: Path, size: Size, background: str) -> Picture:
     """Decodes an opened file: see `read`."""
     remarks = [*_several_frames(file), *_profile(file)]
     if not min(file.size):
-        raise UserError(f"{shown(path)}: {file.width} x {file.height} pixels: nothing to see")
+        raise UserError(f"{clean(path)}: {file.width} x {file.height} pixels: nothing to see")
     if file.format in ("JPEG", "MPO") and file.width * file.height >= HUGE:
         longer = max(sides(size))  # whichever way it will be turned
         file.draft(None, (2 * longer, 2 * longer))
@@ -212,7 +213,7 @@ def _grey(file: Image.Image, path: Path, clear: Any) -> Image.Image:
     if file.mode == "F" or (file.mode == "I" and file.format not in ("PNG", "PPM")):
         kind = "floating-point" if file.mode == "F" else "signed or 32-bit"
         raise UserError(
-            f"{shown(path)}: {kind} pixels, and the file does not say which value is white: save it as 8-bit"
+            f"{clean(path)}: {kind} pixels, and the file does not say which value is white: save it as 8-bit"
         )
     values = np.asarray(file).astype(np.int64)
     tags = getattr(file, "tag_v2", {})

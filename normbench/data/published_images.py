@@ -23,11 +23,11 @@ from normbench.corruptions.operators import Bytes
 from normbench.corruptions.published import origin_of
 from normbench.data import pictures
 from normbench.data.arrays import TEST_FILES
-from normbench.data.tree import composed, shown, walk
+from normbench.data.tree import composed, walk
 from normbench.system import files
 from normbench.system.errors import UserError, hint
 from normbench.system.size import size_of
-from normbench.system.text import say
+from normbench.system.text import clean, say
 
 
 def folder_of(published: Path, name: str) -> Path | None:
@@ -52,7 +52,7 @@ def copy_image_files(source: Path, target: Path, names: list[str], severities: l
     if len(set(wanted)) < len(wanted):
         twice = next(name for name in wanted if wanted.count(name) > 1)
         raise UserError(
-            f"{source.name}: two test images are called {shown(twice)}, so {published} does not tell them apart"
+            f"{source.name}: two test images are called {clean(twice)}, so {published} does not tell them apart"
         )
     meta = files.read_json(source / "meta.json")
     size = size_of(*np.load(source / "test_images.npy", mmap_mode="r").shape[1:3])
@@ -74,7 +74,7 @@ def copy_image_files(source: Path, target: Path, names: list[str], severities: l
             found = [*pool.map(read, chosen_files)]
         for path, picture in zip(chosen_files, found, strict=True):
             for remark in picture.remarks:
-                remarks.setdefault(remark, []).append(shown(path.relative_to(published)))
+                remarks.setdefault(remark, []).append(clean(path.relative_to(published)))
         return np.stack([picture.pixels for picture in found])
 
     write_folder(source, target, chosen, severities, make, origin_of(published))
@@ -102,13 +102,13 @@ def _matched(folder: Path, wanted: list[str], classes: Iterable[str]) -> list[Pa
     for name in wanted:
         alike = found.get(name) or stems.get(str(Path(name).with_suffix("")), [])
         if len(alike) > 1:
-            both = " and ".join(sorted(shown(path.relative_to(folder)) for path in alike))
-            raise UserError(f"{folder}: {both} could each be {shown(name)}")
+            both = " and ".join(sorted(clean(path.relative_to(folder)) for path in alike))
+            raise UserError(f"{folder}: {both} could each be {clean(name)}")
         result += alike
         missing += [] if alike else [name]
     if missing:
         here = [name for name in found if name.split("/")[0] == missing[0].split("/")[0]]
-        close = f"; {shown(hint(missing[0], here, limit=3))}" if here else ", nor any of its class"
-        absent = f"{len(missing)} of {len(wanted)} test images are not in it: {shown(missing[0])}{close}"
+        close = f"; {clean(hint(missing[0], here, limit=3))}" if here else ", nor any of its class"
+        absent = f"{len(missing)} of {len(wanted)} test images are not in it: {clean(missing[0])}{close}"
         raise UserError(f"{folder}: {absent}")
     return result

@@ -89,12 +89,6 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def shown(name: object) -> str:
-    """A name or path as it can be printed: on one line, with escapes for what is no text."""
-    text = str(name)
-    return text if text.isprintable() else ascii(text)[1:-1]
-
-
 def listed(names: Sequence[str]) -> str:
     """The first of some names, and whether there are more."""
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -25,7 +25,7 @@ from normbench.system import files, layout
 from normbench.system.errors import UserError
 from normbench.system.quantities import unprintable
 from normbench.system.size import sides
-from normbench.system.text import complain
+from normbench.system.text import clean, complain
 from normbench.training import classifier
 
 EXTRA = "_extra_state"  # the end of the key of a layer's state that is no tensor
@@ -75,7 +75,7 @@ def _state_problems(record: Record, state: Mapping[str, Any]) -> Iterator[str]:
     for key, value in state.items():
         problem = _value_problem(key, value, record.finished)
         if problem is not None:
-            yield f"{_shown(key)} {problem}"
+            yield f"{clean(key)} {problem}"
             return
     size = sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, Tensor))
     why = code.unusable(record.described_run())
@@ -90,7 +90,7 @@ def _state_problems(record: Record, state: Mapping[str, Any]) -> Iterator[str]:
         if key not in state:
             yield f"lacks {key}, which the network of the record has"
         elif key not in found.state:
-            yield f"has {_shown(key)}, which the network of the record does not have"
+            yield f"has {clean(key)}, which the network of the record does not have"
         elif _type(state[key]) != _type(found.state[key]):
             yield f"{key} is {_type(state[key])}, in the network of the record {_type(found.state[key])}"
     if found.parameters != record.cost.parameters:
@@ -211,12 +211,7 @@ def _without_values(value: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    return _shown(str(error).partition("\n")[0])
-
-
-def _shown(key: Any) -> str:
-    text = str(key)
-    return text if text.isprintable() else ascii(text)
+    return clean(str(error).partition("\n")[0])
 
 
 def _tell(text: str) -> None:

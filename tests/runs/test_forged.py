@@ -282,7 +282,7 @@ HEAD = "head.weight"
         (Kind.CLASSIFICATION, weights(lambda state: {"w": torch.zeros(3)}), "weights.pt: lacks "),
         (Kind.CLASSIFICATION, weights(lambda state: {}), "weights.pt: lacks "),
         (Kind.CLASSIFICATION, weights(lambda state: {key: value for key, value in state.items() if key != HEAD}), f"weights.pt: lacks {HEAD}"),
-        (Kind.CLASSIFICATION, weights(lambda state: state | {"a\x1b[2J": torch.zeros(1)}), "weights.pt: has 'a\\x1b[2J'"),
+        (Kind.CLASSIFICATION, weights(lambda state: state | {"a\x1b[2J": torch.zeros(1)}), "weights.pt: has a\\x1b[2J"),
         (Kind.CLASSIFICATION, weights(lambda state: state | {3: torch.zeros(1)}), "no plain tensor"),
         (Kind.CLASSIFICATION, weights(lambda state: state | {HEAD: 3}), "not the state of a network"),
         (Kind.CLASSIFICATION, weights(lambda state: state | {"a_extra_state": {"b": [1]}}), "no plain dictionary"),

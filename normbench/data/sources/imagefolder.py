@@ -17,11 +17,12 @@ import numpy as np
 from normbench.data import pictures, tree
 from normbench.data.arrays import BATCH
 from normbench.data.sources.base import Origin, Request, Source, source
-from normbench.data.tree import composed, listed, shown
+from normbench.data.tree import composed, listed
 from normbench.system import npy
 from normbench.system.errors import hint
 from normbench.system.progress import Progress
 from normbench.system.size import Size, sides
+from normbench.system.text import clean
 
 HELD_OUT = ("val", "test")
 ANNOTATIONS = "val_annotations.txt"
@@ -114,7 +115,7 @@ class Reading:
         found = [entry.name for entry in _entries(self.root) if tree.is_folder(entry) and not tree.hidden(entry.name)]
         if not found:
             return wanted
-        here = listed([shown(name) for name in found])
+        here = listed([clean(name) for name in found])
         known = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
         if known & {name.lower() for name in found}:
             return f"{wanted}, and here are {here}: rename them"
@@ -150,7 +151,7 @@ class Reading:
             alike.setdefault(name.casefold(), []).append(name)
         for group in alike.values():
             if len(group) > 1 and split == "train":
-                listed = " and ".join(f"'{shown(name)}'" for name in sorted(group))
+                listed = " and ".join(f"'{clean(name)}'" for name in sorted(group))
                 self.facts.append(f"{listed} are different classes")
 
     def training(self, classes: dict[str, Path]) -> Listing:
@@ -179,8 +180,8 @@ class Reading:
             for name in found:
                 if name not in numbers:
                     other = f"{split} has it, and test classes must be among the training classes"
-                    near = shown(hint(name, numbers))
-                    raise self.error(self.root / "train", f"class '{shown(name)}' is missing: {other}; {near}")
+                    near = clean(hint(name, numbers))
+                    raise self.error(self.root / "train", f"class '{clean(name)}' is missing: {other}; {near}")
             listing = [(path, numbers[name]) for name, place in found.items() for path in self.images(place)]
             listing.sort(key=lambda item: item[1])
         if not listing:
@@ -188,7 +189,7 @@ class Reading:
         present = {label for _, label in listing}
         if lacking := [name for name, label in numbers.items() if label not in present]:
             self.facts.append(
-                f"{len(lacking)} of {len(numbers)} classes have no test image ({listed([*map(shown, lacking)])})"
+                f"{len(lacking)} of {len(numbers)} classes have no test image ({listed([*map(clean, lacking)])})"
             )
         return listing
 
@@ -240,14 +241,14 @@ class Reading:
             name, kind = row[:2]
             if kind not in numbers:
                 raise self.error(
-                    annotations, f"line {line}: no class '{shown(kind)}' in train; {shown(hint(kind, numbers))}"
+                    annotations, f"line {line}: no class '{clean(kind)}' in train; {clean(hint(kind, numbers))}"
                 )
             if name not in files:
                 raise self.error(
-                    annotations, f"line {line}: no image '{shown(name)}' in {images}; {shown(hint(name, files))}"
+                    annotations, f"line {line}: no image '{clean(name)}' in {images}; {clean(hint(name, files))}"
                 )
             if files[name] in listing:
-                raise self.error(annotations, f"line {line}: '{shown(name)}' stands here twice")
+                raise self.error(annotations, f"line {line}: '{clean(name)}' stands here twice")
             listing[files[name]] = numbers[kind]
         if not listing:
             raise self.error(annotations, "no image is listed")
@@ -266,7 +267,7 @@ class Reading:
 
     def below(self, path: Path) -> str:
         """A path below the root, as it is printed."""
-        return shown(path.relative_to(self.root).as_posix())
+        return clean(path.relative_to(self.root).as_posix())
 
     def notes(self) -> list[str]:
         """All that readers of the results should know, a phrase each."""
@@ -279,7 +280,7 @@ class Reading:
 
     def error(self, path: Path, message: str) -> Exception:
         """The UserError about a file or folder."""
-        return self.request.error(f"{shown(path)}: {message}")
+        return self.request.error(f"{clean(path)}: {message}")
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
