@@ -143,7 +143,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> tuple[dict[str, str], dict
     try:
         meta = read_json(path)
         hashes, own = dict(meta["sha256"]), dict(meta.get("own", {}))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, UserError):
         raise UserError(f"{path}: not of `normbench corrupt`: choose another folder") from None
     for key, value in settings.items():
         if meta.get(key) != value:

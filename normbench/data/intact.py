@@ -66,7 +66,7 @@ def corrupted_meta(dataset: str) -> Corrupted:
         return Corrupted.model_validate({"path": str(path.parent), **files.read_json(path)})
     except ValidationError as error:
         problem = first_problem(error)
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, UserError, TypeError):
         problem = "is missing or damaged"
     raise _badly_corrupted(path, problem)
 
@@ -81,7 +81,7 @@ def meta(folder: Path) -> dict[str, Any]:
         found = files.read_json(path)
     except FileNotFoundError:
         raise _damaged(path, "is missing") from None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, UserError):
         raise _damaged(path, "cannot be read") from None
     if not isinstance(found, dict) or not isinstance(found.get("fingerprint"), str):
         raise _damaged(path, "describes no dataset")

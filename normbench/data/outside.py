@@ -124,6 +124,6 @@ def _json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is none, or a damaged one, which the next look replaces."""
     try:
         value = files.read_json(path)
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -44,7 +44,7 @@ class Score:
 
     def problem(self, found: Scores) -> str | None:
         """Returns why what was measured cannot be stored, or None: metrics are as declared, columns finite numbers."""
-        unclean = unprintable({"metrics": found.metrics, "columns": found.columns})
+        unclean = unprintable({"metrics": found.metrics, "columns": found.columns, "missing": found.missing})
         if unclean is not None:
             return f"{unclean}: has a control character"
         bad = next((name for name, value in found.columns.items() if type(value) not in (int, float)), None)

@@ -195,13 +195,15 @@ class CalibrationBySeverity(Strict):
 class CorruptionScores(Strict):
     """What is measured of every classifier: see `normbench.evaluation.corrupted.measure`.
 
-    columns: the numbers of all scores by column of results/robustness.csv.
+    columns: the numbers of all scores by column of results/robustness.csv. missing: why the network cannot have some of
+    the columns, by column.
     """
 
     calibration: Calibration | None = None
     corruption_accuracy: dict[str, list[Accuracy]] | None = None
     corruption_calibration: dict[str, CalibrationBySeverity] | None = None
     columns: dict[str, Count | Finite] = {}
+    missing: dict[str, str] = {}
 
 
 class ScoredClassifierMetrics(ClassifierMetrics, CorruptionScores):

@@ -136,9 +136,10 @@ def test_a_record_with_bad_names_in_the_store(tmp_path: Path, monkeypatch: pytes
     folder = SuiteFolder(tmp_path / "suite")
     monkeypatch.chdir(folder.path)
     monkeypatch.setenv("NORMBENCH_STORE", str(folder.path / "runs"))
-    bad = sample_runs.run(variant=sample_runs.variant(name=f"=cmd\u202e{ACTING.replace(chr(0xDC80), '')}"))
+    name = "=cmd\u202e\u2066\u200b\u200f\ufeff\U000e0041\xad"  # records refuse control characters, but not these
+    bad = sample_runs.run(variant=sample_runs.variant(name=name))
     with files.atomic_folder(store.folder(bad.id)) as made:
-        sample_runs.record(bad).write(made / "record.json")
+        sample_runs.finished(bad, made)
     for options in ([], ["--json"]):
         done = CliRunner().invoke(cli.app, ["runs", "list", *options])
         assert done.exit_code == 0, done.output

@@ -60,8 +60,8 @@ def unscored(records: list[Record], column: str, score: str | None) -> str:
     """
     done = finished(records)
     for record in done:
-        said = record.metrics.get(MISSING)
-        if isinstance(said, dict) and isinstance(said.get(column), str):
+        said = record.metrics.get(MISSING, {})
+        if column in said:
             return said[column]
     if score is not None and all(is_off(record, score) for record in done):
         return f"`{score}` is off in `evaluation`"
