@@ -215,7 +215,9 @@ def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> I
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (os.getpid(),))
 
     def mapped(blocks: list[Block]) -> Iterator[Block]:
-        for finished in as_completed([pool.submit(_call, block) for block in blocks]):
+        with _no_signals():  # The first task starts the processes, which take signals from `_begin` on.
+            tasks = [pool.submit(_call, block) for block in blocks]
+        for finished in as_completed(tasks):
             yield finished.result()
 
     try:
@@ -233,12 +235,24 @@ def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> I
 
 
 _fill: Callable[[Block], Block] | None = None
+ENDING = {signal.SIGINT, signal.SIGTERM}
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    """Keeps the signals that end a process waiting, so that none reaches a forked process in the parent's code."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(parent: int) -> None:
     """Initializes a worker: it ignores interrupts, upon which the parent ends it, and ends when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     preemption.end_with(parent)
 
 

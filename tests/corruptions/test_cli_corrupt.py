@@ -334,6 +334,43 @@ def test_no_worker_goes_on_alone(number: signal.Signals, tmp_path: Path) -> None
     assert left == ["labels.npy", "meta.json"]
 
 
+EARLY = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from normbench.corruptions.files import write_corrupted
+from normbench.system import preemption
+
+fork, first = os.fork, os.getpid()
+
+def slowly() -> int:
+    process = fork()
+    if not process:
+        time.sleep(1)
+    return process
+
+os.fork = slowly
+preemption.watch()
+threading.Timer(0.3, os.kill, (first, signal.SIGTERM)).start()
+try:
+    write_corrupted(Path(sys.argv[1]), Path("out"), ["fog", "snow"], [1], 0, workers=2)
+finally:
+    print("left by", "first" if os.getpid() == first else "worker", flush=True)
+"""
+
+
+@needs_fork
+def test_a_signal_that_comes_while_workers_start_does_not_make_them_run_the_code_of_their_parent(scenes: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, str(scenes)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (75, "left by first\n", "")
+    assert not Path("out").exists()
+
+
 @needs_fork
 def test_an_error_beside_the_workers_ends_them(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the results of some are taken, others are at work."""

@@ -250,6 +250,21 @@ def test_a_look_does_not_import_torch() -> None:
     assert set(files.read_json(layout.OUTSIDE)) == {"../data"}
 
 
+def test_published_corruptions_in_image_files_are_looked_at() -> None:
+    Path("params.yaml").write_text(PARAMS + "corruptions: {source: '../{dataset}-C'}\n")
+    image = Path("../photos-C/noise/shot_noise/3/cat/1.JPEG")
+    image.parent.mkdir(parents=True)
+    image.write_text("one")
+    look.look()
+    first = files.read_json(layout.OUTSIDE)["../photos-C"]
+    image.write_text("two")
+    look.look()
+    assert files.read_json(layout.OUTSIDE)["../photos-C"] != first
+    image.write_text("one")
+    look.look()
+    assert files.read_json(layout.OUTSIDE)["../photos-C"] == first
+
+
 def test_what_look_notes_is_what_resolve_uses() -> None:
     """Otherwise a change would be seen by one and not by the other."""
     Path("params.yaml").write_text(

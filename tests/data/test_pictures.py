@@ -343,6 +343,32 @@ def test_thin_tiny_and_large_images() -> None:
     assert (seen(save(np.full((1, 1, 3), 77, np.uint8), "dot.png"), 32) == 77).all()
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("height", "width"), [(8, 16), (16, 8), (4, 20)])
+def test_sizes_that_are_not_square_are_just_covered_by_the_upright_picture(
+    height: int, width: int, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The middle of the upright picture: the thin way out, in which it is not resized as a whole, agrees."""
+    stored = QUARTERS if orientation == 1 else np.rot90(QUARTERS)
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = save(np.ascontiguousarray(stored), "quarters.png", exif=exif)
+    side = max(height, width)
+    whole = np.asarray(Image.fromarray(QUARTERS).resize((side, side), Image.Resampling.BILINEAR))
+    top, left = (side - height) // 2, (side - width) // 2
+    expected = whole[top : top + height, left : left + width].astype(int)
+    np.testing.assert_array_equal(pictures.read(path, (height, width)).pixels, expected)
+    monkeypatch.setattr(pictures, "LARGE", 1)
+    assert abs(pictures.read(path, (height, width)).pixels - expected).max() <= 1
+
+
+def test_a_huge_jpeg_keeps_enough_pixels_for_a_long_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(QUARTERS.repeat(64, 0).repeat(64, 1), "large.jpg", quality=95)
+    plain = pictures.read(path, (8, 400)).pixels.astype(int)
+    monkeypatch.setattr(pictures, "HUGE", 1000)
+    assert abs(pictures.read(path, (8, 400)).pixels - plain).max() <= 12
+
+
 def test_a_reduction_averages_over_all_pixels() -> None:
     """A checkerboard is grey at every size: a filter that took single pixels would see black or white ones."""
     board = (np.indices((960, 960)).sum(0) % 2 * 255).astype(np.uint8)

@@ -75,7 +75,7 @@ def test_the_download_starts_without_torch() -> None:
 @pytest.mark.parametrize("package", ["sklearn", "torchvision"])
 def test_listing_the_sources_imports_no_package_of_a_single_source(package: str) -> None:
     done = stage(
-        code=f"import sys; from normbench.data.sources import registry\nprint(registry.names(), {package!r} in sys.modules)"
+        code=f"import sys; from normbench.data.sources import npz, registry\nprint(registry.names(), {package!r} in sys.modules)"
     )
     assert (done.returncode, done.stdout) == (0, f"{registry.names()} False\n"), done.stderr
 

@@ -92,6 +92,55 @@ def test_images_as_in_tiny_imagenet_are_taken_as_they_are(published: Path) -> No
     np.testing.assert_array_equal(corrupted(["fog"], [1])["fog"][2], picture)
 
 
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_they_are_read_as_those_of_the_dataset(
+    background: str, published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Upright, and with the background of the dataset; what was changed is said."""
+    prepared("imagefolder", path="pets", image_size=16, background=background)
+    picture = np.zeros((16, 16, 4), np.uint8)
+    picture[:8, :, 1] = picture[:8, :, 3] = 255  # green above nothing
+    exif = Image.Exif()
+    exif[274] = 3  # upside down
+    Image.fromarray(picture).save("pets-C/fog/1/dog/0.png", exif=exif)
+    capsys.readouterr()
+    found = corrupted(["fog"], [1])["fog"][2]
+    below = 255 if background == "white" else 0
+    assert (found[:8] == below).all()
+    assert (found[8:] == (0, 255, 0)).all()
+    line = f"mine: pets-C: transparent pixels, shown on {background}: 1 images (fog/1/dog/0.png)\n"
+    assert capsys.readouterr().out.count(line) == 1
+
+
+def test_what_lies_beside_them_is_not_taken_for_them(published: Path) -> None:
+    place = published / "fog/3/cat"
+    for name in ("0.txt", ".0.png", ".ipynb_checkpoints/0.png", "Thumbs.db"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("no image")
+    (place / "0.png").rename(place / "0.jpg")
+    (place / "more").mkdir()
+    (place / "1.png").rename(place / "more/1.png")
+    check(corrupted(["fog"], [3]), [3])
+    shutil.copy(place / "more/1.png", place / "1.png")
+    with pytest.raises(UserError, match=r"pets-C/fog/3: cat/1\.png and cat/more/1\.png could each be"):
+        corrupted(["fog"], [3])
+
+
+def test_names_count_in_one_unicode_form() -> None:
+    for index, form in enumerate(("caf\u00e9", "cafe\u0301")):
+        image(f"pets/{'val' if index else 'train'}/{form}/{form}.png", (9, 9, index))
+    image("pets/train/dog/0.png", (1, 2, 3))
+    prepared("imagefolder", path="pets", image_size=8)
+    names = files.read_json(layout.DATA / "mine/test_files.json")["files"]
+    assert names == ["caf\u00e9/caf\u00e9.png"]
+    image("pets-C/fog/1/cafe\u0301/cafe\u0301.png", (7, 8, 9))
+    wanted = {"names": ["fog"], "severities": [1], "seed": 0, "engine": "normbench", "constants": "auto"}
+    files.write_json(layout.RESOLVED / "corruptions.json", wanted | {"source": "pets-C"})
+    stage.corrupt("mine")
+    found = np.load(layout.CORRUPTED / "mine/fog.npy")
+    np.testing.assert_array_equal(found, np.broadcast_to(np.uint8([7, 8, 9]), (1, 8, 8, 3)))
+
+
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
