@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from normbench.methods.base import ConvSpec, Count, Method, NotNegative, Positive, Role
 from normbench.models.base import register_classifier, register_gan
 """
-BOUND = Bound(name="data", path="", fingerprint="", classes=5, channels=3, image_size=8, train=0, test=0, mean=[0.5] * 3, std=[0.3] * 3, origin="")  # fmt: skip
+BOUND = Bound.model_construct(name="data", path="", fingerprint="", classes=5, channels=3, image_size=8, train=0, test=0, mean=[0.5] * 3, std=[0.3] * 3, origin="")  # fmt: skip
 NAME = "variant mine, task small"
 
 

@@ -22,6 +22,7 @@ from normbench.corruptions import MAIN, NAMES, corrupt
 from normbench.corruptions import export as module
 from normbench.corruptions import files as corrupted
 from normbench.corruptions.files import write_corrupted
+from normbench.data.arrays import fingerprint
 from normbench.system import files, layout, scratch
 from normbench.system.errors import UserError
 
@@ -40,9 +41,11 @@ def scenes(tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     folder = layout.DATA / "scenes"
     folder.mkdir(parents=True)
-    np.save(folder / "test_images.npy", images)
-    np.save(folder / "test_labels.npy", np.arange(len(images)))
-    files.write_json(folder / "meta.json", {"classes": 10, "fingerprint": "f" * 64})
+    stored = {f"{split}_images": images for split in ("train", "test")}
+    stored |= {f"{split}_labels": np.arange(len(images)) for split in ("train", "test")}
+    for name, array in stored.items():
+        np.save(folder / f"{name}.npy", array)
+    files.write_json(folder / "meta.json", {"classes": 10, "fingerprint": fingerprint(stored)})
     return folder
 
 

@@ -101,7 +101,7 @@ def read(path: str, **given: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]
         (b"val_0.JPEG n01443537\n", "line 1 is not a file and a class with a tab between"),
         (b"val_0.JPEG\ta\n\nval_0.JPEG\ta\n", r"line 3: 'val_0\.JPEG' stands here twice"),
         (b"../../train/a/0.png\ta\n", r"line 1: no image '\.\./\.\./train/a/0\.png' in photos/val/images"),
-        (b"val_0.JPEG\t\xff\n", r"not text in UTF-8 \(byte 11\)"),
+        (b"val_0.JPEG\t\xff\n", r"1: byte 0xFF .* is not UTF-8"),
         (b"\n \n", "no image is listed"),
     ],
 )
@@ -115,7 +115,7 @@ def test_lines_of_val_annotations_that_are_wrong(content: bytes, message: str) -
     assert arrays["test_labels"].tolist() == [0]
     assert meta["note"] == "left out: 1 not in val_annotations.txt (val/images/val_1.JPEG)"
     annotations.write_bytes(content)
-    with pytest.raises(UserError, match=rf"photos/val/val_annotations\.txt: {message}") as caught:
+    with pytest.raises(UserError, match=rf"photos/val/val_annotations\.txt: ?{message}") as caught:
         read("photos")
     assert "\n" not in str(caught.value)
 

@@ -121,8 +121,8 @@ def test_a_score_is_one_file(copied: Copied) -> None:
     ("settings", "line"),
     [
         ("shift: {pixls: 2}", "evaluation.shift.pixls = 2: unknown key; did you mean 'pixels'?"),
-        ("shift: {pixels: 0}", "evaluation.shift.pixels = 0: input should be greater than 0"),
-        ("shft: {}", "evaluation.shft: unknown key; did you mean 'shift'?"),
+        ("shift: {pixels: 0}", "evaluation.shift.pixels = 0: must be greater than 0"),
+        ("shft: {}", "evaluation.shft = {}: unknown key; did you mean 'shift'?"),
     ],
 )
 def test_a_mistake_in_its_settings_is_one_line(copied: Copied, settings: str, line: str) -> None:

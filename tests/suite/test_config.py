@@ -176,7 +176,7 @@ MISTAKES = {
     "image size of true": (
         "image_size: 12",
         "image_size: true",
-        r"datasets\.digits\.image_size = True: must be the side of square images in pixels, or \[height, width\]$",
+        r"datasets\.digits\.image_size = true: must be the side of square images in pixels, or \[height, width\]$",
     ),
     "width of no image": (
         "image_size: 12",

@@ -83,6 +83,19 @@ class SuiteFolder:
         assert process.returncode == code, printed
         return printed
 
+    def add_broken(self, statement: str) -> None:
+        """Writes broken.py with a method `Broken` that does what a statement says, but not when it is only tried.
+
+        A method that fails in a trial would stop everything before the training. After it, both files are there.
+        """
+        (self.path / "broken.py").write_text(
+            "from dataclasses import dataclass\nfrom pathlib import Path\n\nfrom torch import nn\n\n"
+            "from normbench.methods.base import Method\n\n\n"
+            "@dataclass(frozen=True)\nclass Broken(Method):\n    def norm(self, channels, *, role):\n"
+            f"        if Path('build/checked.json').exists() and Path('build/bound').exists():\n            {statement}\n"
+            "        return nn.BatchNorm2d(channels)\n"
+        )
+
     def bind(self) -> None:
         """Runs the stages before the training."""
         self.run("stages.resolve")

@@ -196,11 +196,7 @@ def test_an_interrupted_sweep_goes_on(folder: SuiteFolder, cluster: Cluster, tmp
 def test_a_run_that_fails_leaves_the_others_alone(cluster: Cluster, tmp_path: Path):
     """On a folder of its own, as nodes go to that of the driver."""
     folder = SuiteFolder(tmp_path / "suite")
-    (folder.path / "broken.py").write_text(
-        "from dataclasses import dataclass\nfrom normbench.methods.base import Method\n\n"
-        "@dataclass(frozen=True)\nclass Broken(Method):\n    def norm(self, channels, *, role):\n"
-        "        raise RuntimeError('on purpose')\n"
-    )
+    folder.add_broken("raise RuntimeError('on purpose')")
     folder.edit("variants: [batch_norm, group_norm]", "variants: [broken, batch_norm]")
     folder.edit("\nvariants:", "\nvariants:\n  broken: {method: broken.py:Broken}")
     folder.bind()

@@ -90,10 +90,7 @@ def test_two_sweeps_on_one_store_train_nothing_twice(folder: SuiteFolder):
 @pytest.mark.parametrize("error", ["raise RuntimeError('on purpose')", "import os; os.kill(os.getpid(), 9)"])
 @linux
 def test_a_run_that_fails_leaves_the_others_alone(folder: SuiteFolder, error: str):
-    (folder.path / "broken.py").write_text(
-        "from dataclasses import dataclass\nfrom normbench.methods.base import Method\n\n"
-        f"@dataclass(frozen=True)\nclass Broken(Method):\n    def norm(self, channels, *, role):\n        {error}\n"
-    )
+    folder.add_broken(error)
     folder.edit("variants: [batch_norm, group_norm]", "variants: [broken, batch_norm]")
     folder.edit("\nvariants:", "\nvariants:\n  broken: {method: broken.py:Broken}")
     printed = folder.run("normbench", "sweep", "--jobs", "2", code=1)

@@ -18,8 +18,8 @@ from normbench.data import pictures, tree
 from normbench.data.arrays import BATCH
 from normbench.data.sources.base import Origin, Request, Source, source
 from normbench.data.tree import composed, listed
-from normbench.system import npy
-from normbench.system.errors import hint
+from normbench.system import files, npy
+from normbench.system.errors import UserError, hint
 from normbench.system.progress import Progress
 from normbench.system.size import Size, sides
 from normbench.system.text import clean
@@ -221,16 +221,16 @@ class Reading:
         """
         annotations = folder / ANNOTATIONS
         try:
-            text = annotations.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise self.error(annotations, f"not text in UTF-8 (byte {error.start})") from None
+            text = files.read_text(annotations)
+        except UserError as error:
+            raise self.request.error(str(error)) from None
         except OSError as error:
             raise self.error(annotations, error.strerror or str(error)) from None
         for entry in _entries(folder):
             if entry.name not in ("images", ANNOTATIONS):
                 self.leave(Path(entry.path), "hidden" if tree.hidden(entry.name) else "outside of images/")
         images = folder / "images"
-        files = {composed(p.relative_to(images).as_posix()): p for p in self.images(images)} if images.is_dir() else {}
+        there = {composed(p.relative_to(images).as_posix()): p for p in self.images(images)} if images.is_dir() else {}
         listing: dict[Path, int] = {}
         for line, content in enumerate(text.splitlines(), start=1):
             row = [composed(part.strip()) for part in content.split("\t")]
@@ -243,16 +243,16 @@ class Reading:
                 raise self.error(
                     annotations, f"line {line}: no class '{clean(kind)}' in train; {clean(hint(kind, numbers))}"
                 )
-            if name not in files:
+            if name not in there:
                 raise self.error(
-                    annotations, f"line {line}: no image '{clean(name)}' in {images}; {clean(hint(name, files))}"
+                    annotations, f"line {line}: no image '{clean(name)}' in {images}; {clean(hint(name, there))}"
                 )
-            if files[name] in listing:
+            if there[name] in listing:
                 raise self.error(annotations, f"line {line}: '{clean(name)}' stands here twice")
-            listing[files[name]] = numbers[kind]
+            listing[there[name]] = numbers[kind]
         if not listing:
             raise self.error(annotations, "no image is listed")
-        for path in files.values():
+        for path in there.values():
             if path not in listing:
                 self.leave(path, f"not in {ANNOTATIONS}")
         return list(listing.items())
