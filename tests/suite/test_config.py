@@ -176,12 +176,17 @@ MISTAKES = {
     "image size of true": (
         "image_size: 12",
         "image_size: true",
-        r"datasets\.digits\.image_size = True: must be the side of square images in pixels, or \[height, width\]$",
+        r"datasets\.digits\.image_size = true: must be the side of square images in pixels, or \[height, width\]$",
     ),
     "width of no image": (
         "image_size: 12",
         "image_size: [12, 3]",
         r"datasets\.digits\.image_size = \[12, 3\]: must be at least 4 pixels$",
+    ),
+    "image size beyond what can be stored": (
+        "image_size: 12",
+        "image_size: 99999999999999999999999",
+        r"datasets\.digits\.image_size = 99999999999999999999999: must be at most 65536 pixels$",
     ),
     "image of a known source too small for the model": (
         "model: resnet8\n    model_options: {width: 8}",
