@@ -30,8 +30,8 @@ from normbench.sweep import cost, worker
 from normbench.sweep.board import Board
 from normbench.sweep.local import POLL
 from normbench.sweep.room import processes
-from normbench.system import device as devices
 from normbench.system import blame, layout, preemption
+from normbench.system import device as devices
 from normbench.system.errors import UserError, line
 
 RETRIES = 20  # for a run whose node or process is lost; it continues from its last checkpoint

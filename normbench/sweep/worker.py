@@ -15,8 +15,8 @@ from normbench.runs import store
 from normbench.runs.run import Run
 from normbench.runs.train import claim_and_train
 from normbench.suite import code
-from normbench.system import device as devices
 from normbench.system import blame, preemption, progress, side_by_side
+from normbench.system import device as devices
 from normbench.system.errors import UserError, line
 
 REPORT = 0.3  # least seconds between two reports of one run
