@@ -9,6 +9,7 @@ import torch
 
 from normbench.methods.base import Method
 from normbench.models.base import Model
+from normbench.system import blame
 
 
 def size_problem(model: Model, options: Mapping[str, Any], height: int, width: int, channels: int = 3) -> str | None:
@@ -22,10 +23,14 @@ def size_problem(model: Model, options: Mapping[str, Any], height: int, width: i
     if problem or height == width or model.kind != "classifier":
         return problem
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = model.function(Method(), channels, 2, **options).eval()
+        try:
+            network = model.function(Method(), channels, 2, **options).eval()
+        except Exception as error:  # The model may be anybody's, and its options may ask for more than the memory.
+            where = blame.place(error)
+            return f"{where}: {blame.one_line(error)}" if where else blame.one_line(error)
         try:
             network(torch.zeros(2, channels, height, width))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+        except Exception as error:
+            reason = blame.one_line(error)
             return f"does not fit images of {height} x {width}, which are not square: {reason[:160]}"
     return None

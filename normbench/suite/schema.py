@@ -15,6 +15,7 @@ from normbench.system.arrays import SMALLEST_SIDE
 from normbench.system.schema import Positive, Strict
 from normbench.training.task import TaskEntry
 
+LARGEST_SIDE = 1 << 16  # pixels, about what image files can have
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
@@ -75,6 +76,8 @@ def _size(value: Any) -> Any:
         raise ValueError("must be the side of square images in pixels, or [height, width]")
     if min(sides) < SMALLEST_SIDE:
         raise ValueError(f"must be at least {SMALLEST_SIDE} pixels")
+    if max(sides) > LARGEST_SIDE:
+        raise ValueError(f"must be at most {LARGEST_SIDE} pixels")
     return sides[0] if sides[0] == sides[-1] else sides
 
 

@@ -30,8 +30,8 @@ from normbench.sweep import cost, worker
 from normbench.sweep.board import Board
 from normbench.sweep.local import POLL
 from normbench.sweep.room import processes
+from normbench.system import blame, layout, preemption
 from normbench.system import device as devices
-from normbench.system import layout, preemption
 from normbench.system.errors import UserError, line
 
 RETRIES = 20  # for a run whose node or process is lost; it continues from its last checkpoint
@@ -256,8 +256,8 @@ def work(run: Run, arrays: Arrays, beside: int | None, place: Place, reports: An
         return str(error)
     except OSError as error:
         return line(error)
-    except Exception:
-        return traceback.format_exc()
+    except Exception as error:
+        return blame.no_memory(error) or traceback.format_exc()
 
 
 def _tell(reports: Any, run: str, share: float, fields: str) -> None:

@@ -15,8 +15,8 @@ from normbench.runs import store
 from normbench.runs.run import Run
 from normbench.runs.train import claim_and_train
 from normbench.suite import code
+from normbench.system import blame, preemption, progress, side_by_side
 from normbench.system import device as devices
-from normbench.system import preemption, progress, side_by_side
 from normbench.system.errors import UserError, line
 
 REPORT = 0.3  # least seconds between two reports of one run
@@ -87,6 +87,6 @@ def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: 
     except (UserError, OSError) as error:
         pipe.send(("failed", 0.0, line(error) if isinstance(error, OSError) else str(error)))
         raise SystemExit(1) from None
-    except Exception:
-        pipe.send(("failed", 0.0, traceback.format_exc()))
+    except Exception as error:
+        pipe.send(("failed", 0.0, blame.no_memory(error) or traceback.format_exc()))
         raise SystemExit(1) from None

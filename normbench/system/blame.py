@@ -26,6 +26,12 @@ ESCAPES = re.compile(
     r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]"
 )  # sequences and characters that steer a terminal
 
+# What PyTorch says in errors of no type of their own, and the amounts that it and NumPy name.
+NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|(Storage size|Stride) calculation overflow"
+)
+AMOUNT = re.compile(r"(?:[Tt]ried|Unable) to allocate (\d[\d.]*) (bytes|[KMGTPE]iB)")
+
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = [PACKAGE, PACKAGE.parent / "stages"]
 INSTALLED += [
@@ -115,8 +121,23 @@ def torch_settings_kept() -> Iterator[Callable[[], bool]]:
             torch.set_default_device(before[2])
 
 
+def no_memory(error: BaseException) -> str | None:
+    """A line about memory that could not be had, with the amount where the error tells it; None for another error."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and NO_MEMORY.search(text)):
+        return None
+    asked = AMOUNT.search(text)
+    if asked is None:
+        return "not enough memory"
+    amount, unit = asked.groups()
+    amount, unit = (f"{int(amount) / 1e9:,.1f}", "GB") if unit == "bytes" else (amount.rstrip("."), unit)
+    return f"not enough memory: {amount} {unit} were asked for at once"
+
+
 def one_line(error: BaseException) -> str:
-    """The type and the text of an exception in one line."""
+    """The type and the text of an exception in one line, or what memory could not be had."""
+    if shortage := no_memory(error):
+        return shortage
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     text = " ".join(ESCAPES.sub("", text).split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

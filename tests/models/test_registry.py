@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from normbench.models import base, build, registry, trial
 from normbench.models.build import build_classifier, build_gan
 from normbench.runs.run import Kind
 from normbench.suite import code, resolve
+from normbench.system import blame
 from normbench.system.errors import UserError
 from normbench.system.fingerprint import Root, closure
 from normbench.training.task import Task
@@ -174,6 +176,31 @@ def test_a_network_that_flattens_its_features_does_not_fit_images_that_are_not_s
     assert problem.startswith("does not fit images of 8 x 12, which are not square: ")
     assert problem.endswith("mat1 and mat2 shapes cannot be multiplied (2x288 and 192x2)")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_mistake_in_a_model_that_is_tried_is_one_line() -> None:
+    def broken(method: Method, channels: int, classes: int) -> nn.Module:
+        raise IndexError("no\nstage 4")
+
+    def too_large(method: Method, channels: int, classes: int) -> nn.Module:
+        return nn.Linear(1 << 30, 1 << 24)
+
+    def unhelpful(method: Method, channels: int, classes: int) -> nn.Module:
+        network = nn.Flatten()
+        network.register_forward_pre_hook(lambda module, given: given[7])
+        return network
+
+    def problem(function: Any) -> str | None:
+        return trial.size_problem(base.Model("own", "classifier", function), {}, 8, 12)
+
+    line = inspect.getsourcelines(broken)[1] + 1
+    assert problem(broken) == f"{blame.shown(__file__, line)}: IndexError: no stage 4"
+    said = problem(too_large)
+    assert said is not None
+    assert said.endswith("not enough memory: 72,057,594.0 GB were asked for at once")
+    assert problem(unhelpful) == (
+        "does not fit images of 8 x 12, which are not square: IndexError: tuple index out of range"
+    )
 
 
 # Registering refuses the signatures of these three, so that none of them is ever called.

@@ -183,6 +183,11 @@ MISTAKES = {
         "image_size: [12, 3]",
         r"datasets\.digits\.image_size = \[12, 3\]: must be at least 4 pixels$",
     ),
+    "image size beyond what can be stored": (
+        "image_size: 12",
+        "image_size: 99999999999999999999999",
+        r"datasets\.digits\.image_size = 99999999999999999999999: must be at most 65536 pixels$",
+    ),
     "image of a known source too small for the model": (
         "model: resnet8\n    model_options: {width: 8}",
         "model: vgg11",

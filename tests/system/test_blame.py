@@ -1,0 +1,52 @@
+"""What a message says of an exception: a lack of memory in words, whoever had none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from normbench.system import blame
+from normbench.system.stage import guarded
+
+
+def of_torch() -> None:
+    nn.Linear(1 << 30, 1 << 24)
+
+
+def of_numpy() -> None:
+    np.empty(1 << 58, np.uint8)
+
+
+def overflowing() -> None:
+    torch.empty(1 << 40, 1 << 40)
+
+
+CASES = {
+    of_torch: "not enough memory: 72,057,594.0 GB were asked for at once",
+    of_numpy: "not enough memory: 256 PiB were asked for at once",
+    overflowing: "not enough memory",
+}
+
+
+@pytest.mark.parametrize("cause", CASES, ids=lambda cause: cause.__name__)
+def test_a_lack_of_memory_is_one_line(
+    cause: Callable[[], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(blame.TRACEBACK, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        guarded(cause)
+    assert ended.value.code == 1
+    printed = capsys.readouterr().err
+    assert printed == f"{CASES[cause]} ({blame.TRACEBACK}=1 shows the whole traceback)\n"
+
+
+def test_other_errors_of_normbench_keep_their_traceback() -> None:
+    def shapes() -> None:
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        guarded(shapes)
