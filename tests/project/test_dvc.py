@@ -48,6 +48,7 @@ SHAPES_NOTHING = {
     "memory_format_name": "for the record",
     "step_memory": "a cost, measured once all else is made",
     "LiveBytes": "a cost, measured once all else is made",
+    "SIDE": "the size of the picture that the check of a run expects",
     "ARRAYS": "what the check of the bytes reads",
     "BATCH": "how much of it the check of the bytes reads at a time",
     "fingerprint": "the check of the bytes",
