@@ -46,7 +46,7 @@ class Strict(BaseModel):
         is not valid.
         """
         try:
-            content = path.read_bytes()
+            content = files.read_bytes(path)
         except FileNotFoundError:
             raise
         except OSError as error:
