@@ -56,13 +56,14 @@ def check(
     """Check params.yaml and try your own methods and models; show what has changed since the last `dvc repro`."""
     from normbench.suite import trial
     from normbench.suite.resolve import resolve
+    from normbench.suite.resolved import is_written
 
     fresh = resolve()
     notes = trial.check(trial.of_params(fresh))
     changed = []
     for name, value in fresh.files().items():
         before = layout.RESOLVED / f"{name}.json"
-        if before.is_file() and files.read_json(before) != value:
+        if before.exists() and not is_written(name, value):
             changed.append(name)
     if changed and refresh:
         # DVC watches only normbench/ and the folders my_*, so after a change elsewhere `resolve` has to be forced.

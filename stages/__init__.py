@@ -1,0 +1,9 @@
+"""The stages of dvc.yaml, one script each."""
+
+import sys
+
+from normbench.system.text import show_traceback
+
+sys.excepthook = (
+    show_traceback  # Here too, because an interrupt may come while a stage is imported, which takes seconds.
+)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from normbench.system.quantities import Finite, Sha256
 from normbench.system.schema import ImageSize, Positive, PositiveReal, Strict
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # It equals a number, so that `Literal` takes it.
+        raise ValueError("must be 1 or 3")
+    return value
+
+
+Channels = Annotated[Literal[1, 3], BeforeValidator(_not_bool)]
 
 
 class Bound(Strict):
@@ -21,7 +32,7 @@ class Bound(Strict):
     path: str
     fingerprint: Sha256
     classes: Positive
-    channels: Literal[1, 3]
+    channels: Channels
     image_size: ImageSize
     train: Positive
     test: Positive

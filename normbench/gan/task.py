@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from normbench.gan.recipe import GanRecipe
-from normbench.system.schema import Strict
+from normbench.system.schema import Seed, Strict
 
 
 class GanTaskEntry(Strict):
@@ -24,8 +24,8 @@ class GanTask(GanTaskEntry):
     """A GAN task after params.yaml has been resolved, with the additional fields of `normbench.training.task.Task`."""
 
     name: str
-    seed: int
-    seeds: list[int]
+    seed: Seed
+    seeds: list[Seed]
     model_code: str
 
     def identity(self) -> dict[str, Any]:

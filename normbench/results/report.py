@@ -15,6 +15,7 @@ from normbench.corruptions import MAIN
 from normbench.results import words
 from normbench.results.drawing import STYLE, Look
 from normbench.results.sections import data_address, gan_section, task_section
+from normbench.results.tables import checksums
 from normbench.results.tables.cells import original
 from normbench.results.tables.facts import Facts
 from normbench.results.tables.markdown import outcome
@@ -29,7 +30,11 @@ FILTERS = (words.number, words.spread, words.pairs, words.cited, words.machine, 
 
 
 def report() -> None:
-    """Write results/report.html from build/tables."""
+    """Write results/report.html from build/tables.
+
+    Raises UserError, with the command that mends it, if a file there is not as `aggregate` has written it.
+    """
+    checksums.check(layout.TABLES)
     files.write_text(layout.RESULTS / "report.html", render(layout.TABLES))
 
 

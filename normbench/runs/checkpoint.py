@@ -93,7 +93,7 @@ def save_weights(module: torch.nn.Module, path: Path) -> None:
 
 def verified(path: Path) -> dict[str, Any] | None:
     """Returns the content of a checkpoint; None if its hash does not fit its name or it is not as `save` writes it."""
-    if path.stat().st_size > LARGEST_CHECKPOINT:
+    if not path.is_file() or path.stat().st_size > LARGEST_CHECKPOINT:
         return None
     content = path.read_bytes()
     if path.stem.partition("-")[2] != hashlib.sha256(content).hexdigest()[:16]:

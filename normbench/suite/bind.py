@@ -52,7 +52,7 @@ def checked(suite: Suite) -> dict[str, Bound]:
     """Returns the dataset of each task. Raises UserError, with one line for each, for tasks that do not fit theirs."""
     found: dict[str, Bound] = {}
     problems: list[str] = []
-    evaluation = files.read_json(layout.RESOLVED / "evaluation.json")
+    evaluation = resolved.evaluation()
     for kind in Kind:
         names, variants = suite.of_kind(kind)
         for name in names:

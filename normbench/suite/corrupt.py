@@ -8,7 +8,8 @@ from normbench.corruptions.files import write_corrupted
 from normbench.corruptions.published import copy_published
 from normbench.data import intact
 from normbench.data.published_images import copy_image_files, folder_of
-from normbench.system import files, layout
+from normbench.suite import resolved
+from normbench.system import layout
 
 
 def corrupt_intact(dataset: str) -> None:
@@ -25,7 +26,7 @@ def check_intact(dataset: str) -> None:
 
 def corrupt(dataset: str) -> None:
     """Writes corrupted copies of a dataset's test images, or copies those of a published benchmark."""
-    wanted = files.read_json(layout.RESOLVED / "corruptions.json")
+    wanted = resolved.corruptions()
     source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
     published = wanted.pop("source")
     wanted.pop("outside", None)  # it is there for DVC, which runs this stage again if the published files have changed

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from normbench.data import intact
 from normbench.data.bound import Bound, Corrupted
@@ -24,6 +25,7 @@ from normbench.system import device as devices
 from normbench.system import files, layout, npy
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
+from normbench.system.schema import first_problem
 from normbench.system.side_by_side import side_by_side
 from normbench.training.task import Task
 
@@ -34,7 +36,7 @@ def evaluate(task: str, variant: str) -> None:
     Raises UserError, and stores nothing, if images, weights or predictions are not those that were written.
     """
     spec = resolved.task(Kind.CLASSIFICATION, task)
-    settings = files.read_json(layout.RESOLVED / "evaluation.json")
+    settings = resolved.evaluation()
     bound = Bound.read(layout.BOUND / f"{task}.json")
     corrupted = Corrupted.read(layout.BOUND / f"{task}.corrupted.json")
     device = devices.choose()
@@ -77,12 +79,23 @@ def score(
 
 
 def scores_of(settings: Mapping[str, Any]) -> list[Chosen]:
-    """Returns the scores to measure, with their settings, from the JSON of the section `evaluation`."""
-    return [
-        (score, score.settings.model_validate(settings[score.name]))
-        for score in scores()
-        if settings.get(score.name) is not None
-    ]
+    """Returns the scores to measure, with their settings, from the JSON of the section `evaluation`.
+
+    Raises UserError, with the command that mends it, if these are no settings of scores.
+    """
+    known = scores()
+    try:
+        found = [
+            (score, score.settings.model_validate(settings[score.name]))
+            for score in known
+            if settings.get(score.name) is not None
+        ]
+    except ValidationError as error:
+        raise resolved.damaged("evaluation", first_problem(error)) from None
+    unknown = settings.keys() - {"corrupted_examples", *(score.name for score in known)}
+    if unknown:
+        raise resolved.damaged("evaluation", f"no score is called {sorted(unknown)[0]!a}")
+    return found
 
 
 def subject_of(

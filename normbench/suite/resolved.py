@@ -14,6 +14,8 @@ from normbench.system import files, layout
 from normbench.system.errors import UserError, hint
 from normbench.training.task import Task
 
+CORRUPTIONS = {"names", "severities", "seed", "engine", "constants", "source"}  # keys of resolved corruptions
+DATASET = {"name", "source", "source_code", "image_size"}  # some of the keys of a resolved dataset
 TASKS: dict[Kind, type[Task] | type[GanTask]] = {Kind.CLASSIFICATION: Task, Kind.GAN: GanTask}
 
 
@@ -55,8 +57,15 @@ class Resolved:
 
     def is_written(self) -> bool:
         """Whether build/resolved holds these values."""
-        places = {layout.RESOLVED / f"{name}.json": value for name, value in self.files().items()}
-        return all(path.is_file() and files.read_json(path) == value for path, value in places.items())
+        return all(is_written(name, value) for name, value in self.files().items())
+
+
+def is_written(name: str, value: Any) -> bool:
+    """Whether a file of build/resolved holds a value; a damaged file does not. name: without the ending."""
+    try:
+        return bool(files.read_json(layout.RESOLVED / f"{name}.json") == value)
+    except (OSError, UserError):
+        return False
 
 
 def task(kind: Kind, name: str) -> Task | GanTask:
@@ -71,12 +80,46 @@ def variant(name: str) -> Variant:
 
 def dataset(name: str) -> dict[str, Any]:
     """Returns a resolved dataset. Raises UserError if the suite has none of that name."""
-    return files.read_json(_existing("datasets", name))
+    return _object(_existing("datasets", name), DATASET, None)
+
+
+def corruptions() -> dict[str, Any]:
+    """Returns the resolved corruptions. Raises UserError, with the command that mends it, if the file is damaged."""
+    return _object(layout.RESOLVED / "corruptions.json", CORRUPTIONS, {"references", "outside"})
+
+
+def evaluation() -> dict[str, Any]:
+    """Returns the settings of the scores. Raises UserError, with the command that mends it, if the file is damaged."""
+    return _object(layout.RESOLVED / "evaluation.json", {"corrupted_examples"}, None)
 
 
 def digest(stage: str) -> str:
-    """Returns the digest of the code of a stage."""
-    return files.read_json(layout.RESOLVED / f"code/{stage}.json")["digest"]
+    """Returns the digest of the code of a stage. Raises UserError like `corruptions`."""
+    return _object(layout.RESOLVED / f"code/{stage}.json", {"digest"}, None)["digest"]
+
+
+def damaged(name: str | Path, problem: str) -> UserError:
+    """Returns the error for a damaged file of build/resolved, with the command that mends it. name: as `is_written`."""
+    mend = "`dvc repro resolve` restores it (without DVC: `python -m stages.resolve`)"
+    return UserError(f"{layout.RESOLVED / name}.json: {problem}; {mend}")
+
+
+def _object(path: Path, needed: set[str], others: set[str] | None) -> dict[str, Any]:
+    """Returns the object in a file of build/resolved, which has the needed keys and no others than these (None: any).
+
+    These files may also be damaged where no model reads them.
+    """
+    try:
+        found = files.read_json(path)
+    except OSError as error:
+        problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
+    except UserError:
+        problem = "is damaged"
+    else:
+        if isinstance(found, dict) and needed <= found.keys() and (others is None or found.keys() <= needed | others):
+            return found
+        problem = "is damaged"
+    raise damaged(path.relative_to(layout.RESOLVED).with_suffix(""), problem)
 
 
 def _existing(section: str, name: str) -> Path:

@@ -13,7 +13,7 @@ from normbench.runs.contents import RECORD
 from normbench.runs.finished import record_in
 from normbench.runs.record import TrainedRecord
 from normbench.runs.run import OUTPUTS, Kind, Run
-from normbench.suite.resolved import Resolved
+from normbench.suite.resolved import Resolved, is_written
 from normbench.suite.suite import Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
@@ -34,10 +34,10 @@ def bound_tasks(resolved: Resolved) -> tuple[dict[str, Bound], dict[str, str]]:
     for tasks in resolved.tasks.values():
         for name, task in tasks.items():
             dataset = task.dataset
-            folder, spec = layout.DATA / dataset, layout.RESOLVED / f"datasets/{dataset}.json"
+            folder = layout.DATA / dataset
             if not (folder / "meta.json").is_file():
                 absent[dataset] = "not here yet"
-            elif not spec.is_file() or files.read_json(spec) != resolved.datasets[dataset]:
+            elif not is_written(f"datasets/{dataset}", resolved.datasets[dataset]):
                 absent[dataset] = "another one since params.yaml or its files have changed"
             else:
                 found[name] = bound_dataset(dataset)

@@ -133,13 +133,21 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """Returns the bytes of a file. Raises OSError, also for a pipe or a device, where a reader could wait for ever."""
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "is no file", str(path))
+    return path.read_bytes()
+
+
 def read_text(path: str | Path) -> str:
     """Returns the text of a file that a user may have written: UTF-8, with or without a byte order mark.
 
     Raises UserError, with the line, for bytes that are no such text; UserError too if the file cannot be read.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     return text_of(content, path)
@@ -169,7 +177,7 @@ def text_of(content: bytes, path: str | Path) -> str:
 
 def read_json(path: str | Path) -> Any:
     """Returns the value in a JSON file. Raises UserError, with the line, if it is not JSON."""
-    text = text_of(Path(path).read_bytes(), path)
+    text = text_of(read_bytes(path), path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

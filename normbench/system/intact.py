@@ -5,7 +5,9 @@ A forked process knows what its parent has read, so that parallel workers do not
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 from normbench.system import files
@@ -16,8 +18,13 @@ _read: dict[tuple[str, Signature], str] = {}
 
 
 def signature(path: Path) -> Signature:
-    """Returns device, inode, size and time of the last change of a file. Raises OSError if there is no file."""
+    """Returns device, inode, size and time of the last change of a file.
+
+    Raises OSError if there is no file, also for a pipe or a device, on which a reader could wait for ever.
+    """
     found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is no file", str(path))
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from normbench.system import files
 from normbench.system.errors import UserError
-from normbench.system.size import Size, size_of
+from normbench.system.size import size_of
 
 MOST = 2**31 - 1  # of a count: what every kernel and format takes as the size of something
 LARGEST = 3e38  # of a number: about the largest float32
@@ -24,7 +24,10 @@ NotNegativeReal = Annotated[float, Field(ge=0, le=LARGEST)]
 Precision = Literal["float32", "bfloat16"]
 MemoryFormat = Literal["channels_last", "contiguous"]
 # Of images, in pixels: one number for a square, or height and width (see `normbench.system.size`). JSON has a list.
-ImageSize = Annotated[Size, BeforeValidator(lambda value: size_of(*value) if isinstance(value, list) else value)]
+ImageSize = Annotated[
+    Positive | tuple[Positive, Positive],
+    BeforeValidator(lambda value: size_of(*value) if isinstance(value, list) and len(value) == 2 else value),
+]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 Model = TypeVar("Model", bound="Strict")
@@ -46,7 +49,7 @@ class Strict(BaseModel):
         is not valid.
         """
         try:
-            content = path.read_bytes()
+            content = files.read_bytes(path)
         except FileNotFoundError:
             raise
         except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from normbench.system import blame, plugins, preemption
 from normbench.system.errors import UserError, line
-from normbench.system.text import complain, show_traceback
+from normbench.system.text import INTERRUPTED, complain, show_traceback
 
 ENDS_WITH = "NORMBENCH_ENDS_WITH"  # the id of the sweep that calls a stage, itself or through DVC
 
@@ -40,7 +40,7 @@ def guarded(task: Callable[[], Any]) -> None:
         complain(*error.args)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        complain("interrupted: what was finished is kept, the same command goes on")
+        complain(INTERRUPTED)
         raise SystemExit(130) from None
     except OSError as error:
         if os.environ.get(blame.TRACEBACK):

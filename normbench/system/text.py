@@ -12,6 +12,8 @@ from typing import TextIO
 # that turn the direction of writing or have no width; lone surrogates; separators of lines and paragraphs.
 ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
+INTERRUPTED = "interrupted: what was finished is kept, the same command goes on"
+
 
 def clean(text: object) -> str:
     """Returns a text as one line in which every character that acts instead of being shown is an escape, `\\x1b`."""
@@ -50,5 +52,8 @@ def complain(*lines: object) -> None:
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints an unexpected error as Python does, but cleaned; for `sys.excepthook`."""
+    """Prints an unexpected error as Python does, but cleaned, and an interrupt as one line; for `sys.excepthook`."""
+    if issubclass(kind, KeyboardInterrupt):
+        complain(INTERRUPTED)
+        return
     complain(*"".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"))

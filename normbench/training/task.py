@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from normbench.data.labels import LabelNoise
-from normbench.system.schema import Strict
+from normbench.system.schema import Seed, Strict
 from normbench.training.recipe import Recipe
 
 
@@ -35,8 +35,8 @@ class Task(TaskEntry):
     """
 
     name: str
-    seed: int
-    seeds: list[int]
+    seed: Seed
+    seeds: list[Seed]
     model_code: str
 
     def identity(self) -> dict[str, Any]:

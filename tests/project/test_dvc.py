@@ -132,7 +132,9 @@ def test_the_entry_points_of_a_digest_are_what_its_stage_calls(stage: str) -> No
 def test_all_that_a_stage_calls_and_that_shapes_a_result_is_in_a_digest(stage: str) -> None:
     """In that of the stage, or in that of a stage whose outputs it depends on."""
     digested = definitions([root for each in (stage, *AFTER.get(stage, [])) for root in entry_points(each)])
-    digested |= definitions([Root(code.PACKAGE / file, name) for file, name in ONLY_TRIED]) if stage == "bind" else set()
+    digested |= (
+        definitions([Root(code.PACKAGE / file, name) for file, name in ONLY_TRIED]) if stage == "bind" else set()
+    )
     left = {
         (file, name)
         for file, name in definitions(calls(stage)) - digested

@@ -19,6 +19,7 @@ from tests.support.records import ITERATIONS, change, corrupted_images, record
 
 TASK, GAN_TASK = "digits-resnet8", "digits-sngan"
 SEEDS = [0, 1, 2]
+OTHERS = {"seed": 0, "engine": "normbench", "constants": "auto", "source": None}  # of the resolved corruptions
 SEVERITIES = [1, 2, 3, 4, 5]
 NAMES = [*MAIN, *EXTRA]
 EPOCHS = 12
@@ -151,7 +152,7 @@ def write_suite(**changed: Any) -> None:
         "gan_variants": GAN_VARIANTS,
     } | changed
     files.write_json("build/resolved/suite.json", suite)
-    files.write_json("build/resolved/corruptions.json", {"names": NAMES, "severities": SEVERITIES, "seed": 0})
+    files.write_json("build/resolved/corruptions.json", {"names": NAMES, "severities": SEVERITIES, **OTHERS})
     for variant in VARIANTS:
         for seed in SEEDS:
             classification_record(variant, seed).write(place(variant, seed))

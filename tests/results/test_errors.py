@@ -12,7 +12,7 @@ from normbench.results.tables import GAN, LEADERBOARD, aggregate
 from normbench.results.tables.curves import CURVES
 from normbench.system import files
 from normbench.system.errors import UserError
-from tests.results.made_up_suite import NAMES, classification_record, edit, place, rows, write_suite
+from tests.results.made_up_suite import NAMES, OTHERS, classification_record, edit, place, rows, write_suite
 
 
 def test_only_what_the_suite_names_is_read(suite: None) -> None:
@@ -60,7 +60,7 @@ def test_a_record_of_an_older_version_is_one_line(suite: None) -> None:
 
 
 def test_a_record_of_other_severities_is_refused(suite: None) -> None:
-    files.write_json("build/resolved/corruptions.json", {"names": NAMES, "severities": [1, 2, 3, 4], "seed": 0})
+    files.write_json("build/resolved/corruptions.json", {"names": NAMES, "severities": [1, 2, 3, 4], **OTHERS})
     with pytest.raises(UserError, match=r"batch_norm/0\.json: evaluated on 19 corruptions at severities \[1, 2, 3"):
         aggregate()
 

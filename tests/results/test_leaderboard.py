@@ -23,6 +23,7 @@ from normbench.system import files
 from tests.results.made_up_suite import (
     GAN_TASK,
     NAMES,
+    OTHERS,
     SEEDS,
     SEVERITIES,
     TASK,
@@ -178,7 +179,7 @@ def test_a_task_and_a_gan_task_of_one_name_share_their_metrics() -> None:
 
 def test_mce_is_over_the_main_corruptions_that_were_run_and_the_chosen_severities(suite: None) -> None:
     names, severities = ["fog", "spatter", "gaussian_noise"], [2, 5]
-    files.write_json("build/resolved/corruptions.json", {"names": names, "severities": severities, "seed": 0})
+    files.write_json("build/resolved/corruptions.json", {"names": names, "severities": severities, **OTHERS})
     for variant in VARIANTS:
         for run in finished(variant):
             path, accuracy = place(variant, run.seed), run.metrics["corruption_accuracy"]

@@ -42,3 +42,10 @@ def test_by_hand_without_dvc(tmp_path: Path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "corrupted/digits").glob("*.npy"))) == 20
+
+
+def test_an_interrupt_while_a_stage_is_imported_is_one_line() -> None:
+    code = "import stages; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr == "interrupted: what was finished is kept, the same command goes on\n"

@@ -9,7 +9,7 @@ from normbench.results.tables.means import Runs, finished, mean
 from normbench.results.tables.reasons import MISSING, explained, unfinished
 from normbench.results.tables.table import PLAIN, SHARE, Table
 from normbench.runs.record import Record
-from normbench.system import files, layout
+from normbench.suite import resolved
 from normbench.system.schema import Strict
 
 
@@ -22,7 +22,7 @@ class Corruptions(Strict):
     @classmethod
     def resolved(cls) -> Corruptions:
         """Returns the corruptions of the suite as it was last resolved, each name once."""
-        found = files.read_json(layout.RESOLVED / "corruptions.json")
+        found = resolved.corruptions()
         return cls(names=list(dict.fromkeys(found["names"])), severities=found["severities"])
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from normbench.results.tables import checksums
 from normbench.results.tables.corruptions import Corruptions, corruption_table
 from normbench.results.tables.curves import curve_table
 from normbench.results.tables.facts import facts
@@ -77,3 +78,4 @@ def aggregate() -> None:
         files.write_json(folder / "missing.json", missing | {"off": off(classifiers)})
         copy_samples(gans, folder / "samples")
         draw_contact_sheets(suite.datasets, folder / "corrupted")
+        checksums.note(folder)
