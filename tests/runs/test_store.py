@@ -90,7 +90,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "deep": (written(b"[" * 100_000), "record.json: Invalid JSON"),
     "no UTF-8": (written(b'{"format": "\xff"}'), "record.json: Invalid JSON"),
     "zeros": (written(bytes(4096)), "record.json: Invalid JSON"),
-    "a folder as record": (a_folder, "record.json: cannot be read: Is a directory"),
+    "a folder as record": (a_folder, "record.json: cannot be read: is no file"),
     "a loop": (a_loop, "record.json: cannot be read"),
     "no rights": (unreadable, "record.json: cannot be read: Permission denied"),
     "a file as folder": (a_file, "record.json: cannot be read: Not a directory"),
