@@ -66,16 +66,16 @@ def splits() -> Splits:
     return Splits(images(0), images(1))
 
 
-def run(case: str, seed: int) -> Run:
-    """Returns the run of a case with a seed."""
+def run(case: str, seed: int, longer: int = 1) -> Run:
+    """Returns the run of a case with a seed. longer: a factor of the length of its training."""
     model, method, options = CASES[case]
     variant, title = sample_runs.variant(method=method, options=options), f"{case} seed {seed}"
     settings: dict[str, Any] = {"model": model, "model_options": {"width": 4}}
     if model == "sngan":
-        recipe: dict[str, Any] = {"iterations": 24, "batch_size": BATCH, "lr": 2e-3, "latent": 8}
+        recipe: dict[str, Any] = {"iterations": 24 * longer, "batch_size": BATCH, "lr": 2e-3, "latent": 8}
         gan_task = sample_runs.gan_task(recipe=recipe, **settings)
         return sample_runs.run(Kind.GAN, seed, task=gan_task, variant=variant, title=title)
-    recipe = {"epochs": EPOCHS, "batch_size": BATCH, "crop_padding": 1}
+    recipe = {"epochs": EPOCHS * longer, "batch_size": BATCH, "crop_padding": 1}
     if "adversary" in case:
         recipe["adversary"] = Adversary(kind="free", repeats=2)
     if case == "bfloat16":
@@ -175,12 +175,13 @@ def kill(folder: Path, case: str) -> dict[str, Any]:
 
 def terminate(folder: Path, case: str) -> dict[str, Any]:
     """Sends SIGTERM to a process that trains two runs side by side: each saves its state, and all exit with 75."""
-    both = [run(case, seed) for seed in (0, 1)]
+    both = [run(case, seed, longer=12) for seed in (0, 1)]  # so that no run ends before the other has begun
     whole = [reference(folder, one)[0] for one in both]
     place("terminated", folder)
     torch.set_num_threads(2)  # room for two runs of one thread
     pid = child(lambda: jobs.side_by_side([lambda one=one: train(one) for one in both], "cpu", 1))
     while not all(any(store.unfinished(one.id).glob("*.pt")) for one in both):
+        assert not any(store.finished(one.id) for one in both), "a run ended before the other had a checkpoint"
         time.sleep(0.001)
     os.kill(pid, signal.SIGTERM)
     code = ended(pid)
