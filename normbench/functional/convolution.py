@@ -70,4 +70,5 @@ class Conv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             input = functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0, 0)
+        # torch types stride, padding and dilation as tuples of any length; of a Conv2d they are pairs.
         return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ NAME = "variant mine, task small"
 def task(model: str = "resnet8", options: dict | None = None, **recipe: object) -> Task:
     options = {"width": 4} if options is None else options
     settings = {"epochs": 1, "batch_size": 8} | recipe
+    # The settings are of several types, as the tests give them; the recipe checks each when it is made.
     return Task(name="small", dataset="data", model=model, model_options=options, recipe=Recipe(**settings), seed=0, seeds=[0], model_code="")  # type: ignore[arg-type]  # fmt: skip
 
 

@@ -7,31 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.project import Project
+from tests.support.project import ONE_RUN, Project
 
-PARAMS = """
-suite:
-  seeds: [0]
-  datasets: [digits]
-  tasks: [small]
-  variants: [batch_norm]
-  baseline: batch_norm
-  gan_tasks: []
-  gan_variants: []
-corruptions: {names: [contrast], severities: [1]}
-datasets:
-  digits: {source: digits, image_size: 8}
-tasks:
-  small: {dataset: digits, model: resnet8, model_options: {width: 4}, recipe: {epochs: 1, batch_size: 128, crop_padding: 1}}
-variants:
-  batch_norm: {method: batch_norm}
-"""
 CELL = ("--task", "small", "--variant", "batch_norm")
 
 
 @pytest.mark.slow
 def test_dvc_repro_restores_what_is_damaged(tmp_path: Path) -> None:
-    project = Project.made(tmp_path, PARAMS)
+    project = Project.made(tmp_path, ONE_RUN)
     project.repro("evaluate@small-batch_norm")
     labels = tmp_path / "build/data/digits/train_labels.npy"
     weights = tmp_path / "build/trained/small/batch_norm/0/weights.pt"

@@ -15,24 +15,8 @@ from normbench.suite.suite import Suite
 from normbench.system import files, intact
 from normbench.system.errors import UserError
 from stages.download import download
+from tests.support.project import ONE_RUN
 
-PARAMS = """
-suite:
-  seeds: [0]
-  datasets: [digits]
-  tasks: [small]
-  variants: [batch_norm]
-  baseline: batch_norm
-  gan_tasks: []
-  gan_variants: []
-corruptions: {names: [contrast], severities: [1]}
-datasets:
-  digits: {source: digits, image_size: 8}
-tasks:
-  small: {dataset: digits, model: resnet8, model_options: {width: 4}, recipe: {epochs: 1, batch_size: 128}}
-variants:
-  batch_norm: {method: batch_norm}
-"""
 READERS: dict[str, Callable[[], object]] = {
     "corruptions": Corruptions.resolved,
     "evaluation": lambda: evaluate.scores_of(resolved.evaluation()),
@@ -74,7 +58,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> resolved.Resolved:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NORMBENCH_STORE", "runs")
-    Path("params.yaml").write_text(PARAMS, encoding="utf-8")
+    Path("params.yaml").write_text(ONE_RUN, encoding="utf-8")
     found = resolve.resolve()
     found.write()
     return found

@@ -37,6 +37,24 @@ variants:
   group_norm: {method: group_norm, options: {channels_per_group: 2}}
   no_norm: {method: no_norm}
 """
+# The smallest suite: a single run of a classifier.
+ONE_RUN = """
+suite:
+  seeds: [0]
+  datasets: [digits]
+  tasks: [small]
+  variants: [batch_norm]
+  baseline: batch_norm
+  gan_tasks: []
+  gan_variants: []
+corruptions: {names: [contrast], severities: [1]}
+datasets:
+  digits: {source: digits, image_size: 8}
+tasks:
+  small: {dataset: digits, model: resnet8, model_options: {width: 4}, recipe: {epochs: 1, batch_size: 128, crop_padding: 1}}
+variants:
+  batch_norm: {method: batch_norm}
+"""
 # What the environment of whoever runs the tests must not bring into theirs.
 FOREIGN = ("NORMBENCH_STORE", "NORMBENCH_DOWNLOADS", "NORMBENCH_MIRROR", "NORMBENCH_CHECKPOINT_MINUTES")
 

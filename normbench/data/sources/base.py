@@ -107,6 +107,7 @@ class Source:
 
         Raises UserError (see `Request.error`) where the data cannot be had or are not what they should be.
         """
+        # Every source defines it; this is what its author sees who has forgotten it.
         raise NotImplementedError(f"{type(self).__name__} does not define write")
 
     def reads(self) -> Iterable[str]:

@@ -101,6 +101,7 @@ class Torchvision(Source):
         contents: those of the members by their official names. Raises ValueError, with a text that begins with the
         place of the member, if the content is not as expected.
         """
+        # Every dataset of this family defines it, for its own format.
         raise NotImplementedError(f"{type(self).__name__} does not define read")
 
     def reads(self) -> Iterable[str]:
