@@ -7,16 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normbench.functional.symmetric import symmetric_product
+
 
 def inverse_sqrt(matrix: Tensor, iterations: int) -> Tensor:
-    """Newton-Schulz approximation of the inverse square root of symmetric positive definite matrices, (..., F, F).
+    """The root of `times_inverse_sqrt` itself, with its gradient: (..., F, F) -> (..., F, F)."""
+    square = matrix.view(-1, *matrix.shape[-2:])
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return times_inverse_sqrt(identity.expand_as(square), square, iterations)[0].view(matrix.shape)
 
-    The matrix is divided by its Frobenius norm, through which the gradient flows as well, and then takes `iterations`
-    steps of the coupled iteration. Five of them are far from converged for a wide spectrum, which acts as the method's
+
+def times_inverse_sqrt(rows: Tensor, matrix: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """rows (G, R, F), matrix (G, F, F) -> rows @ root (G, R, F), and the root (G, F, F), which has no gradient.
+
+    The root is the Newton-Schulz approximation of the inverse square root of a symmetric positive definite matrix. The
+    matrix is divided by its Frobenius norm, through which the gradient flows as well, and then takes `iterations` steps
+    of the coupled iteration. Five of them are far from converged for a wide spectrum, which acts as the method's
     regularizer (`isqrt_newton_schulz` in the authors' code). A matrix that is not finite gives NaN.
+
+    The gradient of the matrix is symmetric. Rows in bfloat16 are multiplied in bfloat16; the root itself is computed in
+    the precision of the matrix.
     """
     if matrix.device.type == "cpu":  # there, unlike on a GPU, an eigendecomposition is far cheaper than the products
-        return SpectralInverseSqrt.apply(matrix, iterations)
+        return TimesSpectralRoot.apply(rows, matrix, iterations)
+    matrix = (matrix + matrix.mT) / 2  # so that its gradient is symmetric
     scale = matrix.flatten(-2).norm(dim=-1)[..., None, None]
     y = matrix / scale
     z = identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -25,47 +39,63 @@ def inverse_sqrt(matrix: Tensor, iterations: int) -> Tensor:
         z = t if step == 0 else t @ z
         if step < iterations - 1:
             y = y @ t
-    return z / scale.sqrt()
+    root = z / scale.sqrt()
+    return rows @ root.to(rows.dtype), root.detach()
 
 
-class SpectralInverseSqrt(torch.autograd.Function):
-    """`inverse_sqrt` by eigendecomposition: the same iteration, applied to the eigenvalues.
+class TimesSpectralRoot(torch.autograd.Function):
+    """`times_inverse_sqrt` by eigendecomposition: the same iteration, applied to the eigenvalues.
 
-    The gradient of a function of a matrix involves divided differences over pairs of eigenvalues. They obey a product
-    rule and are iterated along with the eigenvalues, so that nothing is divided by a difference of close eigenvalues.
+    The product of both quantities of the iteration, x, and the approximation z change by x -> x t^2 and z -> z t with
+    t = 1.5 - 0.5 x. The gradient of a function of a matrix involves its divided differences over pairs of eigenvalues.
+    They follow from the product rule along with the iteration, so that nothing is divided by a difference of close
+    eigenvalues.
     """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, iterations: int) -> Tensor:
-        """(..., F, F) -> (..., F, F), see `inverse_sqrt`."""
+    def forward(ctx: Any, rows: Tensor, matrix: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+        """See `times_inverse_sqrt`."""
         scale = matrix.flatten(-2).norm(dim=-1)
         # eigh raises an error for values that are not finite. They are replaced below; the scale makes the result NaN.
         scale = torch.where(scale.isfinite(), scale, torch.nan)
         values, vectors = torch.linalg.eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
-        y, z = values / scale[..., None], torch.ones_like(values)
+        x, z = values / scale[..., None], torch.ones_like(values)
         for _ in range(iterations):
-            t = 1.5 - 0.5 * z * y
-            y, z = y * t, t * z
-        ctx.save_for_backward(values, vectors, scale)
+            t = 1.5 - 0.5 * x
+            x, z = x * t.square(), z * t
+        root = symmetric_product(vectors * (z / scale.sqrt()[..., None])[..., None, :], vectors)
+        ctx.save_for_backward(rows, values, vectors, scale, root)
         ctx.iterations = iterations
-        return (vectors * z[..., None, :]) @ vectors.mT / scale.sqrt()[..., None, None]
+        ctx.mark_non_differentiable(root)
+        return rows @ root.to(rows.dtype), root
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        values, vectors, scale = ctx.saved_tensors
-        y, z = values / scale[..., None], torch.ones_like(values)
-        y_difference, z_difference = torch.ones_like(vectors), torch.zeros_like(vectors)
-        for _ in range(ctx.iterations):
-            t = 1.5 - 0.5 * z * y
-            t_difference = -0.5 * (z[..., None] * y_difference + z_difference * y[..., None, :])
-            y_difference = y[..., None] * t_difference + y_difference * t[..., None, :]
-            z_difference = t[..., None] * z_difference + t_difference * z[..., None, :]
-            y, z = y * t, t * z
-        inner = vectors.mT @ gradient @ vectors
-        # The part of the gradient that flows through the norm is a multiple of the matrix: diagonal in the eigenbasis.
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        rows, values, vectors, scale, root = ctx.saved_tensors
+        of_rows = gradient @ root.to(gradient.dtype)
+        if not ctx.needs_input_grad[1]:
+            return of_rows, None, None
+        # The gradient of the root in the eigenbasis, vectors.mT @ (rows.mT @ gradient) @ vectors, with the fewest sums.
+        basis = vectors.to(rows.dtype)
+        if rows.shape[1] < rows.shape[2]:
+            inner = ((rows @ basis).mT @ (gradient @ basis)).to(values.dtype)
+        else:
+            inner = vectors.mT @ (rows.mT @ gradient).to(values.dtype) @ vectors
+        x, z = values / scale[..., None], torch.ones_like(values)
+        x_difference, z_difference = torch.ones_like(z[..., None, :]), torch.zeros_like(z[..., None, :])
+        for step in range(ctx.iterations):
+            t = 1.5 - 0.5 * x
+            z_difference = torch.addcmul(z_difference * t[..., None, :], x_difference, z[..., None], value=-0.5)
+            if step < ctx.iterations - 1:
+                # The divided difference of x t^2 is that of x times t_i^2 + t_i t_j + t_j^2 - 1.5 (t_i + t_j).
+                own = t.square() - 1.5 * t
+                factor = torch.addcmul(own[..., None, :], t[..., None], t[..., None, :]).add_(own[..., None])
+                x_difference = factor.mul_(x_difference)
+            x, z = x * t.square(), z * t
         along = (inner.diagonal(dim1=-2, dim2=-1) * z).sum(-1) / (2 * scale**1.5)
-        inner = z_difference * inner / scale.sqrt()[..., None, None]
+        # The part of the gradient that flows through the norm is a multiple of the matrix: diagonal in the eigenbasis.
+        inner = (inner + inner.mT).mul_(z_difference).mul_(0.5 * scale.rsqrt()[..., None, None])
         along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale.square()
         inner.diagonal(dim1=-2, dim2=-1).sub_(along[..., None] * values)
-        return vectors @ inner @ vectors.mT / scale[..., None, None], None
+        return of_rows, symmetric_product(vectors @ (inner / scale[..., None, None]), vectors), None

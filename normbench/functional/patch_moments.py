@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from normbench.functional.pairs import Pair
-
-SHORT_ROW = 16  # pixels in the rows of an image, up to which copying by row is slow
-SMALL_BLOCK = 128  # rows of a block, below which splitting a product does not pay off
+from normbench.functional.symmetric import symmetric_product
 
 
 @dataclass(frozen=True)
@@ -24,9 +21,16 @@ class Sampling:
         columns. A 1x1 kernel is different: it takes every (step[0] * step[1])-th pixel of the whole batch in the order
         (n, h, w) instead of a grid.
     groups: groups of channels with statistics of their own.
-    features: F, the entries of a vector. With one group, a patch is split into G vectors: its entry j, in the order
-        (channel, kernel row, kernel column), is feature j // G of vector j % G. With several groups, the part of a
-        patch in one group of channels is one vector.
+    features: F, the entries of a vector.
+    parts: G, the vectors of a patch. With one group, entry j of a patch, in the order (channel, kernel row, kernel
+        column), is feature j // G of vector j % G. With several groups, the part of a patch in one group of channels is
+        one vector, and G is 1.
+
+    The order of features is another here: feature a * T + b, where T is the number of kernel positions, has the place
+    b * B + a, with B = F / T. Neighbouring features then come from pixels, and from weights, that are neighbours in
+    channels_last format. With one group, entry (a * G + d) * T + t of a patch, which belongs to channel a * G + d and
+    kernel position t, is feature a * T + b of vector g for d * T + t = b * G + g. So, apart from a, (d, t) and (b, g)
+    are two ways to divide the same range of numbers, and patches (d, t, a) become vectors (g, b, a) as blocks of B.
     """
 
     kernel: Pair
@@ -35,72 +39,91 @@ class Sampling:
     dilation: Pair
     groups: int
     features: int
+    parts: int = 1
 
-    def rows(self, x: Tensor, batch_inside: bool) -> Tensor:
-        """The sampled vectors of x (N, C, H, W), as the columns of a new tensor (groups, features, M).
-
-        With this order of dimensions, all vectors that share statistics are adjacent without a further copy.
-        batch_inside: whether the M vectors are ordered by position and then by image, or the other way round.
-        """
+    def rows(self, x: Tensor) -> Tensor:
+        """The vectors that are sampled from x (N, C, H, W), in float32 or wider, as a new tensor (groups, M, F)."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
         if self.kernel == (1, 1):
-            sample, pixel = self.pixels(x)
-            return x.flatten(2)[sample, :, pixel].T.contiguous().view(self.groups, self.features, -1)
-        shape = self.shape(x.shape, batch_inside)
-        if x.is_contiguous() and not batch_inside:
-            padded = functional.pad(x, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
-            batch, channel, row, column = padded.stride()
-            taps = (self.dilation[0] * row, self.dilation[1] * column)
-            strides = (channel, *taps, batch, self.step[0] * row, self.step[1] * column)
-            return padded.as_strided(shape, strides).contiguous().view(self.groups, self.features, -1)
-        image = x.permute(1, 2, 3, 0)
-        if batch_inside:
-            image = image.contiguous()
-        storage = x.new_zeros(shape)
-        taken = storage if batch_inside else storage.movedim(3, -1)
-        for i, j, inside, source in self.taps(*x.shape[2:]):
-            taken[:, i, j, *inside] = image[:, *source]
-        return storage.view(self.groups, self.features, -1)
+            return self.vectors(self.split(x.to(dtype)[self.pixels(x)])[:, :, None])
+        image = self.split(x.permute(0, 2, 3, 1))
+        places = self.patches(x.shape[2], 0), self.patches(x.shape[3], 1)
+        storage = x.new_zeros(len(x), *places, image.shape[3], self.positions, self.block, dtype=dtype)
+        for tap, inside, source in self.taps(*x.shape[2:]):
+            storage[:, *inside, :, tap] = image[:, *source]
+        return self.vectors(storage.flatten(0, 2))
 
-    def scatter(self, gradient: Tensor, size: Sequence[int], batch_inside: bool, channels_last: bool) -> Tensor:
-        """The adjoint of `rows`: adds each entry of a gradient (groups, features, M) to the pixel that it came from.
-
-        size: (N, C, H, W), the shape of the result. channels_last: the memory format of the result, if not contiguous.
-        """
-        n, channels, height, width = size
+    def add(self, images: Tensor, rows: Tensor) -> None:
+        """The adjoint of `rows`: adds each entry of rows (groups, M, F) to its pixel of images (N, C, H, W), in place."""
+        patches = self.unvectors(rows)
         if self.kernel == (1, 1):
-            result = zeros(gradient, size, channels_last)
-            sample, pixel = self.pixels(result)
-            result.view(n, channels, -1)[sample, :, pixel] = gradient.reshape(channels, -1).T
-            return result
-        taken = gradient.reshape(self.shape(size, batch_inside))
-        tiled = self.kernel == self.step and self.dilation == (1, 1) and not batch_inside and not channels_last
-        whole = taken.shape[4] * self.step[0], taken.shape[5] * self.step[1]
-        first, last = self.padding, (self.padding[0] + height, self.padding[1] + width)
-        if tiled and whole[0] >= last[0] and whole[1] >= last[1]:  # each pixel is in exactly one patch
-            tiles = taken.permute(3, 0, 4, 1, 5, 2).reshape(n, channels, *whole)
-            return tiles[:, :, first[0] : last[0], first[1] : last[1]]
-        if batch_inside:
-            image = gradient.new_zeros(channels, height, width, n)
+            images[self.pixels(images)] += self.joined(patches[:, :, 0]).to(images.dtype)
+            return
+        places = self.patches(images.shape[2], 0), self.patches(images.shape[3], 1)
+        storage = patches.unflatten(0, (len(images), *places))
+        image = self.split(images.permute(0, 2, 3, 1))
+        for tap, inside, source in self.taps(*images.shape[2:]):
+            image[:, *source] += storage[:, *inside, :, tap]
+
+    def weight_rows(self, weight: Tensor) -> Tensor:
+        """A weight (out, C/groups, kh, kw) as rows that multiply vectors: (groups, R, F).
+
+        With one group there are R = out * G rows, G for each output, else R = out / groups.
+        """
+        taps = weight.permute(0, 2, 3, 1).flatten(1, 2)
+        if self.groups > 1:
+            return taps.reshape(self.groups, -1, self.features)
+        return self.vectors(self.split(taps).transpose(1, 2))
+
+    def weight(self, rows: Tensor) -> Tensor:
+        """The inverse of `weight_rows`."""
+        if self.groups > 1:
+            taps = rows.reshape(-1, *self.kernel, self.block)
         else:
-            image = zeros(gradient, size, channels_last).permute(1, 2, 3, 0)
-        taken = taken if batch_inside else taken.movedim(3, -1)
-        apart = all(self.step[axis] >= self.reach(axis) for axis in (0, 1))
-        for i, j, inside, source in self.taps(height, width):
-            if apart:  # no pixel is in more than one patch
-                image[:, *source] = taken[:, i, j, *inside]
-            else:
-                image[:, *source] += taken[:, i, j, *inside]
-        del gradient, taken  # to free memory as large as the images
-        return image.permute(3, 0, 1, 2).contiguous() if batch_inside else image.permute(3, 0, 1, 2)
+            taps = self.joined(self.unvectors(rows).transpose(1, 2)).unflatten(1, self.kernel)
+        return taps.permute(0, 3, 1, 2)
 
-    def shape(self, size: Sequence[int], batch_inside: bool) -> tuple[int, ...]:
-        """Shape of all patches: (C, kh, kw, rows, columns, N) if `batch_inside`, else (C, kh, kw, N, rows, columns).
+    def ordered(self, statistic: Tensor, dimensions: int) -> Tensor:
+        """A statistic with its last `dimensions` over features in the order of the method, in the order used here."""
+        return swapped(statistic, dimensions, self.block, self.positions)
 
-        size: (N, C, H, W), the shape of the images. rows, columns: those of the grid of patches.
-        """
-        n, channels, height, width = size
-        places = self.patches(height, 0), self.patches(width, 1)
-        return (channels, *self.kernel, *places, n) if batch_inside else (channels, *self.kernel, n, *places)
+    def unordered(self, statistic: Tensor, dimensions: int) -> Tensor:
+        """The inverse of `ordered`."""
+        return swapped(statistic, dimensions, self.positions, self.block)
+
+    @property
+    def positions(self) -> int:
+        """T, the number of kernel positions."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def block(self) -> int:
+        """B, the number of channels in a vector."""
+        return self.features // self.positions
+
+    def split(self, x: Tensor) -> Tensor:
+        """Channels, the last dimension of x (..., C), as (..., groups, B) or, with one group, as (..., G, B)."""
+        if self.groups > 1:
+            return x.unflatten(-1, (self.groups, self.block))
+        return x.unflatten(-1, (self.block, self.parts)).transpose(-1, -2)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """The inverse of `split`."""
+        return (x if self.groups > 1 else x.transpose(-1, -2)).flatten(-2)
+
+    def vectors(self, patches: Tensor) -> Tensor:
+        """Patches (P, groups, T, B) or (P, G, T, B) as vectors (groups, P, F) or (1, P * G, F)."""
+        if self.groups > 1:
+            return patches.flatten(2).transpose(0, 1)
+        blocks = patches.flatten(1, 2).unflatten(1, (self.positions, self.parts))
+        return blocks.transpose(1, 2).reshape(1, -1, self.features)
+
+    def unvectors(self, rows: Tensor) -> Tensor:
+        """The inverse of `vectors`."""
+        if self.groups > 1:
+            return rows.transpose(0, 1).unflatten(2, (self.positions, self.block))
+        blocks = rows.reshape(-1, self.parts, self.positions, self.block).transpose(1, 2)
+        return blocks.flatten(1, 2).unflatten(1, (self.parts, self.positions))
 
     def patches(self, size: int, axis: int) -> int:
         """The number of patches along an axis (0 for rows, 1 for columns) of `size` pixels."""
@@ -110,17 +133,16 @@ class Sampling:
         """The pixels that a patch spans along an axis, dilation included."""
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
-    def taps(self, height: int, width: int) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
-        """Yields (i, j, patches, pixels) for each kernel row i and column j.
+    def taps(self, height: int, width: int) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+        """Yields (kernel position, patches, pixels) for each kernel position, row by row.
 
-        patches: the patches whose entry (i, j) is inside the image, as slices of rows and of columns in the grid of
+        patches: the patches whose entry there is inside the image, as slices of rows and of columns in the grid of
         patches. pixels: the pixels on which those entries fall, as slices of rows and of columns in the image.
         """
-        for i in range(self.kernel[0]):
-            inside_rows, rows = self.span(height, i, 0)
-            for j in range(self.kernel[1]):
-                inside_columns, columns = self.span(width, j, 1)
-                yield i, j, (inside_rows, inside_columns), (rows, columns)
+        for tap in range(self.positions):
+            inside_rows, rows = self.span(height, tap // self.kernel[1], 0)
+            inside_columns, columns = self.span(width, tap % self.kernel[1], 1)
+            yield tap, (inside_rows, inside_columns), (rows, columns)
 
     def span(self, size: int, tap: int, axis: int) -> tuple[slice, slice]:
         """Along one axis, the patches whose entry `tap` is inside the image, and the pixels on which it falls."""
@@ -131,75 +153,64 @@ class Sampling:
         start = first * step + offset
         return slice(first, last), slice(start, start + (last - first - 1) * step + 1 if last > first else start, step)
 
-    def pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The indices of the image and of the flattened pixel, int64 (M,) each, that a 1x1 kernel samples from x."""
+    def pixels(self, x: Tensor) -> tuple[Tensor, slice, Tensor, Tensor]:
+        """The index, into images (N, C, H, W), of the M pixels that a 1x1 kernel samples; it selects (M, C)."""
         n, _, height, width = x.shape
         taken = torch.arange(0, n * height * width, self.step[0] * self.step[1], device=x.device)
-        return taken // (height * width), taken % (height * width)
+        sample, pixel = taken // (height * width), taken % (height * width)
+        return sample, slice(None), pixel // width, pixel % width
+
+
+def swapped(x: Tensor, dimensions: int, outer: int, inner: int) -> Tensor:
+    """x (..., F) with element i * inner + j of each of its last `dimensions` moved to j * outer + i; F = outer * inner."""
+    split = x.view(*x.shape[:-dimensions], *(outer, inner) * dimensions)
+    for axis in range(dimensions):
+        split = split.transpose(-2 * axis - 1, -2 * axis - 2)
+    return split.reshape(x.shape)
 
 
 class PatchMoments(torch.autograd.Function):
     """Mean and (biased) covariance of the vectors that are sampled from images.
 
-    Only the centred vectors are saved for the backward pass. The gradient needs no correction for the centring: to
-    first order the covariance does not depend on the mean, because the centred vectors sum to zero.
+    The images are returned as well: what is computed from them in place of x spares a pass over their gradient, to
+    which that of the moments is added in place. Only the centred vectors are saved for the backward pass. The gradient
+    needs no correction for the centring: to first order the covariance does not depend on the mean, because the centred
+    vectors sum to zero. The gradient that arrives for the covariance must be symmetric.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sampling: Sampling, low_precision: bool) -> tuple[Tensor, Tensor]:
-        """x (N, C, H, W) -> mean (groups, F), covariance (groups, F, F).
+    def forward(ctx: Any, x: Tensor, sampling: Sampling, eps: float, low_precision: bool) -> tuple[Tensor, ...]:
+        """x (N, C, H, W) -> x, mean (groups, F), covariance (groups, F, F), to whose diagonal `eps` is added.
 
-        low_precision: round the centred vectors to bfloat16 for the covariance, an approximation. Products are still
-        summed in float32.
+        The moments of images in half precision are in float32. low_precision: round the centred vectors to bfloat16 for
+        the covariance, an approximation. Products are still summed in float32.
         """
-        # Short rows of patches are slow to copy; with them, the batch is made the innermost axis.
-        batch_inside = x.shape[3] <= SHORT_ROW and x.is_contiguous()
-        rows = sampling.rows(x, batch_inside)
-        mean = rows.mean(2)
-        rows -= mean[:, :, None]
+        rows = sampling.rows(x)
+        mean = rows.mean(1)
+        rows -= mean[:, None]
         if low_precision:
             rows = rows.to(torch.bfloat16)
-        ctx.save_for_backward(rows)
-        ctx.sampling, ctx.batch_inside, ctx.size = sampling, batch_inside, x.shape
-        ctx.channels_last = x.is_contiguous(memory_format=torch.channels_last)
-        return mean, gram(rows).to(mean.dtype) / rows.shape[2]
+        covariance = gram(rows).div_(rows.shape[1])
+        covariance.diagonal(dim1=-2, dim2=-1).add_(eps)
+        # The gradient of images in bfloat16 is in bfloat16, and so are the factors of its products.
+        ctx.save_for_backward(rows.to(x.dtype))
+        ctx.sampling = sampling
+        return x, mean, covariance
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_mean: Tensor, of_covariance: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, of_x: Tensor, of_mean: Tensor, of_covariance: Tensor) -> tuple[Tensor, None, None, None]:
         (rows,) = ctx.saved_tensors
-        count = rows.shape[2]
-        both = (of_covariance + of_covariance.mT) / count
-        return (
-            ctx.sampling.scatter(
-                torch.baddbmm((of_mean / count)[:, :, None], both, rows.to(both.dtype)),
-                ctx.size,
-                ctx.batch_inside,
-                ctx.channels_last,
-            ),
-            None,
-            None,
-        )
+        twice = of_covariance * (2 / rows.shape[1])
+        shift = (of_mean / rows.shape[1])[:, None]
+        ctx.sampling.add(of_x, torch.baddbmm(shift.to(rows.dtype), rows, twice.to(rows.dtype)))
+        return of_x, None, None, None
 
 
 def gram(rows: Tensor) -> Tensor:
-    """The Gram matrices rows @ rows.mT, (groups, F, F), of rows (groups, F, M). bfloat16 rows give float32 results.
-
-    On a CPU, only the lower triangle of blocks is computed, by recursion; the rest follows by symmetry.
-    """
+    """The Gram matrices rows.mT @ rows, (groups, F, F), of rows (groups, M, F). bfloat16 rows give float32 results."""
     if rows.dtype == torch.bfloat16:
         if rows.device.type == "cuda":
-            return torch.bmm(rows, rows.mT, out_dtype=torch.float32)
+            return torch.bmm(rows.mT, rows, out_dtype=torch.float32)
         rows = rows.float()
-    half = rows.shape[1] // 2
-    if rows.device.type != "cpu" or half < SMALL_BLOCK:
-        return rows @ rows.mT
-    top, bottom = rows[:, :half], rows[:, half:]
-    corner = bottom @ top.mT
-    return torch.cat([torch.cat([gram(top), corner.mT], 2), torch.cat([corner, gram(bottom)], 2)], 1)
-
-
-def zeros(like: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
-    """Zeros of a size (N, C, H, W), in a memory format, with the dtype and on the device of `like`."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format).zero_()
+    return symmetric_product(rows.mT, rows.mT)

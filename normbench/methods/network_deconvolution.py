@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.functional.convolution import conv2d
-from normbench.functional.inverse_sqrt import inverse_sqrt
+from normbench.functional.inverse_sqrt import inverse_sqrt, times_inverse_sqrt
 from normbench.functional.pairs import Pair, pair
 from normbench.functional.patch_moments import PatchMoments, Sampling
 from normbench.methods.base import ConvSpec, Count, Limits, Method, Positive, Role
@@ -51,20 +51,24 @@ class _Whitening(nn.Module):
         self.register_buffer("running_mean", torch.zeros(groups * features))
         self.register_buffer("running_deconv", eye if groups == 1 else eye.repeat(groups, 1, 1))
 
-    def statistics(self, x: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        """x (N, C, H, W) -> mean (groups, F) and whitening matrix (groups, F, F); moves the averages."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean, covariance = PatchMoments.apply(x, sampling, self.low_precision)
-        covariance = covariance + self.eps * torch.eye(self.features, dtype=covariance.dtype, device=x.device)
-        deconv = inverse_sqrt(covariance, self.iterations)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.reshape(self.running_mean.shape).to(self.running_mean), self.momentum)
-            self.running_deconv.lerp_(deconv.reshape(self.running_deconv.shape).to(self.running_deconv), self.momentum)
-        return mean, deconv
+    def whitened(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, C, H, W), rows (groups, R, F) -> x, rows @ whitening matrix, mean (groups, F); moves the averages.
 
-    def running(self) -> tuple[Tensor, Tensor]:
-        """The running mean (groups, F) and whitening matrix (groups, F, F)."""
-        return self.running_mean.view(-1, self.features), self.running_deconv.view(-1, self.features, self.features)
+        The order of features is that of `Sampling`. The product is in the dtype of x, which is to be used in place of x.
+        """
+        x, mean, covariance = PatchMoments.apply(x, self.sampling, self.eps, self.low_precision)
+        product, deconv = times_inverse_sqrt(rows.to(x.dtype), covariance, self.iterations)
+        with torch.no_grad():
+            mean_now, deconv_now = self.sampling.unordered(mean, 1), self.sampling.unordered(deconv, 2)
+            for running, now in ((self.running_mean, mean_now), (self.running_deconv, deconv_now)):
+                running.lerp_(now.view(running.shape).to(running), self.momentum)
+        return x, product, mean
+
+    def running(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """rows (groups, R, F) -> rows @ running whitening matrix, running mean (groups, F), in the order of `Sampling`."""
+        mean = self.sampling.ordered(self.running_mean.view(-1, self.features), 1)
+        deconv = self.sampling.ordered(self.running_deconv.view(-1, self.features, self.features), 2)
+        return rows @ deconv.to(rows), mean.to(rows)
 
 
 class DeconvConv2d(_Whitening):
@@ -112,13 +116,17 @@ class DeconvConv2d(_Whitening):
         self.kernel_size, self.stride, self.padding, self.dilation = kernel, pair(stride), pair(padding), pair(dilation)
         self.groups, self.freeze, self.low_precision = groups, freeze, covariance == "bfloat16"
         step = sampling_stride * self.stride[0], sampling_stride * self.stride[1]
-        self.sampling = Sampling(kernel, step, self.padding, self.dilation, groups, self.features)
+        parts = in_channels // groups // width
+        self.sampling = Sampling(kernel, step, self.padding, self.dilation, groups, self.features, parts)
         self.steps = 0
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            mean, deconv = self.statistics(x, self.sampling) if self.renews() else self.running()
-            weight, bias = self.folded(mean, deconv)
+            if self.renews():
+                x, rows, mean = self.whitened(x, self.sampling.weight_rows(self.weight))
+                weight, bias = self.folded(rows, mean)
+            else:
+                weight, bias = self.plain()
         return conv2d(x, weight.to(x.dtype), bias.to(x.dtype), self.stride, self.padding, self.dilation, self.groups)
 
     def renews(self) -> bool:
@@ -128,14 +136,17 @@ class DeconvConv2d(_Whitening):
         self.steps += 1
         return (self.steps - 1) % FREEZE_CYCLE < FREEZE_STEPS
 
-    def folded(self, mean: Tensor, deconv: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight (out, in/groups, kh, kw) and bias (out,) of the plain convolution that this layer equals."""
-        out = self.weight.shape[0]
-        rows = self.weight.reshape(self.groups, out // self.groups, self.features, -1).transpose(2, 3)
-        rows = rows.reshape(self.groups, -1, self.features) @ deconv.to(self.weight)
-        bias = -(rows @ mean.to(self.weight)[..., None]).view(out, -1).sum(1)
-        weight = rows.view(out, -1, self.features).transpose(1, 2).reshape(self.weight.shape)
-        return weight, bias if self.bias is None else bias + self.bias
+    def folded(self, rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight (out, in/groups, kh, kw) and bias (out,) of the plain convolution that this layer equals.
+
+        rows (groups, R, F): those of the weight, times the whitening matrix. mean: (groups, F).
+        """
+        bias = -(rows.to(mean) @ mean[..., None]).view(len(self.weight), -1).sum(1)
+        return self.sampling.weight(rows), bias if self.bias is None else bias + self.bias
+
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """The weight (out, in/groups, kh, kw) and bias (out,) of the plain convolution that evaluation computes."""
+        return self.folded(*self.running(self.sampling.weight_rows(self.weight)))
 
     def get_extra_state(self) -> dict[str, int]:
         return {"steps": self.steps}
@@ -172,17 +183,28 @@ class DeconvLinear(_Whitening):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             if self.training:
-                mean, deconv = self.statistics(x.reshape(-1, self.features, 1, 1), self.sampling)
+                samples, rows, mean = self.whitened(x.reshape(-1, self.features, 1, 1), self.weight_rows())
+                x = samples.view(x.shape)
+                weight, bias = self.folded(rows, mean)
             else:
-                mean, deconv = self.running()
-            weight, bias = self.folded(mean, deconv)
+                weight, bias = self.plain()
         return functional.linear(x, weight.to(x.dtype), bias.to(x.dtype))
 
-    def folded(self, mean: Tensor, deconv: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight (out, in) and bias (out,) of the plain linear layer that this layer equals."""
-        rows = self.weight.view(-1, self.features) @ deconv[0].to(self.weight)
-        bias = -(rows @ mean[0].to(self.weight)).view(self.weight.shape[0], -1).sum(1)
+    def weight_rows(self) -> Tensor:
+        """The weight (out, in) as rows (1, out * in / F, F) that multiply blocks of features."""
+        return self.weight.view(1, -1, self.features)
+
+    def folded(self, rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight (out, in) and bias (out,) of the plain linear layer that this layer equals.
+
+        rows (1, R, F): those of the weight, times the whitening matrix. mean: (1, F).
+        """
+        bias = -(rows.to(mean) @ mean[..., None]).view(len(self.weight), -1).sum(1)
         return rows.view(self.weight.shape), bias if self.bias is None else bias + self.bias
+
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """The weight (out, in) and bias (out,) of the plain linear layer that evaluation computes."""
+        return self.folded(*self.running(self.weight_rows()))
 
 
 class ChannelDeconv(nn.Module):
