@@ -76,12 +76,14 @@ class TimesSpectralRoot(torch.autograd.Function):
         of_rows = gradient @ root.to(gradient.dtype)
         if not ctx.needs_input_grad[1]:
             return of_rows, None, None
-        # The gradient of the root in the eigenbasis, vectors.mT @ (rows.mT @ gradient) @ vectors, with the fewest sums.
-        basis = vectors.to(rows.dtype)
+        # Twice the symmetric part of rows.mT @ gradient, the gradient of the root, in the eigenbasis.
         if rows.shape[1] < rows.shape[2]:
-            inner = ((rows @ basis).mT @ (gradient @ basis)).to(values.dtype)
+            basis = vectors.to(rows.dtype)
+            one, other = (rows @ basis).to(values.dtype), (gradient @ basis).to(values.dtype)
+            inner = symmetric_product(torch.cat([one, other], 1).mT, torch.cat([other, one], 1).mT)
         else:
-            inner = vectors.mT @ (rows.mT @ gradient).to(values.dtype) @ vectors
+            of_root = (rows.mT @ gradient).to(values.dtype)
+            inner = symmetric_product(vectors.mT @ (of_root + of_root.mT), vectors.mT)
         x, z = values / scale[..., None], torch.ones_like(values)
         x_difference, z_difference = torch.ones_like(z[..., None, :]), torch.zeros_like(z[..., None, :])
         for step in range(ctx.iterations):
@@ -95,7 +97,8 @@ class TimesSpectralRoot(torch.autograd.Function):
             x, z = x * t.square(), z * t
         along = (inner.diagonal(dim1=-2, dim2=-1) * z).sum(-1) / (2 * scale**1.5)
         # The part of the gradient that flows through the norm is a multiple of the matrix: diagonal in the eigenbasis.
-        inner = (inner + inner.mT).mul_(z_difference).mul_(0.5 * scale.rsqrt()[..., None, None])
-        along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale.square()
-        inner.diagonal(dim1=-2, dim2=-1).sub_(along[..., None] * values)
-        return of_rows, symmetric_product(vectors @ (inner / scale[..., None, None]), vectors), None
+        along = (inner.diagonal(dim1=-2, dim2=-1) * z).sum(-1) / (4 * scale**1.5)
+        inner.mul_(z_difference).mul_((0.5 * scale**-1.5)[..., None, None])
+        along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale
+        inner.diagonal(dim1=-2, dim2=-1).sub_((along / scale)[..., None] * values)
+        return of_rows, symmetric_product(vectors @ inner, vectors), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +25,11 @@ class Sampling:
     features: F, the entries of a vector.
     parts: G, the vectors of a patch. With one group, entry j of a patch, in the order (channel, kernel row, kernel
         column), is feature j // G of vector j % G. With several groups, the part of a patch in one group of channels is
-        one vector, and G is 1.
+        one vector, and G is the number of groups.
 
     The order of features is another here: feature a * T + b, where T is the number of kernel positions, has the place
     b * B + a, with B = F / T. Neighbouring features then come from pixels, and from weights, that are neighbours in
-    channels_last format. With one group, entry (a * G + d) * T + t of a patch, which belongs to channel a * G + d and
-    kernel position t, is feature a * T + b of vector g for d * T + t = b * G + g. So, apart from a, (d, t) and (b, g)
-    are two ways to divide the same range of numbers, and patches (d, t, a) become vectors (g, b, a) as blocks of B.
+    channels_last format.
     """
 
     kernel: Pair
@@ -45,43 +44,50 @@ class Sampling:
         """The vectors that are sampled from x (N, C, H, W), in float32 or wider, as a new tensor (groups, M, F)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         if self.kernel == (1, 1):
-            return self.vectors(self.split(x.to(dtype)[self.pixels(x)])[:, :, None])
-        image = self.split(x.permute(0, 2, 3, 1))
+            return self.vectors(x.to(dtype)[self.pixels(x)])
         places = self.patches(x.shape[2], 0), self.patches(x.shape[3], 1)
-        storage = x.new_zeros(len(x), *places, image.shape[3], self.positions, self.block, dtype=dtype)
+        patches, image = x.new_zeros(len(x), *places, self.positions, x.shape[1], dtype=dtype), x.permute(0, 2, 3, 1)
         for tap, inside, source in self.taps(*x.shape[2:]):
-            storage[:, *inside, :, tap] = image[:, *source]
-        return self.vectors(storage.flatten(0, 2))
+            patches[:, *inside, tap] = image[:, *source]
+        return self.vectors(patches.view(-1, self.positions * x.shape[1]))
 
     def add(self, images: Tensor, rows: Tensor) -> None:
         """The adjoint of `rows`: adds each entry of rows (groups, M, F) to its pixel of images (N, C, H, W), in place."""
-        patches = self.unvectors(rows)
+        entries = self.entries(rows)
         if self.kernel == (1, 1):
-            images[self.pixels(images)] += self.joined(patches[:, :, 0]).to(images.dtype)
+            images[self.pixels(images)] += entries.to(images.dtype)
             return
         places = self.patches(images.shape[2], 0), self.patches(images.shape[3], 1)
-        storage = patches.unflatten(0, (len(images), *places))
-        image = self.split(images.permute(0, 2, 3, 1))
+        patches, image = entries.view(len(images), *places, self.positions, -1), images.permute(0, 2, 3, 1)
         for tap, inside, source in self.taps(*images.shape[2:]):
-            image[:, *source] += storage[:, *inside, :, tap]
+            image[:, *source] += patches[:, *inside, tap]
+
+    def vectors(self, patches: Tensor) -> Tensor:
+        """Patches (P, T * C), the channels innermost, as vectors: (groups, P, F) or, with one group, (1, P * G, F)."""
+        if self.parts > 1:
+            patches = Reordered.apply(patches, *orders(self, patches.device))
+        if self.groups > 1:
+            return patches.view(-1, self.groups, self.features).transpose(0, 1)
+        return patches.view(1, -1, self.features)
+
+    def entries(self, vectors: Tensor) -> Tensor:
+        """The inverse of `vectors`."""
+        vectors = vectors.transpose(0, 1) if self.groups > 1 else vectors
+        patches = vectors.reshape(-1, self.parts * self.features)
+        return Reordered.apply(patches, *reversed(orders(self, patches.device))) if self.parts > 1 else patches
 
     def weight_rows(self, weight: Tensor) -> Tensor:
         """A weight (out, C/groups, kh, kw) as rows that multiply vectors: (groups, R, F).
 
         With one group there are R = out * G rows, G for each output, else R = out / groups.
         """
-        taps = weight.permute(0, 2, 3, 1).flatten(1, 2)
-        if self.groups > 1:
-            return taps.reshape(self.groups, -1, self.features)
-        return self.vectors(self.split(taps).transpose(1, 2))
+        taps = weight.permute(0, 2, 3, 1)
+        return taps.reshape(self.groups, -1, self.features) if self.groups > 1 else self.vectors(taps.flatten(1))
 
     def weight(self, rows: Tensor) -> Tensor:
         """The inverse of `weight_rows`."""
-        if self.groups > 1:
-            taps = rows.reshape(-1, *self.kernel, self.block)
-        else:
-            taps = self.joined(self.unvectors(rows).transpose(1, 2)).unflatten(1, self.kernel)
-        return taps.permute(0, 3, 1, 2)
+        taps = rows.reshape(-1, self.features) if self.groups > 1 else self.entries(rows)
+        return taps.view(len(taps), *self.kernel, -1).permute(0, 3, 1, 2)
 
     def ordered(self, statistic: Tensor, dimensions: int) -> Tensor:
         """A statistic with its last `dimensions` over features in the order of the method, in the order used here."""
@@ -100,30 +106,6 @@ class Sampling:
     def block(self) -> int:
         """B, the number of channels in a vector."""
         return self.features // self.positions
-
-    def split(self, x: Tensor) -> Tensor:
-        """Channels, the last dimension of x (..., C), as (..., groups, B) or, with one group, as (..., G, B)."""
-        if self.groups > 1:
-            return x.unflatten(-1, (self.groups, self.block))
-        return x.unflatten(-1, (self.block, self.parts)).transpose(-1, -2)
-
-    def joined(self, x: Tensor) -> Tensor:
-        """The inverse of `split`."""
-        return (x if self.groups > 1 else x.transpose(-1, -2)).flatten(-2)
-
-    def vectors(self, patches: Tensor) -> Tensor:
-        """Patches (P, groups, T, B) or (P, G, T, B) as vectors (groups, P, F) or (1, P * G, F)."""
-        if self.groups > 1:
-            return patches.flatten(2).transpose(0, 1)
-        blocks = patches.flatten(1, 2).unflatten(1, (self.positions, self.parts))
-        return blocks.transpose(1, 2).reshape(1, -1, self.features)
-
-    def unvectors(self, rows: Tensor) -> Tensor:
-        """The inverse of `vectors`."""
-        if self.groups > 1:
-            return rows.transpose(0, 1).unflatten(2, (self.positions, self.block))
-        blocks = rows.reshape(-1, self.parts, self.positions, self.block).transpose(1, 2)
-        return blocks.flatten(1, 2).unflatten(1, (self.parts, self.positions))
 
     def patches(self, size: int, axis: int) -> int:
         """The number of patches along an axis (0 for rows, 1 for columns) of `size` pixels."""
@@ -159,6 +141,40 @@ class Sampling:
         taken = torch.arange(0, n * height * width, self.step[0] * self.step[1], device=x.device)
         sample, pixel = taken // (height * width), taken % (height * width)
         return sample, slice(None), pixel // width, pixel % width
+
+
+@functools.cache
+def orders(sampling: Sampling, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where each entry of a patch's vectors (G, F) is in the patch (T, C), and the inverse: int64 (T * C,) each.
+
+    With one group, entry (a * G + d) * T + t of a patch in the order of the method, which belongs to channel a * G + d
+    and kernel position t, is feature a * T + b of vector g for d * T + t = b * G + g.
+    """
+    parts, positions, block = sampling.parts, sampling.positions, sampling.block
+    part, place, channel = torch.meshgrid(
+        torch.arange(parts), torch.arange(positions), torch.arange(block), indexing="ij"
+    )
+    if sampling.groups > 1:
+        position, channel = place, part * block + channel
+    else:
+        both = place * parts + part
+        position, channel = both % positions, channel * parts + both // positions
+    order = (position * parts * block + channel).flatten()
+    return order.to(device), order.argsort().to(device)
+
+
+class Reordered(torch.autograd.Function):
+    """x (P, Q), order and its inverse, int64 (Q,) each -> the columns of x in this order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.orders = order, inverse
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.orders
+        return Reordered.apply(gradient, inverse, order), None, None
 
 
 def swapped(x: Tensor, dimensions: int, outer: int, inner: int) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 SMALL_BLOCK = 128  # rows of a block, below which splitting a product does not pay off
+SHORT_SUM = 1024  # terms of a sum, below which it does not either
 
 
 def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
@@ -12,18 +14,10 @@ def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
 
     On a CPU, only the lower triangle of blocks is computed, by recursion; the rest follows by symmetry.
     """
-    result = a.new_empty(*a.shape[:-1], b.shape[-2])
-    _fill(result, a, b)
-    return result
-
-
-def _fill(result: Tensor, a: Tensor, b: Tensor) -> None:
     half = a.shape[-2] // 2
-    if a.device.type != "cpu" or half < SMALL_BLOCK:
-        result.copy_(a @ b.mT)
-        return
+    if a.device.type != "cpu" or half < SMALL_BLOCK or a.shape[-1] < SHORT_SUM:
+        return a @ b.mT
+    top = symmetric_product(a[..., :half, :], b[..., :half, :])
     corner = a[..., half:, :] @ b[..., :half, :].mT
-    result[..., half:, :half] = corner
-    result[..., :half, half:] = corner.mT
-    _fill(result[..., :half, :half], a[..., :half, :], b[..., :half, :])
-    _fill(result[..., half:, half:], a[..., half:, :], b[..., half:, :])
+    bottom = symmetric_product(a[..., half:, :], b[..., half:, :])
+    return torch.cat([torch.cat([top, corner.mT], -1), torch.cat([corner, bottom], -1)], -2)

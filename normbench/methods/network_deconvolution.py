@@ -116,7 +116,7 @@ class DeconvConv2d(_Whitening):
         self.kernel_size, self.stride, self.padding, self.dilation = kernel, pair(stride), pair(padding), pair(dilation)
         self.groups, self.freeze, self.low_precision = groups, freeze, covariance == "bfloat16"
         step = sampling_stride * self.stride[0], sampling_stride * self.stride[1]
-        parts = in_channels // groups // width
+        parts = in_channels // width
         self.sampling = Sampling(kernel, step, self.padding, self.dilation, groups, self.features, parts)
         self.steps = 0
 
