@@ -71,9 +71,9 @@ def plain_layer(layer: nn.Module) -> nn.Module | None:
     """The layer that replaces a given layer in evaluation, or None if the layer is kept, possibly modified in place."""
     match layer:
         case DeconvConv2d():
-            return convolution(layer, *layer.plain())
+            return convolution(layer, *layer.plain(layer.weight.dtype))
         case DeconvLinear():
-            weight, bias = layer.plain()
+            weight, bias = layer.plain(layer.weight.dtype)
             linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
             linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
             return linear.eval()

@@ -59,20 +59,23 @@ class TimesSpectralRoot(torch.autograd.Function):
         # eigh raises an error for values that are not finite. They are replaced below; the scale makes the result NaN.
         scale = torch.where(scale.isfinite(), scale, torch.nan)
         values, vectors = torch.linalg.eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
-        x, z = values / scale[..., None], torch.ones_like(values)
+        x, z, factors = values / scale[..., None], torch.ones_like(values), []
         for _ in range(iterations):
-            t = 1.5 - 0.5 * x
-            x, z = x * t.square(), z * t
+            t = torch.sub(1.5, x, alpha=0.5)
+            factors.append(t)
+            x, z = x * t * t, z * t
         root = symmetric_product(vectors * (z / scale.sqrt()[..., None])[..., None, :], vectors)
-        ctx.save_for_backward(rows, values, vectors, scale, root)
-        ctx.iterations = iterations
+        ctx.save_for_backward(rows, values, vectors, scale, root, torch.stack(factors))
         ctx.mark_non_differentiable(root)
+        ctx.set_materialize_grads(False)  # that of the root would be zeros
         return rows @ root.to(rows.dtype), root
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        rows, values, vectors, scale, root = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None, None]:
+        if gradient is None:
+            return None, None, None
+        rows, values, vectors, scale, root, t = ctx.saved_tensors
         of_rows = gradient @ root.to(gradient.dtype)
         if not ctx.needs_input_grad[1]:
             return of_rows, None, None
@@ -84,20 +87,18 @@ class TimesSpectralRoot(torch.autograd.Function):
         else:
             of_root = (rows.mT @ gradient).to(values.dtype)
             inner = symmetric_product(vectors.mT @ (of_root + of_root.mT), vectors.mT)
-        x, z = values / scale[..., None], torch.ones_like(values)
-        x_difference, z_difference = torch.ones_like(z[..., None, :]), torch.zeros_like(z[..., None, :])
-        for step in range(ctx.iterations):
-            t = 1.5 - 0.5 * x
-            z_difference = torch.addcmul(z_difference * t[..., None, :], x_difference, z[..., None], value=-0.5)
-            if step < ctx.iterations - 1:
-                # The divided difference of x t^2 is that of x times t_i^2 + t_i t_j + t_j^2 - 1.5 (t_i + t_j).
-                own = t.square() - 1.5 * t
-                factor = torch.addcmul(own[..., None, :], t[..., None], t[..., None, :]).add_(own[..., None])
+        z = torch.cat([torch.ones_like(t[:1]), t.cumprod(0)])  # before each step, and after the last
+        # The divided difference of x t^2 is that of x times t_i^2 + t_i t_j + t_j^2 - 1.5 (t_i + t_j).
+        own = t * (t - 1.5)
+        x_difference, z_difference = torch.ones_like(t[0, :, None]), torch.zeros_like(t[0, :, None])
+        for step in range(len(t)):
+            row, column = t[step, :, None, :], t[step, :, :, None]
+            z_difference = torch.addcmul(z_difference * row, x_difference, z[step, :, :, None], value=-0.5)
+            if step < len(t) - 1:
+                factor = torch.addcmul(own[step, :, None, :], column, row).add_(own[step, :, :, None])
                 x_difference = factor.mul_(x_difference)
-            x, z = x * t.square(), z * t
-        along = (inner.diagonal(dim1=-2, dim2=-1) * z).sum(-1) / (2 * scale**1.5)
         # The part of the gradient that flows through the norm is a multiple of the matrix: diagonal in the eigenbasis.
-        along = (inner.diagonal(dim1=-2, dim2=-1) * z).sum(-1) / (4 * scale**1.5)
+        along = (inner.diagonal(dim1=-2, dim2=-1) * z[-1]).sum(-1) / (4 * scale**1.5)
         inner.mul_(z_difference).mul_((0.5 * scale**-1.5)[..., None, None])
         along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale
         inner.diagonal(dim1=-2, dim2=-1).sub_((along / scale)[..., None] * values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,20 +45,22 @@ class Sampling:
         if self.kernel == (1, 1):
             return self.vectors(x.to(dtype)[self.pixels(x)])
         places = self.patches(x.shape[2], 0), self.patches(x.shape[3], 1)
-        patches, image = x.new_zeros(len(x), *places, self.positions, x.shape[1], dtype=dtype), x.permute(0, 2, 3, 1)
-        for tap, inside, source in self.taps(*x.shape[2:]):
+        patches, image = x.new_empty(len(x), *places, self.positions, x.shape[1], dtype=dtype), x.permute(0, 2, 3, 1)
+        for tap, inside, source in taps(self, *x.shape[2:]):
+            if patches[0, *inside, 0].shape[:2] != places:
+                patches[:, :, :, tap] = 0  # the entries outside of the image
             patches[:, *inside, tap] = image[:, *source]
         return self.vectors(patches.view(-1, self.positions * x.shape[1]))
 
     def add(self, images: Tensor, rows: Tensor) -> None:
-        """The adjoint of `rows`: adds each entry of rows (groups, M, F) to its pixel of images (N, C, H, W), in place."""
+        """The adjoint of `rows`: adds entries of rows (groups, M, F) to pixels of images (N, C, H, W), in place."""
         entries = self.entries(rows)
         if self.kernel == (1, 1):
             images[self.pixels(images)] += entries.to(images.dtype)
             return
         places = self.patches(images.shape[2], 0), self.patches(images.shape[3], 1)
         patches, image = entries.view(len(images), *places, self.positions, -1), images.permute(0, 2, 3, 1)
-        for tap, inside, source in self.taps(*images.shape[2:]):
+        for tap, inside, source in taps(self, *images.shape[2:]):
             image[:, *source] += patches[:, *inside, tap]
 
     def vectors(self, patches: Tensor) -> Tensor:
@@ -115,17 +116,6 @@ class Sampling:
         """The pixels that a patch spans along an axis, dilation included."""
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
-    def taps(self, height: int, width: int) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
-        """Yields (kernel position, patches, pixels) for each kernel position, row by row.
-
-        patches: the patches whose entry there is inside the image, as slices of rows and of columns in the grid of
-        patches. pixels: the pixels on which those entries fall, as slices of rows and of columns in the image.
-        """
-        for tap in range(self.positions):
-            inside_rows, rows = self.span(height, tap // self.kernel[1], 0)
-            inside_columns, columns = self.span(width, tap % self.kernel[1], 1)
-            yield tap, (inside_rows, inside_columns), (rows, columns)
-
     def span(self, size: int, tap: int, axis: int) -> tuple[slice, slice]:
         """Along one axis, the patches whose entry `tap` is inside the image, and the pixels on which it falls."""
         step, offset = self.step[axis], tap * self.dilation[axis] - self.padding[axis]
@@ -141,6 +131,23 @@ class Sampling:
         taken = torch.arange(0, n * height * width, self.step[0] * self.step[1], device=x.device)
         sample, pixel = taken // (height * width), taken % (height * width)
         return sample, slice(None), pixel // width, pixel % width
+
+
+@functools.cache
+def taps(
+    sampling: Sampling, height: int, width: int
+) -> tuple[tuple[int, tuple[slice, slice], tuple[slice, slice]], ...]:
+    """(kernel position, patches, pixels) for each kernel position, row by row, in images of a size.
+
+    patches: the patches whose entry there is inside the image, as slices of rows and of columns in the grid of patches.
+    pixels: the pixels on which those entries fall, as slices of rows and of columns in the image.
+    """
+    found = []
+    for tap in range(sampling.positions):
+        inside_rows, rows = sampling.span(height, tap // sampling.kernel[1], 0)
+        inside_columns, columns = sampling.span(width, tap % sampling.kernel[1], 1)
+        found.append((tap, (inside_rows, inside_columns), (rows, columns)))
+    return tuple(found)
 
 
 @functools.cache
@@ -178,7 +185,10 @@ class Reordered(torch.autograd.Function):
 
 
 def swapped(x: Tensor, dimensions: int, outer: int, inner: int) -> Tensor:
-    """x (..., F) with element i * inner + j of each of its last `dimensions` moved to j * outer + i; F = outer * inner."""
+    """x (..., F) with element i * inner + j of each of its last dimensions moved to j * outer + i.
+
+    dimensions: how many dimensions are meant. outer * inner = F.
+    """
     split = x.view(*x.shape[:-dimensions], *(outer, inner) * dimensions)
     for axis in range(dimensions):
         split = split.transpose(-2 * axis - 1, -2 * axis - 2)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from normbench.functional.constants import constant
 from normbench.functional.convolution import conv2d
 from normbench.functional.inverse_sqrt import inverse_sqrt, times_inverse_sqrt
 from normbench.functional.pairs import Pair, pair
@@ -42,6 +43,7 @@ class _Whitening(nn.Module):
 
     running_mean: Tensor
     running_deconv: Tensor
+    sampling: Sampling
 
     def __init__(self, features: int, groups: int, iterations: int, eps: float, momentum: float):
         super().__init__()
@@ -54,7 +56,8 @@ class _Whitening(nn.Module):
     def whitened(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, C, H, W), rows (groups, R, F) -> x, rows @ whitening matrix, mean (groups, F); moves the averages.
 
-        The order of features is that of `Sampling`. The product is in the dtype of x, which is to be used in place of x.
+        The order of features is that of `Sampling`. The product is in the dtype of x. The x that is returned is to be
+        used in place of the one that is given.
         """
         x, mean, covariance = PatchMoments.apply(x, self.sampling, self.eps, self.low_precision)
         product, deconv = times_inverse_sqrt(rows.to(x.dtype), covariance, self.iterations)
@@ -65,7 +68,10 @@ class _Whitening(nn.Module):
         return x, product, mean
 
     def running(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """rows (groups, R, F) -> rows @ running whitening matrix, running mean (groups, F), in the order of `Sampling`."""
+        """rows (groups, R, F) -> rows @ running whitening matrix, and the running mean (groups, F).
+
+        The order of features is that of `Sampling`.
+        """
         mean = self.sampling.ordered(self.running_mean.view(-1, self.features), 1)
         deconv = self.sampling.ordered(self.running_deconv.view(-1, self.features, self.features), 2)
         return rows @ deconv.to(rows), mean.to(rows)
@@ -126,7 +132,7 @@ class DeconvConv2d(_Whitening):
                 x, rows, mean = self.whitened(x, self.sampling.weight_rows(self.weight))
                 weight, bias = self.folded(rows, mean)
             else:
-                weight, bias = self.plain()
+                weight, bias = constant(self, x.dtype, (self.weight, self.bias), lambda: self.plain(x.dtype))
         return conv2d(x, weight.to(x.dtype), bias.to(x.dtype), self.stride, self.padding, self.dilation, self.groups)
 
     def renews(self) -> bool:
@@ -142,11 +148,15 @@ class DeconvConv2d(_Whitening):
         rows (groups, R, F): those of the weight, times the whitening matrix. mean: (groups, F).
         """
         bias = -(rows.to(mean) @ mean[..., None]).view(len(self.weight), -1).sum(1)
-        return self.sampling.weight(rows), bias if self.bias is None else bias + self.bias
+        weight = self.sampling.weight(rows)
+        if self.weight.is_contiguous():  # The strides of the weight decide on the memory format of the output.
+            weight = weight.reshape(-1).view(weight.shape)
+        return weight, bias if self.bias is None else bias + self.bias
 
-    def plain(self) -> tuple[Tensor, Tensor]:
+    def plain(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The weight (out, in/groups, kh, kw) and bias (out,) of the plain convolution that evaluation computes."""
-        return self.folded(*self.running(self.sampling.weight_rows(self.weight)))
+        weight, bias = self.folded(*self.running(self.sampling.weight_rows(self.weight)))
+        return weight.to(dtype), bias.to(dtype)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"steps": self.steps}
@@ -187,7 +197,7 @@ class DeconvLinear(_Whitening):
                 x = samples.view(x.shape)
                 weight, bias = self.folded(rows, mean)
             else:
-                weight, bias = self.plain()
+                weight, bias = constant(self, x.dtype, (self.weight, self.bias), lambda: self.plain(x.dtype))
         return functional.linear(x, weight.to(x.dtype), bias.to(x.dtype))
 
     def weight_rows(self) -> Tensor:
@@ -202,9 +212,10 @@ class DeconvLinear(_Whitening):
         bias = -(rows.to(mean) @ mean[..., None]).view(len(self.weight), -1).sum(1)
         return rows.view(self.weight.shape), bias if self.bias is None else bias + self.bias
 
-    def plain(self) -> tuple[Tensor, Tensor]:
+    def plain(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The weight (out, in) and bias (out,) of the plain linear layer that evaluation computes."""
-        return self.folded(*self.running(self.weight_rows()))
+        weight, bias = self.folded(*self.running(self.weight_rows()))
+        return weight.to(dtype), bias.to(dtype)
 
 
 class ChannelDeconv(nn.Module):

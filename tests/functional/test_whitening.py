@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from normbench.functional import patch_moments
+from normbench.functional import symmetric
 from normbench.functional.inverse_sqrt import inverse_sqrt
-from normbench.functional.patch_moments import gram
+from normbench.functional.symmetric import symmetric_product
 from normbench.methods.network_deconvolution import DeconvConv2d, DeconvLinear
 from tests.oracles import layers as oracles
 from tests.support.deconv_cases import CASES, Pair, correlated
 
-COPIED = ["one block", "overlapping by one", "7x7, stride 2", "dilated", "taps on padding alone", "rectangular in all"]
-COPIED += [
+FORMATS = ["one block", "overlapping by one", "7x7, stride 2", "dilated", "taps on padding alone", "rectangular in all"]
+FORMATS += [
     "rectangular in all, grouped",
     "depthwise",
     "261 features",
@@ -25,40 +25,38 @@ COPIED += [
 ]
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("name", COPIED)
-def test_both_orders_of_copying_give_the_same(name: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the batch as the innermost axis, as the outermost, and as the layer chooses by the width of the images."""
+@pytest.mark.parametrize("name", FORMATS)
+def test_both_memory_formats_give_the_same(name: str) -> None:
+    """Whatever the format of the images and of the weight; gradients have the format of what they belong to."""
     case, generator, found = CASES[name], torch.Generator().manual_seed(0), []
     torch.manual_seed(1)
     layer = case.layer()
     x = correlated(generator, case.count, case.inputs, *case.size)
-    x = x.to(memory_format=torch.channels_last) if channels_last else x
-    for short_row in (0, 10**6, patch_moments.SHORT_ROW):
-        monkeypatch.setattr(patch_moments, "SHORT_ROW", short_row)
-        one, image = copy.deepcopy(layer), x.clone().requires_grad_()
-        y = one(image)
-        (y * torch.arange(y.numel()).view(y.shape).sin()).sum().backward()
-        found.append((y, image.grad, one.weight.grad, one.running_mean, one.running_deconv))
-        assert image.grad.is_contiguous(memory_format=torch.channels_last) or not channels_last
+    for of_layer in (torch.contiguous_format, torch.channels_last):
+        for of_images in (torch.contiguous_format, torch.channels_last):
+            one = copy.deepcopy(layer).to(memory_format=of_layer)
+            image = x.contiguous(memory_format=of_images).detach().requires_grad_()
+            y = one(image)
+            (y * torch.arange(y.numel()).view(y.shape).sin()).sum().backward()
+            found.append((y, image.grad, one.weight.grad, one.running_mean, one.running_deconv))
+            if of_layer == of_images:
+                assert y.is_contiguous(memory_format=of_layer)
+                assert image.grad.is_contiguous(memory_format=of_layer)
     for other in found[1:]:
         for a, b in zip(other, found[0], strict=True):
             assert oracles.relative_error(a, b) <= 1e-12
 
 
-def test_short_and_long_rows_are_both_among_the_cases() -> None:
-    """Else the comparison with the oracle would leave one of the two orders out."""
-    widths = [case.size[1] for case in CASES.values() if case.kernel not in (1, (1, 1))]
-    assert min(widths) < patch_moments.SHORT_ROW < max(widths)
-
-
 @pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("terms", [40, symmetric.SHORT_SUM])
 @pytest.mark.parametrize("features", [1, 127, 255, 256, 257, 300, 513, 600])
-def test_a_product_in_blocks_is_the_product(features: int, groups: int) -> None:
-    rows = torch.randn(groups, features, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = gram(rows)
+def test_a_product_in_blocks_is_the_product(features: int, terms: int, groups: int) -> None:
+    rows = torch.randn(groups, features, terms, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = symmetric_product(rows, rows)
     assert oracles.relative_error(found, rows @ rows.mT) <= 1e-13
-    if features >= 2 * patch_moments.SMALL_BLOCK:  # only one of its halves is multiplied out
+    if (
+        features >= 2 * symmetric.SMALL_BLOCK and terms >= symmetric.SHORT_SUM
+    ):  # only one of its halves is multiplied out
         half = features // 2
         assert torch.equal(found[:, :half, half:], found[:, half:, :half].mT)
 
@@ -70,18 +68,19 @@ def test_whitening_of_many_features_does_not_depend_on_the_blocks(monkeypatch: p
     x = correlated(torch.Generator().manual_seed(0), 20, case.inputs, *case.size)
     blocks: list[int] = []
 
-    def counted(rows: Tensor) -> Tensor:
-        blocks.append(rows.shape[1])
-        return original(rows)
+    def counted(a: Tensor, b: Tensor) -> Tensor:
+        blocks.append(a.shape[1])
+        return original(a, b)
 
-    original = patch_moments.gram
-    monkeypatch.setattr(patch_moments, "gram", counted)
+    original = symmetric.symmetric_product
+    monkeypatch.setattr(symmetric, "symmetric_product", counted)
+    monkeypatch.setattr(symmetric, "SHORT_SUM", 1)
     split(x)
-    assert blocks == [261, 130, 131]
+    assert blocks.count(130) == blocks.count(131) > 0
     blocks.clear()
-    monkeypatch.setattr(patch_moments, "SMALL_BLOCK", 10**6)
+    monkeypatch.setattr(symmetric, "SMALL_BLOCK", 10**6)
     whole(x)
-    assert blocks == [261]
+    assert blocks == []
     assert oracles.relative_error(split.running_deconv, whole.running_deconv) <= 1e-11
 
 
