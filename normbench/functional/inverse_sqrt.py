@@ -80,13 +80,14 @@ class TimesSpectralRoot(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return of_rows, None, None
         # Twice the symmetric part of rows.mT @ gradient, the gradient of the root, in the eigenbasis.
+        basis = vectors.to(rows.dtype)
         if rows.shape[1] < rows.shape[2]:
-            basis = vectors.to(rows.dtype)
-            one, other = (rows @ basis).to(values.dtype), (gradient @ basis).to(values.dtype)
+            one, other = rows @ basis, gradient @ basis
             inner = symmetric_product(torch.cat([one, other], 1).mT, torch.cat([other, one], 1).mT)
         else:
-            of_root = (rows.mT @ gradient).to(values.dtype)
-            inner = symmetric_product(vectors.mT @ (of_root + of_root.mT), vectors.mT)
+            of_root = rows.mT @ gradient
+            inner = symmetric_product(basis.mT @ (of_root + of_root.mT), basis.mT)
+        inner = inner.to(values.dtype)
         z = torch.cat([torch.ones_like(t[:1]), t.cumprod(0)])  # before each step, and after the last
         # The divided difference of x t^2 is that of x times t_i^2 + t_i t_j + t_j^2 - 1.5 (t_i + t_j).
         own = t * (t - 1.5)
@@ -102,4 +103,4 @@ class TimesSpectralRoot(torch.autograd.Function):
         inner.mul_(z_difference).mul_((0.5 * scale**-1.5)[..., None, None])
         along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale
         inner.diagonal(dim1=-2, dim2=-1).sub_((along / scale)[..., None] * values)
-        return of_rows, symmetric_product(vectors @ inner, vectors), None
+        return of_rows, symmetric_product(basis @ inner.to(basis.dtype), basis).to(values.dtype), None
