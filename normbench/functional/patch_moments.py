@@ -65,17 +65,21 @@ class Sampling:
 
     def vectors(self, patches: Tensor) -> Tensor:
         """Patches (P, T * C), the channels innermost, as vectors: (groups, P, F) or, with one group, (1, P * G, F)."""
-        if self.parts > 1:
-            patches = Reordered.apply(patches, *orders(self, patches.device))
+        taps, block, parts = self.positions, self.block, self.parts
         if self.groups > 1:
-            return patches.view(-1, self.groups, self.features).transpose(0, 1)
-        return patches.view(1, -1, self.features)
+            return patches.unflatten(1, (taps, parts, block)).transpose(1, 2).flatten(2).transpose(0, 1)
+        # Entry (a * G + d) * T + t in the order of the method is that of channel a * G + d and kernel position t, and
+        # feature a * T + b of vector g, for d * T + t = b * G + g: two ways to divide the same range of numbers.
+        divided = patches.unflatten(1, (taps, block, parts)).permute(0, 3, 1, 2).reshape(-1, taps, parts, block)
+        return divided.transpose(1, 2).reshape(1, -1, self.features)
 
     def entries(self, vectors: Tensor) -> Tensor:
         """The inverse of `vectors`."""
-        vectors = vectors.transpose(0, 1) if self.groups > 1 else vectors
-        patches = vectors.reshape(-1, self.parts * self.features)
-        return Reordered.apply(patches, *reversed(orders(self, patches.device))) if self.parts > 1 else patches
+        taps, block, parts = self.positions, self.block, self.parts
+        if self.groups > 1:
+            return vectors.transpose(0, 1).unflatten(2, (taps, block)).transpose(1, 2).flatten(1)
+        divided = vectors.view(-1, parts, taps, block).transpose(1, 2).reshape(-1, parts, taps, block)
+        return divided.permute(0, 2, 3, 1).reshape(len(divided), -1)
 
     def weight_rows(self, weight: Tensor) -> Tensor:
         """A weight (out, C/groups, kh, kw) as rows that multiply vectors: (groups, R, F).
@@ -148,40 +152,6 @@ def taps(
         inside_columns, columns = sampling.span(width, tap % sampling.kernel[1], 1)
         found.append((tap, (inside_rows, inside_columns), (rows, columns)))
     return tuple(found)
-
-
-@functools.cache
-def orders(sampling: Sampling, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where each entry of a patch's vectors (G, F) is in the patch (T, C), and the inverse: int64 (T * C,) each.
-
-    With one group, entry (a * G + d) * T + t of a patch in the order of the method, which belongs to channel a * G + d
-    and kernel position t, is feature a * T + b of vector g for d * T + t = b * G + g.
-    """
-    parts, positions, block = sampling.parts, sampling.positions, sampling.block
-    part, place, channel = torch.meshgrid(
-        torch.arange(parts), torch.arange(positions), torch.arange(block), indexing="ij"
-    )
-    if sampling.groups > 1:
-        position, channel = place, part * block + channel
-    else:
-        both = place * parts + part
-        position, channel = both % positions, channel * parts + both // positions
-    order = (position * parts * block + channel).flatten()
-    return order.to(device), order.argsort().to(device)
-
-
-class Reordered(torch.autograd.Function):
-    """x (P, Q), order and its inverse, int64 (Q,) each -> the columns of x in this order."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.orders = order, inverse
-        return x.index_select(1, order)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        order, inverse = ctx.orders
-        return Reordered.apply(gradient, inverse, order), None, None
 
 
 def swapped(x: Tensor, dimensions: int, outer: int, inner: int) -> Tensor:
