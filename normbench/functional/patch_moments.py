@@ -67,7 +67,9 @@ class Sampling:
         """Patches (P, T * C), the channels innermost, as vectors: (groups, P, F) or, with one group, (1, P * G, F)."""
         taps, block, parts = self.positions, self.block, self.parts
         if self.groups > 1:
-            return patches.unflatten(1, (taps, parts, block)).transpose(1, 2).flatten(2).transpose(0, 1)
+            # In memory, M is innermost here: with few features, as in depth-wise layers, products are faster so.
+            columns = patches.T.contiguous().view(taps, parts, block, -1).transpose(0, 1)
+            return columns.reshape(parts, self.features, -1).mT
         # Entry (a * G + d) * T + t in the order of the method is that of channel a * G + d and kernel position t, and
         # feature a * T + b of vector g, for d * T + t = b * G + g: two ways to divide the same range of numbers.
         divided = patches.unflatten(1, (taps, block, parts)).permute(0, 3, 1, 2).reshape(-1, taps, parts, block)
@@ -77,7 +79,8 @@ class Sampling:
         """The inverse of `vectors`."""
         taps, block, parts = self.positions, self.block, self.parts
         if self.groups > 1:
-            return vectors.transpose(0, 1).unflatten(2, (taps, block)).transpose(1, 2).flatten(1)
+            columns = vectors.mT.unflatten(1, (taps, block)).transpose(0, 1)
+            return columns.reshape(taps * parts * block, -1).T.contiguous()
         divided = vectors.view(-1, parts, taps, block).transpose(1, 2).reshape(-1, parts, taps, block)
         return divided.permute(0, 2, 3, 1).reshape(len(divided), -1)
 
@@ -197,9 +200,13 @@ class PatchMoments(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_x: Tensor, of_mean: Tensor, of_covariance: Tensor) -> tuple[Tensor, None, None, None]:
         (rows,) = ctx.saved_tensors
-        twice = of_covariance * (2 / rows.shape[1])
-        shift = (of_mean / rows.shape[1])[:, None]
-        ctx.sampling.add(of_x, torch.baddbmm(shift.to(rows.dtype), rows, twice.to(rows.dtype)))
+        twice = (of_covariance * (2 / rows.shape[1])).to(rows.dtype)
+        shift = (of_mean / rows.shape[1]).to(rows.dtype)
+        if rows.is_contiguous():
+            of_rows = torch.baddbmm(shift[:, None], rows, twice)
+        else:
+            of_rows = torch.baddbmm(shift[:, :, None], twice, rows.mT).mT
+        ctx.sampling.add(of_x, of_rows)
         return of_x, None, None, None
 
 
