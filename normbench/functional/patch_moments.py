@@ -45,10 +45,8 @@ class Sampling:
         if self.kernel == (1, 1):
             return self.vectors(x.to(dtype)[self.pixels(x)])
         places = self.patches(x.shape[2], 0), self.patches(x.shape[3], 1)
-        patches, image = x.new_empty(len(x), *places, self.positions, x.shape[1], dtype=dtype), x.permute(0, 2, 3, 1)
+        patches, image = x.new_zeros(len(x), *places, self.positions, x.shape[1], dtype=dtype), x.permute(0, 2, 3, 1)
         for tap, inside, source in taps(self, *x.shape[2:]):
-            if patches[0, *inside, 0].shape[:2] != places:
-                patches[:, :, :, tap] = 0  # the entries outside of the image
             patches[:, *inside, tap] = image[:, *source]
         return self.vectors(patches.view(-1, self.positions * x.shape[1]))
 
