@@ -57,6 +57,56 @@ def conv2d(
     return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
+def full_conv2d(x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
+    """The full convolution of x (N, in, H, W) with weight (out, in/groups, kh, kw): (N, out, H+kh-1, W+kw-1).
+
+    It follows autocast as `torch.nn.functional.conv2d` does.
+    """
+    kind = x.device.type
+    if kind != "cpu":
+        return functional.conv2d(x, weight, padding=(weight.shape[2] - 1, weight.shape[3] - 1), groups=groups)
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        x, weight = x.to(torch.get_autocast_dtype(kind)), weight.to(torch.get_autocast_dtype(kind))
+    return FullConvolution.apply(x, weight, groups)
+
+
+class FullConvolution(torch.autograd.Function):
+    """`full_conv2d` on a CPU, where oneDNN's weight gradient takes up to nine times as long with so much padding.
+
+    For the weight gradient half of the padding is therefore added to the images first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+        """See `full_conv2d`."""
+        ctx.save_for_backward(x, weight)
+        ctx.groups = groups
+        return functional.conv2d(x, weight, padding=(weight.shape[2] - 1, weight.shape[3] - 1), groups=groups)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        rows, columns = weight.shape[2] - 1, weight.shape[3] - 1
+        rest = (rows // 2, columns // 2)
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = gradients(gradient, x, weight, (rows, columns), ctx.groups, 0)
+        if ctx.needs_input_grad[1]:
+            down, across = rows - rest[0], columns - rest[1]
+            padded = functional.pad(x, (across, across, down, down))
+            of_weight = gradients(gradient, padded, weight, rest, ctx.groups, 1)
+        return of_x, of_weight, None
+
+
+def gradients(gradient: Tensor, x: Tensor, weight: Tensor, padding: Pair, groups: int, which: int) -> Tensor:
+    """The gradient of a convolution with stride 1 with respect to x (which = 0) or to weight (which = 1)."""
+    wanted = [which == 0, which == 1, False]
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, (1, 1), padding, (1, 1), False, (0, 0), groups, wanted
+    )[which]
+
+
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` computed by `conv2d` above. Methods build their plain convolutions with it.
 
