@@ -60,37 +60,43 @@ def phases(k: int, size: int, frequency: Tensor, like: Tensor) -> Tensor:
     return turns.to(like.dtype) * (2 * math.pi / size)
 
 
-def normalized(x: Tensor, weight: Tensor, crop: Pair, stride: Pair) -> Tensor:
-    """Divides each channel of images, in the frequency domain, by the norm of its kernel's spectrum.
+def filter_of(weight: Tensor, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """What `filtered` needs to divide channels by the norms of their kernels' spectra, as constants for the gradient.
 
-    x: (N, out, H, W). weight: (out, in, kh, kw). The filter is circular on the images and a constant: it has no
-    gradient. crop: rows and columns to remove at each border afterwards. stride: every stride-th remaining row and
-    column is kept. Returns (N, out, H', W') in the dtype and memory format of x; what is between is float32 or x's own
-    dtype, whichever is wider.
+    weight: (out, in, kh, kw). height, width: of the images. dtype: of the arithmetic, float32 or float64. On a CPU the
+    result is a `Filter` and the bases of both axes (see `real_fourier`), elsewhere the symbol (out, height, width).
+    """
+    device = weight.device
+    with torch.autocast(device.type, enabled=False), torch.no_grad():
+        # float64 where possible, because in float32 the square of a spectrum near zero has no correct digit.
+        exact = weight.to(torch.float32 if device.type == "mps" else torch.float64)
+        if device.type != "cpu":
+            return (inverse_spectrum_norm(exact, height, width).to(dtype),)
+        rows, columns = real_fourier.frequencies(height, device), real_fourier.frequencies(width, device)
+        both = inverse_norm_at(exact, (height, width), rows, torch.cat([columns, -columns]))
+        straight, mirrored = both.chunk(2, 2)
+        even, odd = real_fourier.acting(straight, mirrored, (height, width), dtype)
+        down = real_fourier.basis(height, dtype, device)
+        across = down if width == height else real_fourier.basis(width, dtype, device)
+        return even, odd, down, across
+
+
+def filtered(x: Tensor, filter: tuple[Tensor, ...], crop: Pair, stride: Pair) -> Tensor:
+    """Circularly filters each channel of images, then crops and strides them: (N, C, H, W) -> (N, C, H', W').
+
+    filter: from `filter_of`. crop: rows and columns to remove at each border. stride: every stride-th remaining row and
+    column is kept. The result has the dtype and memory format of x; the gradient of x, those of the result's gradient.
 
     A CPU multiplies by Fourier matrices, which takes a sixth to a half of the time of fast transforms: the usual size
-    of a grid, 2^k + 2, is twice a prime. Other devices transform, because CUDA rounds products to TF32.
+    of a grid, 2^k + 2, is twice a prime. Other devices transform, because CUDA may round products to TF32.
     """
-    height, width = x.shape[2:]
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False), torch.no_grad():
-        # float64 where possible, because in float32 the square of a spectrum near zero has no correct digit.
-        exact = weight.to(torch.float32 if x.device.type == "mps" else torch.float64)
-        if x.device.type != "cpu":
-            symbol = inverse_spectrum_norm(exact, height, width).to(dtype)
-            return Transforms.apply(x, symbol, crop, stride)
-        rows, columns = real_fourier.frequencies(height, x.device), real_fourier.frequencies(width, x.device)
-        both = inverse_norm_at(exact, (height, width), rows, torch.cat([columns, -columns]))
-        even, odd = real_fourier.acting(*both.chunk(2, 2), (height, width), dtype)
-        down = real_fourier.basis(height, dtype, x.device)
-        across = down if width == height else real_fourier.basis(width, dtype, x.device)
-    return Products.apply(x, even, odd, down, across, crop, stride)
+    return (Products if x.device.type == "cpu" else Transforms).apply(x, *filter, crop, stride)
 
 
 class Products(torch.autograd.Function):
     """A circular filter by products with real Fourier matrices.
 
-    As its symbol is real and even, the filter is its own adjoint, and the backward pass needs nothing else.
+    As its symbol is real and even, the filter is its own adjoint, so the backward pass needs nothing else.
     """
 
     @staticmethod
@@ -99,7 +105,7 @@ class Products(torch.autograd.Function):
     ) -> Tensor:
         """x (N, C, H, W) -> (N, C, H', W').
 
-        even, odd: see `real_fourier.Filter`. rows, columns: the bases of the two axes. crop, stride: see `normalized`.
+        even, odd: see `real_fourier.Filter`. rows, columns: the bases of the two axes. crop, stride: see `filtered`.
         """
         ctx.save_for_backward(even, odd, rows, columns)
         ctx.window = window(x.shape, crop, stride)
@@ -108,7 +114,8 @@ class Products(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return by_products(gradient, *ctx.saved_tensors, ctx.window, WHOLE), None, None, None, None, None, None
+        even, odd, rows, columns = ctx.saved_tensors
+        return by_products(gradient, even, odd, rows, columns, ctx.window, WHOLE), None, None, None, None, None, None
 
 
 def by_products(
@@ -119,10 +126,12 @@ def by_products(
         real_fourier.Axis(matrix[:, here].contiguous(), matrix[:, there].T.contiguous())
         for matrix, here, there in zip((rows, columns), given, kept, strict=True)
     )
-    images = x.permute(0, 2, 3, 1).to(even.dtype)
+    size = (len(x), x.shape[1], len(down.synthesis), len(across.synthesis))
+    result = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    last, kept_last = x.permute(0, 2, 3, 1), result.permute(0, 2, 3, 1)
     with torch.autocast(x.device.type, enabled=False):
-        result = real_fourier.filtered(images, real_fourier.Filter(even, odd), down, across)
-    return result.permute(0, 3, 1, 2).to(x.dtype, memory_format=memory_format(x))
+        real_fourier.filtered(last, kept_last, real_fourier.Filter(even, odd), down, across)
+    return result
 
 
 class Transforms(torch.autograd.Function):
@@ -134,16 +143,16 @@ class Transforms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, symbol: Tensor, crop: Pair, stride: Pair) -> Tensor:
-        """x (N, C, H, W), symbol (C, H, W) -> (N, C, H', W'). crop, stride: see `normalized`."""
+        """x (N, C, H, W), symbol (C, H, W) -> (N, C, H', W'). crop, stride: see `filtered`."""
         ctx.save_for_backward(symbol)
         ctx.shape, ctx.window = x.shape, window(x.shape, crop, stride)
-        return unpacked(filtered(packed(x, x.shape, WHOLE), symbol), x, len(x), ctx.window)
+        return unpacked(transformed(packed(x, x.shape, WHOLE), symbol), x, len(x), ctx.window)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (symbol,) = ctx.saved_tensors
-        images = filtered(packed(gradient, ctx.shape, ctx.window), symbol)
+        images = transformed(packed(gradient, ctx.shape, ctx.window), symbol)
         return unpacked(images, gradient, len(gradient), WHOLE), None, None, None
 
 
@@ -173,7 +182,7 @@ def packed(x: Tensor, shape: torch.Size, place: Window) -> Tensor:
     return torch.view_as_complex(parts)
 
 
-def filtered(images: Tensor, symbol: Tensor) -> Tensor:
+def transformed(images: Tensor, symbol: Tensor) -> Tensor:
     """Complex images (M, C, H, W) after the circular filter with this symbol (C, H, W)."""
     spectrum = torch.fft.fft2(images)
     del images  # to free memory as large as the batch

@@ -1,13 +1,18 @@
-"""Convolutions that avoid a bug in oneDNN, the library with which torch computes convolutions on the CPU.
+"""Convolutions that avoid a bug and a slow case of oneDNN, the library with which torch convolves on the CPU.
 
-oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds if the tensors look channels_last and there
-are fewer input channels than fit into a vector register (oneDNN issue 6035, in torch 2.15). Whether a tensor looks
-channels_last depends on its strides alone: a 1x1 weight that some computation has left with the strides (c, 1, c, c) is
-enough. So a contiguous network can be affected too. Here a strided 1x1 convolution therefore first selects the pixels
-that its stride keeps, and then convolves them with stride 1.
+The bug: oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds if the tensors look channels_last
+and there are fewer input channels than fit into a vector register (oneDNN issue 6035, in torch 2.15). Whether a tensor
+looks channels_last depends on its strides alone: a 1x1 weight that some computation has left with the strides
+(c, 1, c, c) is enough. So a contiguous network can be affected too. Here a strided 1x1 convolution therefore first
+selects the pixels that its stride keeps, and then convolves them with stride 1.
+
+The slow case: with more padding than half the kernel, the weight gradient takes up to nine times as long, in bfloat16
+on a CPU with AMX. A full convolution therefore pads the images itself for that gradient, as far as is needed.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,10 +76,7 @@ def full_conv2d(x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
 
 
 class FullConvolution(torch.autograd.Function):
-    """`full_conv2d` on a CPU, where oneDNN's weight gradient takes up to nine times as long with so much padding.
-
-    For the weight gradient half of the padding is therefore added to the images first.
-    """
+    """`full_conv2d` on a CPU, with the weight gradient on images that are padded already."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, groups: int) -> Tensor:
@@ -88,7 +90,7 @@ class FullConvolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         rows, columns = weight.shape[2] - 1, weight.shape[3] - 1
-        rest = (rows // 2, columns // 2)
+        rest = (rows // 2, columns // 2)  # what oneDNN pads fast
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
             of_x = gradients(gradient, x, weight, (rows, columns), ctx.groups, 0)

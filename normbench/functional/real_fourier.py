@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+TOGETHER = 2**17  # the most numbers in the images that are filtered together: half a megabyte of float32
+
 
 class Filter(NamedTuple):
     """A symbol that is real and the same for opposite frequencies, as it acts on real Fourier coefficients.
@@ -45,7 +47,8 @@ def paired(size: int) -> int:
 def frequencies(size: int, device: torch.device) -> Tensor:
     """The frequencies on a grid up to the sign, int64 (size // 2 + 1,): first those without a sine, 0 and size / 2."""
     pairs = torch.arange(1, paired(size) + 1, device=device)
-    return torch.cat([torch.arange(0, size // 2 + 1, size // 2, device=device) if size % 2 == 0 else pairs.new_zeros(1), pairs])
+    single = [0] if size % 2 else [0, size // 2]
+    return torch.cat([torch.tensor(single, device=device), pairs])
 
 
 def basis(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -72,25 +75,59 @@ def acting(straight: Tensor, mirrored: Tensor, size: tuple[int, int], dtype: tor
     return Filter(even.contiguous(), odd[single_h:, single_w:].contiguous())
 
 
-def filtered(images: Tensor, filter: Filter, rows: Axis, columns: Axis) -> Tensor:
-    """Images (N, given rows, given columns, C) after a filter: (N, kept rows, kept columns, C)."""
-    count, given, _, channels = images.shape
-    h, w = filter.odd.shape[:2]
-    z = product(columns.analysis, images.reshape(count * given, -1, channels))
-    z = product(rows.analysis, z.view(count, given, -1)).view(count, *filter.even.shape)
-    scaled = z * filter.even
-    for i in (0, 1):
-        for j in (0, 1):
-            there, other = block(scaled, h, w, i, j), block(z, h, w, 1 - i, 1 - j)
-            there.addcmul_(other, filter.odd, value=-1 if i == j else 1)
-    z = product(rows.synthesis, scaled.view(count, len(filter.even), -1))
-    z = product(columns.synthesis, z.view(count * len(rows.synthesis), -1, channels))
-    return z.view(count, len(rows.synthesis), -1, channels)
+def filtered(images: Tensor, result: Tensor, filter: Filter, rows: Axis, columns: Axis) -> None:
+    """Filters images (N, given rows, given columns, C) and writes them to `result`, (N, kept rows, kept columns, C).
+
+    They may have any strides and any dtype; the filter is applied in its own. Few images are filtered at a time, so
+    that what is between stays in the cache. A compiler is given all at once, because it would unroll the loop.
+    """
+    some = len(images) if torch.compiler.is_compiling() else max(1, TOGETHER // filter.even.numel())
+    batch = None
+    for given, kept in zip(images.split(some), result.split(some), strict=True):
+        if batch is None or batch.count != len(given):
+            batch = Batch(len(given), filter, rows, columns)
+        batch.filter(given, kept)
 
 
-def product(matrix: Tensor, images: Tensor) -> Tensor:
-    """matrix (P, Q) times each of images (N, Q, R): (N, P, R)."""
-    return torch.bmm(matrix.expand(len(images), -1, -1), images)
+class Batch:
+    """A fixed number of images, and the memory to filter them in, which every call uses again."""
+
+    def __init__(self, count: int, filter: Filter, rows: Axis, columns: Axis):
+        self.count, self.even, self.odd = count, filter.even, filter.odd
+        height, width, channels = filter.even.shape
+        h, w = filter.odd.shape[:2]
+        given, kept = rows.analysis.shape[1], rows.synthesis.shape[0]
+        # One matrix for all images, or for all their rows.
+        self.into_columns = columns.analysis.expand(count * given, -1, -1)
+        self.into_rows = rows.analysis.expand(count, -1, -1)
+        self.out_of_rows = rows.synthesis.expand(count, -1, -1)
+        self.out_of_columns = columns.synthesis.expand(count * kept, -1, -1)
+        # The results of the steps take turns in two places.
+        size = (count, height, width, channels)
+        one, other = filter.even.new_empty(size).view(-1), filter.even.new_empty(size).view(-1)
+        self.half_way = one[: count * given * width * channels].view(count * given, width, channels)
+        self.spectrum = other.view(size)
+        self.scaled = one.view(size)
+        self.returning = other[: count * kept * width * channels].view(count, kept, width * channels)
+        self.pairs = [
+            (block(self.scaled, h, w, i, j), block(self.spectrum, h, w, 1 - i, 1 - j), -1 if i == j else 1)
+            for i in (0, 1)
+            for j in (0, 1)
+        ]
+
+    def filter(self, given: Tensor, kept: Tensor) -> None:
+        """Writes the filtered images `given` to `kept` (see `filtered`)."""
+        count, _, width, channels = self.scaled.shape
+        pixels = given.to(self.even.dtype).reshape(len(self.into_columns), -1, channels)
+        torch.bmm(self.into_columns, pixels, out=self.half_way)
+        half_way = self.half_way.view(count, -1, width * channels)
+        torch.bmm(self.into_rows, half_way, out=self.spectrum.view(count, -1, width * channels))
+        torch.mul(self.spectrum, self.even, out=self.scaled)
+        for here, partner, sign in self.pairs:
+            here.addcmul_(partner, self.odd, value=sign)
+        torch.bmm(self.out_of_rows, self.scaled.view(count, -1, width * channels), out=self.returning)
+        returned = torch.bmm(self.out_of_columns, self.returning.view(len(self.out_of_columns), width, channels))
+        kept.copy_(returned.view(kept.shape))
 
 
 def block(z: Tensor, h: int, w: int, i: int, j: int) -> Tensor:
