@@ -95,20 +95,22 @@ class Batch:
     def __init__(self, count: int, filter: Filter, rows: Axis, columns: Axis):
         self.count, self.even, self.odd = count, filter.even, filter.odd
         height, width, channels = filter.even.shape
-        h, w = filter.odd.shape[:2]
-        given, kept = rows.analysis.shape[1], rows.synthesis.shape[0]
+        (kept, _), (_, given) = rows.synthesis.shape, rows.analysis.shape
+        (kept_across, _), (_, given_across) = columns.synthesis.shape, columns.analysis.shape
         # One matrix for all images, or for all their rows.
         self.into_columns = columns.analysis.expand(count * given, -1, -1)
         self.into_rows = rows.analysis.expand(count, -1, -1)
         self.out_of_rows = rows.synthesis.expand(count, -1, -1)
         self.out_of_columns = columns.synthesis.expand(count * kept, -1, -1)
         # The results of the steps take turns in two places.
-        size = (count, height, width, channels)
-        one, other = filter.even.new_empty(size).view(-1), filter.even.new_empty(size).view(-1)
-        self.half_way = one[: count * given * width * channels].view(count * given, width, channels)
-        self.spectrum = other.view(size)
-        self.scaled = one.view(size)
-        self.returning = other[: count * kept * width * channels].view(count, kept, width * channels)
+        one, other = (filter.even.new_empty(count * filter.even.numel()) for _ in range(2))
+        self.pixels = within(one, count, given, given_across, channels)
+        self.half_way = within(other, count, given, width, channels)
+        self.spectrum = within(one, count, height, width, channels)
+        self.scaled = within(other, count, height, width, channels)
+        self.returning = within(one, count, kept, width, channels)
+        self.result = within(other, count, kept, kept_across, channels)
+        h, w = filter.odd.shape[:2]
         self.pairs = [
             (block(self.scaled, h, w, i, j), block(self.spectrum, h, w, 1 - i, 1 - j), -1 if i == j else 1)
             for i in (0, 1)
@@ -117,17 +119,20 @@ class Batch:
 
     def filter(self, given: Tensor, kept: Tensor) -> None:
         """Writes the filtered images `given` to `kept` (see `filtered`)."""
-        count, _, width, channels = self.scaled.shape
-        pixels = given.to(self.even.dtype).reshape(len(self.into_columns), -1, channels)
-        torch.bmm(self.into_columns, pixels, out=self.half_way)
-        half_way = self.half_way.view(count, -1, width * channels)
-        torch.bmm(self.into_rows, half_way, out=self.spectrum.view(count, -1, width * channels))
+        self.pixels.copy_(given)
+        torch.bmm(self.into_columns, self.pixels.flatten(0, 1), out=self.half_way.flatten(0, 1))
+        torch.bmm(self.into_rows, self.half_way.flatten(2), out=self.spectrum.flatten(2))
         torch.mul(self.spectrum, self.even, out=self.scaled)
         for here, partner, sign in self.pairs:
             here.addcmul_(partner, self.odd, value=sign)
-        torch.bmm(self.out_of_rows, self.scaled.view(count, -1, width * channels), out=self.returning)
-        returned = torch.bmm(self.out_of_columns, self.returning.view(len(self.out_of_columns), width, channels))
-        kept.copy_(returned.view(kept.shape))
+        torch.bmm(self.out_of_rows, self.scaled.flatten(2), out=self.returning.flatten(2))
+        torch.bmm(self.out_of_columns, self.returning.flatten(0, 1), out=self.result.flatten(0, 1))
+        kept.copy_(self.result)
+
+
+def within(place: Tensor, *shape: int) -> Tensor:
+    """A tensor of a shape in the first numbers of a one-dimensional one."""
+    return place[: math.prod(shape)].view(shape)
 
 
 def block(z: Tensor, h: int, w: int, i: int, j: int) -> Tensor:
