@@ -87,8 +87,8 @@ def filtered(x: Tensor, filter: tuple[Tensor, ...], crop: Pair, stride: Pair) ->
     filter: from `filter_of`. crop: rows and columns to remove at each border. stride: every stride-th remaining row and
     column is kept. The result has the dtype and memory format of x; the gradient of x, those of the result's gradient.
 
-    A CPU multiplies by Fourier matrices, which takes a sixth to a half of the time of fast transforms: the usual size
-    of a grid, 2^k + 2, is twice a prime. Other devices transform, because CUDA may round products to TF32.
+    A CPU multiplies by Fourier matrices, which takes a sixth to four fifths of the time of fast transforms at the usual
+    sizes of a grid, 2^k + 2. Other devices transform, because CUDA may round products to TF32.
     """
     return (Products if x.device.type == "cpu" else Transforms).apply(x, *filter, crop, stride)
 

@@ -99,10 +99,14 @@ class ConvNorm2d(nn.Module):
         form = (full.shape[2], full.shape[3], torch.promote_types(full.dtype, torch.float32))
         if self.training or weight.device.type != "cpu" or torch.compiler.is_compiling():
             return filter_of(weight, *form)
-        if self.kept is None or self.kept[0] != form or not torch.equal(self.kept[1], weight):
-            with torch.inference_mode(False), torch.no_grad():  # constants that a backward pass may keep, too
-                self.kept = form, weight.detach().clone(), filter_of(weight, *form)
-        return self.kept[2]
+        if self.kept is not None:
+            known, copied, made = self.kept
+            if known == form and copied.dtype == weight.dtype and torch.equal(copied, weight):
+                return made
+        with torch.inference_mode(False), torch.no_grad():  # constants that a backward pass may save, too
+            made = filter_of(weight, *form)
+            self.kept = form, weight.detach().clone(), made
+        return made
 
 
 @dataclass(frozen=True)
