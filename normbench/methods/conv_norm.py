@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.functional.circular_filter import CircularFilter, inverse_spectrum_norm
-from normbench.functional.convolution import every_pixel
+from normbench.functional.circular_filter import filter_of, filtered
+from normbench.functional.constants import constant
+from normbench.functional.convolution import every_pixel, full_conv2d
 from normbench.functional.pairs import Pair, pair
 from normbench.methods.base import ConvSpec, Method, Role
 
@@ -84,14 +85,14 @@ class ConvNorm2d(nn.Module):
 
         The full convolution is computed, filtered on its own grid, and then cropped to the padding and strided.
         """
-        full = functional.conv2d(x, self.weight, padding=self.full, groups=self.groups)
-        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
-            # float64 where possible, because in float32 the square of a spectrum near zero has no correct digit.
-            exact = torch.float32 if x.device.type == "mps" else torch.float64
-            symbol = inverse_spectrum_norm(self.weight.to(exact), full.shape[2], full.shape[3])
-            symbol = symbol.to(torch.promote_types(full.dtype, torch.float32))
+        full = full_conv2d(x, self.weight, self.groups)
         crop = (self.full[0] - self.padding[0], self.full[1] - self.padding[1])
-        return CircularFilter.apply(full, symbol, crop, self.stride)
+        return filtered(full, self.filter(full), crop, self.stride)
+
+    def filter(self, full: Tensor) -> tuple[Tensor, ...]:
+        """The filter of images like `full`, a constant for the gradient (see `circular_filter.filter_of`)."""
+        form = (full.shape[2], full.shape[3], torch.promote_types(full.dtype, torch.float32))
+        return constant(self, form, (), lambda: filter_of(self.weight, *form))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from normbench.functional.constants import unchanging
 from normbench.functional.convolution import Conv2d
 from normbench.methods.base import ConvSpec, Role
 from normbench.methods.conv_norm import ConvNorm, ConvNorm2d
@@ -230,14 +232,64 @@ def test_untrained_layer_can_be_evaluated() -> None:
     assert oracles.relative_error(y.double(), expected) <= 1e-5
 
 
-def test_evaluation_follows_the_weights() -> None:
-    layer = bare(3, 4, 3)
+def assigned(layer: ConvNorm2d, weight: Tensor) -> None:
+    layer.weight = nn.Parameter(weight)
+
+
+CHANGES = {  # ways to give a layer other weights; torch counts no version of the second, which optimizers of users take
+    "in place": lambda layer, weight: layer.weight.copy_(weight),
+    "behind torch's back": lambda layer, weight: layer.weight.data.copy_(weight),
+    "one number": lambda layer, weight: layer.weight.data.view(-1)[3:4].add_(1e-3),
+    "loaded": lambda layer, weight: layer.load_state_dict(layer.state_dict() | {"weight": weight}),
+    "another parameter": assigned,
+    "through numpy": lambda layer, weight: layer.weight.detach().numpy().__setitem__(..., weight.numpy()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("inference", [True, False])
+def test_evaluation_follows_the_weights(change: Callable[[ConvNorm2d, Tensor], Any], inference: bool) -> None:
+    """Outside of `unchanging`, the filter is never that of other weights."""
+    layer = bare(3, 4, 3).eval()
     x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    layer(x)
+    with torch.inference_mode(inference), torch.no_grad():
+        before = layer(x)
+        assert torch.equal(layer(x), before)
     with torch.no_grad():
-        layer.weight.copy_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(1)))
-    trained = layer(x)
-    assert torch.equal(layer.eval()(x), trained)
+        change(layer, torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(1)).double())
+    trained = copy.deepcopy(layer).train()(x)
+    with torch.inference_mode(inference), torch.no_grad():
+        assert torch.equal(layer(x), trained)
+        assert oracles.relative_error(before, trained) > 1e-6
+
+
+def test_evaluation_at_other_sizes_and_in_other_types() -> None:
+    """One layer that keeps its filters, in turns, against a copy that keeps none."""
+    layer = ConvNorm2d(3, 4, 3, padding=1).eval()
+    fresh = copy.deepcopy(layer)
+    generator = torch.Generator().manual_seed(0)
+    with unchanging(layer), torch.no_grad():
+        for size, low in (((6, 6), False), ((6, 7), False), ((6, 7), True), ((7, 6), True), ((6, 6), False)):
+            x = torch.randn(3, 3, *size, generator=generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                found, expected = layer(x), fresh(x)
+            assert found.dtype == (torch.bfloat16 if low else torch.float32)
+            assert torch.equal(found, expected)
+
+
+def test_a_kept_filter_serves_gradients_of_images() -> None:
+    """Also one that was made in inference mode."""
+    layer = ConvNorm2d(3, 4, 3, padding=1).eval()
+    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    found = []
+    with unchanging(layer):
+        with torch.inference_mode():
+            layer(x)
+        for each in (layer, copy.deepcopy(layer)):
+            image = x.clone().requires_grad_()
+            each(image).square().sum().backward()
+            found.append(image.grad)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize(
@@ -271,35 +323,36 @@ def test_initial_parameters() -> None:
     assert {name.partition(".")[0] for name in layer.state_dict()} == {"weight", "affine", "batch_norm"}
 
 
-class Transforms(TorchDispatchMode):
-    """Keeps the types of the numbers that Fourier transforms are given."""
+class Products(TorchDispatchMode):
+    """Keeps the types of the numbers that products of matrices are given."""
 
     def __init__(self) -> None:
         super().__init__()
         self.types: list[torch.dtype] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "fft" in str(function):
-            self.types += [leaf.dtype for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        if "mm" in function.overloadpacket.__name__:
+            self.types += [args[0].dtype]
+            assert all(leaf.dtype == args[0].dtype for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(
-    ("given", "autocast", "transformed"),
+    ("given", "autocast", "filtered"),
     [
-        (torch.float64, False, torch.complex128),
-        (torch.float32, False, torch.complex64),
-        (torch.float32, True, torch.complex64),
-        (torch.bfloat16, True, torch.complex64),
+        (torch.float64, False, torch.float64),
+        (torch.float32, False, torch.float32),
+        (torch.float32, True, torch.float32),
+        (torch.bfloat16, True, torch.float32),
     ],
 )
-def test_precision_of_the_filter(given: torch.dtype, autocast: bool, transformed: torch.dtype) -> None:
-    """Both passes are transformed in float32 at least, whatever the convolution is rounded to."""
+def test_precision_of_the_filter(given: torch.dtype, autocast: bool, filtered: torch.dtype) -> None:
+    """Both passes filter in float32 at least, whatever the convolution is rounded to; filters are made in float64."""
     layer = ConvNorm2d(4, 5, 3, padding=1).to(torch.promote_types(given, torch.float32))
     x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0)).to(given).requires_grad_()
-    with Transforms() as seen, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with Products() as seen, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         layer(x).sum().backward()
-    assert seen.types == [transformed] * 4
+    assert seen.types == [torch.float64] * 2 + [filtered] * 8
     assert x.grad.dtype == given
 
 
@@ -346,8 +399,8 @@ def test_channels_last_images(kernel: int | Pair, padding: int | Pair, dtype: to
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_partners_in_a_transform_do_not_mix(count: int) -> None:
-    """Images travel in pairs, as real and imaginary part: each gives what it gives alone, up to rounding errors."""
+def test_images_do_not_mix(count: int) -> None:
+    """Images are filtered together: each gives what it gives alone, up to rounding errors."""
     torch.manual_seed(0)
     layer = ConvNorm2d(3, 4, 3, padding=1, affine=False, batch_norm=False).double()
     x = torch.randn(count, 3, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

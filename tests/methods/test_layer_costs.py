@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from normbench.functional.constants import unchanging
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fantastic_four import FantasticFour
 from normbench.methods.network_deconvolution import ChannelDeconv, DeconvConv2d, DeconvLinear
@@ -132,19 +133,6 @@ def test_nothing_is_held_after_a_step() -> None:
 # --- transforms and decompositions -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [4, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_transforms_of_conv_norm(stride: int, count: int) -> None:
-    """There and back, in each pass, of half as many complex images; none of kernels."""
-    layer = ConvNorm2d(3, 5, 3, stride, padding=1)
-    for training in (True, False):
-        forward, backward = passes(layer, count, 3, 6, 6, training=training)
-        assert forward.count(TRANSFORMS) == forward.seen["_fft_c2c"] == 2
-        assert backward.count(TRANSFORMS) == backward.seen["_fft_c2c"] == 2
-    forward, backward = passes(ConvNorm2d(3, 5, 1, stride), count, 3, 6, 6)
-    assert forward.count(TRANSFORMS) + backward.count(TRANSFORMS) == 0
-
-
 @pytest.mark.parametrize("size", [(8, 8), (12, 12), (9, 7)])
 @pytest.mark.parametrize("statistics", ["half", "full"])
 def test_pooled_statistics_take_no_transform(statistics: str, size: tuple[int, int]) -> None:
@@ -209,12 +197,32 @@ def test_a_frozen_layer_takes_no_statistics() -> None:
     assert backward.count(PRODUCTS) <= 3
 
 
-def test_products_of_conv_norm() -> None:
-    """Of the taps of each kernel, and of their sums with a table of cosines; the rest are convolutions."""
-    forward, backward = passes(ConvNorm2d(6, 5, 3, padding=1), 4, 6, 8, 8)
-    assert forward.count(PRODUCTS) == 2
-    assert backward.count(PRODUCTS) == 0
-    assert forward.seen["convolution"] == backward.seen["convolution_backward"] == 2
+@pytest.mark.parametrize("count", [4, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_products_of_conv_norm(stride: int, count: int) -> None:
+    """Along rows and columns, there and back, in each pass; two for the filter; no transform, and none of kernels."""
+    layer = ConvNorm2d(6, 5, 3, stride, padding=1)
+    forward, backward = passes(layer, count, 6, 8, 8)
+    assert forward.count(PRODUCTS) == 4 + 2
+    assert backward.count(PRODUCTS) == 4
+    assert forward.seen["convolution"] == 2
+    assert backward.seen["convolution_backward"] == 3  # one for each gradient of the full convolution
+    assert forward.count(TRANSFORMS) + backward.count(TRANSFORMS) == 0
+    pointwise, _ = passes(ConvNorm2d(6, 5, 1, stride), count, 6, 8, 8)
+    assert pointwise.count(PRODUCTS) == 0
+
+
+def test_filter_of_conv_norm_is_made_once_in_an_evaluation() -> None:
+    layer = ConvNorm2d(6, 5, 3, padding=1).eval()
+    with unchanging(layer):
+        first, _ = passes(layer, 4, 6, 8, 8, training=False)
+        assert first.count(PRODUCTS) == 4 + 2
+        for size in ((4, 6, 8, 8), (2, 6, 8, 8)):
+            again, backward = passes(layer, *size, training=False)
+            assert again.count(PRODUCTS) == backward.count(PRODUCTS) == 4
+            assert again.seen["rsqrt_"] == 0
+        other, _ = passes(layer, 4, 6, 8, 7, training=False)
+        assert other.count(PRODUCTS) == 4 + 2
 
 
 def test_convolutions_of_deconvolution() -> None:

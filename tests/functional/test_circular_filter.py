@@ -1,0 +1,140 @@
+"""Both ways to apply a circular filter, against the filter's definition by complex transforms in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from normbench.functional import circular_filter, real_fourier
+from normbench.functional.circular_filter import Products, Transforms
+from tests.oracles import layers as oracles
+
+WAYS = ("products", "transforms")
+SIZES = [(1, 1), (1, 6), (2, 2), (2, 5), (3, 3), (4, 4), (5, 8), (10, 10), (18, 7), (34, 34), (35, 33)]
+
+
+def kernel(height: int, width: int) -> Tensor:
+    """A filter of 5 channels that is its own adjoint, and not the same under a reflection of one axis: (5, H, W)."""
+    taps = torch.randn(5, height, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return taps + taps.flip(1, 2).roll((1, 1), (1, 2))
+
+
+def symbol(height: int, width: int) -> Tensor:
+    """That of `kernel`, which is real."""
+    complex_symbol = torch.fft.fft2(kernel(height, width))
+    assert complex_symbol.imag.abs().max() <= 1e-12 * complex_symbol.abs().max()
+    return complex_symbol.real.contiguous()
+
+
+def constants(way: str, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """What the function of a way is given besides images."""
+    whole, cpu = symbol(height, width), torch.device("cpu")
+    if way == "transforms":
+        return (whole.to(dtype),)
+    rows, columns = real_fourier.frequencies(height, cpu), real_fourier.frequencies(width, cpu)
+    filter = real_fourier.acting(whole[:, rows][:, :, columns], whole[:, rows][:, :, -columns], (height, width), dtype)
+    return *filter, real_fourier.basis(height, dtype, cpu), real_fourier.basis(width, dtype, cpu)
+
+
+def applied(way: str, x: Tensor, crop: Any = (0, 0), stride: Any = (1, 1)) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    function = Products if way == "products" else Transforms
+    return function.apply(x, *constants(way, *x.shape[2:], dtype), crop, stride)
+
+
+def expected(x: Tensor, crop: Any = (0, 0), stride: Any = (1, 1)) -> Tensor:
+    """The sum over shifted images, one for each tap of the kernel."""
+    taps = kernel(*x.shape[2:])
+    y = torch.zeros_like(x)
+    for i in range(x.shape[2]):
+        for j in range(x.shape[3]):
+            y = y + taps[:, i, j, None, None] * x.roll((i, j), (2, 3))
+    return y[:, :, crop[0] : x.shape[2] - crop[0] : stride[0], crop[1] : x.shape[3] - crop[1] : stride[1]]
+
+
+def images(count: int, size: tuple[int, int], dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(count, 5, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_equals_sums_of_shifted_images(way: str, size: tuple[int, int]) -> None:
+    x = images(3, size)
+    assert oracles.relative_error(applied(way, x), expected(x)) <= 1e-13
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", [(7, 6), (6, 9)], ids=str)
+@pytest.mark.parametrize(("crop", "stride"), [((1, 1), (1, 1)), ((0, 2), (2, 1)), ((2, 1), (3, 2)), ((2, 2), (2, 2))])
+@pytest.mark.parametrize("last", [True, False])
+def test_cropping_strides_and_gradients(way: str, size: Any, crop: Any, stride: Any, last: bool) -> None:
+    """The gradient is that of the definition; both results are in the memory format of what was given."""
+    form = torch.channels_last if last else torch.contiguous_format
+    a = images(4, size).contiguous(memory_format=form).requires_grad_()
+    b = a.detach().clone().requires_grad_()
+    y, wanted = applied(way, a, crop, stride), expected(b, crop, stride)
+    assert oracles.relative_error(y, wanted) <= 1e-13
+    gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y.backward(gradient.contiguous(memory_format=form))
+    wanted.backward(gradient)
+    assert oracles.relative_error(a.grad, b.grad) <= 1e-13
+    assert y.is_contiguous(memory_format=form)
+    assert a.grad.is_contiguous(memory_format=form)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_float32_and_bfloat16(way: str) -> None:
+    x = images(3, (34, 18))
+    found = applied(way, x.float(), (1, 1))
+    assert oracles.relative_error(found.double(), expected(x, (1, 1))) <= 2e-6
+    low = x.bfloat16()
+    wanted = expected(low.double(), (1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = applied(way, low, (1, 1))
+    assert found.dtype == torch.bfloat16
+    assert ((found.double() - wanted).abs() <= 2**-8 * wanted.abs() + 1e-5 * wanted.abs().max()).all()
+
+
+@pytest.mark.parametrize("together", [1, 500, 10**9])
+def test_bits_do_not_depend_on_how_many_are_filtered_together(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(7, (9, 10), torch.float32)
+    whole = applied("products", x, (1, 1), (2, 1))
+    monkeypatch.setattr(real_fourier, "TOGETHER", together)
+    assert torch.equal(applied("products", x, (1, 1), (2, 1)), whole)
+
+
+def test_a_value_that_is_not_finite_stays_in_its_image() -> None:
+    x = images(5, (6, 6))
+    alone = applied("products", x)
+    x[2, 1, 3, 3] = float("inf")
+    y = applied("products", x)
+    assert torch.equal(y[[0, 1, 3, 4]], alone[[0, 1, 3, 4]])
+    assert not y[2, 1].isfinite().any()
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_real_fourier_matrix(size: int) -> None:
+    """Orthonormal, of waves with a whole number of turns; cosines are even and sines are odd."""
+    matrix = real_fourier.basis(size, torch.float64, torch.device("cpu"))
+    assert torch.allclose(matrix @ matrix.T, torch.eye(size, dtype=torch.float64), atol=1e-14)
+    power = torch.fft.fft(matrix).abs().square()[:, : size // 2 + 1]
+    frequency = real_fourier.frequencies(size, torch.device("cpu")).tolist()
+    sines = size - len(frequency)
+    assert power.argmax(1).tolist() == frequency + frequency[len(frequency) - sines :]
+    mirrored = matrix.roll(-1, 1).flip(1)
+    assert torch.allclose(mirrored[: len(frequency)], matrix[: len(frequency)], atol=1e-14)
+    assert torch.allclose(mirrored[len(frequency) :], -matrix[len(frequency) :], atol=1e-14)
+
+
+def test_filters_of_kernels_are_the_same_for_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`filter_of` makes what the way of its device needs, from the same symbol."""
+    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = images(3, (8, 9))
+    found = circular_filter.filtered(x, circular_filter.filter_of(weight, 8, 9, torch.float64), (1, 1), (1, 1))
+    spectrum = torch.fft.fft2(weight, s=(8, 9)).abs().square().sum(1)
+    wanted = Transforms.apply(x, spectrum.rsqrt(), (1, 1), (1, 1))
+    assert oracles.relative_error(found, wanted) <= 1e-12
+    assert oracles.relative_error(circular_filter.inverse_spectrum_norm(weight, 8, 9), spectrum.rsqrt()) <= 1e-12
