@@ -11,14 +11,13 @@ internally is not included.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import published
+from benchmarks.turns import take_turns
 from normbench.evaluation import fold
 from normbench.methods import registry as methods
 from normbench.methods.conv_norm import ConvNorm2d
@@ -48,28 +47,6 @@ def layers(channels: int) -> dict[str, tuple[nn.Module, str]]:
             NORM,
         ),
     }
-
-
-def seconds(work: Callable[[], object], device: str) -> float:
-    """Returns the seconds of one call, including the work that it queues on a GPU."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def take_turns(works: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Returns the median milliseconds of each function, after two rounds that do not count."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 2):
-        for name, work in works.items():
-            spent = seconds(work, device)
-            if turn >= 2:
-                times[name].append(1000 * spent)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def memory(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[float, float]:
