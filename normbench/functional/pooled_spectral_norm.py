@@ -110,15 +110,15 @@ class Plane:
 
         coefficients: (2, C), their real and imaginary parts.
         """
-        return coefficients.mT @ self.synthesis
+        return (self.synthesis.mT @ coefficients).mT  # which torch adds faster to images in channels_last format
 
 
 class PooledSpectralNorm(torch.autograd.Function):
-    """Spectral batch norm in training mode, optionally fused with a batch norm in front of it.
+    """Spectral batch norm in training mode behind an affine map of the channels, which may be a batch norm.
 
-    It normalizes the coefficients of h = before_gain * u + before_bias with u = (x - mean) * scale. With `batch_norm`,
-    mean and scale are the mean and the inverse standard deviation of the batch, and the gradient flows through them.
-    This is then a batch norm followed by a spectral one, in about as many passes over the images as one of them alone.
+    It normalizes the coefficients of h = before_gain * u + before_bias with u = (x - mean) * scale and scale =
+    (variance + before_eps)^-0.5. With `batch_norm`, the gradient also flows through the mean and the variance. This is
+    then a batch norm followed by a spectral one, in about as many passes over the images as one of them alone.
 
     Small images spend most of the time on numbers per channel, so these are computed in few operations.
     """
@@ -130,11 +130,11 @@ class PooledSpectralNorm(torch.autograd.Function):
         wide: Tensor,
         mean: Tensor,
         variance: Tensor,
-        scale: Tensor,
         before_gain: Tensor,
         before_bias: Tensor,
         gain: Tensor,
         bias: Tensor,
+        before_eps: float,
         eps: float,
         statistics: str,
         fft_norm: str,
@@ -143,82 +143,85 @@ class PooledSpectralNorm(torch.autograd.Function):
         """x (N, C, H, W) -> y (N, C, H, W), and the coefficients' mean (2, C), real and imaginary, and variance (C,).
 
         wide: x in the precision of the statistics, which x may be below; y is in that of x, rounded once.
-        mean, variance: (C,), the mean and the biased variance of x. scale, before_gain, before_bias: (C,).
+        mean, variance: (C,), the mean and the biased variance of x. before_gain, before_bias: (C,).
         gain, bias: (C,), the affine parameters of the spectral norm; the bias is added to every coefficient.
         statistics: `half` or `full`. fft_norm: see `scales`.
         Only y is differentiable, with respect to x, before_gain, before_bias, gain and bias.
         """
         images = dense(wide, wide)
         plane = Plane.of(statistics, fft_norm, images.shape[2:], images)
-        # For u: the mean square of its coefficients, and their mean, from its mean first row.
+        scale = (variance + before_eps).rsqrt()
+        slope = before_gain * scale
+        # For x - mean: the mean square of its coefficients, and their mean, from its mean first row.
         energy, sums = variance * plane.energy, None
         if plane.row_energy:
             sums = row_sums(images, plane.parts)
-            energy = energy.add_(moments(sums)[1], alpha=plane.row_energy)
-        energy = energy * scale.square()
+            energy = torch.add(energy, moments(sums)[1], alpha=plane.row_energy)
         row = first_row_sum(images)
-        centred = torch.addmm(plane.of_one * mean, plane.analysis, row.mT, beta=-1, alpha=1 / len(images)) * scale
-        # For h, which has the mean before_bias.
-        coefficients = torch.addcmul(plane.of_one * before_bias, centred, before_gain)
-        power = before_gain.square() * energy + before_bias.square() * square_of_one(plane, images.shape[3])
-        power -= coefficients.square().sum(0)
-        variance = power.clamp_min(0)  # rounding can make it negative
-        inverse = (variance + eps).rsqrt()
+        centred = torch.addmm(plane.of_one * mean, plane.analysis, row.mT, beta=-1, alpha=1 / len(images))
+        # For h = slope * (x - mean) + before_bias.
+        coefficients = torch.addcmul(plane.of_one * before_bias, centred, slope)
+        power = torch.addcmul(before_bias.square() * square_of_one(plane, images.shape[3]), slope.square(), energy)
+        power = power - coefficients.square().sum(0)
+        found = power.clamp_min(0)  # rounding can make it negative
+        inverse = (found + eps).rsqrt()
         s = gain * inverse
         direct = plane.gain * s
-        y = affine(images, mean, direct * before_gain * scale, direct * before_bias)
-        added = -coefficients * s
+        affine = direct * before_gain, direct * before_bias
+        y = torch.batch_norm(x, *affine, mean, variance, False, 0.0, before_eps, False)
+        added = coefficients * -s
         added[0] += bias
-        add_to_first_row(y, plane.first_row(added))
+        by_x = direct * slope
+        first_row = plane.first_row(added) + torch.addcmul(affine[1], by_x, mean, value=-1)[:, None]
+        y[:, :, 0] = torch.addcmul(first_row, images[:, :, 0], by_x[:, None])
 
-        ctx.save_for_backward(x, mean, scale, before_gain, before_bias, gain)
+        ctx.save_for_backward(images, mean, scale, before_gain, before_bias, gain)
         ctx.kept = plane, sums, energy, centred, coefficients, power, inverse
         ctx.batch_norm = batch_norm
-        ctx.mark_non_differentiable(coefficients, variance)
-        return y.to(x.dtype), coefficients, variance
+        ctx.mark_non_differentiable(coefficients, found)
+        return y, coefficients, found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, scale, before_gain, before_bias, gain = ctx.saved_tensors
+        images, mean, scale, before_gain, before_bias, gain = ctx.saved_tensors
         plane, sums, energy, centred, coefficients, power, inverse = ctx.kept
-        images = dense(x, x).to(mean.dtype)
-        g = dense(g, images)
+        wide = dense(g, images)
         n, (height, width) = len(images), images.shape[2:]
         count = n * height * width
         # One pass gives for each channel the sum of g * u and the sum of g.
         _, along, total = torch.ops.aten.native_batch_norm_backward(
-            g, images, None, None, None, mean, scale, True, 0.0, [False, True, True]
+            wide, images, None, None, None, mean, scale, True, 0.0, [False, True, True]
         )
-        edge = plane.synthesis @ first_row_sum(g).mT  # the gradient of a number that is added to every coefficient
+        edge = plane.synthesis @ first_row_sum(wide).mT  # the gradient of a number that is added to every coefficient
         s = gain * inverse
-        direct = plane.gain * s
+        direct, slope = plane.gain * s, before_gain * scale
         of_s = plane.gain * torch.addcmul(before_gain * along, before_bias, total) - (coefficients * edge).sum(0)
         of_power = torch.where(power > 0, -0.5 * of_s * s * inverse.square(), 0.0)
         twice = 2 * of_power
         of_coefficients = -torch.addcmul(s * edge, coefficients, twice)
         per_power = twice * before_bias * square_of_one(plane, width)
-        of_before_gain = torch.addcmul(direct * along, twice * before_gain, energy) + (of_coefficients * centred).sum(0)
+        of_slope = torch.addcmul((of_coefficients * centred).sum(0), twice * slope, energy)
+        of_before_gain = torch.addcmul(direct * along, of_slope, scale)
         of_before_bias = torch.addcmul(per_power, direct, total) + (of_coefficients * plane.of_one).sum(0)
 
         # The gradient of h is direct * g plus multiples of h, of the row sums of h and of a first row. That of x is
-        # `inner` times it. With a batch norm in front, its mean and its component along u are subtracted first.
-        inner = before_gain * scale
-        by_square = twice * inner.square()
+        # `slope` times it. With a batch norm in front, its mean and its component along u are subtracted first.
+        by_square = twice * slope.square()
         by_x, constant = by_square * (plane.energy / count), per_power
         if ctx.batch_norm:
-            by_x = by_x - inner * scale * of_before_gain / count
+            by_x = torch.addcmul(by_x, slope * scale, of_before_gain, value=-1 / count)
             constant = constant - of_before_bias
-        constant = torch.addcmul(inner * constant / count, by_x, mean, value=-1)
+        constant = torch.addcmul(slope * constant / count, by_x, mean, value=-1)
         values = constant[:, None, None].expand(n, -1, height, plane.parts)
         if sums is not None:
             by_sum = by_square * (plane.row_energy / (n * height * plane.parts))
             constant = torch.addcmul(constant, by_sum, mean, value=-(width // plane.parts))
             values = torch.addcmul(constant[:, None, None], sums, by_sum[:, None, None])
-        result = scaled_plus_rows(g, inner * direct, values).addcmul_(images, by_x[:, None, None])
-        add_to_first_row(result, (of_coefficients * (inner / n)).mT @ plane.analysis)
+        result = scaled_plus_rows(wide, slope * direct, values).addcmul_(images, by_x[:, None, None])
+        result[:, :, 0] += (plane.analysis.mT @ (of_coefficients * (slope / n))).mT
         gradients = (of_before_gain, of_before_bias, of_s * inverse, edge[0])
-        return (result.to(x.dtype), None, None, None, None, *gradients, None, None, None, None)
+        return (result.to(g.dtype), None, None, None, *gradients, None, None, None, None, None)
 
 
 def square_of_one(plane: Plane, width: int) -> float:
@@ -256,11 +259,6 @@ def moments(
     return mean, variance
 
 
-def affine(images: Tensor, mean: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """(images - mean) * gain + bias in one pass, for images (N, C, H, W) and numbers per channel (C,)."""
-    return torch.batch_norm(images, gain, bias, mean, torch.ones_like(mean), False, 0.0, 0.0, False)
-
-
 def row_sums(images: Tensor, parts: int) -> Tensor:
     """Row sums (N, C, H, parts) of images (N, C, H, W), over every parts-th column: with 2 parts, even and odd ones."""
     n, channels, height, width = images.shape
@@ -280,13 +278,6 @@ def first_row_sum(images: Tensor) -> Tensor:
         return images[:, :, 0].sum(0)
     n, channels, _, width = images.shape
     return images.permute(0, 2, 3, 1)[:, 0].reshape(n, -1).sum(0).view(width, channels).mT  # torch sums this 5x as fast
-
-
-def add_to_first_row(images: Tensor, values: Tensor) -> None:
-    """Adds values (C, W) to the first row of each of images (N, C, H, W), in place."""
-    if channels_last(images):
-        values = values.mT.contiguous().mT  # torch adds values in the order of the images 5x as fast
-    images[:, :, 0] += values
 
 
 def scaled_plus_rows(images: Tensor, gain: Tensor, values: Tensor) -> Tensor:

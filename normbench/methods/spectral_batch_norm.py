@@ -73,8 +73,8 @@ class SpectralBatchNorm2d(nn.Module):
         if self.training:
             given = x.detach()
             mean, variance = moments(given)
-            scale, gain = torch.ones_like(mean), torch.ones_like(mean)  # torch.compile refuses one tensor in two places
-            return self.normalized(x, given, mean, variance, scale, gain, mean.clone(), False)
+            # As if a batch norm were in front that changes nothing.
+            return self.normalized(x, given, mean, variance, (variance + 1).sqrt(), mean.clone(), 1.0, False)
         gain, row = self.running(x)
         y = x * gain[:, None, None]
         y[:, :, 0] += row
@@ -86,9 +86,9 @@ class SpectralBatchNorm2d(nn.Module):
         wide: Tensor,
         mean: Tensor,
         variance: Tensor,
-        scale: Tensor,
         before_gain: Tensor,
         before_bias: Tensor,
+        before_eps: float,
         batch_norm: bool,
     ) -> Tensor:
         """Normalizes in training mode, after shifting and scaling the channels; keeps (N, C, H, W).
@@ -100,8 +100,8 @@ class SpectralBatchNorm2d(nn.Module):
             wide,
             mean,
             variance,
-            scale,
             *(value.to(mean) for value in (before_gain, before_bias, self.weight, self.bias)),
+            before_eps,
             self.eps,
             self.mode,
             self.fft_norm,
@@ -198,8 +198,8 @@ class AfterBatchNorm(nn.Sequential):
                 batch_norm.get_buffer("num_batches_tracked").add_(1)
                 wide = x.detach().to(running[0].dtype)
                 mean, variance = moments(wide, *running, batch_norm.momentum or 0.0)
-                scale = (variance + batch_norm.eps).rsqrt()
-            return spectral.normalized(x, wide, mean, variance, scale, batch_norm.weight, batch_norm.bias, True)
+            affine = batch_norm.weight, batch_norm.bias
+            return spectral.normalized(x, wide, mean, variance, *affine, batch_norm.eps, True)
 
     @staticmethod
     def computed_at_once(batch_norm: nn.BatchNorm2d, spectral: SpectralBatchNorm2d, x: Tensor) -> bool:
