@@ -3,7 +3,8 @@
 A training step is that of normbench's training loop: input normalization, forward pass, loss with the method's penalty,
 backward pass, optimizer and schedule. An evaluation is that of `normbench evaluate`, of one batch. For each network and
 precision, all methods take turns in one process; the table has medians and ratios of medians. The images are random, 3
-x 32 x 32. bfloat16 is autocast, and is measured only if the CPU computes it without emulation.
+x 32 x 32. bfloat16 is autocast, and is measured only if the CPU computes it without emulation. The floor is what a
+perfect implementation would need at this machine's peaks, by the formulas in `benchmarks/floors.py`, also as a ratio.
 
     python -m benchmarks.networks [--threads 1 2] [--rounds 9] [--models resnet20 resnet18] [--methods conv_norm ...]
         [--precision float32 bfloat16] [--format channels_last|contiguous]
@@ -16,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from benchmarks import machine
+from benchmarks import floors, machine
 from benchmarks.turns import clock, take_turns
 from normbench.data.batches import Images
 from normbench.functional import placement
@@ -65,8 +66,22 @@ GOALS: dict[tuple[str, str], dict[str, tuple[float, float | None]]] = {
 }
 
 
-def works(model: str, name: str, recipe: Recipe) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Returns a training step and an evaluation of one batch, for a network with a method."""
+# The networks whose measured time is part of the floor: those without what the method adds.
+WITHOUT = {"network_deconvolution": "no_norm"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with a method: a training step and an evaluation of one batch, and what the method adds to each."""
+
+    step: Callable[[], object]
+    evaluation: Callable[[], object]
+    step_parts: list[floors.Part]
+    evaluation_parts: list[floors.Part]
+
+
+def case(model: str, name: str, recipe: Recipe) -> Case:
+    """Builds a network with a method."""
     method = methods.build(name, {})
     network = build_classifier(model, {}, method, 3, 10, seed=0)
     network = placement.placed(network, "cpu", recipe.memory_format).train()
@@ -83,34 +98,39 @@ def works(model: str, name: str, recipe: Recipe) -> tuple[Callable[[], object], 
 
     step()  # gives running statistics a value
     trained = copy.deepcopy(network).eval()
-    return step, functools.partial(logits, trained, images, pixels, recipe.precision)
+    size = 2 if recipe.precision == "bfloat16" else floors.WIDE
+    step_parts, evaluation_parts = (
+        floors.parts(trained, images.normalized(pixels), training, size) for training in (True, False)
+    )
+    return Case(step, lambda: logits(trained, images, pixels, recipe.precision), step_parts, evaluation_parts)
 
 
-def ratio(spent: float, base: float, goal: float | None) -> str:
-    """Returns a time in ms, its ratio to batch norm and the goal, as cells of the table."""
-    return f"{spent:9.1f} {spent / base:6.2f} {'' if goal is None else f'{goal:.2f}':>6}"
+def cells(spent: float, floor: float | None, base: float, goal: float | None) -> str:
+    """Returns a time in ms, its ratio to batch norm, the goal and the floor of that, as cells of the table."""
+    numbers = (f"{'' if number is None else f'{number:.2f}':>6}" for number in (goal, floor and floor / base))
+    return f"{spent:9.1f} {spent / base:6.2f} {' '.join(numbers)}"
 
 
 def table(model: str, recipe: Recipe, names: list[str], rounds: int) -> None:
-    """Measures a network with all methods and prints their times, ratios and goals."""
+    """Measures a network with all methods and prints their times, ratios, goals and floors."""
     torch.set_num_threads(recipe.threads)
-    steps, evaluations = {}, {}
-    for name in [BASE, *names]:
-        steps[name], evaluations[name] = works(model, name, recipe)
-    both = {("step", name): work for name, work in steps.items()}
-    both |= {("evaluation", name): work for name, work in evaluations.items()}
-    times = take_turns(both, rounds)
+    peaks = floors.Peaks.measured([torch.float32, *([torch.bfloat16] if recipe.precision == "bfloat16" else [])])
+    without = [WITHOUT[name] for name in names if name in WITHOUT]
+    cases = {name: case(model, name, recipe) for name in [BASE, *without, *names]}
+    works = {("step", name): each.step for name, each in cases.items()}
+    times = take_turns(works | {("evaluation", name): each.evaluation for name, each in cases.items()}, rounds)
     threads = f"{recipe.threads} thread{'s' * (recipe.threads > 1)}"
     print(f"\n{model}, batch {recipe.batch_size}, {recipe.precision}, {recipe.memory_format}, {threads} ({clock()})")
-    print(f"{'':22} {'step, ms':>9}  ratio   goal {'eval., ms':>9}  ratio   goal")
+    print(peaks)
+    print(f"{'':22} {'step, ms':>9}  ratio   goal  floor {'eval., ms':>9}  ratio   goal  floor")
     goals = GOALS.get((model, recipe.precision), {})
-    for name in steps:
-        goal = goals.get(name, (None, None))
-        cells = [
-            ratio(times[kind, name], times[kind, BASE], each)
-            for kind, each in zip(("step", "evaluation"), goal, strict=True)
-        ]
-        print(f"{name:22} {' '.join(cells)}".rstrip(), flush=True)
+    for name, each in cases.items():
+        row = []
+        found = (each.step_parts, each.evaluation_parts)
+        for kind, goal, parts in zip(("step", "evaluation"), goals.get(name, (None, None)), found, strict=True):
+            floor = times[kind, WITHOUT.get(name, BASE)] + peaks.milliseconds(parts) if name in names else None
+            row.append(cells(times[kind, name], floor, times[kind, BASE], goal))
+        print(f"{name:22} {' '.join(row)}".rstrip(), flush=True)
 
 
 def main() -> None:
