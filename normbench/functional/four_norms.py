@@ -98,7 +98,7 @@ def directions(found: Tensor, cells: Tensor, before: Tensor, count: int) -> tupl
     """
     norms = found.new_zeros(4 * count).index_add_(0, cells.flatten(), found.square().flatten()).sqrt_()
     of_entries = norms[cells]
-    return torch.where(of_entries > 0, found / of_entries, before), norms.view(count, 4)
+    return torch.where(of_entries == 0, before, found / of_entries), norms.view(count, 4)
 
 
 def power_step(weights: list[Tensor], kernels: Kernels, outputs: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -112,16 +112,16 @@ def power_step(weights: list[Tensor], kernels: Kernels, outputs: Tensor, inputs:
     count, taps = kernels.count(), kernels.pairs.shape[1]
     # The left vector of U comes first.
     right = kernels.by_output(outputs[:, -taps:].reshape(-1, 1))
-    found = torch.cat([(r.mT @ m).view(-1, 1) for r, m in zip(right, matrices, strict=True)])
+    found = torch.cat([torch.bmm(r.mT, m).view(-1, 1) for r, m in zip(right, matrices, strict=True)])
     left, _ = directions(found, kernels.inputs[:, -1:], inputs[:, -1:], count)
     inputs = torch.cat([inputs[:, :-1], left], 1)
     # The left vectors of the others and the right one of U.
-    found = torch.cat([(m @ v).flatten(0, 1) for m, v in zip(matrices, kernels.by_input(inputs), strict=True)])
+    found = torch.cat([torch.bmm(m, v).flatten(0, 1) for m, v in zip(matrices, kernels.by_input(inputs), strict=True)])
     found = found.view(len(outputs), -1) @ kernels.pairs.flatten(1).mT
     outputs, of_outputs = directions(found, kernels.outputs, outputs, count)
     # The right vectors of the others.
     spread = kernels.spread(outputs)
-    found = torch.cat([(v.mT @ m).mT.flatten(0, 1) for m, v in zip(matrices, spread, strict=True)])[:, :-1]
+    found = torch.cat([torch.bmm(v.mT, m).mT.flatten(0, 1) for m, v in zip(matrices, spread, strict=True)])[:, :-1]
     rights, of_inputs = directions(found, kernels.inputs[:, :-1], inputs[:, :-1], count)
     return outputs, torch.cat([rights, left], 1), torch.cat([of_inputs[:, :3], of_outputs[:, 3:]], 1)
 
@@ -152,6 +152,6 @@ class LeastNorm(torch.autograd.Function):
             gradients = []
             for left, right, (shape, contiguous) in zip(lefts, kernels.by_input(inputs), ctx.like, strict=True):
                 o, i, h, w = shape
-                of_weight = (left @ right.mT).view(o, h, w, i).permute(0, 3, 1, 2)
+                of_weight = torch.bmm(left, right.mT).view(o, h, w, i).permute(0, 3, 1, 2)
                 gradients.append(of_weight.contiguous() if contiguous else of_weight)
         return (None, None, None, None, *gradients)
