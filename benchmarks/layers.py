@@ -3,7 +3,8 @@
 It times forward plus backward pass in training mode, in float32. All layers take turns in one process, so that load on
 the machine affects all of them; the table has medians, and ratios of medians. Memory is what a layer holds from the
 forward to the backward pass, its output included, and the peak over both passes. On the CPU, memory that a kernel uses
-internally is not included.
+internally is not included. With one thread on a CPU, times are processor time, else times of the clock. On a CPU the
+floor is what a perfect implementation would need at this machine's peaks (`benchmarks/floors.py`), as a ratio as well.
 
     python -m benchmarks.layers [--rounds 15] [--threads 2] [--format contiguous|channels_last]
 """
@@ -11,14 +12,13 @@ internally is not included.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import published
+from benchmarks import floors, machine, published
+from benchmarks.turns import clock, take_turns
 from normbench.evaluation import fold
 from normbench.methods import registry as methods
 from normbench.methods.conv_norm import ConvNorm2d
@@ -29,13 +29,17 @@ from normbench.system import device as devices
 from normbench.system.memory import LiveBytes
 
 SHAPES = ((128, 64, 32), (128, 256, 8))  # N, channels, height and width
+ALONE = "conv"
 CONV, NORM = "conv, batch_norm", "batch_norm"  # the baselines of the ratios
+# What the floor of a layer starts from; that of layers in the operations of their authors is not given.
+STARTS = {"network_deconvolution": ALONE, "conv_norm": CONV, "batch_norm, spectral": NORM}
 
 
 def layers(channels: int) -> dict[str, tuple[nn.Module, str]]:
     """Returns each layer, with the name of the baseline of its ratios."""
     batch_norm = nn.BatchNorm2d
     return {
+        ALONE: (nn.Conv2d(channels, channels, 3, padding=1), CONV),
         CONV: (nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), batch_norm(channels)), CONV),
         "network_deconvolution": (DeconvConv2d(channels, channels, 3, padding=1), CONV),
         "network_deconvolution, published": (published.Deconv(channels, channels, 3, 1), CONV),
@@ -48,28 +52,6 @@ def layers(channels: int) -> dict[str, tuple[nn.Module, str]]:
             NORM,
         ),
     }
-
-
-def seconds(work: Callable[[], object], device: str) -> float:
-    """Returns the seconds of one call, including the work that it queues on a GPU."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def take_turns(works: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Returns the median milliseconds of each function, after two rounds that do not count."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 2):
-        for name, work in works.items():
-            spent = seconds(work, device)
-            if turn >= 2:
-                times[name].append(1000 * spent)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def memory(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[float, float]:
@@ -92,8 +74,8 @@ def memory(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[float, float]
     return held / 2**20, peak / 2**20
 
 
-def table_of_layers(rounds: int, device: str, memory_format: torch.memory_format) -> None:
-    """Prints time and memory of every layer, with ratios to its baseline."""
+def table_of_layers(rounds: int, device: str, memory_format: torch.memory_format, peaks: floors.Peaks | None) -> None:
+    """Prints time and memory of every layer, with ratios to its baseline, and floors if there are peaks."""
     for count, channels, size in SHAPES:
         x = torch.randn(count, channels, size, size, device=device).to(memory_format=memory_format).requires_grad_()
         gradient = torch.randn_like(x)
@@ -109,10 +91,15 @@ def table_of_layers(rounds: int, device: str, memory_format: torch.memory_format
         times = take_turns({name: lambda name=name: step(name) for name in chosen}, rounds, device)
         spaces = {name: memory(layer, x, gradient) for name, (layer, _) in chosen.items()}
         title = f"{count} x {channels} x {size} x {size}, 3x3"
-        print(f"\n{title:34}      ms   ratio   held MiB  ratio   peak MiB  ratio")
-        for name, (_, base) in chosen.items():
+        print(f"\n{title:34}      ms   ratio   floor   held MiB  ratio   peak MiB  ratio")
+        for name, (layer, base) in chosen.items():
             held, peak = (f"{a:9.1f} {a / b:6.2f}x" for a, b in zip(spaces[name], spaces[base], strict=True))
-            print(f"{name:34} {times[name]:7.1f} {times[name] / times[base]:6.2f}x {held} {peak}", flush=True)
+            floor = ""
+            if name in STARTS and peaks is not None:
+                least = times[STARTS[name]] + peaks.milliseconds(floors.parts(layer, x.detach(), True))
+                floor = f"{least / times[base]:.2f}x"
+            ratio = f"{times[name]:7.1f} {times[name] / times[base]:6.2f}x"
+            print(f"{name:34} {ratio} {floor:>7} {held} {peak}", flush=True)
 
 
 def share_of_penalty(rounds: int, device: str) -> None:
@@ -162,9 +149,15 @@ def main() -> None:
     devices.prepare(options.device)  # the settings of training
     torch.manual_seed(0)
     memory_format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
-    place = f"{options.threads} threads" if options.device == "cpu" else torch.cuda.get_device_name()
-    print(f"{place}, {options.format}, torch {torch.__version__}, {options.rounds} rounds")
-    table_of_layers(options.rounds, options.device, memory_format)
+    peaks = None
+    if options.device == "cpu":
+        print(machine.description())
+        peaks = floors.Peaks.measured([torch.float32])
+        threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
+        print(f"{threads} ({clock()}), float32, {options.format}, {options.rounds} rounds; {peaks}")
+    else:
+        print(f"{torch.cuda.get_device_name()}, {options.format}, torch {torch.__version__}, {options.rounds} rounds")
+    table_of_layers(options.rounds, options.device, memory_format, peaks)
     share_of_penalty(options.rounds, options.device)
     table_of_inference(options.rounds, options.device)
 

@@ -37,7 +37,7 @@ class Deconv(nn.Module):
             y, z = y @ t, t @ z
         deconv = z / scale.sqrt()
         out = self.conv.out_channels
-        weight = self.conv.weight.view(out, self.features, self.groups).transpose(1, 2)
+        weight = self.conv.weight.reshape(out, self.features, self.groups).transpose(1, 2)
         weight = weight.reshape(-1, self.features) @ deconv
         bias = self.conv.bias - (weight @ mean).view(out, -1).sum(1)
         weight = weight.view(out, self.groups, self.features).transpose(1, 2)

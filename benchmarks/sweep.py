@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import machine
+
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = """
 suite: {{seed: 0, seeds: {seeds}, datasets: [digits], tasks: [small], variants: [batch_norm], baseline: batch_norm,
@@ -66,6 +68,7 @@ def main() -> None:
     many, many_runs = swept(given.many, given.epochs, options)
     a_run = (many_runs - few_runs) / (given.many - given.few)
     overhead = beside * (many - few) / (given.many - given.few) - a_run
+    print(machine.description())
     print(f"{given.few} runs: {few:.2f} s, {given.many} runs: {many:.2f} s; a run takes {a_run:.3f} s")
     print(f"overhead of a run: {overhead:.3f} s; once: {few - given.few * (a_run + overhead) / beside:.2f} s")
 

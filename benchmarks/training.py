@@ -29,6 +29,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks import machine
 from normbench.data.batches import Batches, on_device
 from normbench.functional import placement
 from normbench.methods import registry as methods
@@ -165,6 +166,7 @@ def main() -> None:
             print(f"turn {number}: {name} {speed:,.0f} images/s", file=sys.stderr, flush=True)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     where = f"{device}, {arguments.threads} threads"
+    print(machine.description())
     print(f"{arguments.model}, {arguments.method}, batches of {arguments.batch_size}, {where}")
     for name, median in medians.items():
         ratio = f"{median / medians['plain loop']:.2f} x plain" if name.startswith("normbench") else ""

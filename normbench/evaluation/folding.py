@@ -118,24 +118,22 @@ class FirstRow(nn.Module):
     """Adds constants to the first row of images (N, channels, H, W), in place: what remains of a SpectralBatchNorm2d.
 
     spectral: the folded layer. gain: (channels,), its weight over its running standard deviation.
-    Buffers: real, imaginary (channels,), the constant that the layer adds to every Fourier coefficient.
+    Buffer: added (2, channels), the real and the imaginary part of what the layer adds to every Fourier coefficient.
     """
 
-    real: Tensor
-    imaginary: Tensor
+    added: Tensor
 
     def __init__(self, spectral: SpectralBatchNorm2d, gain: Tensor):
         super().__init__()
-        real, imaginary = spectral.running_mean
-        self.register_buffer("real", spectral.bias - real * gain)
-        self.register_buffer("imaginary", -imaginary * gain)
+        added = -spectral.running_mean * gain
+        added[0] += spectral.bias
+        self.register_buffer("added", added)
         self.statistics, self.fft_norm = spectral.mode, spectral.fft_norm
         self.rows: dict[torch.Size, Tensor] = {}  # the added rows (channels, W) by image size (H, W)
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         if size not in self.rows or self.rows[size].device != x.device:
-            plane = Plane.of(self.statistics, self.fft_norm, self.real.new_empty(1, 1, *size))
-            self.rows[size] = plane.first_row(self.real, self.imaginary)
+            self.rows[size] = Plane.of(self.statistics, self.fft_norm, size, self.added).first_row(self.added)
         x[:, :, 0] += self.rows[size].to(x.dtype)
         return x

@@ -4,10 +4,10 @@ Behaviour of the authors' code, singlasahil14/fantastic-four at revision 0b85f0f
 convolution is at most sqrt(kh*kw) times the least of the spectral norms of four reshapings of its kernel. The penalty
 adds these bounds up over the convolutions; each norm is followed with one power iteration a training step.
 
-Deviations: the vectors of the iteration are buffers of the network, saved with it; kernels of one shape are iterated
-together, which changes nothing in the values; a grouped convolution is bounded by the largest of its groups' bounds,
-where the authors bound its kernel as if there were one group. A followed norm is a lower estimate, hence a training
-loss and never a certificate: for those, `normbench.spectral`.
+Deviations: the vectors of the iteration are buffers of the network, saved with it; kernels with the same taps are
+iterated together, which changes nothing in the values; a grouped convolution is bounded by the largest of its groups'
+bounds, where the authors bound its kernel as if there were one group. A followed norm is a lower estimate, hence a
+training loss and never a certificate: for those, `normbench.spectral`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,56 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from normbench.functional.four_norms import LeastNorm, power_step
+from normbench.functional.four_norms import (
+    Kernels,
+    LeastNorm,
+    Size,
+    cells,
+    columns,
+    directions,
+    pairing,
+    power_step,
+)
 from normbench.functional.graph import followers
 from normbench.methods.base import Method, NotNegative
-from normbench.spectral.fantastic_four import reshapings
 from normbench.spectral.kernels import polyphase
 
 START_ITERATIONS = 50
+
+
+class Vectors(nn.Module):
+    """The singular vectors of the four reshapings of kernels with as many taps, and one power iteration of them.
+
+    sizes: (groups, output channels, input channels) of each layer, the channels being those of one group.
+    Buffers: outputs, inputs: see `normbench.functional.four_norms`.
+    """
+
+    outputs: Tensor
+    inputs: Tensor
+
+    def __init__(self, sizes: list[Size], height: int, width: int, like: Tensor):
+        super().__init__()
+        self.sizes, self.height, self.width = sizes, height, width
+        one, other = columns(height, width)
+        self.register_buffer("pairs", pairing(height, width).to(like), persistent=False)
+        for side, widths in enumerate((one, other)):
+            rows = [size[1 + side] for size in sizes for _ in range(size[0])]
+            place = cells(rows, widths).to(like.device)
+            drawn = torch.randn(place.shape, dtype=like.dtype, device=like.device)
+            name = "inputs" if side else "outputs"
+            self.register_buffer(f"{name}_cells", place, persistent=False)
+            self.register_buffer(name, directions(drawn, place, drawn, sum(size[0] for size in sizes))[0])
+
+    def forward(self, weights: list[Tensor]) -> Tensor:
+        """Runs one power iteration; returns the bound of every kernel, (kernels,). weights: (groups * o, i, h, w)."""
+        places = (self.get_buffer(name) for name in ("pairs", "outputs_cells", "inputs_cells"))
+        kernels = Kernels(self.sizes, *places)
+        with torch.no_grad():
+            outputs, inputs, norms = power_step(weights, kernels, self.outputs, self.inputs)
+            self.outputs.copy_(outputs)
+            self.inputs.copy_(inputs)
+        return (self.height * self.width) ** 0.5 * LeastNorm.apply(norms, outputs, inputs, kernels, *weights)
 
 
 class TrackedNorms(nn.Module):
@@ -35,27 +76,35 @@ class TrackedNorms(nn.Module):
     layers: names of convolutions and linear layers; a weight matrix counts as a 1x1 kernel. batch_norms: maps names of
     convolutions to those of the batch norms that scale their kernels. polyphase: whether a strided kernel is replaced
     by the stride-1 kernel of its phases (see `normbench.spectral.polyphase`).
-    groups: the names of the layers, grouped by kernel shape. Buffers: left_<g>_<m> and right_<g>_<m>, for group g and
-    matrix m, (kernels, length).
+    layers: the names, by the size of the kernels; vectors: a module for each size.
     """
 
     def __init__(self, model: nn.Module, layers: list[str], batch_norms: dict[str, str], polyphase: bool):
         super().__init__()
         self.batch_norms, self.by_phase = batch_norms, polyphase
-        shapes: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        sizes: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name in layers:
-            shapes[tuple(self.kernel(model, name).shape)].append(name)
-        self.groups = list(shapes.values())
-        for g in range(len(self.groups)):
-            for m, matrix in enumerate(reshapings(self.kernels(model, g).detach().flatten(0, 1))):
-                self.register_buffer(f"left_{g}_{m}", normalize(torch.randn_like(matrix[:, :, 0]), dim=1))
-                self.register_buffer(f"right_{g}_{m}", normalize(torch.randn_like(matrix[:, 0, :]), dim=1))
+            sizes[tuple(self.kernel(model, name).shape[2:])].append(name)
+        self.layers = list(sizes.values())
+        self.vectors = nn.ModuleList()
+        for (height, width), names in sizes.items():
+            found = []
+            for name in names:
+                kernel, groups = self.kernel(model, name), self.groups(model, name)
+                found.append((groups, kernel.shape[0] // groups, kernel.shape[1]))
+            self.vectors.append(Vectors(found, height, width, kernel.detach()))
         with torch.no_grad():
             for _ in range(START_ITERATIONS):
                 self(model)
 
+    @staticmethod
+    def groups(model: nn.Module, name: str) -> int:
+        """The number of groups of a layer."""
+        layer = model.get_submodule(name)
+        return layer.groups if isinstance(layer, nn.Conv2d) else 1
+
     def kernel(self, model: nn.Module, name: str) -> Tensor:
-        """The kernel of a layer for which the bound is computed, (groups, o, i, kh, kw)."""
+        """The kernel of a layer for which the bound is computed, (groups * o, i, kh, kw)."""
         layer = model.get_submodule(name)
         weight: Tensor = layer.get_parameter("weight")
         if name in self.batch_norms:
@@ -65,30 +114,22 @@ class TrackedNorms(nn.Module):
             gain = norm.weight * (norm.get_buffer("running_var") + norm.eps).rsqrt()
             weight = weight * gain.view(-1, *[1] * (weight.dim() - 1))
         if not isinstance(layer, nn.Conv2d):
-            return weight[None, :, :, None, None]
+            return weight[:, :, None, None]
         if self.by_phase and layer.stride[0] == layer.stride[1] > 1:
             weight = polyphase(weight, layer.stride[0])
-        return weight.view(layer.groups, -1, *weight.shape[1:])
-
-    def kernels(self, model: nn.Module, group: int) -> Tensor:
-        """The kernels of all layers of a group, (layers, groups, o, i, kh, kw)."""
-        return torch.stack([self.kernel(model, name) for name in self.groups[group]])
+        return weight
 
     def forward(self, model: nn.Module) -> Tensor:
-        """Runs one power iteration; returns the bound of every layer, (layers,), in the order of `groups`."""
+        """Runs one power iteration; returns the bound of every layer, (layers,), in the order of `layers`."""
         result = []
-        for g in range(len(self.groups)):
-            kernels = self.kernels(model, g)
-            layers, groups, _, _, kh, kw = kernels.shape
-            flat = kernels.flatten(0, 1)
-            lefts = [self.get_buffer(f"left_{g}_{m}") for m in range(4)]
-            rights = [self.get_buffer(f"right_{g}_{m}") for m in range(4)]
-            with torch.no_grad():
-                new_lefts, new_rights, norms = power_step(flat, lefts, rights)
-                for old, new in zip(lefts + rights, new_lefts + new_rights, strict=True):
-                    old.copy_(new)
-            bounds = (kh * kw) ** 0.5 * LeastNorm.apply(flat, norms, *new_lefts, *new_rights)
-            result.append(bounds.view(layers, groups).amax(1))
+        for names, vectors in zip(self.layers, self.vectors, strict=True):
+            assert isinstance(vectors, Vectors)
+            weights = [self.kernel(model, name) for name in names]
+            with torch.autocast(weights[0].device.type, enabled=False):
+                bounds = vectors(weights)
+            groups = [size[0] for size in vectors.sizes]
+            whole = all(count == 1 for count in groups)
+            result.append(bounds if whole else torch.stack([part.amax() for part in bounds.split(groups)]))
         return torch.cat(result)
 
 

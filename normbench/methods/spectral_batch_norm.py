@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.functional.pooled_spectral_norm import Plane, PooledSpectralNorm, scales
+from normbench.functional.pooled_spectral_norm import Plane, PooledSpectralNorm, moments, scales
 from normbench.methods.base import Method, Positive, Role
 
 Scale = Literal["ortho", "backward", "forward", "full"]
@@ -71,41 +71,54 @@ class SpectralBatchNorm2d(nn.Module):
     def pooled(self, x: Tensor) -> Tensor:
         """Normalizes with statistics pooled over all frequencies of a channel, in closed form; keeps (N, C, H, W)."""
         if self.training:
-            zero, one = torch.zeros_like(self.weight), torch.ones_like(self.weight)
-            square = torch.linalg.vector_norm(x, dim=(0, 2, 3)).square()
-            return self.normalized(x, zero, one, square, one, zero, False)
-        plane = Plane.of(self.mode, self.fft_norm, x)
-        gain = self.weight * (self.running_var + self.eps).rsqrt()
-        real, imaginary = self.running_mean
-        y = x * (gain * plane.gain)[:, None, None]
-        row = plane.first_row(self.bias - real * gain, -imaginary * gain)
-        return y + functional.pad(row[:, None], (0, 0, 0, x.shape[2] - 1))
+            given = x.detach()
+            mean, variance = moments(given)
+            # As if a batch norm were in front that changes nothing.
+            return self.normalized(x, given, mean, variance, (variance + 1).sqrt(), mean.clone(), 1.0, False)
+        gain, row = self.running(x)
+        y = x * gain[:, None, None]
+        y[:, :, 0] += row
+        return y
 
     def normalized(
         self,
         x: Tensor,
-        offset: Tensor,
-        scale: Tensor,
-        square: Tensor,
+        wide: Tensor,
+        mean: Tensor,
+        variance: Tensor,
         before_gain: Tensor,
         before_bias: Tensor,
+        before_eps: float,
         batch_norm: bool,
     ) -> Tensor:
         """Normalizes in training mode, after shifting and scaling the channels; keeps (N, C, H, W).
 
         Updates the running statistics. The arguments are those of PooledSpectralNorm.
         """
-        y, real, imaginary, variance = PooledSpectralNorm.apply(
+        y, coefficients, variance = PooledSpectralNorm.apply(
             x,
-            *(value.to(x).detach() for value in (offset, scale, square)),
-            *(value.to(x) for value in (before_gain, before_bias, self.weight, self.bias)),
+            wide,
+            mean,
+            variance,
+            *(value.to(mean) for value in (before_gain, before_bias, self.weight, self.bias)),
+            before_eps,
             self.eps,
             self.mode,
             self.fft_norm,
             batch_norm,
         )
-        self.track(torch.stack([real, imaginary]), variance, x.numel() // x.shape[1])
+        self.track(coefficients, variance, x.numel() // x.shape[1])
         return y
+
+    def running(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What evaluation does to images as large as x: a factor (C,) on all pixels, a change (C, W) of the first row.
+
+        For statistics per channel only.
+        """
+        plane = Plane.of(self.mode, self.fft_norm, x.shape[2:], self.weight)
+        gain = self.weight * (self.running_var + self.eps).rsqrt()
+        added = torch.addcmul(functional.pad(self.bias[None], (0, 0, 0, 1)), self.running_mean, gain, value=-1)
+        return gain * plane.gain, plane.first_row(added)
 
     def by_frequency(self, x: Tensor) -> Tensor:
         """Normalizes with separate statistics over the batch for every frequency; keeps (N, C, H, W).
@@ -157,23 +170,6 @@ class SpectralBatchNorm2d(nn.Module):
             self.size = (height, width) if height else None
 
 
-def moments(x: Tensor, batch_norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel of x (N, channels, H, W), (channels,) each.
-
-    Updates the running statistics of the batch norm.
-    """
-    running_mean, running_var = batch_norm.get_buffer("running_mean"), batch_norm.get_buffer("running_var")
-    momentum = batch_norm.momentum or 0.0
-    batch_norm.get_buffer("num_batches_tracked").add_(1)
-    if not torch.compiler.is_compiling():
-        return torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
-    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)  # torch.compile does not support the function above
-    count = x.numel() // x.shape[1]
-    running_mean.lerp_(mean, momentum)
-    running_var.lerp_(variance * (count / (count - 1)), momentum)
-    return mean, variance
-
-
 class AfterBatchNorm(nn.Sequential):
     """BatchNorm2d, then SpectralBatchNorm2d: (N, channels, H, W) to the same shape.
 
@@ -188,36 +184,39 @@ class AfterBatchNorm(nn.Sequential):
         batch_norm, spectral = self
         assert isinstance(batch_norm, nn.BatchNorm2d)
         assert isinstance(spectral, SpectralBatchNorm2d)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        if not self.computed_at_once(batch_norm, spectral, x, wide):
+        if not self.computed_at_once(batch_norm, spectral, x):
             return super().forward(x)
+        running = batch_norm.get_buffer("running_mean"), batch_norm.get_buffer("running_var")
         with torch.autocast(x.device.type, enabled=False):
-            given = x.to(wide)
+            if not spectral.training:
+                gain, row = spectral.running(x)
+                affine = batch_norm.weight * gain, batch_norm.bias * gain
+                y = functional.batch_norm(x, *running, *affine, eps=batch_norm.eps)
+                y[:, :, 0] += row
+                return y
             with torch.no_grad():
-                mean, variance = moments(given, batch_norm)
-                scale = (variance + batch_norm.eps).rsqrt()
-                square = variance * scale.square() * (given.numel() // given.shape[1])
-            y = spectral.normalized(given, mean, scale, square, batch_norm.weight, batch_norm.bias, True)
-        return y.to(x.dtype)
+                batch_norm.get_buffer("num_batches_tracked").add_(1)
+                wide = x.detach().to(running[0].dtype)
+                mean, variance = moments(wide, *running, batch_norm.momentum or 0.0)
+            affine = batch_norm.weight, batch_norm.bias
+            return spectral.normalized(x, wide, mean, variance, *affine, batch_norm.eps, True)
 
     @staticmethod
-    def computed_at_once(
-        batch_norm: nn.BatchNorm2d, spectral: SpectralBatchNorm2d, x: Tensor, wide: torch.dtype
-    ) -> bool:
+    def computed_at_once(batch_norm: nn.BatchNorm2d, spectral: SpectralBatchNorm2d, x: Tensor) -> bool:
         """Whether both layers can be computed together.
 
-        They must be in training mode with statistics per channel, the batch norm must have a momentum, affine
-        parameters and running statistics of dtype `wide`, and each channel of x more than one value; not on MPS.
+        They must be in the same mode, with statistics per channel, the batch norm must have a momentum, affine
+        parameters and running statistics of at least the precision of x and of float32, and each channel of x more than
+        one value; not on MPS.
         """
         return (
             spectral.mode != "frequency"
             and x.device.type != "mps"
-            and spectral.training
-            and batch_norm.training
+            and spectral.training == batch_norm.training
             and batch_norm.weight is not None
             and batch_norm.running_mean is not None
             and batch_norm.momentum is not None
-            and batch_norm.running_mean.dtype == wide
+            and batch_norm.running_mean.dtype == torch.promote_types(x.dtype, torch.float32)
             and x.numel() > x.shape[1]
         )
 

@@ -114,48 +114,81 @@ def test_start_is_fifty_iterations_in() -> None:
     assert 0.97 * exact <= start <= exact * (1 + 1e-9)
 
 
-def test_one_iteration_a_step_and_the_gradient_of_fixed_vectors() -> None:
-    """Groups of kernels of one shape against a loop over kernels and matrices, while the weights move."""
-    shapes = [(4, 3, 3, 3), (2, 3, 3, 3), (4, 3, 3, 3), (6, 2, 1, 1), (4, 3, 3, 3)]
-    groups = [[0, 2, 4], [1], [3]]
-    model = network(*shapes)
+def vectors_of(model: nn.Sequential, member: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The left and the right vectors of the four matrices of a layer, from the buffers of the method."""
+    taps = model[member].weight.shape[2:]
+    alike = [k for k, layer in enumerate(model) if isinstance(layer, nn.Conv2d) and layer.weight.shape[2:] == taps]
+    place = model.fantastic_four.layers.index([str(k) for k in alike])
+    buffers, before = model.fantastic_four.vectors[place], alike[: alike.index(member)]
+    (o, i), (h, w) = model[member].weight.shape[:2], taps
+    sides = []
+    for side, (buffer, length) in enumerate(((buffers.outputs, o), (buffers.inputs, i))):
+        first = sum(model[k].weight.shape[side] for k in before)
+        columns = [h, w, 1, h * w] if side == 0 else [w, h, h * w, 1]
+        parts = np.split(buffer[first : first + length].clone().numpy(), np.cumsum(columns)[:-1], axis=1)
+        sides.append([part.ravel() for part in parts])
+    outputs, inputs = sides
+    return [*outputs[:3], inputs[3]], [*inputs[:3], outputs[3]]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_one_iteration_a_step_and_the_gradient_of_fixed_vectors(memory_format: torch.memory_format) -> None:
+    """Kernels with the same taps together against a loop over kernels and matrices, while the weights move."""
+    shapes = [(4, 3, 3, 3), (2, 3, 3, 3), (4, 3, 3, 3), (6, 2, 1, 1), (3, 5, 3, 3), (2, 4, 3, 2), (1, 3, 1, 1)]
+    model = network(*shapes).to(memory_format=memory_format)
     method = tracked(model)
-    buffers = model.fantastic_four
     for step in range(4):
         with torch.no_grad():
-            for layer in model[:5]:
+            for layer in model[: len(shapes)]:
                 layer.weight.add_(
                     torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(step)), alpha=0.3
                 )
-        before = {name: value.clone().numpy() for name, value in buffers.named_buffers()}
+        before = [vectors_of(model, member) for member in range(len(shapes))]
         model.zero_grad()
         penalty = method.penalty(model)
         penalty.backward()
         total = 0.0
-        for g, members in enumerate(groups):
-            for position, member in enumerate(members):
-                kernel = kernel_of(model[member])
-                values, gradients = [], []
-                places = oracles.four_matrices(np.arange(1.0, kernel.size + 1).reshape(kernel.shape))
-                for m, matrix in enumerate(oracles.four_matrices(kernel)):
-                    left = matrix @ before[f"right_{g}_{m}"][position]
-                    left /= np.linalg.norm(left)
-                    right = matrix.T @ left
-                    right /= np.linalg.norm(right)
-                    values.append(left @ matrix @ right)
-                    gradient = np.zeros(kernel.size)
-                    gradient[places[m].astype(int).ravel() - 1] = np.outer(left, right).ravel()
-                    gradients.append(gradient.reshape(kernel.shape))
-                    assert np.allclose(getattr(buffers, f"left_{g}_{m}")[position], left, rtol=1e-9, atol=1e-12)
-                    assert np.allclose(getattr(buffers, f"right_{g}_{m}")[position], right, rtol=1e-9, atol=1e-12)
-                root = math.sqrt(kernel.shape[2] * kernel.shape[3])
-                total += root * min(values)
-                expected = torch.from_numpy(root * gradients[int(np.argmin(values))])
-                assert oracles.relative_error(model[member].weight.grad, expected) <= 1e-9
+        for member in range(len(shapes)):
+            kernel = kernel_of(model[member])
+            values, gradients = [], []
+            places = oracles.four_matrices(np.arange(1.0, kernel.size + 1).reshape(kernel.shape))
+            found_lefts, found_rights = vectors_of(model, member)
+            for m, matrix in enumerate(oracles.four_matrices(kernel)):
+                left = matrix @ before[member][1][m]
+                left /= np.linalg.norm(left)
+                right = matrix.T @ left
+                right /= np.linalg.norm(right)
+                values.append(left @ matrix @ right)
+                gradient = np.zeros(kernel.size)
+                gradient[places[m].astype(int).ravel() - 1] = np.outer(left, right).ravel()
+                gradients.append(gradient.reshape(kernel.shape))
+                assert np.allclose(found_lefts[m], left, rtol=1e-9, atol=1e-12)
+                assert np.allclose(found_rights[m], right, rtol=1e-9, atol=1e-12)
+            root = math.sqrt(kernel.shape[2] * kernel.shape[3])
+            total += root * min(values)
+            expected = torch.from_numpy(root * gradients[int(np.argmin(values))])
+            assert oracles.relative_error(model[member].weight.grad, expected) <= 1e-9
+            assert model[member].weight.grad.is_contiguous(memory_format=memory_format)
         assert penalty.item() == pytest.approx(total, rel=1e-10)
-    assert dict(buffers.named_buffers()).keys() == {
-        f"{side}_{g}_{m}" for side in ("left", "right") for g in range(3) for m in range(4)
+    assert {name for name in model.state_dict() if "fantastic_four" in name} == {
+        f"fantastic_four.vectors.{size}.{side}" for size in range(3) for side in ("outputs", "inputs")
     }
+
+
+def test_the_penalty_does_not_follow_autocast() -> None:
+    """Neither its value, nor its vectors, nor its gradient may be rounded to bfloat16."""
+    model = network((4, 3, 3, 3), (6, 2, 1, 1)).float()
+    method = tracked(model)
+    other = copy.deepcopy(model)
+    expected = method.penalty(other)
+    expected.backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = method.penalty(model)
+        found.backward()
+    assert torch.equal(found, expected)
+    for a, b in zip([*model.buffers(), *model.parameters()], [*other.buffers(), *other.parameters()], strict=True):
+        assert torch.equal(a, b)
+        assert a.grad is None or torch.equal(a.grad, b.grad)
 
 
 def test_gradient_by_finite_differences() -> None:
@@ -204,7 +237,7 @@ def test_layers_option() -> None:
     penalty.backward()
     assert penalty.item() == pytest.approx(bound, rel=1e-9)
     assert [name for name, parameter in conv.named_parameters() if parameter.grad is not None] == ["0.weight"]
-    penalty = tracked(every, iterations=150, layers="all").penalty(every)
+    penalty = tracked(every, iterations=300, layers="all").penalty(every)
     penalty.backward()
     assert penalty.item() == pytest.approx(bound + sum(norms), rel=1e-9)
     assert {name for name, parameter in every.named_parameters() if parameter.grad is not None} == {

@@ -360,6 +360,29 @@ def test_after_a_batch_norm_equals_the_two_layers(
     assert both.state_dict().keys() == apart.state_dict().keys()
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("statistics", ["half", "full"])
+def test_after_a_batch_norm_in_bfloat16_is_that_of_float32_rounded_once(statistics: str, channels_last: bool) -> None:
+    """Statistics, their averages and all gradients, for images that a convolution under autocast returns."""
+    x = (3 * images(16, 3, 8, 8) + 5).bfloat16()
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    both = AfterBatchNorm(nn.BatchNorm2d(3), layer_of(3, statistics=statistics)).float()
+    exact = copy.deepcopy(both)
+    a, b = x.clone().requires_grad_(), x.float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = both(a)
+    expected = exact(b)
+    assert torch.equal(found, expected.bfloat16())
+    gradient = images(*x.shape, seed=7).bfloat16()
+    found.backward(gradient)
+    expected.backward(gradient.float())
+    assert torch.equal(a.grad, b.grad.bfloat16())
+    for p, q in zip([*both.parameters()], [*exact.parameters()], strict=True):
+        assert torch.equal(p.grad, q.grad)
+    for p, q in zip(both.buffers(), exact.buffers(), strict=True):
+        assert torch.equal(p, q)
+
+
 BATCH_NORMS = {
     "without parameters": {"affine": False},
     "without running statistics": {"track_running_stats": False},

@@ -402,7 +402,7 @@ MOVES: dict[str, tuple[str, Edit, str]] = {
     ),
     "a bound of Fantastic Four": (
         "methods/fantastic_four.py",
-        replaced("(kh * kw) ** 0.5", "(kh * kw) ** 0.4"),
+        replaced("(self.height * self.width) ** 0.5", "(self.height * self.width) ** 0.4"),
         "method fantastic_four",
     ),
 }
