@@ -10,8 +10,9 @@ and the ratio of busy to quiet.
     python -m benchmarks.busy --suite "one thread" ["passive waiting" ...]
 
 The second makes the results of params.yaml from scratch with the given settings, quiet and busy, each in a clone of the
-last commit. It says how long that takes and whether the numbers and weights are the same in all of them. normbench
-itself has the last setting, unless the environment has another one.
+last commit. It says how long that takes, how much of the CPU's time, which grows if threads wait awake, and whether the
+numbers and weights are the same in all of them. normbench itself has the last setting, unless the environment has
+another one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -129,22 +131,31 @@ def speeds(arguments: argparse.Namespace) -> dict[str, list[float]]:
     return {setting: [statistics.median(each) for each in both] for setting, both in found.items()}
 
 
-def results(setting: str, load: Any) -> tuple[float, dict[str, Any]]:
-    """Returns the seconds of making all results beside a load, and what must not depend on it: numbers and weights."""
+def results(setting: str, load: Any) -> tuple[float, float, dict[str, Any]]:
+    """Makes all results beside a load.
+
+    Returns the seconds of it, those of the CPU without the load, and what must not depend on it: numbers and weights.
+    """
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True)
         own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": folder}
-        start = time.perf_counter()
+        start, before = time.perf_counter(), cpu_seconds()
         with load():
             for command in COMMANDS:
                 subprocess.run(
                     [sys.executable, "-m", *command], cwd=folder, env=environment(setting) | own, check=True,
                     stdout=sys.stderr,
                 )  # fmt: skip
-        seconds = time.perf_counter() - start
+            seconds, of_cpu = time.perf_counter() - start, cpu_seconds() - before
         scores = Path(folder, "build/scores")
         records = {str(path.relative_to(scores)): json.loads(path.read_text()) for path in scores.rglob("*.json")}
-    return seconds, {name: (record["metrics"], record["files"]) for name, record in records.items()}
+    return seconds, of_cpu, {name: (record["metrics"], record["files"]) for name, record in records.items()}
+
+
+def cpu_seconds() -> float:
+    """Returns the CPU's seconds of all processes that this one has started and that have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def main() -> None:
@@ -161,10 +172,11 @@ def main() -> None:
     if arguments.suite:
         first: dict[str, Any] | None = None
         for setting in arguments.suite:
-            (quiet, numbers), (loaded, others) = (results(setting, load) for load in LOADS)
+            (quiet, quiet_cpu, numbers), (loaded, loaded_cpu, others) = (results(setting, load) for load in LOADS)
             first = first or numbers
             same = "the same" if first == numbers == others else "OTHER"
             times = f"{quiet:.0f} s quiet, {loaded:.0f} s busy ({loaded / quiet:.2f}x)"
+            times += f", of the CPU {quiet_cpu:.0f} s and {loaded_cpu:.0f} s ({loaded_cpu / quiet_cpu:.2f}x)"
             print(f"  {setting}: {times}, {same} numbers and weights of {len(numbers)} runs", flush=True)
         return
     medians = speeds(arguments)
