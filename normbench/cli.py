@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from normbench import __version__
-from normbench.system import files, layout, preemption
+from normbench.system import files, layout, preemption, threads
 from normbench.system.errors import UserError, hint
 from normbench.system.stage import guarded
 from normbench.system.text import complain, say, show_traceback
@@ -240,6 +240,7 @@ def runs_import(
 
 def main() -> None:
     """The entry point of the command. A user's mistake ends in one line and exit code 1."""
+    threads.set_environment()
     sys.excepthook = show_traceback
     preemption.watch()
     try:

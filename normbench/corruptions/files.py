@@ -26,6 +26,7 @@ from normbench.system import npy, preemption
 from normbench.system.errors import UserError
 from normbench.system.files import atomic_folder, read_json, sha256, write_json, writing
 from normbench.system.progress import Progress
+from normbench.system.threads import cores
 
 IMAGES = 250  # images in memory at a time
 PARALLEL = 1 << 28  # least number of values (about a second of work) for which several processes are started
@@ -205,7 +206,7 @@ def _pool(fill: Callable[[Block], Block], workers: int | None, values: int) -> I
     Raises UserError if a process is killed.
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" and values >= PARALLEL else 1
+        workers = cores() if sys.platform == "linux" and values >= PARALLEL else 1
     if workers <= 1 or sys.platform != "linux":
         yield lambda blocks: map(fill, blocks)
         return

@@ -30,7 +30,7 @@ from normbench.sweep import cost, worker
 from normbench.sweep.board import Board
 from normbench.sweep.local import POLL
 from normbench.sweep.room import processes
-from normbench.system import blame, layout, preemption
+from normbench.system import blame, layout, preemption, threads
 from normbench.system import device as devices
 from normbench.system.errors import UserError, line
 
@@ -105,7 +105,9 @@ def connect(cluster: str) -> None:
 
     check_address(cluster)
     try:
-        ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
+        # Only so are they set before a node's process imports torch.
+        environment = {"env_vars": {name: os.environ[name] for name in threads.ENVIRONMENT if name in os.environ}}
+        ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--ray {cluster}: no cluster there ({str(error).partition(chr(10))[0]})") from None
     preemption.watch()  # ray.init has replaced the handler of SIGTERM.
@@ -133,12 +135,12 @@ def submit(todo: list[Run], cluster: str, place: Place, beside: int | None) -> t
         beside = min(len(todo), min(rooms))
     refs = {}
     for run in todo:
-        threads = run.task.recipe.threads
-        options: dict[str, Any] = {"num_cpus": threads, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
+        needed = run.task.recipe.threads
+        options: dict[str, Any] = {"num_cpus": needed, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
         if gpus and beside is not None:
             options |= {"num_cpus": 1, "num_gpus": 1 / beside}
-        elif not any(node["Alive"] and node["Resources"].get("CPU", 0) >= threads for node in ray.nodes()):
-            raise UserError(f"--ray {cluster}: no node has the {threads} CPUs of a run (`threads` in its recipe)")
+        elif not any(node["Alive"] and node["Resources"].get("CPU", 0) >= needed for node in ray.nodes()):
+            raise UserError(f"--ray {cluster}: no node has the {needed} CPUs of a run (`threads` in its recipe)")
         task = remotely(**options)(work)
         refs[task.remote(run, held[run.bound.path], beside if gpus else None, place, reports)] = run
     return refs, reports

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from normbench.runs.run import Run
 from normbench.sweep.cost import Cost
+from normbench.system.threads import cores
 
 CONTEXT = 700 * 2**20  # bytes that a process takes on a GPU before its first tensor
 MARGIN = 1.2  # factor on the measured bytes of a run, for fragmentation and the workspaces that cuDNN tries
@@ -21,10 +21,9 @@ def processes(device: str, threads: int, memory: int, waiting: int) -> int:
     threads: of a run on a CPU. memory: bytes that a run needs on the GPU (see `bytes_of_a_run`), which is not used on
     other devices. The result is at least 1; on MPS it is 1.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device == "cpu":
-        return max(1, min(cores // threads, waiting))
-    return on_gpu(torch.cuda.mem_get_info()[0], memory, cores, waiting) if device == "cuda" else 1
+        return max(1, min(cores() // threads, waiting))
+    return on_gpu(torch.cuda.mem_get_info()[0], memory, cores(), waiting) if device == "cuda" else 1
 
 
 def bytes_of_a_run(todo: list[Run], costs: Iterable[Cost]) -> int:

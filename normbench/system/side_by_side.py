@@ -14,6 +14,7 @@ import torch
 
 from normbench.system import preemption, progress
 from normbench.system.text import complain
+from normbench.system.threads import cores
 
 FORKS = sys.platform == "linux"  # elsewhere a forked process cannot safely use the libraries that its parent has used
 
@@ -23,10 +24,10 @@ beside = 1  # number of processes that share the machine, this one included; eac
 def processes_for(kind: str, threads: int, tasks: int) -> int:
     """Returns how many processes with `threads` threads each work on `tasks` tasks.
 
-    On a CPU under Linux they use as many threads together as torch has, by default one for each core, but there are
+    On a CPU under Linux they have as many threads together as there are cores (see `threads.cores`), but there are
     never more processes than tasks. Elsewhere the result is 1.
     """
-    room = torch.get_num_threads() // threads if kind == "cpu" and FORKS else 1
+    room = cores() // threads if kind == "cpu" and FORKS else 1
     return max(1, min(room, tasks))
 
 

@@ -1,8 +1,9 @@
-"""Results from scratch, twice, are the same numbers, whatever else the machine does meanwhile."""
+"""Results from scratch, twice, are the same numbers, on any number of cores and whatever else these do meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from normbench.runs.record import Record
+from normbench.runs.run import Kind
 from tests.support.suite_folder import SuiteFolder, outcome, records, same_outcome
 
+ALL = os.sched_getaffinity(0) if sys.platform == "linux" else {0}  # the cores of this process
 STAGES = [
     ["stages.train", "--task", "small", "--variant", "batch_norm"],
     ["stages.train", "--task", "small", "--variant", "group_norm"],
@@ -36,6 +39,19 @@ def busy(count: int) -> Iterator[None]:
             loop.wait()
 
 
+@contextlib.contextmanager
+def cores(which: list[int]) -> Iterator[None]:
+    """Inside it, what this process starts has these cores alone, as with `taskset`. Nothing happens except on Linux."""
+    if sys.platform != "linux":
+        yield
+        return
+    os.sched_setaffinity(0, which)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ALL)
+
+
 def scored(folder: SuiteFolder) -> dict[str, Record]:
     """The records with their scores, without times, by their place."""
     scores = folder.path / "build/scores"
@@ -51,21 +67,27 @@ def files(folder: SuiteFolder) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_from_scratch_twice_under_different_load(tmp_path: Path) -> None:
-    """Beside the load, the second time has two runs side by side where the first has one after the other."""
+    """The first time is on one core. The second is on all, beside the load, with two runs side by side.
+
+    The GAN has two threads, also on one core.
+    """
     first = SuiteFolder(tmp_path / "first")
     first.edit(
         "\nvariants:",
         "\nevaluation: {attacks: {examples: 20, long_examples: 0}, smoothness: {examples: 20}}\nvariants:",
     )
+    first.edit("iterations: 30", "threads: 2, iterations: 30")
     first.bind()
     shutil.copytree(first.path, tmp_path / "second")
     second = SuiteFolder(tmp_path / "second")
     shutil.copy(first.path / "params.yaml", second.path)
-    for stage in STAGES:
-        first.run(*stage)
+    with cores([min(ALL)]):
+        for stage in STAGES:
+            first.run(*stage)
+    second.environment.pop("LOKY_MAX_CPU_COUNT")
     with busy(2):
         for stage in STAGES:
-            second.run(*stage, OMP_NUM_THREADS="2")
+            second.run(*stage)
     assert len(scored(first)) == 6
     assert scored(second) == scored(first)
     assert files(second) == files(first)
@@ -77,4 +99,8 @@ def test_from_scratch_twice_under_different_load(tmp_path: Path) -> None:
         same_outcome(first.path / "runs" / run, second.path / "runs" / run)
     beside = [{record.provenance.device.side_by_side for record in found.values()} for found in (one, other)]
     assert beside[0] == {1}
-    assert beside[1] == ({1, 2} if sys.platform == "linux" else {1})
+    assert beside[1] == ({1, 2} if sys.platform == "linux" and len(ALL) > 1 else {1})
+    threads = [
+        {(record.kind, record.provenance.numerics.threads) for record in found.values()} for found in (one, other)
+    ]
+    assert threads[0] == threads[1] == {(Kind.CLASSIFICATION, 1), (Kind.GAN, 2)}

@@ -178,14 +178,13 @@ def terminate(folder: Path, case: str) -> dict[str, Any]:
     both = [run(case, seed, longer=12) for seed in (0, 1)]  # so that no run ends before the other has begun
     whole = [reference(folder, one)[0] for one in both]
     place("terminated", folder)
-    torch.set_num_threads(2)  # room for two runs of one thread
+    jobs.cores = lambda: 2  # room for two runs of one thread
     pid = child(lambda: jobs.side_by_side([lambda one=one: train(one) for one in both], "cpu", 1))
     while not all(any(store.unfinished(one.id).glob("*.pt")) for one in both):
         assert not any(store.finished(one.id) for one in both), "a run ended before the other had a checkpoint"
         time.sleep(0.001)
     os.kill(pid, signal.SIGTERM)
     code = ended(pid)
-    torch.set_num_threads(1)
     found = [torch.load(sorted(store.unfinished(one.id).glob("*.pt"))[-1], weights_only=True) for one in both]
     steps = [state["training"]["step"] for state in found]
     for one in both:

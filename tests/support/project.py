@@ -60,11 +60,11 @@ FOREIGN = ("NORMBENCH_STORE", "NORMBENCH_DOWNLOADS", "NORMBENCH_MIRROR", "NORMBE
 
 
 def environment(package: Path) -> dict[str, str]:
-    """The variables of commands that use the package in a folder, with one thread on the CPU."""
+    """The variables of commands that use the package in a folder, with one core."""
     found = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(package),
-        "OMP_NUM_THREADS": "1",
+        "LOKY_MAX_CPU_COUNT": "1",
         "NORMBENCH_DEVICE": "cpu",
     }
     return {name: value for name, value in found.items() if name not in FOREIGN}

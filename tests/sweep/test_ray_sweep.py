@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.noted import Noted, check, unset
 from tests.support.suite_folder import SuiteFolder, records, same_outcome
 
 pytestmark = [
@@ -55,10 +56,10 @@ class Node:
         command = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=100000000"]
         command += ["--dashboard-agent-listen-port=0", "--metrics-export-port=0", "--disable-usage-stats"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--node-ip-address=127.0.0.1", *options]
-        environment = folder.environment | QUICK | {"NORMBENCH_STORE": str(store)}
+        env = unset(folder.environment) | QUICK | {"NORMBENCH_STORE": str(store)}
         output = (folder.path / f"{store.name}.log").open("w")
         self.process = subprocess.Popen(
-            command, cwd=folder.path, env=environment, stdout=output, stderr=output, start_new_session=True
+            command, cwd=folder.path, env=env, stdout=output, stderr=output, start_new_session=True
         )
 
     def lose_raylet(self) -> None:
@@ -204,6 +205,22 @@ def test_a_run_that_fails_leaves_the_others_alone(cluster: Cluster, tmp_path: Pa
     printed = folder.run("normbench", "sweep", "--ray", cluster.address, code=1)
     assert "small broken seed 0: failed: RuntimeError: on purpose" in printed
     assert len(records(folder.path / "runs")) == 4
+
+
+def test_the_processes_of_nodes_have_the_settings_of_the_driver(cluster: Cluster, tmp_path: Path):
+    """They have them from their start, so before they import torch; Ray's own number of threads gives way."""
+    folder = Noted(tmp_path / "suite")
+    folder.edit("gan_tasks: [small-gan]", "gan_tasks: []")
+    folder.edit("gan_variants: [noting]", "gan_variants: []")
+    folder.bind()
+    folder.taken()
+    folder.run("normbench", "sweep", "--ray", cluster.address)
+    notes = folder.taken()
+    check(notes)
+    trained = [note for note in notes.values() if "RAY_JOB_ID" in note["environment"]]  # not the driver's trial
+    assert trained
+    assert all({"OMP_NUM_THREADS=1", "OMP_WAIT_POLICY=passive"} <= set(note["began"]) for note in trained)
+    assert {record.provenance.numerics.threads for record in records(folder.path / "runs").values()} == {1}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "nonsense"])

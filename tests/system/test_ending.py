@@ -30,7 +30,7 @@ def sleep(name):
     time.sleep(600)
 
 preemption.watch()
-torch.set_num_threads(2)
+jobs.cores = lambda: 2
 jobs.side_by_side([functools.partial(sleep, name) for name in ("one", "two")], "cpu", 1)
 """
 

@@ -29,11 +29,8 @@ def fail(kind: type[BaseException]) -> None:
 
 
 @pytest.fixture
-def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+def four_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "cores", lambda: 4)
 
 
 THREADS = """
@@ -43,7 +40,8 @@ import torch
 from normbench.system import side_by_side as jobs
 from tests.system.test_jobs import note
 
-torch.set_num_threads(4)
+jobs.cores = lambda: 4
+torch.set_num_threads(3)
 folder, threads = Path(sys.argv[1]), int(sys.argv[2])
 jobs.side_by_side([functools.partial(note, folder, str(i)) for i in range(3)], "cpu", threads)
 print(torch.get_num_threads(), jobs.beside)
@@ -57,13 +55,13 @@ def test_each_has_its_threads_however_many_run_beside_it(threads: int, beside: i
     command = [sys.executable, "-c", THREADS, str(tmp_path), str(threads)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "4 1\n"
+    assert done.stdout == "3 1\n"
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {str(i): f"{threads} {beside} 200" for i in range(3)}
 
 
-@pytest.mark.usefixtures("four_threads")
+@pytest.mark.usefixtures("four_cores")
 @linux
-def test_processes_are_as_many_as_there_are_threads_for():
+def test_processes_are_as_many_as_there_are_cores_for():
     """Four here, by the fixture."""
     assert [jobs.processes_for("cpu", threads, 9) for threads in (1, 2, 3, 4, 8)] == [4, 2, 1, 1, 1]
     assert jobs.processes_for("cpu", 1, 2) == 2  # no more than tasks
@@ -71,7 +69,7 @@ def test_processes_are_as_many_as_there_are_threads_for():
     assert jobs.processes_for("cuda", 1, 9) == jobs.processes_for("mps", 1, 9) == 1
 
 
-@pytest.mark.usefixtures("four_threads")
+@pytest.mark.usefixtures("four_cores")
 @pytest.mark.parametrize("kind", [UserError, RuntimeError])
 @linux
 def test_a_failure_leaves_the_others_alone(
@@ -86,7 +84,7 @@ def test_a_failure_leaves_the_others_alone(
     assert ("Traceback" in printed) == (kind is RuntimeError)
 
 
-@pytest.mark.usefixtures("four_threads")
+@pytest.mark.usefixtures("four_cores")
 @linux
 def test_a_process_that_is_killed_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     killed = functools.partial(lambda: os.kill(os.getpid(), signal.SIGKILL))
