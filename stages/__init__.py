@@ -2,8 +2,10 @@
 
 import sys
 
+from normbench.system import fork_client
 from normbench.system.text import show_traceback
 
 sys.excepthook = (
     show_traceback  # Here too, because an interrupt may come while a stage is imported, which takes seconds.
 )
+fork_client.hand_over()

@@ -25,7 +25,6 @@ from normbench.sweep.cost import measure_all
 from normbench.system import device as devices
 from normbench.system import layout, preemption
 from normbench.system.errors import UserError
-from normbench.system.stage import ENDS_WITH
 from normbench.system.text import complain, say
 
 
@@ -91,7 +90,7 @@ def call(command: list[str]) -> int:
     """Returns the exit code of a Python module. It ends, with all that it has started, when this process is ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
-        env=os.environ | {ENDS_WITH: str(os.getpid())},
+        env=os.environ | {preemption.ENDS_WITH: str(os.getpid())},
         start_new_session=True,
         preexec_fn=functools.partial(preemption.end_with, os.getpid()) if sys.platform == "linux" else None,
     )
@@ -114,6 +113,12 @@ def commands(resolved: Resolved) -> list[list[str]]:
     datasets = resolved.suite.datasets
     by_dataset = [[f"stages.{stage}", "--dataset", name] for stage in ("download", "corrupt") for name in datasets]
     return [["stages.look"], ["stages.resolve"], *by_dataset, ["stages.bind"]]
+
+
+def is_complete(resolved: Resolved) -> bool:
+    """Whether the data is prepared and each run is finished, in the store or in the output of its stage."""
+    bound, absent = runs.bound_tasks(resolved)
+    return not absent and is_bound(resolved) and all(map(runs.done, runs.of_suite(resolved, bound)))
 
 
 def is_bound(resolved: Resolved) -> bool:

@@ -1,0 +1,85 @@
+"""`normbench results`, which `make results` calls: every result of the suite, on all cores, without repeated imports.
+
+It gives what `normbench check --refresh` and `dvc repro` give one after the other. On a CPU under Linux it first trains
+what is missing as a sweep, and the stages are forked from this process (see `normbench.system.fork_server`), because
+importing torch takes as long as a small stage's work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+
+from normbench.system import preemption, stage
+from normbench.system.fork_server import Server
+
+DVC = ["dvc", "repro"]
+
+
+def make() -> None:
+    """Makes every result. Exits with the code of what failed."""
+    try:
+        server = Server()
+    except OSError:
+        prepare(sweeps=False)
+        raise SystemExit(subprocess.run([sys.executable, "-m", *DVC]).returncode) from None
+    preemption.watch()
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # A terminal sends it to the others too, and they end.
+    with server:
+        import_all()
+        run(server, server.fork(lambda: stage.guarded(prepare)))
+        process = subprocess.Popen(
+            [sys.executable, "-m", *DVC], preexec_fn=functools.partial(preemption.end_with, os.getpid())
+        )
+        run(server, process.pid)
+
+
+def run(server: Server, process: int) -> None:
+    """Serves until a child process ends. Exits with its code unless that is 0, and ends it if this process is ended."""
+    try:
+        code = server.until(process)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+        raise
+    if code != 0:
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def prepare(sweeps: bool = True) -> None:
+    """Checks params.yaml and prints what has changed; then trains the missing runs of the suite on all cores of a CPU.
+
+    A GPU is left to one run after the other, as only then the tables have the speed of each.
+    """
+    from normbench.suite import check
+    from normbench.sweep import command
+    from normbench.system import device as devices
+
+    checked = check.check(refresh=True)
+    check.tell(checked)
+    if sweeps and devices.choose() == "cpu" and not command.is_complete(checked.resolved):
+        command.sweep(None, None, None)
+
+
+def import_all() -> None:
+    """Imports what the stages import, of the package alone: code of the user's own may change while this serves."""
+    if os.getcwd() not in sys.path:  # as it is for `python -m`
+        sys.path.insert(0, os.getcwd())
+    import stages
+
+    for found in pkgutil.iter_modules(stages.__path__):
+        name = f"stages.{found.name}"
+        importlib.import_module(name)
+        del sys.modules[name]  # so that it is run as a main program like any other
+    from normbench.runs.train import TRAINERS
+    from normbench.suite.names import names
+
+    for module in TRAINERS.values():
+        importlib.import_module(module)
+    names()  # reads the files of methods, models, sources, corruptions and scores
