@@ -16,8 +16,9 @@ from pathlib import Path
 
 from normbench.data import intact
 from normbench.runs import checkpoint, store
-from normbench.runs.run import Run
+from normbench.runs.run import Kind, Run
 from normbench.suite import runs, trial
+from normbench.suite.fid import feature_run
 from normbench.suite.resolve import resolve
 from normbench.suite.resolved import Resolved
 from normbench.sweep import local, room
@@ -44,6 +45,7 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
     suite = prepare()
     todo = [run for run in suite if not store.sound(run.id)]
     say(f"{len(suite)} runs in the suite, {len(suite) - len(todo)} finished, {len(todo)} to train")
+    todo = [run for run in feature_runs(suite) if not store.sound(run.id)] + todo
     if not todo:
         return
     for bound in {run.bound.path: run.bound for run in todo}.values():
@@ -58,6 +60,17 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
     if codes - {0}:
         raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
     say(f"all {len(suite)} runs are in {layout.store()}; `dvc repro` assembles them")
+
+
+def feature_runs(suite: list[Run]) -> list[Run]:
+    """Returns the runs that train the classifiers for the FID of the suite's GANs, one for each dataset.
+
+    MPS has no float64, so that the FID is computed on the CPU there and trains its classifier itself.
+    """
+    if devices.choose() == "mps":
+        return []
+    datasets = {run.bound.name: run.bound for run in suite if run.kind is Kind.GAN}
+    return [feature_run(bound) for bound in datasets.values() if bound.classes > 1]
 
 
 def fitting(todo: list[Run], device: str) -> int:

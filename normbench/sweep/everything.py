@@ -11,7 +11,6 @@ import contextlib
 import functools
 import importlib
 import os
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from normbench.system import preemption, stage
 from normbench.system.fork_server import Server
 
 DVC = ["dvc", "repro"]
+FIRST = ("normbench.suite.check", "normbench.sweep.command")  # what `prepare` needs; each stage brings what it needs
 
 
 def make() -> None:
@@ -32,11 +32,16 @@ def make() -> None:
     preemption.watch()
     signal.signal(signal.SIGINT, lambda number, frame: None)  # A terminal sends it to the others too, and they end.
     with server:
-        import_all()
-        run(server, server.fork(lambda: stage.guarded(prepare)))
-        process = subprocess.Popen(
-            [sys.executable, "-m", *DVC], preexec_fn=functools.partial(preemption.end_with, os.getpid())
-        )
+        if os.getcwd() not in sys.path:  # as it is for `python -m`
+            sys.path.insert(0, os.getcwd())
+        for name in FIRST:
+            importlib.import_module(name)
+        prepared = server.fork(lambda: stage.guarded(prepare))
+        names = importlib.import_module("normbench.suite.names").names
+        names()  # While the other checks, this reads the files of methods, models, sources, corruptions and scores.
+        run(server, prepared)
+        dvc = [sys.executable, "-m", *DVC]
+        process = subprocess.Popen(dvc, preexec_fn=functools.partial(preemption.end_with, os.getpid()))
         run(server, process.pid)
 
 
@@ -65,21 +70,3 @@ def prepare(sweeps: bool = True) -> None:
     check.tell(checked)
     if sweeps and devices.choose() == "cpu" and not command.is_complete(checked.resolved):
         command.sweep(None, None, None)
-
-
-def import_all() -> None:
-    """Imports what the stages import, of the package alone: code of the user's own may change while this serves."""
-    if os.getcwd() not in sys.path:  # as it is for `python -m`
-        sys.path.insert(0, os.getcwd())
-    import stages
-
-    for found in pkgutil.iter_modules(stages.__path__):
-        name = f"stages.{found.name}"
-        importlib.import_module(name)
-        del sys.modules[name]  # so that it is run as a main program like any other
-    from normbench.runs.train import TRAINERS
-    from normbench.suite.names import names
-
-    for module in TRAINERS.values():
-        importlib.import_module(module)
-    names()  # reads the files of methods, models, sources, corruptions and scores

@@ -10,6 +10,7 @@ environment or limits. The server imports no code of the user's own.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import runpy
@@ -123,6 +124,7 @@ class Server:
         try:
             request = json.loads(message)
             if len(streams) == STREAMS and self._is_fit(request):
+                _import(request["module"])
                 process = self.fork(lambda: _stage(request, streams, client))
                 descriptor = os.pidfd_open(process)
                 self.clients[process] = client
@@ -132,7 +134,7 @@ class Server:
             else:
                 _send(client, NO)
                 client.close()
-        except (OSError, ValueError):  # Then the client runs the stage.
+        except (OSError, ValueError, ImportError):  # Then the client runs the stage.
             client.close()
         finally:
             for stream in streams:
@@ -177,6 +179,12 @@ class Server:
 def _send(client: socket.socket, message: bytes) -> None:
     with contextlib.suppress(OSError):  # It has been killed.
         client.send(message)
+
+
+def _import(module: str) -> None:
+    """Imports what a stage needs, once for all that are forked afterwards, and leaves it to be run as a program."""
+    importlib.import_module(module)
+    del sys.modules[module]
 
 
 def _stage(request: dict[str, Any], streams: list[int], client: socket.socket) -> None:
