@@ -45,7 +45,8 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
     suite = prepare()
     todo = [run for run in suite if not store.sound(run.id)]
     say(f"{len(suite)} runs in the suite, {len(suite) - len(todo)} finished, {len(todo)} to train")
-    todo = [run for run in feature_runs(suite) if not store.sound(run.id)] + todo
+    if ray is None:
+        todo = [run for run in feature_runs(suite) if not store.sound(run.id)] + todo
     if not todo:
         return
     for bound in {run.bound.path: run.bound for run in todo}.values():
