@@ -14,11 +14,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 from normbench.system import preemption, stage
 from normbench.system.fork_server import Server
 
-DVC = ["dvc", "repro"]
 FIRST = ("normbench.suite.check", "normbench.sweep.command")  # what `prepare` needs; each stage brings what it needs
 
 
@@ -28,10 +28,10 @@ def make() -> None:
         server = Server()
     except OSError:
         prepare(sweeps=False)
-        raise SystemExit(subprocess.run([sys.executable, "-m", *DVC]).returncode) from None
+        raise SystemExit(subprocess.run([sys.executable, "-m", "dvc", "repro"]).returncode) from None
     preemption.watch()
     signal.signal(signal.SIGINT, lambda number, frame: None)  # A terminal sends it to the others too, and they end.
-    with server:
+    with server, repro_ahead() as begin:
         if os.getcwd() not in sys.path:  # as it is for `python -m`
             sys.path.insert(0, os.getcwd())
         for name in FIRST:
@@ -40,9 +40,39 @@ def make() -> None:
         names = importlib.import_module("normbench.suite.names").names
         names()  # While the other checks, this reads the files of methods, models, sources, corruptions and scores.
         run(server, prepared)
-        dvc = [sys.executable, "-m", *DVC]
-        process = subprocess.Popen(dvc, preexec_fn=functools.partial(preemption.end_with, os.getpid()))
-        run(server, process.pid)
+        server.declines = server.until(server.fork(is_for_gpu)) != 0
+        run(server, begin())
+
+
+def is_for_gpu() -> None:
+    """Exits with 1 if the stages work on a GPU. To be called in a forked process, which may look for one.
+
+    A process that has imported what `fid` needs may have found a GPU, and then those that are forked from it have none.
+    """
+    from normbench.system import device as devices
+
+    raise SystemExit(devices.choose() != "cpu")
+
+
+@contextlib.contextmanager
+def repro_ahead() -> Iterator[Callable[[], int]]:
+    """A context with a function that begins `dvc repro`, which imports DVC meanwhile, and returns its process."""
+    theirs, ours = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "normbench.sweep.repro", str(theirs)],
+        pass_fds=[theirs],
+        preexec_fn=functools.partial(preemption.end_with, os.getpid()),
+    )
+    os.close(theirs)
+
+    def begin() -> int:
+        os.write(ours, b"1")
+        return process.pid
+
+    try:
+        yield begin
+    finally:
+        os.close(ours)
 
 
 def run(server: Server, process: int) -> None:
@@ -50,8 +80,8 @@ def run(server: Server, process: int) -> None:
     try:
         code = server.until(process)
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)
+        os.kill(process, signal.SIGTERM)
+        os.waitpid(process, 0)
         raise
     if code != 0:
         raise SystemExit(code if code > 0 else 128 - code)

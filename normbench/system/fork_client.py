@@ -36,7 +36,14 @@ def surroundings() -> dict[str, Any]:
     return {
         "package": str(Path(__file__).resolve().parents[1]),
         "folder": os.getcwd(),
-        "python": [sys.executable, sys.version, list(sys.flags), sys.warnoptions, dict(sys._xoptions)],
+        "python": [
+            os.path.realpath(sys.executable),
+            sys.prefix,
+            sys.version,
+            list(sys.flags),
+            sys.warnoptions,
+            dict(sys._xoptions),
+        ],
         "user": [os.getuid(), os.geteuid(), os.getgid(), os.getegid()],
         "process": [mask, os.nice(0), sorted(os.sched_getaffinity(0)), [resource.getrlimit(each) for each in limits]],
         "variables": {

@@ -46,10 +46,12 @@ def code_files() -> dict[str, tuple[int, int, int]]:
 class Server:
     """A context in which stages that this process starts, itself or through DVC, are forked from it.
 
-    It begins before the import of what the stages need. Raises OSError if this system cannot do so.
+    It begins before the import of what the stages need. `declines` lets all of them run by themselves. Raises OSError
+    if this system cannot do so.
     """
 
     def __init__(self) -> None:
+        self.declines = False
         if sys.platform != "linux":
             raise OSError("processes are forked on Linux alone")
         os.close(os.pidfd_open(os.getpid()))  # Kernels before 5.3 do not have it.
@@ -142,7 +144,8 @@ class Server:
 
     def _is_fit(self, request: dict[str, Any]) -> bool:
         return (
-            str(request["module"]).startswith("stages.")
+            not self.declines
+            and str(request["module"]).startswith("stages.")
             and request["surroundings"] == self.surroundings
             and code_files() == self.known
         )
