@@ -41,8 +41,15 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
         raise UserError(f"--jobs {processes}: must be at least 1")
     if address is not None and ray is None:
         raise UserError(f"--store {address}: is for nodes that share no folder, so it goes with --ray")
+    resolved = resolve()
+    trial.check(trial.of_params(resolved))
+    train(resolved, processes, ray, address)
+
+
+def train(resolved: Resolved, processes: int | None = None, ray: str | None = None, address: str | None = None) -> None:
+    """Trains all missing runs of a suite that has been checked; see `sweep`."""
     checkpoint.interval()  # Checks the variable here, so that not every run reports a mistake in it.
-    suite = prepare()
+    suite = prepare(resolved)
     todo = [run for run in suite if not store.sound(run.id)]
     say(f"{len(suite)} runs in the suite, {len(suite) - len(todo)} finished, {len(todo)} to train")
     if ray is None:
@@ -80,13 +87,11 @@ def fitting(todo: list[Run], device: str) -> int:
     return room.processes(device, room.threads_of(todo), room.bytes_of_a_run(todo, costs), len(todo))
 
 
-def prepare() -> list[Run]:
+def prepare(resolved: Resolved) -> list[Run]:
     """Prepares the data of the suite and returns its runs.
 
     It uses DVC in a DVC project and calls the stages itself elsewhere. Exits with the code of a stage that fails.
     """
-    resolved = resolve()
-    trial.check(trial.of_params(resolved))
     for command in commands(resolved):
         code = call(command)
         if code != 0:

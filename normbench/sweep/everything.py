@@ -99,4 +99,4 @@ def prepare(sweeps: bool = True) -> None:
     checked = check.check(refresh=True)
     check.tell(checked)
     if sweeps and devices.choose() == "cpu" and not command.is_complete(checked.resolved):
-        command.sweep(None, None, None)
+        command.train(checked.resolved)

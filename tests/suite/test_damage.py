@@ -114,7 +114,7 @@ READERS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("reader", READERS)
 def test_training_labels_that_were_overwritten(project: Path, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "prepare", lambda: runs.of_suite(*(r := resolve.resolve(), runs.bound_tasks(r)[0])))
+    monkeypatch.setattr(command, "prepare", lambda resolved: runs.of_suite(resolved, runs.bound_tasks(resolved)[0]))
     shutil.rmtree("runs")
     if reader in ("plan", "sweep", "bind"):
         shutil.rmtree("build/trained")
