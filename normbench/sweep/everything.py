@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -17,13 +18,16 @@ import sys
 from collections.abc import Callable, Iterator
 
 from normbench.system import preemption, stage
+from normbench.system.errors import UserError
 from normbench.system.fork_server import Server
 
 FIRST = ("normbench.suite.check", "normbench.sweep.command")  # what `prepare` needs; each stage brings what it needs
 
 
 def make() -> None:
-    """Makes every result. Exits with the code of what failed."""
+    """Makes every result. Exits with the code of what failed. Raises UserError without DVC."""
+    if importlib.util.find_spec("dvc") is None:
+        raise UserError("DVC is not installed here; without it, `normbench sweep` trains the runs of the suite")
     try:
         server = Server()
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from normbench.runs.record import Record
+from normbench.sweep import everything
+from normbench.system import fork_server
+from normbench.system.errors import UserError
 from tests.support.project import Project, ran
 from tests.support.suite_folder import outcome
 
@@ -109,6 +113,35 @@ def test_a_stage_that_fails_ends_it_with_its_code(project: Project) -> None:
     assert done.returncode == 255
     assert "failed to reproduce 'aggregate'" in done.stderr
     assert programs(project) == {"normbench"} if sys.platform == "linux" else True
+
+
+def test_without_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="DVC is not installed here"):
+        everything.make()
+
+
+def test_on_other_systems_it_is_a_check_and_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On which no process can be forked."""
+    called: list[object] = []
+    monkeypatch.setattr(fork_server.sys, "platform", "darwin")
+    monkeypatch.setattr(everything, "prepare", lambda sweeps: called.append(sweeps))
+    done = subprocess.CompletedProcess([], 7)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: called.append(command[1:]) or done)
+    with pytest.raises(SystemExit) as end:
+        everything.make()
+    assert end.value.code == 7
+    assert called == [False, ["-m", "dvc", "repro"]]
+
+
+def test_on_a_gpu_a_stage_runs_by_itself(project: Project) -> None:
+    """Where there is none, the package of this clone is told that there is one."""
+    project.edit('raise SystemExit(devices.choose() != "cpu")', "raise SystemExit(1)", "normbench/sweep/everything.py")
+    project.edit("\nvariants:", "\nvariants:\n  more: {method: no_norm}")
+    project.edit("variants: [batch_norm, group_norm]", "variants: [batch_norm, more]")
+    done = project.normbench("results")
+    assert done.returncode == 0, done.stderr
+    assert "stages.evaluate" in programs(project)
 
 
 @linux
