@@ -25,10 +25,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
-# The check comes before DVC reads names from params.yaml, so that a mistake there gives one line of normbench's own.
+# The check of params.yaml, a sweep of what is missing, and `dvc repro`.
 results: $(READY)
-	@$(BIN)/python -m normbench check --refresh
-	$(BIN)/python -m dvc repro
+	$(BIN)/python -m normbench results
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)

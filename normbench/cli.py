@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,31 +53,21 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check params.yaml and try your own methods and models; show what has changed since the last `dvc repro`."""
-    from normbench.suite import trial
-    from normbench.suite.resolve import resolve
-    from normbench.suite.resolved import is_written
+    from normbench.suite import check as checking
 
-    fresh = resolve()
-    notes = trial.check(trial.of_params(fresh))
-    changed = []
-    for name, value in fresh.files().items():
-        before = layout.RESOLVED / f"{name}.json"
-        if before.exists() and not is_written(name, value):
-            changed.append(name)
-    if changed and refresh:
-        # DVC watches only normbench/ and the folders my_*, so after a change elsewhere `resolve` has to be forced.
-        command = ["dvc", "--wait-for-lock", "repro", "--quiet", "--force", "resolve"]
-        if subprocess.run([sys.executable, "-m", *command]).returncode != 0:
-            raise UserError(f"`{' '.join(command)}` failed: see above")
-    count = len(fresh.suite.names())
+    checked = checking.check(refresh)
     if as_json:
-        _print_json({"params": str(layout.PARAMS), "runs": count, "changed": changed, "notes": notes})
-        return
-    say(f"{layout.PARAMS}: in order; the suite has {count} runs")
-    for note in notes:
-        say(f"note: {note}")
-    if changed:
-        say(f"changed since the last repro: {', '.join(changed)}")
+        _print_json(checking.as_json(checked))
+    else:
+        checking.tell(checked)
+
+
+@app.command()
+def results() -> None:
+    """Make every result, as `make results` does: check, train what is missing on all cores of a CPU, `dvc repro`."""
+    from normbench.sweep import everything
+
+    guarded(everything.make)
 
 
 @app.command("list")

@@ -1,9 +1,10 @@
-"""All scores of one trained classifier."""
+"""All scores of one trained classifier, measured one by one and merged."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from normbench.evaluation import corrupted
@@ -13,42 +14,59 @@ from normbench.functional.constants import unchanging
 from normbench.system.errors import UserError
 
 Chosen = tuple[Score, ScoreSettings]
+ALWAYS = "corruptions"  # what is measured in any case, on clean and corrupted images
 
 
-def measure(
-    subject: Subject, chosen: Iterable[Chosen], report: Callable[[int, str], None]
-) -> tuple[Scores, dict[str, float]]:
-    """Measures the scores on clean and corrupted images and the chosen scores.
+@dataclass(frozen=True)
+class Part:
+    """What was measured at once. name: of the score, or `ALWAYS`. seconds: that it took."""
 
-    Returns all of them merged into one, and the seconds that each took. The metrics have an additional entry `columns`
-    with the columns of all scores and, where a network cannot have some, `missing` with the reasons. report: see
-    `normbench.evaluation.corrupted.measure`. The network's parameters need no gradient from here on. Raises UserError
-    if a score returns what cannot be stored.
+    name: str
+    found: Scores
+    seconds: float
+
+
+def measure(subject: Subject, chosen: Chosen | None, report: Callable[[int, str], None]) -> Part:
+    """Measures a chosen score, or for None the scores on clean and corrupted images.
+
+    report: see `normbench.evaluation.corrupted.measure`. The network's parameters need no gradient from here on. Raises
+    UserError if a score returns what cannot be stored.
     """
     subject.model.requires_grad_(False)
     began = time.perf_counter()
+    if chosen is None:
+        with unchanging(subject.model):
+            return Part(ALWAYS, corrupted.measure(subject, report), time.perf_counter() - began)
+    score, settings = chosen
     with unchanging(subject.model):
-        found = corrupted.measure(subject, report)
-        seconds = {"corruptions": time.perf_counter() - began}
-        for score, settings in chosen:
-            began = time.perf_counter()
-            add(found, score, score.measure(subject, settings))
-            seconds[score.name] = time.perf_counter() - began
+        found = score.measure(subject, settings)
+    problem = score.problem(found)
+    if problem is not None:
+        raise UserError(f"score {score.name}: {problem}")
+    return Part(score.name, found, time.perf_counter() - began)
+
+
+def merged(parts: Iterable[Part]) -> tuple[Scores, dict[str, float]]:
+    """Returns all scores of a classifier as one, and the seconds that each took.
+
+    The metrics have an additional entry `columns` with the columns of all scores and, where a network cannot have some,
+    `missing` with the reasons. parts: in the order of the scores. Raises UserError if two have results of one name.
+    """
+    found, seconds = Scores(), {}
+    for part in parts:
+        more = part.found
+        problem = clash(found, more)
+        if problem is not None:
+            raise UserError(f"score {part.name}: {problem}")
+        found.metrics |= more.metrics
+        found.columns |= more.columns
+        found.predictions |= more.predictions
+        found.missing |= more.missing
+        seconds[part.name] = part.seconds
     metrics: dict[str, Any] = found.metrics | {"columns": found.columns}
     if found.missing:
         metrics["missing"] = found.missing
     return Scores(metrics, found.columns, found.predictions), seconds
-
-
-def add(found: Scores, score: Score, more: Scores) -> None:
-    """Adds the results of a score to those of the others. Raises UserError if they cannot be stored."""
-    problem = score.problem(more) or clash(found, more)
-    if problem is not None:
-        raise UserError(f"score {score.name}: {problem}")
-    found.metrics |= more.metrics
-    found.columns |= more.columns
-    found.predictions |= more.predictions
-    found.missing |= more.missing
 
 
 def clash(found: Scores, more: Scores) -> str | None:

@@ -28,8 +28,10 @@ STAGES = {
     "bind": [("suite/bind.py", "write"), ("suite/runs.py", "bound_dataset")],
     "evaluate": [
         ("suite/evaluate.py", "subject_of"),
+        ("data/prepared.py", "held_out"),
         ("evaluation/subject.py", "Subject"),
         ("evaluation/evaluate.py", "measure"),
+        ("evaluation/evaluate.py", "merged"),
     ],
     "fid": [
         ("data/prepared.py", "load"),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import ValidationError
 
 from normbench.data import intact
+from normbench.data.batches import Images
 from normbench.data.bound import Bound, Corrupted
 from normbench.data.prepared import held_out
-from normbench.evaluation.evaluate import Chosen, measure
+from normbench.evaluation.evaluate import Chosen, measure, merged
 from normbench.evaluation.registry import scores
 from normbench.evaluation.subject import Subject, scored_images
 from normbench.runs.finished import record_in
@@ -42,40 +46,74 @@ def evaluate(task: str, variant: str) -> None:
     device = devices.choose()
     intact.check_bound(bound)  # Here, so that parallel processes do not each do so.
     intact.check_corrupted(corrupted)
+    chosen: list[Chosen | None] = [None, *scores_of(settings)]
     with files.atomic_folder(layout.SCORES / Kind.CLASSIFICATION / task / variant) as out:
-        scorings = []
-        for seed in spec.seeds:
-            run = OUTPUTS[Kind.CLASSIFICATION] / task / variant / str(seed)
+        folders = {seed: OUTPUTS[Kind.CLASSIFICATION] / task / variant / str(seed) for seed in spec.seeds}
+        records: dict[int, Record] = {seed: record_in(run) for seed, run in folders.items()}
+        images = shared_images(bound, device)
+        parts = out / "parts"
+        parts.mkdir()
+        scorings, places = [], dict[int, list[Path]]()
+        for seed, record in records.items():
+            places[seed] = [parts / f"{seed}-{number}" for number in range(len(chosen) * record.finished)]
+            read = functools.cache(
+                functools.partial(
+                    checked_subject, record, folders[seed], images, corrupted, settings["corrupted_examples"], device
+                )
+            )
             title = f"evaluate {task} {variant} seed {seed}"
-            scorings.append(functools.partial(score, run, out / str(seed), bound, corrupted, settings, device, title))
+            scorings += [
+                functools.partial(score, read, one, place, title)
+                for one, place in zip(chosen, places[seed], strict=False)
+            ]
         side_by_side(scorings, device, spec.recipe.threads)
+        inputs = {"corrupted": corrupted, "evaluation": settings}
+        for seed, record in records.items():
+            if record.finished:
+                found, seconds = merged(pickle.loads(place.read_bytes()) for place in places[seed])
+                record = record.with_scores(found.metrics, seconds, inputs)
+                npy.save_compressed(out / f"{seed}.npz", found.predictions)
+            record.write(out / f"{seed}.json")
+        shutil.rmtree(parts)
 
 
-def score(
-    run: Path,
-    out: Path,
-    bound: Bound,
-    corrupted: Corrupted,
-    settings: dict[str, Any],
-    device: str,
-    title: str,
-) -> None:
-    """Writes `<out>.json`, the record with its scores, and `<out>.npz`, the predicted class of each image.
+def score(subject: Callable[[], Subject], chosen: Chosen | None, to: Path, title: str) -> None:
+    """Measures a part of the scores of a run and writes it to a file, for the process that merges them.
 
-    For a run that diverged, it writes the unchanged record and no predictions. Raises UserError if the files of the run
-    are not those of its record, or if its weights do not give its predictions.
+    subject: returns the trained network and its images. chosen: see `normbench.evaluation.evaluate.measure`. title: of
+    the progress of the scores that are always measured.
     """
-    record: Record = record_in(run)
-    if record.finished:
-        subject = subject_of(record, run, bound, corrupted, settings["corrupted_examples"], device)
-        agreement.check(record, run, subject)
-        with Progress(title, len(corrupted.names)) as progress:
-            found, seconds = measure(subject, scores_of(settings), progress.update)
-            mean = np.mean(list(found.metrics["corruption_accuracy"].values()))
+    given = subject()
+    if chosen is not None:
+        part = measure(given, chosen, lambda done, name: None)
+    else:
+        with Progress(title, len(given.corrupted.names)) as progress:
+            part = measure(given, None, progress.update)
+            mean = np.mean(list(part.found.metrics["corruption_accuracy"].values()))
             progress.close(f"corruption accuracy {mean:.4f}")
-        record = record.with_scores(found.metrics, seconds, {"corrupted": corrupted, "evaluation": settings})
-        npy.save_compressed(out.with_suffix(".npz"), found.predictions)
-    record.write(out.with_suffix(".json"))
+    to.write_bytes(pickle.dumps(part))
+
+
+def shared_images(bound: Bound, device: str) -> Images:
+    """Reads the clean test images of a dataset, once for all processes that are forked."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a process that has used more must not be forked
+    try:
+        return held_out(bound, device)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def checked_subject(
+    record: Record, run: Path, images: Images, corrupted: Corrupted, corrupted_examples: int | None, device: str
+) -> Subject:
+    """Returns what `subject_of` returns.
+
+    Raises UserError if the files of the run are not those of its record, or if its weights do not give its predictions.
+    """
+    subject = subject_of(record, run, images, corrupted, corrupted_examples, device)
+    agreement.check(record, run, subject)
+    return subject
 
 
 def scores_of(settings: Mapping[str, Any]) -> list[Chosen]:
@@ -99,17 +137,18 @@ def scores_of(settings: Mapping[str, Any]) -> list[Chosen]:
 
 
 def subject_of(
-    record: Record, run: Path, bound: Bound, corrupted: Corrupted, corrupted_examples: int | None, device: str
+    record: Record, run: Path, images: Images, corrupted: Corrupted, corrupted_examples: int | None, device: str
 ) -> Subject:
     """Returns what the scores are measured on: the network and the images, with the run's own precision and threads.
 
-    corrupted_examples: the number of test images that are scored with corruptions; None for all of them.
+    images: the clean test images on the device. corrupted_examples: the number of test images that are scored with
+    corruptions; None for all of them.
     """
     task = narrowed(record.provenance.task, Task, f"{run}: task")
     devices.prepare(device)
     devices.use_threads(task.recipe.threads, device)
     model = trained_classifier(record, run, device)
-    images = held_out(bound, device).made_for(model, record.provenance.numerics.memory_format)
+    images = images.made_for(model, record.provenance.numerics.memory_format)
     return Subject(
         model=model,
         initial=lambda: initial_classifier(record, device),

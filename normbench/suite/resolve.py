@@ -36,6 +36,7 @@ from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS
 from normbench.system import blame, files, layout
 from normbench.system.errors import UserError, hint
+from normbench.system.fingerprint import one_reading
 from normbench.system.size import sides
 from normbench.training.task import Task, TaskEntry
 
@@ -337,8 +338,9 @@ ARCHITECTURES: dict[Kind, Literal["classifier", "gan"]] = {Kind.CLASSIFICATION: 
 def resolve(path: Path = layout.PARAMS) -> Resolved:
     """The resolved values of params.yaml. Raises UserError with one line for each thing that is wrong."""
     resolver = Resolver(ParamsFile(path))
-    resolver.resolve()
-    return resolver.resolved()
+    with one_reading():
+        resolver.resolve()
+        return resolver.resolved()
 
 
 def write(path: Path = layout.PARAMS, to: Path = layout.RESOLVED) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from normbench.data import intact
 from normbench.runs import checkpoint, store
-from normbench.runs.run import Run
+from normbench.runs.run import Kind, Run
 from normbench.suite import runs, trial
+from normbench.suite.fid import feature_run
 from normbench.suite.resolve import resolve
 from normbench.suite.resolved import Resolved
 from normbench.sweep import local, room
@@ -25,7 +26,6 @@ from normbench.sweep.cost import measure_all
 from normbench.system import device as devices
 from normbench.system import layout, preemption
 from normbench.system.errors import UserError
-from normbench.system.stage import ENDS_WITH
 from normbench.system.text import complain, say
 
 
@@ -41,10 +41,19 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
         raise UserError(f"--jobs {processes}: must be at least 1")
     if address is not None and ray is None:
         raise UserError(f"--store {address}: is for nodes that share no folder, so it goes with --ray")
+    resolved = resolve()
+    trial.check(trial.of_params(resolved))
+    train(resolved, processes, ray, address)
+
+
+def train(resolved: Resolved, processes: int | None = None, ray: str | None = None, address: str | None = None) -> None:
+    """Trains all missing runs of a suite that has been checked; see `sweep`."""
     checkpoint.interval()  # Checks the variable here, so that not every run reports a mistake in it.
-    suite = prepare()
+    suite = prepare(resolved)
     todo = [run for run in suite if not store.sound(run.id)]
     say(f"{len(suite)} runs in the suite, {len(suite) - len(todo)} finished, {len(todo)} to train")
+    if ray is None:
+        todo = [run for run in feature_runs(suite) if not store.sound(run.id)] + todo
     if not todo:
         return
     for bound in {run.bound.path: run.bound for run in todo}.values():
@@ -61,19 +70,28 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
     say(f"all {len(suite)} runs are in {layout.store()}; `dvc repro` assembles them")
 
 
+def feature_runs(suite: list[Run]) -> list[Run]:
+    """Returns the runs that train the classifiers for the FID of the suite's GANs, one for each dataset.
+
+    MPS has no float64, so that the FID is computed on the CPU there and trains its classifier itself.
+    """
+    if devices.choose() == "mps":
+        return []
+    datasets = {run.bound.name: run.bound for run in suite if run.kind is Kind.GAN}
+    return [feature_run(bound) for bound in datasets.values() if bound.classes > 1]
+
+
 def fitting(todo: list[Run], device: str) -> int:
     """Returns how many of the runs fit on this machine at a time. On CUDA, their memory is measured first."""
     costs = measure_all(todo, device).values() if device == "cuda" else ()
     return room.processes(device, room.threads_of(todo), room.bytes_of_a_run(todo, costs), len(todo))
 
 
-def prepare() -> list[Run]:
+def prepare(resolved: Resolved) -> list[Run]:
     """Prepares the data of the suite and returns its runs.
 
     It uses DVC in a DVC project and calls the stages itself elsewhere. Exits with the code of a stage that fails.
     """
-    resolved = resolve()
-    trial.check(trial.of_params(resolved))
     for command in commands(resolved):
         code = call(command)
         if code != 0:
@@ -91,7 +109,7 @@ def call(command: list[str]) -> int:
     """Returns the exit code of a Python module. It ends, with all that it has started, when this process is ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
-        env=os.environ | {ENDS_WITH: str(os.getpid())},
+        env=os.environ | {preemption.ENDS_WITH: str(os.getpid())},
         start_new_session=True,
         preexec_fn=functools.partial(preemption.end_with, os.getpid()) if sys.platform == "linux" else None,
     )
@@ -114,6 +132,12 @@ def commands(resolved: Resolved) -> list[list[str]]:
     datasets = resolved.suite.datasets
     by_dataset = [[f"stages.{stage}", "--dataset", name] for stage in ("download", "corrupt") for name in datasets]
     return [["stages.look"], ["stages.resolve"], *by_dataset, ["stages.bind"]]
+
+
+def is_complete(resolved: Resolved) -> bool:
+    """Whether the data is prepared and each run is finished, in the store or in the output of its stage."""
+    bound, absent = runs.bound_tasks(resolved)
+    return not absent and is_bound(resolved) and all(map(runs.done, runs.of_suite(resolved, bound)))
 
 
 def is_bound(resolved: Resolved) -> bool:

@@ -48,7 +48,11 @@ def prepare(kind: str) -> None:
 
 
 def preload() -> None:
-    """Imports what torch's optimizers import in their first step, so that processes forked afterwards have it."""
+    """Imports what torch's optimizers import when they are made, so that processes forked afterwards have it.
+
+    It takes more than a second of each process that imports it by itself.
+    """
+    import torch._dynamo  # noqa: F401
 
 
 def use_threads(count: int, kind: str) -> None:

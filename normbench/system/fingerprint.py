@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from normbench.system.errors import UserError, hint
 from normbench.system.meaning import Dump, Meaning
 from normbench.system.source_tree import PACKAGE_ROOT, Place, Tree, package_files
 
-__all__ = ["EFFECTS", "PACKAGE_ROOT", "Closure", "Place", "Root", "closure"]
+__all__ = ["EFFECTS", "PACKAGE_ROOT", "Closure", "Place", "Root", "closure", "one_reading"]
 
 EFFECTS = "(effects)"  # used as a name: what importing a module does besides defining names
 
@@ -72,18 +73,50 @@ class Closure:
         return _hash(tuple(sorted({(place.name, digests[place]) for place in self.nodes if place.name is not None})))
 
 
+@dataclass
+class Reading:
+    """The source files at one time, and the nodes that were made of them."""
+
+    tree: Tree = field(default_factory=Tree)
+    nodes: dict[Place, Node] = field(default_factory=dict)
+
+    def node(self, place: Place) -> Node:
+        """Returns the node of a definition, which is made once."""
+        if place not in self.nodes:
+            self.nodes[place] = _node(self.tree, place)
+        return self.nodes[place]
+
+
+_reading: Reading | None = None
+
+
+@contextmanager
+def one_reading() -> Iterator[None]:
+    """A context in which all closures show the source files at one time: as each was when it was first needed.
+
+    Closures share most of their definitions, so that many of them take little more time than one.
+    """
+    global _reading
+    before, _reading = _reading, _reading or Reading()
+    try:
+        yield
+    finally:
+        _reading = before
+
+
 def closure(roots: Iterable[Root]) -> Closure:
     """Returns the closure of the roots, read from the source files as they are now; nothing is imported.
 
     Raises UserError if a file is not valid Python or does not define its root.
     """
-    tree = Tree()
+    reading = _reading or Reading()
+    tree = reading.tree
     nodes: dict[Place, Node] = {}
     waiting = [_place(tree, root) for root in roots]
     while waiting:
         place = waiting.pop()
         if place not in nodes:
-            nodes[place] = _node(tree, place)
+            nodes[place] = reading.node(place)
             waiting += nodes[place].places
             waiting += [Place(file, EFFECTS) for file in (place.file, *package_files(place.file))]
     without = _hash(())

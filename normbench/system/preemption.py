@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+ENDS_WITH = "NORMBENCH_ENDS_WITH"  # a variable with the id of the sweep that calls a stage, itself or through DVC
 PR_SET_PDEATHSIG = 1  # of Linux
 LOOK = 0.5
 

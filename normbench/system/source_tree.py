@@ -229,10 +229,12 @@ def mentioned(tree: ast.AST) -> set[str]:
     Docstrings do not count.
     """
     found: set[str] = set()
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    docstrings: set[int] = set()
+    for node in ast.walk(tree):  # a parent comes before its children
         if isinstance(node, ast.Name):
             found.add(node.id)
+        elif isinstance(node, ast.Expr):
+            docstrings.add(id(node.value))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             found |= set(re.findall(r"\w+", node.value))
     return found

@@ -12,8 +12,6 @@ from normbench.system import blame, plugins, preemption
 from normbench.system.errors import UserError, line
 from normbench.system.text import INTERRUPTED, complain, show_traceback
 
-ENDS_WITH = "NORMBENCH_ENDS_WITH"  # the id of the sweep that calls a stage, itself or through DVC
-
 
 def run(function: Callable[..., Any], *options: str) -> None:
     """Calls `function` with the given command-line options, all required: `run(train, "task", "variant")`."""
@@ -23,8 +21,8 @@ def run(function: Callable[..., Any], *options: str) -> None:
     arguments = vars(parser.parse_args())
     preemption.watch()
     sys.excepthook = show_traceback
-    if os.environ.get(ENDS_WITH):
-        preemption.end_with(int(os.environ[ENDS_WITH]))
+    if os.environ.get(preemption.ENDS_WITH):
+        preemption.end_with(int(os.environ[preemption.ENDS_WITH]))
     guarded(lambda: function(**arguments))
 
 

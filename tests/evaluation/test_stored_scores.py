@@ -108,5 +108,7 @@ def test_the_evaluation_stops_in_one_line(found: Scores, line: str, monkeypatch:
     measured = Scores({"calibration": {}}, {"nll": 0.1}, {"clean": np.zeros(8, np.int16)})
     monkeypatch.setattr(evaluate.corrupted, "measure", lambda *_: dataclasses.replace(measured))
     with pytest.raises(UserError) as error:
-        evaluate.measure(given, [(score(found), ScoreSettings())], lambda *_: None)
+        evaluate.merged(
+            [evaluate.measure(given, each, lambda *_: None) for each in (None, (score(found), ScoreSettings()))]
+        )
     assert str(error.value).startswith(line)

@@ -49,7 +49,7 @@ def test_every_path_is_taken(checkout: Path) -> None:
     assert made[1] == "-m venv --clear .venv"
     assert made[2].startswith("-m pip install")
     assert made[3].startswith("pip install --quiet --python .venv/bin/python")
-    assert make(checkout, "results") == ["-m normbench check --refresh", "-m dvc repro"]
+    assert make(checkout, "results") == ["-m normbench results"]
     assert make(checkout, "lint") == ["-m ruff format --check .", "-m ruff check .", "-m mypy"]
     assert make(checkout, "test", "PYTEST=tests/a.py") == ["-m pytest -n 2 --dist loadfile tests/a.py"]
 

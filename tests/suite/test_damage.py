@@ -114,7 +114,7 @@ READERS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("reader", READERS)
 def test_training_labels_that_were_overwritten(project: Path, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "prepare", lambda: runs.of_suite(*(r := resolve.resolve(), runs.bound_tasks(r)[0])))
+    monkeypatch.setattr(command, "prepare", lambda resolved: runs.of_suite(resolved, runs.bound_tasks(resolved)[0]))
     shutil.rmtree("runs")
     if reader in ("plan", "sweep", "bind"):
         shutil.rmtree("build/trained")
@@ -230,9 +230,14 @@ def test_another_machine_may_differ_where_two_classes_nearly_tie(project: Path) 
     record = record_in(TRAINED)
     bound = record.provenance.dataset
     subject = evaluate.subject_of(
-        record, TRAINED, bound, evaluate.Corrupted.read(Path("build/bound/small.corrupted.json")), None, "cpu"
+        record,
+        TRAINED,
+        held_out(bound, "cpu"),
+        evaluate.Corrupted.read(Path("build/bound/small.corrupted.json")),
+        None,
+        "cpu",
     )
-    assert len(held_out(bound, "cpu")) == 359
+    assert len(subject.images) == 359
     found = agreement.logits(subject.model, subject.images, subject.images.pixels, "float32")
     top = found.topk(2, 1)
     gaps = (top.values[:, 0] - top.values[:, 1]) / (found.amax(1) - found.amin(1))

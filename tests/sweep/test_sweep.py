@@ -42,13 +42,14 @@ def test_equal_to_the_stages_bit_for_bit(folder: SuiteFolder):
     shutil.rmtree(folder.path / "build")  # a sweep makes the data ready itself
     printed = folder.run("normbench", "sweep", "--jobs", "2")
     assert "6 runs in the suite, 0 finished, 6 to train" in printed
-    assert "[6/6]" in printed
+    assert "[7/7]" in printed  # with the classifier of the FID
     for variant in ("batch_norm", "group_norm"):
         folder.run("stages.train", "--task", "small", "--variant", variant, NORMBENCH_STORE="by_stages")
     folder.run("stages.gan", "--task", "small-gan", "--variant", "batch_norm", NORMBENCH_STORE="by_stages")
+    folder.run("stages.fid", "--task", "small-gan", "--variant", "batch_norm", NORMBENCH_STORE="by_stages")
     swept, staged = records(folder.path / "runs"), records(folder.path / "by_stages")
     assert set(swept) == set(staged)
-    assert len(swept) == 6
+    assert len(swept) == 7
     for run in swept:
         same_outcome(folder.path / "runs" / run, folder.path / "by_stages" / run)
         assert not (folder.path / "runs" / f"{run}.unfinished").exists()
@@ -83,7 +84,7 @@ def test_two_sweeps_on_one_store_train_nothing_twice(folder: SuiteFolder):
     ends = [line for text in printed for line in text.splitlines() if line.startswith("[")]
     trained = [line.split("] ")[1].split(":")[0] for line in ends if "by another process" not in line]
     assert sorted(trained) == sorted(set(trained))
-    assert len(trained) == len(records(folder.path / "runs")) == 12
+    assert len(trained) == len(records(folder.path / "runs")) == 13
 
 
 @pytest.mark.slow
@@ -94,7 +95,7 @@ def test_a_run_that_fails_leaves_the_others_alone(folder: SuiteFolder, error: st
     folder.edit("variants: [batch_norm, group_norm]", "variants: [broken, batch_norm]")
     folder.edit("\nvariants:", "\nvariants:\n  broken: {method: broken.py:Broken}")
     printed = folder.run("normbench", "sweep", "--jobs", "2", code=1)
-    assert len(records(folder.path / "runs")) == 4
+    assert len(records(folder.path / "runs")) == 5  # with the classifier of the FID
     for seed in (0, 1):
         (line,) = [line for line in printed.splitlines() if f"small broken seed {seed}: failed" in line]
         assert ("on purpose" if "purpose" in error else "signal 9") in line

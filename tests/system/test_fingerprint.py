@@ -10,9 +10,9 @@ from textwrap import dedent
 
 import pytest
 
-from normbench.system import source_tree
+from normbench.system import fingerprint, source_tree
 from normbench.system.errors import UserError
-from normbench.system.fingerprint import EFFECTS, Root, closure
+from normbench.system.fingerprint import EFFECTS, Root, closure, one_reading
 from tests.support.sample_sources import closure_of, digest, reached, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -672,6 +672,24 @@ def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     os.utime(tmp_path / "pkg/b.py", ns=(1, 1))
     assert closure(root).digest != first
     assert parsed == ["a.py", "b.py", "b.py"]
+
+
+def test_in_one_reading_all_closures_are_of_one_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str | None] = []
+    node = fingerprint._node
+    monkeypatch.setattr(fingerprint, "_node", lambda tree, place: made.append(place.name) or node(tree, place))
+    write(tmp_path, {"pkg/a.py": "from b import g\ndef f(): return g()\ndef h(): return g()", "pkg/b.py": G})
+    roots = [[Root(tmp_path / "pkg/a.py", name)] for name in ("f", "h")]
+    apart = [closure(root) for root in roots]
+    made.clear()
+    with one_reading():
+        together = [closure(roots[0])]
+        (tmp_path / "pkg/b.py").write_text(G.replace("1", "22"))
+        together.append(closure(roots[1]))
+    assert [each.digest for each in together] == [each.digest for each in apart]
+    assert [each.definitions for each in together] == [each.definitions for each in apart]
+    assert sorted(name for name in made if name and name != EFFECTS) == ["f", "g", "h"]
+    assert closure(roots[1]).digest != apart[1].digest
 
 
 # The same on every version of Python
