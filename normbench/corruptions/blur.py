@@ -20,14 +20,16 @@ from numpy.typing import NDArray
 from normbench.corruptions.draws import Draws, Stream, below, uniform
 from normbench.corruptions.filters import SmoothDisk, smooth
 from normbench.corruptions.operators import (
+    SINGLE_ROUNDING,
     Bytes,
     Floats,
+    Places,
     Zoom,
     images_first,
     images_last,
     motion,
-    near_a_level,
     quantise,
+    settled,
     single_unit,
 )
 from normbench.corruptions.registry import corruption
@@ -187,18 +189,16 @@ def zoom_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
             whole += Zoom(height, width, factor)(values).astype(np.float32)
         return images_first(quantise((values + whole) / np.float32(len(factors) + 1)), images.shape[3])
     zooms, matrix = _zooms(height, width, *constants)
-    mean = matrix @ values.astype(np.float64).reshape(height * width, -1)
+    mean = (matrix @ values.astype(np.float64).reshape(height * width, -1)).reshape(values.shape)
     mean *= 255 / (len(zooms) + 1)
-    levels = mean.astype(np.uint8)
-    open_ = near_a_level(mean, len(zooms) / 2 + 6)
-    open_ = open_[mean.reshape(-1)[open_] > 0]  # zero is exact
-    if len(open_):
-        place = np.unravel_index(open_, values.shape)
-        total = np.zeros(len(open_), np.float32)
-        for known in zooms:
-            total += known.at(values, *place).astype(np.float32)
-        levels.reshape(-1)[open_] = quantise((values[place] + total) / np.float32(len(zooms) + 1))
-    return images_first(levels.reshape(values.shape), images.shape[3])
+
+    def exact(places: Places) -> Bytes:
+        place = np.unravel_index(places, values.shape)
+        each = Zoom.all_at(zooms, values, *place).astype(np.float32)
+        return quantise((values[place] + np.add.accumulate(each, axis=0)[-1]) / np.float32(len(zooms) + 1))
+
+    levels = settled(mean, (len(zooms) + 12) * SINGLE_ROUNDING, exact)
+    return images_first(levels, images.shape[3])
 
 
 @functools.lru_cache(maxsize=8)

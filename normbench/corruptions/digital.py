@@ -239,14 +239,29 @@ def _box(images: Bytes, height: int, width: int) -> Bytes:
             total += np.take(images, last - 1, axis)
             total += 1
             images = (total >> 1).astype(np.uint8)
+        elif axis == 1:
+            images = _means(images, first, last)
         else:
-            shape = [1, 1, 1, 1]
-            shape[axis] = size
-            sums = np.insert(images.cumsum(axis, dtype=np.uint32), 0, 0, axis)
-            factors = ((1 << 22) / (last - first) + 0.5).astype(np.uint32)  # Pillow's weights have 22 bits
-            totals = np.take(sums, last, axis) - np.take(sums, first, axis)
-            images = ((totals * factors.reshape(shape) + (1 << 21)) >> 22).astype(np.uint8)
+            images = _turned(_means(_turned(images), first, last))
     return images
+
+
+def _means(images: Bytes, first: Places, last: Places) -> Bytes:
+    """Returns the means of blocks of rows, rounded like Pillow does; last: the first row after each block."""
+    rows = images.astype(np.uint16)
+    total = rows.take(first, axis=1)
+    for row in range(1, (last - first).max()):
+        inside = first + row < last
+        total += rows.take(np.minimum(first + row, last - 1), axis=1) * inside[:, None, None].astype(np.uint16)
+    factors = ((1 << 22) / (last - first) + 0.5).astype(np.uint32)  # Pillow's weights have 22 bits
+    return ((total * factors[:, None, None] + (1 << 21)) >> 22).astype(np.uint8)
+
+
+def _turned(images: Bytes) -> Bytes:
+    """Images with rows in the place of columns, (N, W, H, C)."""
+    import cv2
+
+    return np.stack([cv2.transpose(image) for image in images]).reshape(len(images), *images.shape[2:0:-1], -1)
 
 
 @functools.cache

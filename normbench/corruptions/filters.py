@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from normbench.corruptions.operators import (
     SINGLE_ROUNDING,
     UNIT,
     WINDOWS,
+    Border,
     Bytes,
     Floats,
     Places,
@@ -32,7 +32,6 @@ from normbench.corruptions.operators import (
 )
 
 Bools = NDArray[np.bool_]
-Border = Literal["edge", "reflect"]
 
 MANY = 64  # With more pixels in question than one of so many, even areas are looked for: their results are in a table.
 

@@ -3,8 +3,8 @@
 Arrays are (images, height, width, channels). Values are float64 in 0..1 unless stated otherwise.
 Quantisation truncates, so the order of the floating-point operations decides bytes. It is the order of the reference
 and of the libraries that the reference calls, and must not be changed. If it is changed for speed, the values that are
-so close to a whole level that rounding errors could change their byte are found (`near_a_level`) and computed again, in
-the order of the reference.
+so close to a whole level that rounding errors could change their byte are found and computed again in the order of the
+reference (`settled`).
 """
 
 from __future__ import annotations
@@ -45,15 +45,6 @@ def quantise(values: NDArray[Real]) -> Bytes:
     levels = np.clip(values, 0, 1)
     levels *= 255
     return levels.astype(np.uint8)
-
-
-def near_a_level(levels: NDArray[Real], roundings: float) -> NDArray[np.intp]:
-    """Returns flat indices of the `levels`, in 0..255, that rounding errors could carry across a whole number.
-
-    roundings: how many rounding errors of single precision may add up, each of a number up to 256.
-    """
-    distance = levels - np.rint(levels)
-    return np.flatnonzero(np.abs(distance, out=distance) < roundings * 256 * 2**-24)
 
 
 SINGLE_ROUNDING = 2**-17  # the largest rounding error in single precision of a number below 256
@@ -176,18 +167,27 @@ def symmetric_sum(taps: Sequence[Floats] | Floats, weights: Floats) -> Floats:
     return total
 
 
-def windows_at(
-    values: NDArray[Number], places: Places, reach: tuple[int, int], border: Literal["edge", "reflect", "symmetric"]
-) -> NDArray[Number]:
+Border = Literal["edge", "reflect", "symmetric"]
+
+
+def windows_at(values: NDArray[Number], places: Places, reach: tuple[int, int], border: Border) -> NDArray[Number]:
     """Returns the values around some places of images (N, H, W, C): (2 * rows + 1, 2 * columns + 1, M).
 
     places: flat indices (M,). reach: so many rows above and below, and columns to the left and right. border:
     `numpy.pad`'s name of what is outside.
     """
-    rows, columns = reach
-    padded = np.pad(values, [(0, 0), (rows, rows), (columns, columns), (0, 0)], mode=border)
-    views = np.lib.stride_tricks.sliding_window_view(padded, (2 * rows + 1, 2 * columns + 1), axis=(1, 2))
-    return views[np.unravel_index(places, values.shape)].transpose(1, 2, 0)
+    _, height, width, channels = values.shape
+    line, step = _around(height, reach[0], border) * (width * channels), _around(width, reach[1], border) * channels
+    image, row, column, channel = np.unravel_index(places, values.shape)
+    starts = line[:, row] + (image * (height * width * channels) + channel)
+    return values.reshape(-1).take(starts[:, None] + step[:, column])
+
+
+@functools.lru_cache(maxsize=64)
+def _around(size: int, reach: int, border: Border) -> Places:
+    """Returns the numbers of the pixels around each of `size` pixels in a row, (2 * reach + 1, size)."""
+    line = np.pad(np.arange(size), reach, mode=border)
+    return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(line, size))
 
 
 def images_last(values: NDArray[Number]) -> NDArray[Number]:
@@ -245,6 +245,21 @@ class Zoom:
             strip = values[rows] * row_weight[:, None, None]
             for columns, weight in self.columns.taps:
                 result += strip[:, columns] * weight[:, None]
+        return result
+
+    @staticmethod
+    def all_at(zooms: Sequence[Zoom], values: NDArray[Real], rows: Places, columns: Places, images: Places) -> Floats:
+        """Returns the `values` (H, W, M) of M images or channels at P places, enlarged by each of Z zooms: (Z, P)."""
+        _, width, count = values.shape
+        result = np.zeros((len(zooms), len(rows)))
+        for i in (0, 1):
+            row, row_weight = (np.stack(each)[:, rows] for each in zip(*(z.rows.taps[i] for z in zooms), strict=True))
+            for j in (0, 1):
+                taps = zip(*(z.columns.taps[j] for z in zooms), strict=True)
+                column, weight = (np.stack(each)[:, columns] for each in taps)
+                tap = values.reshape(-1).take((row * width + column) * count + images) * row_weight
+                tap *= weight
+                result += tap
         return result
 
     def layers(self, values: Floats) -> Floats:

@@ -176,5 +176,5 @@ def _enlarged(noise: Floats, factor: float, threshold: float) -> Floats:
     levels = result * 255
     near = (np.abs(levels - np.rint(levels)) < DOUBLES) | (np.abs(result - threshold) < DOUBLES)
     image, row, column = np.nonzero(near)
-    result[near] = zoom.at(noise.transpose(1, 2, 0), row, column, image)
+    result[near] = Zoom.all_at([zoom], noise.transpose(1, 2, 0), row, column, image)[0]
     return result
