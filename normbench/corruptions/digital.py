@@ -28,6 +28,8 @@ from normbench.corruptions.operators import (
     Places,
     Real,
     Singles,
+    as_images,
+    as_planes,
     gaussian,
     gaussian_weights,
     plain,
@@ -72,8 +74,42 @@ def saturate(images: Bytes, constants: tuple[float, float]) -> Bytes:
 def _by_hsv(images: Bytes, tables: HsvTables) -> Bytes:
     """Returns RGB images, changed in saturation and value.
 
-    If two channels are the largest, the later one decides the hue. The new largest and smallest channels depend only on
-    the old ones, so they are read from tables, and only the middle one is computed.
+    The new largest and smallest channels depend only on the old ones, so they are read from tables. The middle one lies
+    between them as before, which is computed in single precision. Pixels of fewer than three levels, and those where
+    rounding could change a byte, are computed by way of the hue.
+    """
+    planes = as_planes(images)
+    red, green, blue = planes
+    largest = np.maximum(np.maximum(red, green), blue)
+    smallest = np.minimum(np.minimum(red, green), blue)
+    middle = red ^ green ^ blue ^ largest ^ smallest
+    pair = largest.astype(np.intp)
+    pair <<= 8
+    pair |= smallest
+    levels = tables.slope.take(pair)
+    levels *= largest - middle
+    np.subtract(tables.levels.take(largest), levels, out=levels)
+    distance = np.rint(levels)
+    np.subtract(levels, distance, out=distance)
+    open_ = np.abs(distance, out=distance) < 16 * SINGLE_ROUNDING
+    open_ |= middle == largest
+    open_ |= middle == smallest
+    new, high, low = levels.astype(np.uint8), tables.high.take(largest), tables.low.take(pair)
+    high ^= new
+    low ^= new
+    for plane in planes:
+        upper, lower = plane == largest, plane == smallest
+        plane[:] = new ^ (high * upper) ^ (low * lower)
+    result = as_images(planes)
+    places = np.flatnonzero(open_)
+    result.reshape(-1, 3)[places] = _by_hue(images.reshape(-1, 3)[places], tables)
+    return result
+
+
+def _by_hue(images: Bytes, tables: HsvTables) -> Bytes:
+    """Returns RGB pixels (..., 3), changed in saturation and value, in the reference's arithmetic.
+
+    If two channels are the largest, the later one decides the hue.
     """
     red, green, blue = (np.ascontiguousarray(images[..., i]) for i in range(3))
     largest = np.maximum(np.maximum(red, green), blue)
@@ -122,16 +158,19 @@ _SECTORS = [
 class HsvTables(NamedTuple):
     """Tables of what becomes of a pixel whose largest channel is L and whose smallest is S, as grey levels.
 
-    values: the new value in 0..1, (256,), by L. high: the new largest channel, (256,), by L. delta, saturation, low:
-    the old difference, the new saturation and the new smallest channel, (65536,), by 256 * L + S. A difference of 0 is
-    stored as 1, because it is a divisor.
+    levels, values: the new value in 0..255 and in 0..1, (256,), by L. high: the new largest channel, (256,), by L.
+    delta, saturation, low: the old difference, the new saturation and the new smallest channel, (65536,), by 256 * L +
+    S. A difference of 0 is stored as 1, because it is a divisor. slope: how much lower than the largest channel another
+    one becomes, as a multiple of how much lower it was, (65536,).
     """
 
+    levels: Singles
     values: Floats
     high: Bytes
     delta: Floats
     saturation: Floats
     low: Bytes
+    slope: Singles
 
 
 @functools.lru_cache(maxsize=8)
@@ -143,7 +182,10 @@ def _hsv_tables(factor: float, summand: float, amount: float) -> HsvTables:
     saturation = np.where(grey, 0, delta / np.where(UNIT == 0, 1, UNIT)[:, None])
     saturation = np.clip(saturation * factor + summand, 0, 1)
     low = quantise(values[:, None] * (1 - saturation))
-    return HsvTables(values, quantise(values), np.where(grey, 1, delta).ravel(), saturation.ravel(), low.ravel())
+    divisor = np.where(grey, 1, delta)
+    slope = (values[:, None] * saturation / divisor).astype(np.float32)
+    levels = (255 * values).astype(np.float32)
+    return HsvTables(levels, values, quantise(values), divisor.ravel(), saturation.ravel(), low.ravel(), slope.ravel())
 
 
 # What the distance of each value from the mean of its channel is multiplied by.
