@@ -112,8 +112,10 @@ class SmoothDisk:
             for row, column, tile in self.rest:
                 under = given[row : row + height + len(tile), column : column + width + tile.shape[1]]
                 parts.append(cv2.filter2D(under, -1, tile, anchor=(0, 0))[:height, :width])
+            for part in parts[1:]:
+                parts[0] += part
             if parts:
-                target += sum(parts)
+                target += parts[0]
         np.minimum(levels, 255.5, out=levels)  # the sum of the kernel may be a little above 1
 
         def total(windows: Floats) -> Floats:
@@ -147,7 +149,10 @@ class SmoothDisk:
                 sums += columns[start : start + sums.size]
         if len(parts) == 1:
             return parts[0].reshape(images.shape)
-        return np.sum([part.astype(np.float32) for part in parts], axis=0).reshape(images.shape)
+        total = parts[0].astype(np.float32)
+        for part in parts[1:]:
+            total += part
+        return total.reshape(images.shape)
 
 
 def _exact(images: Bytes, reach: int, border: Border, total: Callable[[Floats], Floats], places: Places) -> Bytes:
