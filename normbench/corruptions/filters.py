@@ -107,15 +107,14 @@ class SmoothDisk:
         levels = np.empty(images.shape)
         for given, around, target in zip(plain(values), plain(sums), plain(levels), strict=True):
             smoothed = cv2.sepFilter2D(around, cv2.CV_64F, self.row_weights, self.column_weights)
-            target[:] = smoothed[margin : margin + height, margin : margin + width]
+            smoothed = smoothed[margin : margin + height, margin : margin + width]
             parts = []
             for row, column, tile in self.rest:
                 under = given[row : row + height + len(tile), column : column + width + tile.shape[1]]
                 parts.append(cv2.filter2D(under, -1, tile, anchor=(0, 0))[:height, :width])
             for part in parts[1:]:
                 parts[0] += part
-            if parts:
-                target += parts[0]
+            np.add(smoothed, parts[0] if parts else 0, out=target)
         np.minimum(levels, 255.5, out=levels)  # the sum of the kernel may be a little above 1
 
         def total(windows: Floats) -> Floats:
