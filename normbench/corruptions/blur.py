@@ -18,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.corruptions.draws import Draws, Stream, below, uniform
+from normbench.corruptions.filters import SmoothDisk, smooth
 from normbench.corruptions.operators import (
+    SINGLE_ROUNDING,
     Bytes,
     Floats,
-    Singles,
+    Places,
     Zoom,
-    gaussian,
     images_first,
     images_last,
     motion,
-    near_a_level,
     quantise,
+    settled,
     single_unit,
-    unit,
 )
 from normbench.corruptions.registry import corruption
 
@@ -47,7 +47,7 @@ MATRIX = 1 << 17  # pixels of an image
 )
 def gaussian_blur(images: Bytes, sigma: float) -> Bytes:
     """Applies a gaussian filter; the outer pixels are repeated outside of the image."""
-    return quantise(gaussian(unit(images), sigma))
+    return smooth(images, sigma)
 
 
 # Radius of the disk and the standard deviation that it is smoothed with, in pixels.
@@ -60,17 +60,11 @@ def gaussian_blur(images: Bytes, sigma: float) -> Bytes:
 )
 def defocus_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
     """Takes the mean over a disk with a smooth edge; outside of the image, the image is mirrored."""
-    kernel = _disk(*constants)
-    reach = len(kernel) // 2
-    padded = np.pad(unit(images), [(0, 0), (reach, reach), (reach, reach), (0, 0)], mode="reflect")
-    height, width = images.shape[1:3]
-    result = np.zeros(images.shape)
-    for row, column in np.argwhere(kernel):
-        result += padded[:, row : row + height, column : column + width] * np.float64(kernel[row, column])
-    return quantise(result)
+    return _disk(*constants)(images)
 
 
-def _disk(radius: float, sigma: float) -> Singles:
+@functools.cache
+def _disk(radius: float, sigma: float) -> SmoothDisk:
     """Returns a disk of sum 1, smoothed by a gaussian of `sigma` pixels, in single precision like the reference.
 
     Like there, it is smoothed on a grid that ends 8 pixels from the centre, or `radius` pixels if that is more, with a
@@ -88,7 +82,7 @@ def _disk(radius: float, sigma: float) -> Singles:
         for i, weight in enumerate(weights):
             disk += np.take(padded, np.arange(len(grid)) + i, axis) * weight
     used = disk.any(axis=0)
-    return disk[used][:, used]
+    return SmoothDisk(disk[used][:, used], radius, weights.astype(np.float64))
 
 
 def _glass_offsets(stream: Stream, images: Bytes, constants: tuple[float, int, int]) -> Draws:
@@ -116,10 +110,8 @@ def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArra
     """
     sigma, distance, passes = constants
     count, height, width, channels = images.shape
-    blurred = gaussian(unit(images), sigma)
-    blurred *= 255
     pixels = np.zeros((count, height, width, 4 if channels == 3 else 1), np.uint8)
-    pixels[..., :channels] = blurred
+    pixels[..., :channels] = smooth(images, sigma)
     # Each pixel is read as one number, of three bytes and an empty one, or of one byte.
     items = pixels.view(np.uint32 if channels == 3 else np.uint8).reshape(-1)
     moved = tuple(slice(distance + 1, side - distance + 1) for side in (height, width))
@@ -134,7 +126,7 @@ def glass_blur(images: Bytes, constants: tuple[float, int, int], offsets: NDArra
         source += first
         items = items.take(source.reshape(-1))
     pixels = items.view(np.uint8).reshape(count, height, width, -1)[..., :channels]
-    return quantise(gaussian(unit(pixels), sigma))
+    return smooth(pixels, sigma)
 
 
 def _followed(source: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -197,18 +189,16 @@ def zoom_blur(images: Bytes, constants: tuple[float, float]) -> Bytes:
             whole += Zoom(height, width, factor)(values).astype(np.float32)
         return images_first(quantise((values + whole) / np.float32(len(factors) + 1)), images.shape[3])
     zooms, matrix = _zooms(height, width, *constants)
-    mean = matrix @ values.astype(np.float64).reshape(height * width, -1)
+    mean = (matrix @ values.astype(np.float64).reshape(height * width, -1)).reshape(values.shape)
     mean *= 255 / (len(zooms) + 1)
-    levels = mean.astype(np.uint8)
-    open_ = near_a_level(mean, len(zooms) / 2 + 6)
-    open_ = open_[mean.reshape(-1)[open_] > 0]  # zero is exact
-    if len(open_):
-        place = np.unravel_index(open_, values.shape)
-        total = np.zeros(len(open_), np.float32)
-        for known in zooms:
-            total += known.at(values, *place).astype(np.float32)
-        levels.reshape(-1)[open_] = quantise((values[place] + total) / np.float32(len(zooms) + 1))
-    return images_first(levels.reshape(values.shape), images.shape[3])
+
+    def exact(places: Places) -> Bytes:
+        place = np.unravel_index(places, values.shape)
+        each = Zoom.all_at(zooms, values, *place).astype(np.float32)
+        return quantise((values[place] + np.add.accumulate(each, axis=0)[-1]) / np.float32(len(zooms) + 1))
+
+    levels = settled(mean, (len(zooms) + 12) * SINGLE_ROUNDING, exact)
+    return images_first(levels, images.shape[3])
 
 
 @functools.lru_cache(maxsize=8)

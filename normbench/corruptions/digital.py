@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,27 @@ from PIL import Image
 
 from normbench.corruptions.draws import Draws, Stream, uniform
 from normbench.corruptions.operators import (
+    DOUBLES,
+    SINGLE_ROUNDING,
     UNIT,
     Bytes,
     Floats,
+    Places,
     Real,
     Singles,
+    as_images,
+    as_planes,
     gaussian,
-    near_a_level,
+    gaussian_weights,
+    plain,
     quantise,
+    settled,
     single_unit,
+    symmetric_sum,
     unit,
+    windows_at,
 )
 from normbench.corruptions.registry import corruption
-
-Places = NDArray[np.intp]
 
 
 # What is added to the value of hue, saturation and value, in 0..1.
@@ -46,7 +54,7 @@ Places = NDArray[np.intp]
 )
 def brightness(images: Bytes, amount: float) -> Bytes:
     """Raises the value of each pixel at the same hue and saturation; RGB (N, H, W, 3)."""
-    return _by_hsv(images, UNIT, np.clip(UNIT + amount, 0, 1), lambda saturation: saturation)
+    return _by_hsv(images, _hsv_tables(1, 0, amount))
 
 
 # What the saturation is multiplied by, and what is then added to it.
@@ -60,32 +68,63 @@ def brightness(images: Bytes, amount: float) -> Bytes:
 )
 def saturate(images: Bytes, constants: tuple[float, float]) -> Bytes:
     """Changes the saturation of each pixel at the same hue and value; RGB (N, H, W, 3)."""
-    factor, summand = constants
-    return _by_hsv(images, UNIT, UNIT, lambda saturation: np.clip(saturation * factor + summand, 0, 1))
+    return _by_hsv(images, _hsv_tables(*constants, 0))
 
 
-def _by_hsv(images: Bytes, values: Floats, new_values: Floats, change: Callable[[Floats], Floats]) -> Bytes:
+def _by_hsv(images: Bytes, tables: HsvTables) -> Bytes:
     """Returns RGB images, changed in saturation and value.
 
-    values, new_values: (256,), the value in 0..1 of each grey level, before and after. change: from the old saturations
-    to the new ones. If two channels are the largest, the later one decides the hue. The new largest and smallest
-    channels depend only on the old ones, so they are read from tables, and only the middle one is computed.
+    The new largest and smallest channels depend only on the old ones, so they are read from tables. The middle one lies
+    between them as before, which is computed in single precision. Pixels of fewer than three levels, and those where
+    rounding could change a byte, are computed by way of the hue.
+    """
+    planes = as_planes(images)
+    red, green, blue = planes
+    largest = np.maximum(np.maximum(red, green), blue)
+    smallest = np.minimum(np.minimum(red, green), blue)
+    middle = red ^ green ^ blue ^ largest ^ smallest
+    pair = largest.astype(np.intp)
+    pair <<= 8
+    pair |= smallest
+    levels = tables.slope.take(pair)
+    levels *= largest - middle
+    np.subtract(tables.levels.take(largest), levels, out=levels)
+    distance = np.rint(levels)
+    np.subtract(levels, distance, out=distance)
+    open_ = np.abs(distance, out=distance) < 16 * SINGLE_ROUNDING
+    open_ |= middle == largest
+    open_ |= middle == smallest
+    new, high, low = levels.astype(np.uint8), tables.high.take(largest), tables.low.take(pair)
+    high ^= new
+    low ^= new
+    for plane in planes:
+        upper, lower = plane == largest, plane == smallest
+        plane[:] = new ^ (high * upper) ^ (low * lower)
+    result = as_images(planes)
+    places = np.flatnonzero(open_)
+    result.reshape(-1, 3)[places] = _by_hue(images.reshape(-1, 3)[places], tables)
+    return result
+
+
+def _by_hue(images: Bytes, tables: HsvTables) -> Bytes:
+    """Returns RGB pixels (..., 3), changed in saturation and value, in the reference's arithmetic.
+
+    If two channels are the largest, the later one decides the hue.
     """
     red, green, blue = (np.ascontiguousarray(images[..., i]) for i in range(3))
     largest = np.maximum(np.maximum(red, green), blue)
     smallest = np.minimum(np.minimum(red, green), blue)
-    delta_table, saturation_table, low_table = _hsv_tables(values, new_values, change)
     pair = largest.astype(np.intp)
     pair <<= 8
     pair |= smallest
-    delta = delta_table.take(pair)  # 1 for a grey
-    saturation = saturation_table.take(pair)
+    delta = tables.delta.take(pair)  # 1 for a grey
+    saturation = tables.saturation.take(pair)
     # The hue in sixths of the circle: 0, 2 or 4 by the largest channel, plus the scaled difference of the other two.
     blue_first, green_first = blue == largest, green == largest
     first = np.where(blue_first, red, np.where(green_first, blue, green))
     second = np.where(blue_first, green, np.where(green_first, red, blue))
-    sixth = values.take(first)
-    sixth -= values.take(second)
+    sixth = UNIT.take(first)
+    sixth -= UNIT.take(second)
     sixth /= delta
     sixth += np.where(blue_first, 4.0, np.where(green_first, 2.0, 0.0))
     hue = sixth
@@ -100,9 +139,9 @@ def _by_hsv(images: Bytes, values: Floats, new_values: Floats, change: Callable[
     np.subtract(1, rest, out=rest, where=rising)
     rest *= saturation
     np.subtract(1, rest, out=rest)
-    rest *= new_values.take(largest)
+    rest *= tables.values.take(largest)
     middle = quantise(rest)
-    high, low = quantise(new_values).take(largest), low_table.take(pair)
+    high, low = tables.high.take(largest), tables.low.take(pair)
     result = np.empty_like(images)
     for channel, (high_in, low_in) in enumerate(_SECTORS):
         result[..., channel] = np.where(high_in.take(sector), high, np.where(low_in.take(sector), low, middle))
@@ -116,16 +155,37 @@ _SECTORS = [
 ]
 
 
-def _hsv_tables(values: Floats, new_values: Floats, change: Callable[[Floats], Floats]) -> tuple[Floats, Floats, Bytes]:
-    """Returns tables (65536,) of the difference, the new saturation and the new smallest channel.
+class HsvTables(NamedTuple):
+    """Tables of what becomes of a pixel whose largest channel is L and whose smallest is S, as grey levels.
 
-    Their index is 256 * the largest channel + the smallest. A difference of 0 is stored as 1, because it is a divisor.
+    levels, values: the new value in 0..255 and in 0..1, (256,), by L. high: the new largest channel, (256,), by L.
+    delta, saturation, low: the old difference, the new saturation and the new smallest channel, (65536,), by 256 * L +
+    S. A difference of 0 is stored as 1, because it is a divisor. slope: how much lower than the largest channel another
+    one becomes, as a multiple of how much lower it was, (65536,).
     """
-    delta = values[:, None] - values
+
+    levels: Singles
+    values: Floats
+    high: Bytes
+    delta: Floats
+    saturation: Floats
+    low: Bytes
+    slope: Singles
+
+
+@functools.lru_cache(maxsize=8)
+def _hsv_tables(factor: float, summand: float, amount: float) -> HsvTables:
+    """The tables for a saturation of `factor` times the old one plus `summand`, and a value that is `amount` higher."""
+    values = np.clip(UNIT + amount, 0, 1)
+    delta = UNIT[:, None] - UNIT
     grey = delta <= 0
-    saturation = change(np.where(grey, 0, delta / np.where(values == 0, 1, values)[:, None]))
-    low = quantise(new_values[:, None] * (1 - saturation))
-    return np.where(grey, 1, delta).ravel(), saturation.ravel(), low.ravel()
+    saturation = np.where(grey, 0, delta / np.where(UNIT == 0, 1, UNIT)[:, None])
+    saturation = np.clip(saturation * factor + summand, 0, 1)
+    low = quantise(values[:, None] * (1 - saturation))
+    divisor = np.where(grey, 1, delta)
+    slope = (values[:, None] * saturation / divisor).astype(np.float32)
+    levels = (255 * values).astype(np.float32)
+    return HsvTables(levels, values, quantise(values), divisor.ravel(), saturation.ravel(), low.ravel(), slope.ravel())
 
 
 # What the distance of each value from the mean of its channel is multiplied by.
@@ -138,9 +198,25 @@ def _hsv_tables(values: Floats, new_values: Floats, change: Callable[[Floats], F
 )
 def contrast(images: Bytes, factor: float) -> Bytes:
     """Moves each value towards the mean of its image and channel."""
-    values = unit(images)
-    mean = values.mean(axis=(1, 2), keepdims=True)
-    return quantise((values - mean) * factor + mean)
+    import cv2
+
+    height, width, channels = images.shape[1:]
+    mean = np.array([cv2.sumElems(image)[:channels] for image in images]).reshape(-1, 1, channels)
+    mean /= 255 * height * width
+
+    def table(mean: Floats) -> Floats:
+        """What each grey level becomes in each image and channel, (N, 256, C)."""
+        return (UNIT[:, None] - mean) * factor + mean
+
+    # The reference's mean is rounded otherwise. It is used where that decides a byte.
+    levels = table(mean) * 255
+    open_ = (np.abs(levels - np.rint(levels)) < DOUBLES).any(axis=(1, 2))
+    if open_.any():
+        mean[open_] = unit(images[open_]).mean(axis=(1, 2))[:, None]
+    result = np.empty_like(images)
+    for image, changed, target in zip(plain(images), quantise(table(mean)), plain(result), strict=True):
+        cv2.LUT(image, changed[None], dst=target)
+    return result
 
 
 # Quality of the JPEG, 1 to 100.
@@ -163,11 +239,12 @@ def jpeg_compression(images: Bytes, quality: int) -> Bytes:
     colour = images.shape[3] == 3
     for image, target in zip(images, result, strict=True):
         # OpenCV's colours go from blue to red.
-        _, code = cv2.imencode(".jpg", image[:, :, ::-1] if colour else image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if colour else image
+        _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
         decoded = cv2.imdecode(code, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
         if decoded is None:
             raise RuntimeError("OpenCV cannot decode its own JPEG")
-        target[:] = decoded[:, :, ::-1] if colour else decoded[:, :, None]
+        target[:] = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB) if colour else decoded[:, :, None]
     return result
 
 
@@ -204,14 +281,29 @@ def _box(images: Bytes, height: int, width: int) -> Bytes:
             total += np.take(images, last - 1, axis)
             total += 1
             images = (total >> 1).astype(np.uint8)
+        elif axis == 1:
+            images = _means(images, first, last)
         else:
-            shape = [1, 1, 1, 1]
-            shape[axis] = size
-            sums = np.insert(images.cumsum(axis, dtype=np.uint32), 0, 0, axis)
-            factors = ((1 << 22) / (last - first) + 0.5).astype(np.uint32)  # Pillow's weights have 22 bits
-            totals = np.take(sums, last, axis) - np.take(sums, first, axis)
-            images = ((totals * factors.reshape(shape) + (1 << 21)) >> 22).astype(np.uint8)
+            images = _turned(_means(_turned(images), first, last))
     return images
+
+
+def _means(images: Bytes, first: Places, last: Places) -> Bytes:
+    """Returns the means of blocks of rows, rounded like Pillow does; last: the first row after each block."""
+    rows = images.astype(np.uint16)
+    total = rows.take(first, axis=1)
+    for row in range(1, (last - first).max()):
+        inside = first + row < last
+        total += rows.take(np.minimum(first + row, last - 1), axis=1) * inside[:, None, None].astype(np.uint16)
+    factors = ((1 << 22) / (last - first) + 0.5).astype(np.uint32)  # Pillow's weights have 22 bits
+    return ((total * factors[:, None, None] + (1 << 21)) >> 22).astype(np.uint8)
+
+
+def _turned(images: Bytes) -> Bytes:
+    """Images with rows in the place of columns, (N, W, H, C)."""
+    import cv2
+
+    return np.stack([cv2.transpose(image) for image in images]).reshape(len(images), *images.shape[2:0:-1], -1)
 
 
 @functools.cache
@@ -254,29 +346,82 @@ def elastic_transform(
     moves: float32 (N, 3, 2), how far the points move, in pixels; the last axis is (x, y). across, down: (N, H, W) in
     -1..1, the displacement of each pixel to the right and downwards before it is smoothed and scaled.
     """
-    height, width = images.shape[1:3]
+    import cv2
+
+    size = height, width = images.shape[1:3]
     length, sigma = constants[0] * height, (constants[1] * height, constants[1] * width)
-    right, below = ((length * smoothed).astype(np.float32) for smoothed in (_smooth(u, sigma) for u in (across, down)))
-    values = _affine(single_unit(np.ascontiguousarray(images.transpose(3, 0, 1, 2))), moves)
-    rows, columns = np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64)
-    taps = _taps((height, width), rows[:, None] + below, columns + right, _half_sample)
-    result = _bilinear(values, taps)
-    # The reference's second map is in double precision. It is used here only where it decides the byte.
-    open_ = near_a_level(result * 255, 12)
-    open_ = open_[result.reshape(-1)[open_] > 0]  # zero is exact
+    right, below = (_displacement(field, length, sigma) for field in (across, down))
+    rows: Floats = np.arange(height, dtype=np.float64)[:, None] + below
+    columns: Floats = np.arange(width, dtype=np.float64) + right
+    sources = _affine(size, moves)
+    first_rows, first_columns = (places.reshape(-1) for places in sources)
+    moved = bool(moves.any())
+    levels = np.empty(images.shape, np.float32)
+    singles = single_unit(images)
+    for image, y, x, second_y, second_x, target in zip(
+        plain(singles), *sources, rows.astype(np.float32), columns.astype(np.float32), plain(levels), strict=True
+    ):
+        if moved:
+            image = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        cv2.remap(image, second_x, second_y, cv2.INTER_LINEAR, dst=target, borderMode=cv2.BORDER_REFLECT)
+    levels *= 255
+    farthest = max(np.abs(rows).max(), np.abs(columns).max())
+    # A level changes by at most 255 from one pixel to the next, along each axis.
+    error = 24 * SINGLE_ROUNDING + 255 * float(np.spacing(np.float32(farthest))) if _remaps_finely() else np.inf
+
+    flat = singles.reshape(-1)
+
+    def exact(open_: Places) -> Bytes:
+        """As the reference: the first map in single precision, the second in double precision."""
+        channels = images.shape[3]
+        pixel, channel = np.divmod(open_, channels)
+        first: Places = pixel // (height * width) * (height * width)
+        total = np.zeros(len(open_))
+        for place, weight in _taps(size, rows.reshape(-1)[pixel], columns.reshape(-1)[pixel], first, _half_sample):
+            if moved:
+                warped: Singles = np.zeros(len(open_), np.float32)
+                for source, share in _taps(size, first_rows[place], first_columns[place], first, _whole_sample):
+                    warped += flat[source * channels + channel] * share
+            else:
+                warped = flat[place * channels + channel]
+            total += warped * weight
+        return quantise(total.astype(np.float32))
+
+    return settled(levels, error, exact)
+
+
+@functools.cache
+def _remaps_finely() -> bool:
+    """Whether OpenCV interpolates at any place: before version 5 it does so in steps of 1/32 pixel."""
+    import cv2
+
+    ramp = np.array([[0, 1, 2, 3]], np.float32)
+    place = np.full((1, 1), 1 + 1 / 128, np.float32)
+    found = cv2.remap(ramp, place, np.zeros_like(place), cv2.INTER_LINEAR)
+    return abs(float(found[0, 0]) - 1 - 1 / 128) < 1e-6
+
+
+def _displacement(field: Floats, length: float, sigma: tuple[float, float]) -> Singles:
+    """Returns `length` times the smoothed field (N, H, W), in single precision."""
+    import cv2
+
+    if max(field.shape[1:]) <= 64:
+        return (length * _smooth(field, sigma)).astype(np.float32)
+    vertical, horizontal = (gaussian_weights(one, 3) for one in sigma)
+    result = np.empty_like(field)
+    for layer, target in zip(field, result, strict=True):
+        cv2.sepFilter2D(layer, cv2.CV_64F, horizontal, vertical, dst=target, borderType=cv2.BORDER_REFLECT)
+    # OpenCV adds in another order than the reference. Where that could show, it is done in the reference's.
+    lowest, highest = ((length * (result + error)).astype(np.float32) for error in (-1e-14, 1e-14))
+    open_ = np.flatnonzero(lowest != highest)
     if len(open_):
-        flat, total = values.reshape(len(values), -1), np.zeros(len(open_))
-        channel, pixel = np.divmod(open_, flat.shape[1])
-        for place, weight in taps:
-            total += flat[channel, place.reshape(-1)[pixel]] * weight.reshape(-1)[pixel]
-        result.reshape(-1)[open_] = total
-    return quantise(result).transpose(1, 2, 3, 0)
+        windows = windows_at(field[..., None], open_, (len(vertical) // 2, len(horizontal) // 2), "symmetric")
+        result.reshape(-1)[open_] = symmetric_sum(symmetric_sum(windows, vertical), horizontal)
+    return (length * result).astype(np.float32)
 
 
 def _smooth(fields: Floats, sigma: tuple[float, float]) -> Floats:
-    """`gaussian` of (N, H, W) with taps up to three sigma; for small sides as products of matrices."""
-    if max(fields.shape[1:]) > 64:
-        return gaussian(fields, sigma, "symmetric", 3)
+    """`gaussian` of small (N, H, W) with taps up to three sigma, as products of matrices."""
     vertical, horizontal = (_smoothing(side, one) for side, one in zip(fields.shape[1:], sigma, strict=True))
     return vertical @ fields @ horizontal.T
 
@@ -288,12 +433,12 @@ def _smoothing(size: int, sigma: float) -> Floats:
     return np.ascontiguousarray(gaussian(columns, sigma, "symmetric", 3)[:, :, 0].T)
 
 
-def _affine(values: Singles, moves: Singles) -> Singles:
-    """The affine map that moves three corners of a square in the middle, bilinear, as OpenCV 4.11.
+def _affine(size: tuple[int, int], moves: Singles) -> tuple[Singles, Singles]:
+    """Returns where each new pixel comes from, its row and column (N, H, W), as OpenCV 4.11: in steps of 1/32 pixel.
 
-    Positions are in 1/32 pixel.
+    The affine map moves three corners of a square in the middle.
     """
-    height, width = size = values.shape[2:]
+    height, width = size
     side = min(size) // 3
     right, below = width // 2 + side, height // 2 + side  # the corner; the others are 2 * side to the left or above
     old = np.array([(right, below), (right, below - 2 * side), (right - 2 * side, below - 2 * side)], np.float32)
@@ -305,7 +450,7 @@ def _affine(values: Singles, moves: Singles) -> Singles:
     scale = 1 / (a * e - b * d)
     columns = _positions(size, e * scale, -b * scale, (b * f - e * c) * scale)
     rows = _positions(size, -d * scale, a * scale, (d * c - a * f) * scale)
-    return _bilinear(values, _taps(size, rows, columns, _whole_sample))
+    return rows, columns
 
 
 def _positions(size: tuple[int, ...], by_column: Floats, by_row: Floats, offset: Floats) -> Singles:
@@ -332,30 +477,22 @@ def _half_sample(index: Places, size: int) -> Places:
     return np.minimum(index, 2 * size - 1 - index)
 
 
-def _bilinear(values: Singles, taps: list[tuple[Places, NDArray]]) -> Singles:
-    """`values` (C, N, H, W) at other places: the sum of its taps (see `_taps`)."""
-    flat = values.reshape(len(values), -1)
-    result = np.zeros(values.shape, np.float32)
-    for place, weight in taps:
-        tap = flat.take(place, axis=1)
-        tap *= weight.astype(np.float32, copy=False)
-        result += tap
-    return result
-
-
 def _taps(
-    size: tuple[int, ...], rows: NDArray[Real], columns: NDArray[Real], border: Callable[[Places, int], Places]
+    size: tuple[int, int],
+    rows: NDArray[Real],
+    columns: NDArray[Real],
+    first: Places,
+    border: Callable[[Places, int], Places],
 ) -> list[tuple[Places, NDArray[Real]]]:
     """The four pixels around each place, as flat indices into (N, H, W), and their weights.
 
-    size: (H, W). `rows`, `columns`: (N, H, W). `border` maps outer indices.
+    size: (H, W). `rows`, `columns`, `first`: (M,), the last one the index of the first pixel of each image. `border`
+    maps outer indices.
     """
     height, width = size
     (y, below), (x, right) = _parts(rows, height, border), _parts(columns, width, border)
-    first = (np.arange(len(rows)) * (height * width))[:, None, None]
-    y = [first + place * width for place in y]
     return [
-        (row + column, row_weight * weight)
+        (first + row * width + column, row_weight * weight)
         for row, row_weight in zip(y, (1 - below, below), strict=True)
         for column, weight in zip(x, (1 - right, right), strict=True)
     ]

@@ -3,15 +3,17 @@
 Arrays are (images, height, width, channels). Values are float64 in 0..1 unless stated otherwise.
 Quantisation truncates, so the order of the floating-point operations decides bytes. It is the order of the reference
 and of the libraries that the reference calls, and must not be changed. If it is changed for speed, the values that are
-so close to a whole level that rounding errors could change their byte are found (`near_a_level`) and computed again, in
-the order of the reference.
+so close to a whole level that rounding errors could change their byte are found and computed again in the order of the
+reference (`settled`).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
+Places = NDArray[np.intp]
 Real = TypeVar("Real", np.float32, np.float64)
 Number = TypeVar("Number", np.uint8, np.float32, np.float64)
 
@@ -44,13 +47,68 @@ def quantise(values: NDArray[Real]) -> Bytes:
     return levels.astype(np.uint8)
 
 
-def near_a_level(levels: NDArray[Real], roundings: float) -> NDArray[np.intp]:
-    """Returns flat indices of the `levels`, in 0..255, that rounding errors could carry across a whole number.
+SINGLE_ROUNDING = 2**-17  # the largest rounding error in single precision of a number below 256
+WINDOWS = 1 << 17  # values of pixels and their neighbours in memory at a time, where they are computed again
+DOUBLES = 1e-9  # far above the rounding errors of a sum of such numbers in double precision
 
-    roundings: how many rounding errors of single precision may add up, each of a number up to 256.
+
+def settled(levels: NDArray[Real], error: float, exact: Callable[[Places], Bytes]) -> Bytes:
+    """Truncates `levels`, in 0..255; those that errors could carry across a whole number are computed again.
+
+    levels: sums of products, none of which is negative, so that 0 is exact. error: at most that of a level. exact:
+    returns the grey levels at flat indices.
     """
-    distance = levels - np.rint(levels)
-    return np.flatnonzero(np.abs(distance, out=distance) < roundings * 256 * 2**-24)
+    result = levels.astype(np.uint8)
+    distance = np.rint(levels)
+    np.subtract(levels, distance, out=distance)
+    np.abs(distance, out=distance)
+    places = np.flatnonzero(distance < error)
+    places = places[levels.reshape(-1)[places] > 0]
+    if len(places):
+        result.reshape(-1)[places] = exact(places)
+    return result
+
+
+@contextmanager
+def steady_opencv() -> Iterator[None]:
+    """A context in which OpenCV has one thread and does without Intel's IPP; it restores the former state.
+
+    IPP rounds distances otherwise. Threads would wait for each other more than they work on images of this size, and
+    the processes that write corrupted images are as many as the cores already.
+    """
+    import cv2
+
+    threads, ipp = cv2.getNumThreads(), cv2.ipp.useIPP()
+    cv2.setNumThreads(1)
+    cv2.ipp.setUseIPP(False)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+        cv2.ipp.setUseIPP(ipp)
+
+
+def plain(images: NDArray[Any]) -> NDArray[Any]:
+    """Images of one channel without its axis, because OpenCV has none for them."""
+    return images[..., 0] if images.shape[3] == 1 else images
+
+
+def as_planes(images: Bytes) -> Bytes:
+    """RGB images (N, H, W, 3) as three planes (3, N, H, W)."""
+    import cv2
+
+    count, height, width, channels = images.shape
+    planes = np.empty((channels, count, height, width), np.uint8)
+    cv2.split(images.reshape(-1, width, channels), mv=list(planes.reshape(channels, -1, width)))
+    return planes
+
+
+def as_images(planes: Bytes) -> Bytes:
+    """The inverse of `as_planes`."""
+    import cv2
+
+    width = planes.shape[-1]
+    return np.asarray(cv2.merge(list(planes.reshape(3, -1, width))), np.uint8).reshape(*planes.shape[1:], 3)
 
 
 def colour(images: Bytes) -> Bytes:
@@ -78,21 +136,58 @@ def gaussian(
     for each; 0 changes nothing.
     """
     for axis, deviation in zip((1, 2), sigma if isinstance(sigma, tuple) else (sigma, sigma), strict=True):
-        radius = int(truncate * deviation + 0.5)
+        weights = gaussian_weights(deviation, truncate)
+        radius = len(weights) // 2
         if radius == 0:
             continue
-        weights = np.exp(-0.5 / (deviation * deviation) * np.arange(-radius, radius + 1) ** 2)
-        weights /= weights.sum()
         margins = [(0, 0)] * values.ndim
         margins[axis] = (radius, radius)
         padded = np.pad(values, margins, mode=border).astype(np.float64, copy=False)
         size = values.shape[axis]
-        taps = [padded[(slice(None),) * axis + (slice(i, i + size),)] for i in range(2 * radius + 1)]
-        total = taps[radius] * weights[radius]
-        for i in range(radius):
-            total += (taps[i] + taps[-1 - i]) * weights[i]
-        values = total.astype(values.dtype, copy=False)
+        taps = [padded[(slice(None),) * axis + (slice(i, i + size),)] for i in range(len(weights))]
+        values = symmetric_sum(taps, weights).astype(values.dtype, copy=False)
     return values
+
+
+def gaussian_weights(sigma: float, truncate: float = 4) -> Floats:
+    """The weights of `gaussian` for one axis, (2 * radius + 1,)."""
+    radius = int(truncate * sigma + 0.5)
+    if radius == 0:
+        return np.ones(1)
+    weights: Floats = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
+    return weights / weights.sum()
+
+
+def symmetric_sum(taps: Sequence[Floats] | Floats, weights: Floats) -> Floats:
+    """The weighted sum of an odd number of taps, in scipy's order: the middle one, then pairs from the outside in."""
+    radius = len(weights) // 2
+    total: Floats = taps[radius] * weights[radius]
+    for i in range(radius):
+        total += (taps[i] + taps[-1 - i]) * weights[i]
+    return total
+
+
+Border = Literal["edge", "reflect", "symmetric"]
+
+
+def windows_at(values: NDArray[Number], places: Places, reach: tuple[int, int], border: Border) -> NDArray[Number]:
+    """Returns the values around some places of images (N, H, W, C): (2 * rows + 1, 2 * columns + 1, M).
+
+    places: flat indices (M,). reach: so many rows above and below, and columns to the left and right. border:
+    `numpy.pad`'s name of what is outside.
+    """
+    _, height, width, channels = values.shape
+    line, step = _around(height, reach[0], border) * (width * channels), _around(width, reach[1], border) * channels
+    image, row, column, channel = np.unravel_index(places, values.shape)
+    starts = line[:, row] + (image * (height * width * channels) + channel)
+    return values.reshape(-1).take(starts[:, None] + step[:, column])
+
+
+@functools.lru_cache(maxsize=64)
+def _around(size: int, reach: int, border: Border) -> Places:
+    """Returns the numbers of the pixels around each of `size` pixels in a row, (2 * reach + 1, size)."""
+    line = np.pad(np.arange(size), reach, mode=border)
+    return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(line, size))
 
 
 def images_last(values: NDArray[Number]) -> NDArray[Number]:
@@ -152,6 +247,28 @@ class Zoom:
                 result += strip[:, columns] * weight[:, None]
         return result
 
+    @staticmethod
+    def all_at(zooms: Sequence[Zoom], values: NDArray[Real], rows: Places, columns: Places, images: Places) -> Floats:
+        """Returns the `values` (H, W, M) of M images or channels at P places, enlarged by each of Z zooms: (Z, P)."""
+        _, width, count = values.shape
+        result = np.zeros((len(zooms), len(rows)))
+        for i in (0, 1):
+            row, row_weight = (np.stack(each)[:, rows] for each in zip(*(z.rows.taps[i] for z in zooms), strict=True))
+            for j in (0, 1):
+                taps = zip(*(z.columns.taps[j] for z in zooms), strict=True)
+                column, weight = (np.stack(each)[:, columns] for each in taps)
+                tap = values.reshape(-1).take((row * width + column) * count + images) * row_weight
+                tap *= weight
+                result += tap
+        return result
+
+    def layers(self, values: Floats) -> Floats:
+        """Returns `values` (N, H, W) enlarged, but for rounding errors: rows first, then columns."""
+        strips = [values.take(source, axis=1) * weight[:, None] for source, weight in self.rows.taps]
+        strip = strips[0] + strips[1]
+        parts = [strip.take(source, axis=2) * weight for source, weight in self.columns.taps]
+        return parts[0] + parts[1]
+
     def at(self, values: NDArray[Real], rows: NDArray, columns: NDArray, images: NDArray) -> Floats:
         """Returns the enlarged `values` (H, W, M), M images or channels, at some positions."""
         result = np.zeros(len(rows))
@@ -159,6 +276,10 @@ class Zoom:
             for column, weight in self.columns.taps:
                 result += values[row[rows], column[columns], images] * row_weight[rows] * weight[columns]
         return result
+
+
+# Taps of a motion blur that are filtered together. Their box has fewer than 130 pixels, so OpenCV filters directly.
+SEGMENT = 14
 
 
 @functools.lru_cache(maxsize=64)
@@ -173,6 +294,8 @@ def motion(images: Bytes, radius: float, sigma: float, angles: Floats) -> Bytes:
     angles: (N,), in degrees. radius, sigma: in pixels. Sums are in single precision, and in double precision if that
     decides the byte.
     """
+    import cv2
+
     weights = _motion_weights(radius, sigma)
     taps = len(weights)
     distance = np.arange(taps)
@@ -181,25 +304,54 @@ def motion(images: Bytes, radius: float, sigma: float, angles: Floats) -> Bytes:
     columns = np.ceil(distance[:, None] * along / length - 0.5).astype(np.intp)  # (taps, N)
     rows = np.ceil(distance[:, None] * across / length - 0.5).astype(np.intp)
 
-    count, height, width, channels = images.shape
-    edge = np.pad(images, [(0, 0), (taps, taps), (taps, taps), (0, 0)], mode="edge")
-    padded = edge.astype(np.float32).reshape(*edge.shape[:2], -1)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width * channels), axis=(1, 2))
-    result = np.zeros((count, height, width * channels), np.float32)
+    height, width = images.shape[1:3]
+    values, result = plain(images.astype(np.float32)), np.empty(images.shape, np.float32)
     # ImageMagick rounds to 16 bits and the reference then keeps the upper 8: an offset of half a 16-bit step.
-    result += np.float32(1 / 514)
-    number = np.arange(count)
+    result[:] = 1 / 514
+    number = np.arange(len(images))
     used = int(np.flatnonzero(weights * 255 >= 1e-9)[-1]) + 1  # the others cannot be seen in single precision
-    for row, column, weight in zip(rows[:used], columns[:used], weights.astype(np.float32)[:used], strict=True):
-        moved = windows[number, taps + row, (taps + column) * channels]
-        moved *= weight
-        result += moved
-    levels = result.astype(np.uint8).reshape(images.shape)
-    open_ = near_a_level(result, taps + 4)
-    if len(open_):
-        image, y, x, channel = np.unravel_index(open_, images.shape)
-        total = np.zeros(len(open_))
-        for row, column, exact in zip(rows, columns, weights.tolist(), strict=True):
-            total += edge[image, taps + y + row[image], taps + x + column[image], channel] * exact
-        levels.reshape(-1)[open_] = np.floor(total + 1 / 514).astype(np.uint8)
-    return levels
+    for segment in np.array_split(distance[:used], -(-used // SEGMENT)):
+        first = segment[0]
+        down, aside = rows[segment] - rows[first], columns[segment] - columns[first]
+        # A line goes to one side, so the first pixel of a segment is in a corner of its kernel.
+        top, left = down.min(axis=0), aside.min(axis=0)
+        kernels = np.zeros((len(images), SEGMENT, SEGMENT), np.float32)
+        for row, column, weight in zip(down - top, aside - left, weights[segment], strict=True):
+            kernels[number, row, column] += weight
+        ends = np.stack([-left, -top, np.ptp(down, axis=0) + 1, np.ptp(aside, axis=0) + 1, rows[first], columns[first]])
+        for image, kernel, target, (x, y, tall, wide, row, column) in zip(
+            values, kernels, plain(result), ends.T.tolist(), strict=True
+        ):
+            moved = _moved(image, row, column) if first else image
+            target += cv2.filter2D(moved, -1, kernel[:tall, :wide], anchor=(x, y), borderType=cv2.BORDER_REPLICATE)
+
+    flat = images.reshape(-1)
+
+    def exact(places: Places) -> Bytes:
+        levels = np.empty(len(places), np.uint8)
+        step = max(1, WINDOWS // taps)
+        for start in range(0, len(places), step):
+            image, y, x, channel = np.unravel_index(places[start : start + step], images.shape)
+            row = np.clip(y + rows[:, image], 0, height - 1) + image * height
+            column = np.clip(x + columns[:, image], 0, width - 1)
+            products = flat.take((row * width + column) * images.shape[3] + channel) * weights[:, None]
+            total = np.add.accumulate(products, axis=0)[-1]
+            levels[start : start + step] = np.floor(total + 1 / 514)
+        return levels
+
+    return settled(result, SINGLE_ROUNDING * 2 * (taps + 4), exact)
+
+
+def _moved(image: Singles, down: int, aside: int) -> Singles:
+    """Returns the pixel so far below and to the right of each one; the outer pixels are repeated outside of the image.
+
+    image: (H, W) or (H, W, 3).
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    down = min(max(down, 1 - height), height - 1)
+    aside = min(max(aside, 1 - width), width - 1)
+    top, below, left, right = max(-down, 0), max(down, 0), max(-aside, 0), max(aside, 0)
+    part = image[below : height - top, right : width - left]
+    return np.asarray(cv2.copyMakeBorder(part, top, below, left, right, cv2.BORDER_REPLICATE), np.float32)

@@ -15,7 +15,21 @@ from typing import Any
 import numpy as np
 
 from normbench.corruptions.draws import Draws, Stream, uniform
-from normbench.corruptions.operators import Bytes, Floats, Zoom, motion, quantise, single_unit, unit
+from normbench.corruptions.operators import (
+    DOUBLES,
+    SINGLE_ROUNDING,
+    Bytes,
+    Floats,
+    Places,
+    Zoom,
+    as_images,
+    as_planes,
+    motion,
+    quantise,
+    settled,
+    single_unit,
+    unit,
+)
 from normbench.corruptions.registry import corruption
 
 
@@ -125,10 +139,42 @@ def snow(
     normals: standard normal (N, H, W), one for each pixel. angles: (N,), the direction of the fall, in degrees.
     """
     mean, deviation, factor, threshold, radius, sigma, share = constants
-    flakes = Zoom(images.shape[1], images.shape[2], factor)((mean + deviation * normals).transpose(1, 2, 0))
+    flakes = _enlarged(mean + deviation * normals, factor, threshold)
     flakes[flakes < threshold] = 0
-    layer = unit(motion(quantise(flakes).transpose(2, 0, 1)[..., None], radius, sigma, angles))
-    values = single_unit(images)
-    grey = sum(np.float32(weight) * values[..., i : i + 1] for i, weight in enumerate((0.299, 0.587, 0.114)))
-    whiter = share * values + (1 - share) * np.maximum(values, 1.5 * grey + 0.5)
-    return quantise(whiter + layer + layer[:, ::-1, ::-1])
+    layer = motion(quantise(flakes)[..., None], radius, sigma, angles)[..., 0]
+    both = layer + layer[:, ::-1, ::-1].astype(np.float32)
+    planes = as_planes(images)
+    levels = planes.astype(np.float32)
+    whiter = np.float32(1.5 * 0.299) * levels[0] + np.float32(1.5 * 0.587) * levels[1]
+    whiter += np.float32(1.5 * 0.114) * levels[2]
+    whiter += np.float32(127.5)
+    for level in levels:
+        white = np.maximum(level, whiter)
+        white *= np.float32(1 - share)
+        level *= np.float32(share)
+        level += white
+        level += both
+    np.minimum(levels, 255.5, out=levels)
+
+    def exact(places: Places) -> Bytes:
+        channel, pixel = np.divmod(places, layer.size)
+        colours = single_unit(planes.reshape(3, -1)[:, pixel])
+        values = colours[channel, np.arange(len(places))]
+        grey = sum(np.float32(weight) * colour for weight, colour in zip((0.299, 0.587, 0.114), colours, strict=True))
+        result = share * values + (1 - share) * np.maximum(values, 1.5 * grey + 0.5)
+        turned = layer[:, ::-1, ::-1].reshape(-1)
+        return quantise(result + unit(layer.reshape(-1)[pixel]) + unit(turned[pixel]))
+
+    return as_images(settled(levels, 24 * SINGLE_ROUNDING, exact))
+
+
+def _enlarged(noise: Floats, factor: float, threshold: float) -> Floats:
+    """Returns noise (N, H, W) enlarged: to the bit wherever that decides a grey level, or on which side of `threshold`
+    a value is."""
+    zoom = Zoom(noise.shape[1], noise.shape[2], factor)
+    result = zoom.layers(noise)
+    levels = result * 255
+    near = (np.abs(levels - np.rint(levels)) < DOUBLES) | (np.abs(result - threshold) < DOUBLES)
+    image, row, column = np.nonzero(near)
+    result[near] = Zoom.all_at([zoom], noise.transpose(1, 2, 0), row, column, image)[0]
+    return result
