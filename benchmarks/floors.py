@@ -7,12 +7,13 @@ operations and bytes that the method asks for count, in the algorithm that normb
 forward pass sees. A real implementation has other work, too, and no kernel reaches the peak for all shapes.
 
 Network Deconvolution, beyond the network without norms. With M patches of F features in each of G groups, R rows of
-weights of length F, and S samples that autocast does not round (all in float32):
-    covariance      G M F^2 operations forwards, as it is symmetric, and 2 G M F^2 backwards; the patches are written
+weights of length F in each (under autocast, those marked * are at the rate of bfloat16):
+    covariance      G M F^2 operations forwards, as it is symmetric, and 2 G M F^2 * backwards; the patches are written
                     and read in each direction: 4 G M F numbers
-    square root     9 F^3 for the eigendecomposition (Golub and Van Loan, Matrix Computations, 8.3), 2 F^3 to form the
-                    matrix, 8 F^3 for the four products of its gradient: 19 G F^3 operations
-    fold            2 R F^2 forwards and 4 R F^2 backwards
+    square root     9 G F^3 for the eigendecomposition (Golub and Van Loan, Matrix Computations, 8.3), G F^3 to form the
+                    symmetric matrix
+    its gradient    to the eigenbasis 6 G R F^2 * or, if R >= F, 2 G R F^2 + 3 G F^3 *; back 3 G F^3 *
+    fold            2 G R F^2 * forwards and 2 G R F^2 * backwards
 In evaluation nothing, as the weights can be folded once.
 
 ConvNorm, beyond the network with batch norm, for kernels larger than 1 x 1. With P values on the grids of the filter
@@ -75,16 +76,18 @@ class Peaks:
 
     def milliseconds(self, parts: list[Part]) -> float:
         """The least time of some parts, one after the other."""
-        rate = self.operations[torch.float32]
-        return 1000 * sum(max(part.operations / rate, part.moved / self.bandwidth) for part in parts)
+        return 1000 * sum(
+            max(each.operations / self.operations[each.dtype], each.moved / self.bandwidth) for each in parts
+        )
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a method's work. operations: in float32, an addition or a multiplication each. moved: bytes."""
+    """A part of a method's work. operations: an addition or a multiplication each, in `dtype`. moved: bytes."""
 
     operations: float
     moved: float
+    dtype: torch.dtype = torch.float32
 
 
 def best(work: Callable[[], object], rounds: int) -> float:
@@ -129,9 +132,13 @@ def of_layer(layer: nn.Module, x: Tensor, y: Tensor, training: bool, size: int) 
                 places *= (length + 2 * padding - dilation * (k - 1) - 1) // step + 1
             groups = sampling.groups
             samples = places * given.shape[1] * sampling.kernel[0] * sampling.kernel[1] // (groups * f)
-            yield Part(3 * groups * samples * f**2, 4 * groups * samples * f * WIDE)
-            yield Part(19 * groups * f**3, 0)
-            yield Part(6 * layer.weight.numel() * f, 0)
+            rows = layer.weight.numel() // (groups * f)
+            low = torch.float32 if size == WIDE else torch.bfloat16
+            gradient = 6 * rows * f**2 if rows < f else 2 * rows * f**2 + 3 * f**3
+            yield Part(groups * samples * f**2, 2 * groups * samples * f * WIDE)
+            yield Part(2 * groups * samples * f**2, 2 * groups * samples * f * size, low)
+            yield Part(10 * groups * f**3, 0)
+            yield Part(groups * (gradient + 3 * f**3 + 4 * rows * f**2), 0, low)
         case ConvNorm2d() if layer.kernel_size != (1, 1):
             if training:
                 grid = [n + k - 1 for n, k in zip(x.shape[2:], layer.kernel_size, strict=True)]

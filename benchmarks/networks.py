@@ -1,10 +1,11 @@
 """Measures whole networks: a training step and an evaluation with each method, as ratios to batch norm, with goals.
 
 A training step is that of normbench's training loop: input normalization, forward pass, loss with the method's penalty,
-backward pass, optimizer and schedule. An evaluation is that of `normbench evaluate`, of one batch. For each network and
-precision, all methods take turns in one process; the table has medians and ratios of medians. The images are random, 3
-x 32 x 32. bfloat16 is autocast, and is measured only if the CPU computes it without emulation. The floor is what a
-perfect implementation would need at this machine's peaks, by the formulas in `benchmarks/floors.py`, also as a ratio.
+backward pass, optimizer and schedule. An evaluation is that of one batch while a network is scored, when what layers
+compute from parameters alone is known (`functional/constants.py`). For each network and precision, all methods take
+turns in one process; the table has medians and ratios of medians. The images are random, 3 x 32 x 32. bfloat16 is
+autocast, and is measured only if the CPU computes it without emulation. The floor is what a perfect implementation
+would need at this machine's peaks, by the formulas in `benchmarks/floors.py`, also as a ratio.
 
     python -m benchmarks.networks [--threads 1 2] [--rounds 9] [--models resnet20 resnet18] [--methods conv_norm ...]
         [--precision float32 bfloat16] [--format channels_last|contiguous]
@@ -16,16 +17,19 @@ that another process disturbs them less; with more, they are times of the clock.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from benchmarks import floors, machine
 from benchmarks.turns import clock, take_turns
 from normbench.data.batches import Images
 from normbench.functional import placement
+from normbench.functional.constants import unchanging
 from normbench.methods import registry as methods
 from normbench.models.build import build_classifier
 from normbench.system import device as devices
@@ -72,8 +76,12 @@ WITHOUT = {"network_deconvolution": "no_norm"}
 
 @dataclass(frozen=True)
 class Case:
-    """A network with a method: a training step and an evaluation of one batch, and what the method adds to each."""
+    """A network with a method: a training step and an evaluation of one batch, and what the method adds to each.
 
+    trained: the network that the evaluation is of.
+    """
+
+    trained: nn.Module
     step: Callable[[], object]
     evaluation: Callable[[], object]
     step_parts: list[floors.Part]
@@ -102,7 +110,7 @@ def case(model: str, name: str, recipe: Recipe) -> Case:
     step_parts, evaluation_parts = (
         floors.parts(trained, images.normalized(pixels), training, size) for training in (True, False)
     )
-    return Case(step, lambda: logits(trained, images, pixels, recipe.precision), step_parts, evaluation_parts)
+    return Case(trained, step, lambda: logits(trained, images, pixels, recipe.precision), step_parts, evaluation_parts)
 
 
 def cells(spent: float, floor: float | None, base: float, goal: float | None) -> str:
@@ -118,7 +126,11 @@ def table(model: str, recipe: Recipe, names: list[str], rounds: int) -> None:
     without = [WITHOUT[name] for name in names if name in WITHOUT]
     cases = {name: case(model, name, recipe) for name in [BASE, *without, *names]}
     works = {("step", name): each.step for name, each in cases.items()}
-    times = take_turns(works | {("evaluation", name): each.evaluation for name, each in cases.items()}, rounds)
+    works |= {("evaluation", name): each.evaluation for name, each in cases.items()}
+    with contextlib.ExitStack() as stack:
+        for each in cases.values():
+            stack.enter_context(unchanging(each.trained))
+        times = take_turns(works, rounds)
     threads = f"{recipe.threads} thread{'s' * (recipe.threads > 1)}"
     print(f"\n{model}, batch {recipe.batch_size}, {recipe.precision}, {recipe.memory_format}, {threads} ({clock()})")
     print(peaks)
