@@ -69,14 +69,13 @@ def repro_ahead() -> Iterator[Callable[[], int]]:
     )
     os.close(theirs)
 
-    def begin() -> int:
-        os.write(ours, b"1")
-        return process.pid
+    with open(ours, "wb", buffering=0) as pipe:
 
-    try:
+        def begin() -> int:
+            pipe.write(b"1")
+            return process.pid
+
         yield begin
-    finally:
-        os.close(ours)
 
 
 def run(server: Server, process: int) -> None:

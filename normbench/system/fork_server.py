@@ -27,6 +27,7 @@ from typing import Any
 
 from normbench.system import preemption
 from normbench.system.fork_client import FORWARDED, NO, SERVER, YES, surroundings
+from normbench.system.text import complain
 
 LARGEST = 1 << 20  # bytes of a request
 STREAMS = 3
@@ -217,7 +218,7 @@ def _work(work: Callable[[], object]) -> None:
         if error.code is None or isinstance(error.code, int):
             code = error.code or 0
         else:
-            print(error.code, file=sys.stderr)
+            complain(str(error.code))
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

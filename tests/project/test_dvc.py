@@ -41,6 +41,7 @@ SHAPES_NOTHING = {
     "CLASSIFIER": "the digest has the code of what it names",
     "METHOD": "the digest has the code of what it names",
     "choose": "which device there is",
+    "cores": "how many runs or scores are computed at a time",
     "KINDS": "which device there is",
     "preload": "imports what is imported in any case",
     "keep_compiled": "kernels that are found again compute the same",

@@ -81,7 +81,7 @@ def test_a_forked_training_imports_no_large_part_of_torch_itself(tmp_path: Path)
     folder.bind()
     for kind, task in (("classification", "small"), ("gan", "small-gan")):
         command = [sys.executable, "-c", NEW, kind, task]
-        environment = folder.environment | {"OMP_NUM_THREADS": "2"}
+        environment = folder.environment | {"LOKY_MAX_CPU_COUNT": "2"}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert [line for line in done.stdout.splitlines() if line.startswith("new")] == ["new True"] * 2

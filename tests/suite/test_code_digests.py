@@ -387,7 +387,7 @@ MOVES: dict[str, tuple[str, Edit, str]] = {
     ),
     "Newton-Schulz": (
         "functional/inverse_sqrt.py",
-        replaced("t = 1.5 - 0.5 * z * y", "t = 1.5 - 0.4 * z * y"),
+        replaced("torch.sub(1.5, x, alpha=0.5)", "torch.sub(1.5, x, alpha=0.4)"),
         "method network_deconvolution",
     ),
     "the settings of layers": (

@@ -6,6 +6,7 @@ The libraries are asked: with OMP_DISPLAY_ENV each OpenMP prints its settings wh
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_stages_and_workers(tmp_path: Path) -> None:
         folder.run(f"stages.{stage}", "--task", task, "--variant", "noting")
         notes = folder.taken()
         check(notes)
-        assert len(notes) == min(2, threads.cores())
+        assert len(notes) >= min(2, len(os.sched_getaffinity(0)))
     folder.run("normbench", "corrupt", "digits", "--out", "out", "--names", "salt.py:salt", "--workers", "2")
     notes = folder.taken()
     check(notes)
