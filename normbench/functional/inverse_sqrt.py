@@ -46,10 +46,10 @@ def times_inverse_sqrt(rows: Tensor, matrix: Tensor, iterations: int) -> tuple[T
 class TimesSpectralRoot(torch.autograd.Function):
     """`times_inverse_sqrt` by eigendecomposition: the same iteration, applied to the eigenvalues.
 
-    The product of both quantities of the iteration, x, and the approximation z change by x -> x t^2 and z -> z t with
-    t = 1.5 - 0.5 x. The gradient of a function of a matrix involves its divided differences over pairs of eigenvalues.
-    They follow from the product rule along with the iteration, so that nothing is divided by a difference of close
-    eigenvalues.
+    The coupled iteration updates two matrices: z, which approaches the root, and y. A step computes t = 1.5 - 0.5 x
+    from their product x, and changes x to x t^2 and z to z t. The gradient of a function of a matrix involves its
+    divided differences over pairs of eigenvalues. They follow from the product rule along with the iteration, so that
+    nothing is divided by a difference of close eigenvalues.
     """
 
     @staticmethod

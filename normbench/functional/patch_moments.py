@@ -169,10 +169,10 @@ def swapped(x: Tensor, dimensions: int, outer: int, inner: int) -> Tensor:
 class PatchMoments(torch.autograd.Function):
     """Mean and (biased) covariance of the vectors that are sampled from images.
 
-    The images are returned as well: what is computed from them in place of x spares a pass over their gradient, to
-    which that of the moments is added in place. Only the centred vectors are saved for the backward pass. The gradient
-    needs no correction for the centring: to first order the covariance does not depend on the mean, because the centred
-    vectors sum to zero. The gradient that arrives for the covariance must be symmetric.
+    The images are returned as well. The caller computes with these and not with x, so that the gradient of the moments
+    can be added, in place, to the gradient of what the caller computes. Only the centred vectors are saved for the
+    backward pass. The gradient needs no correction for the centring: to first order the covariance does not depend on
+    the mean, because the centred vectors sum to zero. The gradient that arrives for the covariance must be symmetric.
     """
 
     @staticmethod
@@ -190,14 +190,14 @@ class PatchMoments(torch.autograd.Function):
         covariance = gram(rows).div_(rows.shape[1])
         covariance.diagonal(dim1=-2, dim2=-1).add_(eps)
         # The gradient of images in bfloat16 is in bfloat16, and so are the factors of its products.
-        ctx.save_for_backward(rows.to(x.dtype))
+        ctx.save_for_backward(rows if low_precision else rows.to(x.dtype))
         ctx.sampling = sampling
         return x, mean, covariance
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_x: Tensor, of_mean: Tensor, of_covariance: Tensor) -> tuple[Tensor, None, None, None]:
-        (rows,) = ctx.saved_tensors
+        rows = ctx.saved_tensors[0].to(of_x.dtype)
         twice = (of_covariance * (2 / rows.shape[1])).to(rows.dtype)
         shift = (of_mean / rows.shape[1]).to(rows.dtype)
         if rows.is_contiguous():

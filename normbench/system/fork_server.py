@@ -89,7 +89,10 @@ class Server:
         """Serves until a child process of this one ends, and returns its exit code; negative for a signal."""
         codes: list[int] = []
         descriptor = os.pidfd_open(process)
-        end = lambda: codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))  # noqa: E731
+
+        def end() -> None:
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+
         self.selector.register(descriptor, selectors.EVENT_READ, end)
         try:
             while not codes:
@@ -201,6 +204,7 @@ def _stage(request: dict[str, Any], streams: list[int], client: socket.socket) -
         os.dup2(stream, number)
         os.close(stream)
     for output in (sys.stdout, sys.stderr):
+        # Python's own streams have `reconfigure`, which their declared type does not know.
         output.reconfigure(line_buffering=output.isatty() or output is sys.stderr)  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -94,6 +94,15 @@ def test_memory_held_by_deconvolution(shape: tuple[int, ...]) -> None:
     assert held <= 1 + taps + matrices + folded + 0.01
 
 
+def test_memory_held_by_deconvolution_with_a_rounded_covariance() -> None:
+    """The patches are held in bfloat16, also where the images are in float32."""
+    shape = (16, 16, 32, 32)
+    exact, _ = memory(DeconvConv2d(16, 16, 3, padding=1), *shape)
+    rounded, _ = memory(DeconvConv2d(16, 16, 3, padding=1, covariance="bfloat16"), *shape)
+    patches = (9 * 11**2) / 32**2
+    assert exact - rounded == pytest.approx(patches / 2, abs=0.01)
+
+
 @pytest.mark.parametrize("shape", [(16, 64, 32, 32), (32, 256, 8, 8)], ids=lambda shape: "x".join(map(str, shape)))
 def test_memory_held_by_conv_norm(shape: tuple[int, ...]) -> None:
     """The outputs of filter, depth-wise convolution and batch norm, and no spectrum."""
