@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from normbench.evaluation.calibration import accuracy, finite
 from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import Scores, Subject
+from normbench.functional.constants import unchanging
 from normbench.system.quantities import Accuracy
 from normbench.system.schema import NotNegativeReal, Positive, Strict
 from normbench.training.logits import logits
@@ -114,13 +115,14 @@ def batch_statistics(subject: Subject, settings: BatchStatistics) -> Scores:
     def scored(pixels: Tensor) -> Tensor:
         return finite(logits(adapted, subject.images, pixels, subject.precision, settings.batch_size))
 
-    clean = accuracy(scored(subject.images.pixels), labels)
     accuracies: dict[str, list[float]] = {}
     predicted: list[Tensor] = []
-    for name in subject.corrupted.names:
-        found = [scored(pixels) for pixels in subject.corrupted_pixels(name)]
-        accuracies[name] = [accuracy(each, targets) for each in found]
-        predicted += [each.argmax(1) for each in found]
+    with unchanging(adapted, but=batch_layers(adapted)):
+        clean = accuracy(scored(subject.images.pixels), labels)
+        for name in subject.corrupted.names:
+            found = [scored(pixels) for pixels in subject.corrupted_pixels(name)]
+            accuracies[name] = [accuracy(each, targets) for each in found]
+            predicted += [each.argmax(1) for each in found]
     metric = settings.json_value() | {"clean_accuracy": clean, "corruption_accuracy": accuracies}
     mean = sum(map(sum, accuracies.values())) / len(predicted)
     shape = (len(subject.corrupted.names), len(subject.corrupted.severities), len(subject.index))

@@ -119,15 +119,21 @@ class Batch:
 
     def filter(self, given: Tensor, kept: Tensor) -> None:
         """Writes the filtered images `given` to `kept` (see `filtered`)."""
-        self.pixels.copy_(given)
-        torch.bmm(self.into_columns, self.pixels.flatten(0, 1), out=self.half_way.flatten(0, 1))
+        pixels = given if self.takes(given) else self.pixels.copy_(given)
+        result = kept if self.takes(kept) else self.result
+        torch.bmm(self.into_columns, pixels.flatten(0, 1), out=self.half_way.flatten(0, 1))
         torch.bmm(self.into_rows, self.half_way.flatten(2), out=self.spectrum.flatten(2))
         torch.mul(self.spectrum, self.even, out=self.scaled)
         for here, partner, sign in self.pairs:
             here.addcmul_(partner, self.odd, value=sign)
         torch.bmm(self.out_of_rows, self.scaled.flatten(2), out=self.returning.flatten(2))
-        torch.bmm(self.out_of_columns, self.returning.flatten(0, 1), out=self.result.flatten(0, 1))
-        kept.copy_(self.result)
+        torch.bmm(self.out_of_columns, self.returning.flatten(0, 1), out=result.flatten(0, 1))
+        if result is not kept:
+            kept.copy_(result)
+
+    def takes(self, images: Tensor) -> bool:
+        """Whether products can read images from where they are, or write them there."""
+        return images.dtype == self.even.dtype and images.is_contiguous()
 
 
 def within(place: Tensor, *shape: int) -> Tensor:

@@ -11,15 +11,18 @@ that average. `dilation` does not exist, as the authors' filter ignores it. The 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_eval
 
 from normbench.functional.circular_filter import filter_of, filtered
-from normbench.functional.constants import constant
+from normbench.functional.constants import constant, keeps
 from normbench.functional.convolution import every_pixel, full_conv2d
+from normbench.functional.fourier_convolution import FourierConvolution, fits
 from normbench.functional.pairs import Pair, pair
 from normbench.methods.base import ConvSpec, Method, Role
 
@@ -68,9 +71,12 @@ class ConvNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.pointwise(x) if self.kernel_size == (1, 1) else self.filtered(x)
-        if self.affine is not None:
-            y = self.affine(y)
-        return y if self.batch_norm is None else self.batch_norm(y)
+        affine, norm = self.affine, self.batch_norm
+        if affine is not None and norm is not None and keeps(norm, self.parameters()):
+            affine, norm = constant(norm, "folded", (), functools.partial(fuse_conv_bn_eval, affine, norm)), None
+        if affine is not None:
+            y = affine(y)
+        return y if norm is None else norm(y)
 
     def pointwise(self, x: Tensor) -> Tensor:
         """The normalized convolution with a 1x1 kernel: (N, in, H, W) -> (N, out, H', W').
@@ -85,9 +91,22 @@ class ConvNorm2d(nn.Module):
 
         The full convolution is computed, filtered on its own grid, and then cropped to the padding and strided.
         """
-        full = full_conv2d(x, self.weight, self.groups)
         crop = (self.full[0] - self.padding[0], self.full[1] - self.padding[1])
+        if self.by_spectra(x):
+            size, dtype = (x.shape[2], x.shape[3]), torch.promote_types(x.dtype, torch.float32)
+            form = (self.weight, size, crop, self.stride, dtype)
+            return constant(self, (size, dtype), (), lambda: FourierConvolution(*form))(x)
+        full = full_conv2d(x, self.weight, self.groups)
         return filtered(full, self.filter(full), crop, self.stride)
+
+    def by_spectra(self, x: Tensor) -> bool:
+        """Whether spectra are multiplied: on a CPU, where the weight is constant, and not in bfloat16.
+
+        In bfloat16, a CPU convolves so much faster that the rest of this way, in float32, takes longer.
+        """
+        kind = x.device.type
+        single = kind == "cpu" and self.groups == 1 and not torch.is_autocast_enabled(kind)
+        return single and keeps(self, (self.weight,)) and fits(self.weight, (x.shape[2], x.shape[3]))
 
     def filter(self, full: Tensor) -> tuple[Tensor, ...]:
         """The filter of images like `full`, a constant for the gradient (see `circular_filter.filter_of`)."""

@@ -274,7 +274,7 @@ def test_evaluation_at_other_sizes_and_in_other_types() -> None:
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 found, expected = layer(x), fresh(x)
             assert found.dtype == (torch.bfloat16 if low else torch.float32)
-            assert torch.equal(found, expected)
+            assert oracles.relative_error(found.float(), expected.float()) <= (2**-7 if low else 2e-6)
 
 
 def test_a_kept_filter_serves_gradients_of_images() -> None:
@@ -289,7 +289,31 @@ def test_a_kept_filter_serves_gradients_of_images() -> None:
             image = x.clone().requires_grad_()
             each(image).square().sum().backward()
             found.append(image.grad)
-    assert torch.equal(*found)
+    assert oracles.relative_error(*found) <= 2e-6
+
+
+def test_a_constant_batch_norm_is_part_of_the_depthwise_convolution() -> None:
+    """Not where its statistics may change, which `unchanging` is told."""
+    layer = ConvNorm2d(3, 4, 3, padding=1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, 6, 6, generator=generator)
+    layer(x)
+    layer.eval()
+    assert layer.batch_norm is not None
+    for moved in (layer.batch_norm, layer.batch_norm.weight, layer.batch_norm.bias):
+        tensor = moved.running_var if isinstance(moved, torch.nn.Module) else moved
+        with torch.no_grad():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    with torch.no_grad():
+        expected = layer(x)
+        with unchanging(layer):
+            assert oracles.relative_error(layer(x), expected) <= 2e-6
+            layer.batch_norm.running_mean.add_(1.0)
+            assert oracles.relative_error(layer(x), expected) <= 2e-6
+        with unchanging(layer, but=[layer.batch_norm]):
+            before = layer(x)
+            layer.batch_norm.running_mean.add_(1.0)
+            assert oracles.relative_error(layer(x), before) > 1e-2
 
 
 @pytest.mark.parametrize(

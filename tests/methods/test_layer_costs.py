@@ -234,16 +234,18 @@ def test_products_of_conv_norm(stride: int, count: int) -> None:
 
 
 def test_filter_of_conv_norm_is_made_once_in_an_evaluation() -> None:
-    layer = ConvNorm2d(6, 5, 3, padding=1).eval()
-    with unchanging(layer):
-        first, _ = passes(layer, 4, 6, 8, 8, training=False)
-        assert first.count(PRODUCTS) == 4 + 2
-        for size in ((4, 6, 8, 8), (2, 6, 8, 8)):
-            again, backward = passes(layer, *size, training=False)
-            assert again.count(PRODUCTS) == backward.count(PRODUCTS) == 4
-            assert again.seen["rsqrt_"] == 0
-        other, _ = passes(layer, 4, 6, 8, 7, training=False)
-        assert other.count(PRODUCTS) == 4 + 2
+    """With one group, five products with spectra are all; else the filter is kept."""
+    for groups, products in ((1, 5), (2, 4)):
+        layer = ConvNorm2d(6, 4, 3, padding=1, groups=groups).eval().requires_grad_(False)
+        with unchanging(layer):
+            first, _ = passes(layer, 4, 6, 8, 8, training=False)
+            assert first.seen["rsqrt_"] > 0
+            for size in ((4, 6, 8, 8), (2, 6, 8, 8)):
+                again, backward = passes(layer, *size, training=False)
+                assert again.count(PRODUCTS) == backward.count(PRODUCTS) == products
+                assert again.seen["rsqrt_"] == again.count(TRANSFORMS) == 0
+            other, _ = passes(layer, 4, 6, 8, 7, training=False)
+            assert other.seen["rsqrt_"] > 0
 
 
 def test_convolutions_of_deconvolution() -> None:
