@@ -5,19 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from normbench.functional.products import matmul
+
 SMALL_BLOCK = 128  # rows of a block, below which splitting a product does not pay off
 SHORT_SUM = 1024  # terms of a sum, below which it does not either
 
 
 def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b.mT for a, b (G, F, K) of which it is known that the result (G, F, F) is symmetric.
+    """a @ b.mT, in true float32, for a, b (G, F, K) of which it is known that the result (G, F, F) is symmetric.
 
     On a CPU, only the lower triangle of blocks is computed, by recursion; the rest follows by symmetry.
     """
     half = a.shape[-2] // 2
     if a.device.type != "cpu" or half < SMALL_BLOCK or a.shape[-1] < SHORT_SUM:
-        return a @ b.mT
+        return matmul(a, b.mT)
     top = symmetric_product(a[..., :half, :], b[..., :half, :])
-    corner = a[..., half:, :] @ b[..., :half, :].mT
+    corner = matmul(a[..., half:, :], b[..., :half, :].mT)
     bottom = symmetric_product(a[..., half:, :], b[..., half:, :])
     return torch.cat([torch.cat([top, corner.mT], -1), torch.cat([corner, bottom], -1)], -2)
