@@ -2,16 +2,110 @@
 
 The weight is divided by the largest singular value of its (out, in*kh*kw) matrix. That is not the norm of the
 convolution, which can be up to sqrt(kh*kw) larger (Singla and Feizi, arXiv 1911.10258).
+
+Values are those of torch up to rounding, but all weights of a network are normalized together, at the start of its
+forward pass, and the iteration is in float32 whatever autocast says. Gradients are of first order only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
-from torch.nn.utils import parametrizations
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from normbench.functional.constants import constant
+from normbench.functional.power_iteration import divided, in_format_of, power_steps, rows, units
+from normbench.functional.products import matmul
 from normbench.methods.base import ConvSpec, Count, Method, Role
+
+START_STEPS = 15
+
+
+class UnitNorm(nn.Module):
+    """A parametrization that divides a weight (out, ...) by its spectral norm.
+
+    In training mode each use takes `steps` steps of power iteration; in evaluation the vectors stay what they are.
+    Buffers: _u, (1, out), and _v, of the shape of one row of the weight, (1, ...), and in its memory format.
+    """
+
+    _u: Tensor
+    _v: Tensor
+
+    def __init__(self, weight: Tensor, steps: int):
+        super().__init__()
+        self.steps = steps
+        self.ahead: Tensor | None = None  # the weight for the next use, if the network has computed it
+        with torch.no_grad():
+            matrix = rows(in_format_of(weight, weight))
+            drawn = [torch.randn(size, dtype=weight.dtype, device=weight.device) for size in matrix.shape]
+            (_, v), _ = units([each[None] for each in drawn])
+            v = in_format_of(v.view(1, *weight.shape[1:]), weight)
+            (u,), (v,), _ = power_steps([matrix], [rows(v)], START_STEPS)
+            self.register_buffer("_u", u)
+            self.register_buffer("_v", v.as_strided((1, *weight.shape[1:]), weight.stride()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None:
+            return ahead
+        if self.training:
+            return iterated([self], [weight])[0]
+        return constant(self, "weight", (weight,), lambda: self.evaluated(weight))
+
+    def aligned(self, weight: Tensor) -> Tensor:
+        """The rows (1, k) of v, a view of the buffer, which takes the weight's memory format if it has another."""
+        v = in_format_of(self._v, weight)
+        if v is not self._v:
+            self._v = v
+        return rows(v)
+
+    def evaluated(self, weight: Tensor) -> Tensor:
+        """The weight over its norm by the vectors as they are."""
+        with torch.autocast(weight.device.type, enabled=False):
+            weight = in_format_of(weight, weight)
+            with torch.no_grad():
+                v = rows(in_format_of(self._v, weight))
+                norm = (matmul(self._u, rows(weight)) * v).sum()
+            return divided([weight], [self._u], [v], [norm])[0]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
+        # torch's own spectral norm has the same vectors under the same names, without the outer dimensions.
+        for name in ("_u", "_v"):
+            saved, own = state_dict.get(prefix + name), self.get_buffer(name)
+            if saved is not None and saved.dim() == 1 and saved.numel() == own.numel():
+                state_dict[prefix + name] = saved.view(own.shape)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def iterated(norms: list[UnitNorm], weights: list[Tensor]) -> tuple[Tensor, ...]:
+    """The weights over their spectral norms, after the steps of power iteration of one use in training mode."""
+    with torch.autocast(weights[0].device.type, enabled=False):
+        weights = [in_format_of(weight, weight) for weight in weights]
+        with torch.no_grad():
+            before = [norm.aligned(weight) for norm, weight in zip(norms, weights, strict=True)]
+            left, right, found = power_steps([rows(weight) for weight in weights], before, norms[0].steps)
+            torch._foreach_copy_([*(norm._u for norm in norms), *before], [*left, *right])
+        return divided(weights, left, right, found)
+
+
+def normalize_ahead(network: nn.Module, _: Any) -> None:
+    """Forward pre-hook of a network in training mode that normalizes all of its weights together."""
+    lists = [each for each in network.modules() if isinstance(each, parametrize.ParametrizationList)]
+    used = [each for each in lists if isinstance(each[0], UnitNorm) and each[0].training]
+    if network.training and used:
+        norms = [each[0] for each in used]
+        for norm, weight in zip(norms, iterated(norms, [each.original for each in used]), strict=True):
+            norm.ahead = weight
+
+
+def forget_ahead(network: nn.Module, *_: Any) -> None:
+    """Forward hook that drops the weights that the pass had no use for."""
+    for each in network.modules():
+        if isinstance(each, UnitNorm):
+            each.ahead = None
 
 
 @dataclass(frozen=True)
@@ -26,14 +120,19 @@ class SpectralNorm(Method):
     power_iterations: Count = 1
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        bias = not self.batch_norm or spec.role.place == "gate"
-        layer = spec.plain(bias)
-        return parametrizations.spectral_norm(layer, n_power_iterations=self.power_iterations)
+        return self.normalized(spec.plain(bias=not self.batch_norm or spec.role.place == "gate"))
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         return nn.BatchNorm2d(channels) if self.batch_norm else nn.Identity()
 
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
-        return parametrizations.spectral_norm(
-            nn.Linear(in_features, out_features), n_power_iterations=self.power_iterations
-        )
+        return self.normalized(nn.Linear(in_features, out_features))
+
+    def normalized(self, layer: nn.Conv2d | nn.Linear) -> nn.Module:
+        """The layer with its weight normalized."""
+        unit_norm = UnitNorm(layer.weight, self.power_iterations)
+        return parametrize.register_parametrization(layer, "weight", unit_norm)
+
+    def initialize(self, model: nn.Module) -> None:
+        model.register_forward_pre_hook(normalize_ahead)
+        model.register_forward_hook(forget_ahead)

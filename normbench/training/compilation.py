@@ -36,6 +36,7 @@ def compiled(
     # Otherwise a layer that counts its steps in a Python int would be recompiled at each of the first eight steps, and
     # would then run uncompiled.
     config.allow_unspec_int_on_nn_module = True
+    config.wrap_top_frame = True  # so that what a method hooks onto the network is in the same graph as the network
     network = torch.compile(model, mode=mode, dynamic=False)
 
     def forward(x: Tensor) -> Tensor:
