@@ -189,9 +189,10 @@ class PooledSpectralNorm(torch.autograd.Function):
         wide = dense(g, images)
         n, (height, width) = len(images), images.shape[2:]
         count = n * height * width
-        # One pass gives for each channel the sum of g * u and the sum of g.
+        # One pass gives for each channel the sum of g * u and the sum of g. The weight, here `scale`, has no effect on
+        # them, but CUDA needs one.
         _, along, total = torch.ops.aten.native_batch_norm_backward(
-            wide, images, None, None, None, mean, scale, True, 0.0, [False, True, True]
+            wide, images, scale, None, None, mean, scale, True, 0.0, [False, True, True]
         )
         edge = plane.synthesis @ first_row_sum(wide).mT  # the gradient of a number that is added to every coefficient
         s = gain * inverse

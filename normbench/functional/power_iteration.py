@@ -19,7 +19,7 @@ EPS = 1e-12  # the least divisor of a vector, as torch has it
 
 
 def in_format_of(x: Tensor, like: Tensor) -> Tensor:
-    """x with its dimensions in the same order in memory as those of `like`; only a tensor in another order is copied."""
+    """x with its dimensions in the order in memory of those of `like`; only a tensor in another order is copied."""
     last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
@@ -57,7 +57,7 @@ def divided(
 
     left: u, (1, o). right: the rows of v, (1, k).
     """
-    return Divided.apply(len(weights), *norms, *left, *right, *weights)  # type: ignore[no-any-return]
+    return Divided.apply(len(weights), *norms, *left, *right, *weights)
 
 
 class Divided(torch.autograd.Function):

@@ -94,10 +94,10 @@ def iterated(norms: list[UnitNorm], weights: list[Tensor]) -> tuple[Tensor, ...]
 def normalize_ahead(network: nn.Module, _: Any) -> None:
     """Forward pre-hook of a network in training mode that normalizes all of its weights together."""
     lists = [each for each in network.modules() if isinstance(each, parametrize.ParametrizationList)]
-    used = [each for each in lists if isinstance(each[0], UnitNorm) and each[0].training]
+    used = [(each[0], each.original) for each in lists if isinstance(each[0], UnitNorm) and each[0].training]
     if network.training and used:
-        norms = [each[0] for each in used]
-        for norm, weight in zip(norms, iterated(norms, [each.original for each in used]), strict=True):
+        norms, weights = map(list, zip(*used, strict=True))
+        for norm, weight in zip(norms, iterated(norms, weights), strict=True):
             norm.ahead = weight
 
 
