@@ -134,6 +134,7 @@ class FirstRow(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         if size not in self.rows or self.rows[size].device != x.device:
-            self.rows[size] = Plane.of(self.statistics, self.fft_norm, size, self.added).first_row(self.added)
+            plane = Plane.of(self.statistics, self.fft_norm, size, self.added.dtype, x.device)
+            self.rows[size] = plane.first_row(self.added)
         x[:, :, 0] += self.rows[size].to(x.dtype)
         return x

@@ -11,13 +11,14 @@ even and over odd columns.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from normbench.functional.products import addmm, matmul
 
 SMALL_IMAGE = 64  # pixels, up to which one matrix product over the whole image is the fastest way to sum its rows
 
@@ -41,68 +42,80 @@ class Plane:
 
     gain: the factor by which forward and inverse transform together scale an image.
     analysis: (2, W), weights that give the mean coefficient, real and imaginary, from the mean first row.
+    spread: (W + 1, 2), the adjoint of `analysis`, and its sum over the row: the mean coefficient of an image of ones.
     synthesis: (2, W), the first row of an image whose coefficients are all 1, and of one whose coefficients are all i.
-    of_one: (2, 1), the mean coefficient of an image of ones.
+    edges: (3, W), minus `synthesis` and its real part, both over `gain`.
     energy, row_energy: the mean square of the coefficients is `energy` times the mean square of the pixels plus
         `row_energy` times that of the row sums. The latter is 0 on the full plane.
+    square_of_one: the mean square of the coefficients of an image of ones.
     parts: the number of sums per row: 2 on the half plane if the width is even (one for the even and one for the odd
         columns), else 1.
+    places: a matrix of zeros and ones that says which pixel belongs to which sum, (H * W, H * parts) for small images,
+        else (W, parts) for each row.
+    zero: 0-d.
     """
 
     gain: float
     analysis: Tensor
+    spread: Tensor
     synthesis: Tensor
-    of_one: Tensor
+    edges: Tensor
     energy: float
     row_energy: float
+    square_of_one: float
     parts: int
+    places: Tensor
+    zero: Tensor
 
     @classmethod
-    def of(cls, statistics: str, fft_norm: str, size: torch.Size, like: Tensor) -> Plane:
-        """The constants for images of a size (H, W), with the dtype and device of a tensor.
+    def of(
+        cls,
+        statistics: str,
+        fft_norm: str,
+        size: torch.Size | tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Plane:
+        """The constants for images of a size (H, W).
 
         statistics: `half` or `full`, the plane. fft_norm: see `scales`.
         """
-        given = (statistics, fft_norm, *size, like.dtype, like.device)
-        return cls.built(*given) if torch.compiler.is_compiling() else cls.kept(*given)
-
-    @classmethod
-    @functools.lru_cache(maxsize=64)
-    def kept(cls, *given: Any) -> Plane:
-        """The result of `built`, kept for later calls: a small layer would spend more time on it than on the images."""
-        with torch.inference_mode(False), torch.no_grad():  # the first call may be one without gradients
-            return cls.built(*given)
-
-    @classmethod
-    def built(
-        cls, statistics: str, fft_norm: str, height: int, width: int, dtype: torch.dtype, device: torch.device
-    ) -> Plane:
-        """The constants for images of a size (H, W); the other arguments are those of `of`."""
+        height, width = size
         pixels = height * width
         forward, inverse = scales(fft_norm, pixels)
-        gain = forward * inverse * pixels
+        gain = 1 / pixels if fft_norm == "full" else 1.0
+        parts = 2 - width % 2 if statistics == "half" else 1
+        row_energy = 0.0
         if statistics == "full":
             one = torch.zeros(2, width, dtype=dtype, device=device)
             one[0, 0] = 1
-            analysis, synthesis = forward * one, inverse * pixels * one
-            return cls(gain, analysis, synthesis, analysis.sum(1, True), forward**2 * pixels, 0.0, 1)
-        frequencies, parts = width // 2 + 1, 2 - width % 2
-        frequency = torch.arange(frequencies, device=device)[:, None]
-        turns = (frequency * torch.arange(width, device=device)) % width
-        angle = turns.to(dtype) * (2 * math.pi / width)
-        wave = torch.stack([angle.cos(), -angle.sin()])
-        own_mirror = (frequency == 0) | (2 * frequency == width)
-        times = torch.where(own_mirror, 1.0, 2.0).to(dtype)
-        analysis = wave.sum(1) * (forward / frequencies)
-        square = forward**2 / (2 * height * frequencies)
+            analysis, synthesis, energy = forward * one, inverse * pixels * one, forward**2 * pixels
+        else:
+            frequencies = width // 2 + 1
+            frequency = torch.arange(frequencies, device=device)[:, None]
+            turns = (frequency * torch.arange(width, device=device)) % width
+            angle = turns.to(dtype) * (2 * math.pi / width)
+            wave = torch.stack([angle.cos(), -angle.sin()])
+            own_mirror = (frequency == 0) | (2 * frequency == width)
+            times = torch.where(own_mirror, 1.0, 2.0).to(dtype)
+            analysis = wave.sum(1) * (forward / frequencies)
+            synthesis = (times * wave).sum(1) * (inverse * height)
+            square = forward**2 / (2 * height * frequencies)
+            energy, row_energy = square * pixels**2, square * (height * parts) ** 2
+        together = height if pixels <= SMALL_IMAGE else 1
+        of_row = torch.eye(parts, dtype=dtype, device=device).repeat(width // parts, 1)
         return cls(
-            gain,
-            analysis,
-            (times * wave).sum(1) * (inverse * height),
-            analysis.sum(1, True),
-            square * pixels**2,
-            square * (height * parts) ** 2,
-            parts,
+            gain=gain,
+            analysis=analysis,
+            spread=torch.cat([analysis.mT, analysis.sum(1)[None]]),
+            synthesis=synthesis,
+            edges=torch.cat([-synthesis, synthesis[:1]]) / gain,
+            energy=energy,
+            row_energy=row_energy,
+            square_of_one=energy + row_energy * (width // parts) ** 2,
+            parts=parts,
+            places=torch.kron(torch.eye(together, dtype=dtype, device=device), of_row),
+            zero=torch.zeros((), dtype=dtype, device=device),
         )
 
     def first_row(self, coefficients: Tensor) -> Tensor:
@@ -110,7 +123,7 @@ class Plane:
 
         coefficients: (2, C), their real and imaginary parts.
         """
-        return (self.synthesis.mT @ coefficients).mT  # which torch adds faster to images in channels_last format
+        return matmul(self.synthesis.mT, coefficients).mT  # which torch adds faster to images in channels_last format
 
 
 class PooledSpectralNorm(torch.autograd.Function):
@@ -120,14 +133,15 @@ class PooledSpectralNorm(torch.autograd.Function):
     (variance + before_eps)^-0.5. With `batch_norm`, the gradient also flows through the mean and the variance. This is
     then a batch norm followed by a spectral one, in about as many passes over the images as one of them alone.
 
-    Small images spend most of the time on numbers per channel, so these are computed in few operations.
+    Small images spend most of the time on numbers per channel, so these are computed in few operations. Numbers per
+    channel are (C,), coefficients (2, C), rows of an image (W, C).
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        wide: Tensor,
+        images: Tensor,
         mean: Tensor,
         variance: Tensor,
         before_gain: Tensor,
@@ -136,98 +150,115 @@ class PooledSpectralNorm(torch.autograd.Function):
         bias: Tensor,
         before_eps: float,
         eps: float,
-        statistics: str,
-        fft_norm: str,
+        plane: Plane,
         batch_norm: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, C, H, W) -> y (N, C, H, W), and the coefficients' mean (2, C), real and imaginary, and variance (C,).
 
-        wide: x in the precision of the statistics, which x may be below; y is in that of x, rounded once.
+        images: x, or x in the precision of the statistics. y is in that of x, rounded once.
         mean, variance: (C,), the mean and the biased variance of x. before_gain, before_bias: (C,).
-        gain, bias: (C,), the affine parameters of the spectral norm; the bias is added to every coefficient.
-        statistics: `half` or `full`. fft_norm: see `scales`.
+        gain, bias: (C,), the affine parameters of the spectral norm times the gain of the plane; the bias is added to
+        every coefficient.
         Only y is differentiable, with respect to x, before_gain, before_bias, gain and bias.
         """
-        images = dense(wide, wide)
-        plane = Plane.of(statistics, fft_norm, images.shape[2:], images)
-        scale = (variance + before_eps).rsqrt()
+        images = dense(images, images)
+        scale = torch.rsqrt(variance + before_eps)
         slope = before_gain * scale
-        # For x - mean: the mean square of its coefficients, and their mean, from its mean first row.
-        energy, sums = variance * plane.energy, None
+        # For x - mean: the mean square of its coefficients over `energy`, and the sum of its first rows.
+        energy, sums = variance, None
         if plane.row_energy:
-            sums = row_sums(images, plane.parts)
-            energy = torch.add(energy, moments(sums)[1], alpha=plane.row_energy)
-        row = first_row_sum(images)
-        centred = torch.addmm(plane.of_one * mean, plane.analysis, row.mT, beta=-1, alpha=1 / len(images))
+            sums = row_sums(images, plane, mean.dtype)
+            energy = torch.add(variance, moments(sums)[1], alpha=plane.row_energy / plane.energy)
+        n = len(images)
+        row = torch.sub(first_row_sum(images, mean.dtype), mean, alpha=n)
         # For h = slope * (x - mean) + before_bias.
-        coefficients = torch.addcmul(plane.of_one * before_bias, centred, slope)
-        power = torch.addcmul(before_bias.square() * square_of_one(plane, images.shape[3]), slope.square(), energy)
-        power = power - coefficients.square().sum(0)
+        coefficients = matmul(plane.analysis, torch.addcmul(before_bias, row, slope, value=1 / n))
+        square = torch.addcmul(plane.zero, before_bias, before_bias, value=plane.square_of_one)
+        square = torch.addcmul(square, slope, slope * energy, value=plane.energy)
+        size = torch.linalg.vector_norm(coefficients, dim=0)
+        power = torch.addcmul(square, size, size, value=-1)
         found = power.clamp_min(0)  # rounding can make it negative
-        inverse = (found + eps).rsqrt()
-        s = gain * inverse
-        direct = plane.gain * s
+        inverse = torch.rsqrt(found + eps)
+        direct = gain * inverse
         affine = direct * before_gain, direct * before_bias
         y = torch.batch_norm(x, *affine, mean, variance, False, 0.0, before_eps, False)
-        added = coefficients * -s
-        added[0] += bias
         by_x = direct * slope
-        first_row = plane.first_row(added) + torch.addcmul(affine[1], by_x, mean, value=-1)[:, None]
-        y[:, :, 0] = torch.addcmul(first_row, images[:, :, 0], by_x[:, None])
+        constant = torch.addcmul(affine[1], by_x, mean, value=-1)
+        first_row = addmm(constant, plane.edges.mT, torch.cat([coefficients * direct, bias[None]]))
+        write(rows_first(y)[:, 0], first_row, rows_first(images)[:, 0], by_x)
 
-        ctx.save_for_backward(images, mean, scale, before_gain, before_bias, gain)
-        ctx.kept = plane, sums, energy, centred, coefficients, power, inverse
+        ctx.save_for_backward(images, mean, scale, before_gain, before_bias)
+        ctx.kept = plane, sums, energy, slope, row, coefficients, power, inverse, direct, by_x
         ctx.batch_norm = batch_norm
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(coefficients, found)
         return y, coefficients, found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        images, mean, scale, before_gain, before_bias, gain = ctx.saved_tensors
-        plane, sums, energy, centred, coefficients, power, inverse = ctx.kept
-        wide = dense(g, images)
-        n, (height, width) = len(images), images.shape[2:]
-        count = n * height * width
+    def backward(ctx: Any, g: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if g is None:
+            return (None,) * 12
+        images, mean, scale, before_gain, before_bias = ctx.saved_tensors
+        plane, sums, energy, slope, row, coefficients, power, inverse, direct, by_g = ctx.kept
+        given = dense(g, images)
+        n, channels, height, width = images.shape
+        pixels = height * width
         # One pass gives for each channel the sum of g * u and the sum of g. The weight, here `scale`, has no effect on
         # them, but CUDA needs one.
         _, along, total = torch.ops.aten.native_batch_norm_backward(
-            wide, images, scale, None, None, mean, scale, True, 0.0, [False, True, True]
+            given, images, scale, None, None, mean, scale, True, 0.0, [False, True, True]
         )
-        edge = plane.synthesis @ first_row_sum(wide).mT  # the gradient of a number that is added to every coefficient
-        s = gain * inverse
-        direct, slope = plane.gain * s, before_gain * scale
-        of_s = plane.gain * torch.addcmul(before_gain * along, before_bias, total) - (coefficients * edge).sum(0)
-        of_power = torch.where(power > 0, -0.5 * of_s * s * inverse.square(), 0.0)
-        twice = 2 * of_power
-        of_coefficients = -torch.addcmul(s * edge, coefficients, twice)
-        per_power = twice * before_bias * square_of_one(plane, width)
-        of_slope = torch.addcmul((of_coefficients * centred).sum(0), twice * slope, energy)
-        of_before_gain = torch.addcmul(direct * along, of_slope, scale)
-        of_before_bias = torch.addcmul(per_power, direct, total) + (of_coefficients * plane.of_one).sum(0)
+        # The gradients of minus the product of `coefficients` and `direct`, and of the bias.
+        edge = matmul(plane.edges, first_row_sum(given, mean.dtype))
+        of_added, of_bias = edge[:2], edge[2]
+        of_direct = torch.addcmul(before_gain * along, before_bias, total) + (coefficients * of_added).sum(0)
+        of_gain = of_direct * inverse
+        # Minus twice the gradient of the power, none where it was negative.
+        less = torch.ops.aten.threshold_backward(of_gain * (direct * inverse), power, 0)
+        of_rows = matmul(plane.spread, torch.addcmul(of_added * direct, coefficients, less))
+        of_row, of_all = of_rows[:-1], of_rows[-1]
+        less_slope = less * slope
+        of_slope = torch.addcmul((of_row * row).sum(0), less_slope, energy, value=-n * plane.energy)  # n times it
+        of_before_gain = torch.addcmul(direct * along, of_slope, scale, value=1 / n)
+        of_mean = torch.addcmul(of_all, direct, total)
+        of_before_bias = torch.addcmul(of_mean, less, before_bias, value=-plane.square_of_one)
 
         # The gradient of h is direct * g plus multiples of h, of the row sums of h and of a first row. That of x is
         # `slope` times it. With a batch norm in front, its mean and its component along u are subtracted first.
-        by_square = twice * slope.square()
-        by_x, constant = by_square * (plane.energy / count), per_power
+        part = slope * (-1 / (n * pixels))
+        by_sum = less_slope * part
         if ctx.batch_norm:
-            by_x = torch.addcmul(by_x, slope * scale, of_before_gain, value=-1 / count)
-            constant = constant - of_before_bias
-        constant = torch.addcmul(slope * constant / count, by_x, mean, value=-1)
-        values = constant[:, None, None].expand(n, -1, height, plane.parts)
+            by_x = torch.addcmul(by_sum, part * scale, of_before_gain, value=1 / plane.energy)
+            constant = of_mean * part
+        else:
+            by_x = by_sum
+            constant = (of_before_bias - of_mean) * -part
+        by_row, ratio = plane.row_energy * width / plane.parts, plane.row_energy * (width / plane.parts) ** 2
+        by_mean = torch.add(by_x, by_sum, alpha=ratio / plane.energy) if sums is not None else by_x
+        constant = torch.addcmul(constant, mean, by_mean, value=-plane.energy)
+        values = constant.expand(n, height, plane.parts, channels)
         if sums is not None:
-            by_sum = by_square * (plane.row_energy / (n * height * plane.parts))
-            constant = torch.addcmul(constant, by_sum, mean, value=-(width // plane.parts))
-            values = torch.addcmul(constant[:, None, None], sums, by_sum[:, None, None])
-        result = scaled_plus_rows(wide, slope * direct, values).addcmul_(images, by_x[:, None, None])
-        result[:, :, 0] += (plane.analysis.mT @ (of_coefficients * (slope / n))).mT
-        gradients = (of_before_gain, of_before_bias, of_s * inverse, edge[0])
-        return (result.to(g.dtype), None, None, None, *gradients, None, None, None, None, None)
+            values = torch.addcmul(constant, rows_first(sums), by_sum, value=by_row)
+        result = scaled_plus_rows(given, by_g, values, plane)
+        rows_first(result)[:, 0].addcmul_(of_row, part, value=-pixels)
+        rounded = result if result.dtype == given.dtype else torch.empty_like(given)
+        write(rounded, result, images, by_x[:, None, None], plane.energy)
+        gradients = (of_before_gain, of_before_bias, of_gain, of_bias)
+        return (rounded.to(g.dtype), None, None, None, *gradients, None, None, None, None)
 
 
-def square_of_one(plane: Plane, width: int) -> float:
-    """The mean square of the coefficients of an image of ones."""
-    return plane.energy + plane.row_energy * (width // plane.parts) ** 2
+def write(target: Tensor, added: Tensor, a: Tensor, b: Tensor, value: float = 1.0) -> None:
+    """Writes added + value * a * b into a tensor that may be of lower precision, rounded once."""
+    if torch.compiler.is_compiling():  # which does not support the other way
+        target.copy_(torch.addcmul(added, a, b, value=value))
+    else:
+        torch.addcmul(added, a, b, value=value, out=target)
+
+
+def rows_first(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as (N, H, W, C): a view."""
+    return images.permute(0, 2, 3, 1)
 
 
 def channels_last(x: Tensor) -> bool:
@@ -260,46 +291,46 @@ def moments(
     return mean, variance
 
 
-def row_sums(images: Tensor, parts: int) -> Tensor:
+def row_sums(images: Tensor, plane: Plane, dtype: torch.dtype) -> Tensor:
     """Row sums (N, C, H, parts) of images (N, C, H, W), over every parts-th column: with 2 parts, even and odd ones."""
     n, channels, height, width = images.shape
+    apart = width // plane.parts, plane.parts
     if channels_last(images):
-        rows = images.permute(0, 2, 3, 1).view(n, height, width // parts, parts, channels)
-        return rows.sum(2).permute(0, 3, 1, 2)
+        return rows_first(images).view(n, height, *apart, channels).sum(2, dtype=dtype).permute(0, 3, 1, 2)
+    if images.device.type != "cpu":
+        return images.view(n, channels, height, *apart).sum(3, dtype=dtype)
+    # The other ways are faster on a CPU.
     if height * width <= SMALL_IMAGE:
-        return (images.view(-1, height * width) @ places(height, width, parts, images)).view(n, channels, height, parts)
-    if parts == 1:
+        return matmul(images.view(-1, height * width), plane.places).view(n, channels, height, plane.parts)
+    if plane.parts == 1:
         return images.sum(3, keepdim=True)
     return torch.view_as_real(torch.view_as_complex(images.view(n, channels, height, -1, 2)).sum(3))
 
 
-def first_row_sum(images: Tensor) -> Tensor:
-    """The sum over images (N, C, H, W) of their first rows, (C, W)."""
+def first_row_sum(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over images (N, C, H, W) of their first rows, (W, C)."""
     if not channels_last(images):
-        return images[:, :, 0].sum(0)
+        return images[:, :, 0].sum(0, dtype=dtype).mT
     n, channels, _, width = images.shape
-    return images.permute(0, 2, 3, 1)[:, 0].reshape(n, -1).sum(0).view(width, channels).mT  # torch sums this 5x as fast
+    together = rows_first(images)[:, 0].reshape(n, -1)  # which torch adds five times as fast
+    return together.sum(0, dtype=dtype).view(width, channels)
 
 
-def scaled_plus_rows(images: Tensor, gain: Tensor, values: Tensor) -> Tensor:
-    """images * gain plus the adjoint of `row_sums`: values (N, C, H, parts), each at every parts-th column of its row.
+def scaled_plus_rows(images: Tensor, gain: Tensor, values: Tensor, plane: Plane) -> Tensor:
+    """images * gain plus the adjoint of `row_sums`: each of `values` at every parts-th column of its row.
 
-    images: (N, C, H, W). gain: (C,).
+    images: (N, C, H, W). gain: (C,). values: (N, H, parts, C). In the precision of the values.
     """
     n, channels, height, width = images.shape
-    parts = values.shape[3]
+    apart = width // plane.parts, plane.parts
     if channels_last(images):
-        rows = images.permute(0, 2, 3, 1).view(n, height, width // parts, parts, channels)
-        result = torch.addcmul(values.permute(0, 2, 3, 1)[:, :, None], rows, gain)
-        return result.view(n, height, width, channels).permute(0, 3, 1, 2)
+        parts = rows_first(images).view(n, height, *apart, channels)
+        return torch.addcmul(values[:, :, None], parts, gain).view(n, height, width, channels).permute(0, 3, 1, 2)
+    values = values.permute(0, 3, 1, 2)
+    if images.device.type != "cpu":
+        parts = images.view(n, channels, height, *apart)
+        return torch.addcmul(values[:, :, :, None], parts, gain.view(-1, 1, 1, 1)).view(images.shape)
     result = images * gain[:, None, None]
-    together = height if height * width <= SMALL_IMAGE else 1
-    place = places(together, width, parts, images)
-    result.view(-1, together * width).addmm_(values.reshape(-1, together * parts), place.mT)
+    together = plane.places.shape[1]
+    result.view(-1, plane.places.shape[0]).addmm_(values.reshape(-1, together), plane.places.mT)
     return result
-
-
-def places(height: int, width: int, parts: int, like: Tensor) -> Tensor:
-    """A matrix (height * width, height * parts) of zeros and ones that says which pixel belongs to which sum."""
-    of_row = torch.eye(parts, dtype=like.dtype, device=like.device).repeat(width // parts, 1)
-    return torch.kron(torch.eye(height, dtype=like.dtype, device=like.device), of_row)

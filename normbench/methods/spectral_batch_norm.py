@@ -57,10 +57,21 @@ class SpectralBatchNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(2, channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self.planes: dict[Any, Plane] = {}  # the constants for each size of images, dtype and device
         if statistics == "frequency":
             self.register_buffer("image_size", torch.zeros(2, dtype=torch.long))
             # `image_size` as numbers, so that reading it does not wait for the device; None before the first batch.
             self.size: tuple[int, int] | None = None
+
+    def plane(self, size: torch.Size, dtype: torch.dtype, device: torch.device) -> Plane:
+        """The constants for images of a size (H, W), computed once."""
+        given = size, dtype, device
+        if torch.compiler.is_compiling():
+            return Plane.of(self.mode, self.fft_norm, *given)
+        if given not in self.planes:
+            with torch.inference_mode(False), torch.no_grad():  # a later call may be one with gradients
+                self.planes[given] = Plane.of(self.mode, self.fft_norm, *given)
+        return self.planes[given]
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -83,7 +94,7 @@ class SpectralBatchNorm2d(nn.Module):
     def normalized(
         self,
         x: Tensor,
-        wide: Tensor,
+        images: Tensor,
         mean: Tensor,
         variance: Tensor,
         before_gain: Tensor,
@@ -95,17 +106,13 @@ class SpectralBatchNorm2d(nn.Module):
 
         Updates the running statistics. The arguments are those of PooledSpectralNorm.
         """
+        plane = self.plane(x.shape[2:], mean.dtype, x.device)
+        own: tuple[Tensor, Tensor] = (self.weight, self.bias)
+        if plane.gain != 1:
+            own = self.weight * plane.gain, self.bias * plane.gain
+        affine = (value.to(mean) for value in (before_gain, before_bias, *own))
         y, coefficients, variance = PooledSpectralNorm.apply(
-            x,
-            wide,
-            mean,
-            variance,
-            *(value.to(mean) for value in (before_gain, before_bias, self.weight, self.bias)),
-            before_eps,
-            self.eps,
-            self.mode,
-            self.fft_norm,
-            batch_norm,
+            x, images, mean, variance, *affine, before_eps, self.eps, plane, batch_norm
         )
         self.track(coefficients, variance, x.numel() // x.shape[1])
         return y
@@ -115,7 +122,7 @@ class SpectralBatchNorm2d(nn.Module):
 
         For statistics per channel only.
         """
-        plane = Plane.of(self.mode, self.fft_norm, x.shape[2:], self.weight)
+        plane = self.plane(x.shape[2:], self.weight.dtype, x.device)
         gain = self.weight * (self.running_var + self.eps).rsqrt()
         added = torch.addcmul(functional.pad(self.bias[None], (0, 0, 0, 1)), self.running_mean, gain, value=-1)
         return gain * plane.gain, plane.first_row(added)
@@ -155,8 +162,9 @@ class SpectralBatchNorm2d(nn.Module):
             self.running_mean = self.running_mean.new_zeros(mean.shape)
             self.running_var = self.running_var.new_ones(variance.shape)
         unbiased = variance * (count / max(count - 1, 1))
-        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        running = [self.running_mean, self.running_var]
+        new = [mean.to(self.running_mean), unbiased.to(self.running_var)]
+        torch._foreach_lerp_(running, new, self.momentum)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
         # Running statistics by frequency have the size of the training images, which is unknown until they are loaded.
@@ -196,10 +204,11 @@ class AfterBatchNorm(nn.Sequential):
                 return y
             with torch.no_grad():
                 batch_norm.get_buffer("num_batches_tracked").add_(1)
-                wide = x.detach().to(running[0].dtype)
-                mean, variance = moments(wide, *running, batch_norm.momentum or 0.0)
+                # On a GPU, the kernels that read the images convert them as they go.
+                images = x.detach().to(running[0].dtype) if x.device.type == "cpu" else x.detach()
+                mean, variance = moments(images, *running, batch_norm.momentum or 0.0)
             affine = batch_norm.weight, batch_norm.bias
-            return spectral.normalized(x, wide, mean, variance, *affine, batch_norm.eps, True)
+            return spectral.normalized(x, images, mean, variance, *affine, batch_norm.eps, True)
 
     @staticmethod
     def computed_at_once(batch_norm: nn.BatchNorm2d, spectral: SpectralBatchNorm2d, x: Tensor) -> bool:
