@@ -9,9 +9,11 @@ lie side by side as columns:
     side of the inputs, (i, C): R has w columns, S has h, T has h*w, U has 1
 
 C = h + w + 1 + h*w is the same on both sides. At each of the kernel's taps every column of the one side belongs to at
-most one column of the other, which `pairing` tells. A matrix times a vector is then the kernel, as a matrix (o*h*w, i)
-in the memory of a channels_last weight, times these columns, and a sum over pairs. The vectors of all kernels with h*w
-taps lie below each other, so that only the products with the kernels need one operation for each kernel.
+most one column of the other, which `pairing` tells. A matrix times a vector is then the kernel, as a matrix in the
+memory of its weight, times these columns, and a sum over pairs. In channels_last format that matrix is (o*h*w, i), so
+that the sum is on the side of the outputs, and in contiguous format (o, i*h*w), with the sum on that of the inputs. The
+vectors of all kernels with h*w taps lie below each other, so that only the products with the kernels need one operation
+for each kernel.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from normbench.functional.products import matmul
 
 Size = tuple[int, int, int]  # groups, output channels and input channels of each group
 
@@ -43,87 +47,142 @@ def pairing(height: int, width: int) -> Tensor:
     return pairs
 
 
-def cells(channels: list[int], widths: list[int]) -> Tensor:
-    """For each entry of vectors that lie side by side, the number 4 * kernel + matrix of the vector it belongs to.
+@dataclass(frozen=True)
+class Side:
+    """What is constant about the vectors of one side, (rows, C), where a row is a channel of a kernel.
 
-    channels: the rows of each kernel. widths: the columns of each matrix. Returns int64 (sum of channels, C).
+    lengths: the rows of each kernel, int64. members: (C, 4), ones where a column belongs to a matrix, else zeros.
+    cells: int64 (rows, C), the number 4 * kernel + matrix of the vector that an entry belongs to. pairs: (C, taps * C),
+    the columns of the other side that belong to each column at each tap.
     """
-    kernel = torch.arange(len(channels)).repeat_interleave(torch.tensor(channels))
-    matrix = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
-    return 4 * kernel[:, None] + matrix
+
+    lengths: Tensor
+    members: Tensor
+    cells: Tensor
+    pairs: Tensor
+
+    @classmethod
+    def of(cls, channels: list[int], widths: list[int], pairs: Tensor) -> Side:
+        """channels: the rows of each kernel. widths: the columns of each matrix. pairs: (C, taps, C)."""
+        kernel = torch.arange(len(channels)).repeat_interleave(torch.tensor(channels))
+        matrix = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+        members = torch.eye(len(widths), dtype=pairs.dtype)[matrix]
+        return cls(torch.tensor(channels), members, 4 * kernel[:, None] + matrix, pairs.flatten(1))
+
+    def spread(self, vectors: Tensor) -> Tensor:
+        """Vectors (rows, C) at each tap, in the columns of the other side: (rows * taps, C)."""
+        return matmul(vectors, self.pairs).view(-1, self.pairs.shape[0])
+
+    def gathered(self, spread: Tensor) -> Tensor:
+        """The adjoint of `spread`: (rows * taps, C) to (rows, C)."""
+        return matmul(spread.view(len(self.cells), -1), self.pairs.mT)
+
+    def directions(self, found: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors `found` scaled to norm 1, and their norms (kernels, 4) before that.
+
+        A zero vector, as from a zero kernel, becomes that of `before`.
+        """
+        squares = matmul(found.square(), self.members)
+        norms = torch.segment_reduce(squares, "sum", lengths=self.lengths, unsafe=True).sqrt_()
+        of_entries = torch.take(norms, self.cells)
+        return torch.where(of_entries == 0, before, found / of_entries), norms
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What is constant about kernels with the same number of taps.
+    """Weights (groups * o, i, h, w) with the same number of taps, as matrices, and both sides of their vectors.
 
-    sizes: of each layer, a layer with groups having as many kernels. pairs: `pairing`. outputs, inputs: the cells (see
-    `cells`) of the vectors of both sides.
+    sizes: of each layer, a layer with groups having as many kernels. last: whether the matrices are those of weights in
+    channels_last format, (o*h*w, i), or contiguous ones, (o, i*h*w); with several groups there are as many of them.
     """
 
     sizes: list[Size]
-    pairs: Tensor
-    outputs: Tensor
-    inputs: Tensor
+    last: bool
+    matrices: list[Tensor]
+    outputs: Side
+    inputs: Side
 
-    def count(self) -> int:
-        """The number of kernels."""
-        return sum(groups for groups, _, _ in self.sizes)
+    @classmethod
+    def of(cls, weights: list[Tensor], sizes: list[Size], outputs: Side, inputs: Side) -> Kernels:
+        """The matrices are views of the weights if all of these are in the same format."""
+        last = not all(weight.is_contiguous() for weight in weights)
+        matrices = []
+        for weight, (groups, o, i) in zip(weights, sizes, strict=True):
+            flat = weight.detach().permute(0, 2, 3, 1) if last else weight.detach()
+            shape = (-1, i) if last else (o, -1)
+            matrices.append(flat.reshape(shape if groups == 1 else (groups, *shape)))
+        return cls(sizes, last, matrices, outputs, inputs)
 
-    def by_output(self, values: Tensor) -> list[Tensor]:
-        """Splits rows, several to an output channel or one, into those of each layer, (groups, rows, columns)."""
-        parts = values.split([groups * o * (len(values) // len(self.outputs)) for groups, o, _ in self.sizes])
-        return [part.view(size[0], -1, values.shape[1]) for part, size in zip(parts, self.sizes, strict=True)]
+    def across(self, rows: Tensor) -> Tensor:
+        """The transposed matrices times columns of the outputs' side: (outputs, n) to (inputs, n).
 
-    def by_input(self, values: Tensor) -> list[Tensor]:
-        """Splits rows, one to an input channel, into those of each layer, (groups, input channels, columns)."""
-        parts = values.split([groups * i for groups, _, i in self.sizes])
-        return [part.view(size[0], -1, values.shape[1]) for part, size in zip(parts, self.sizes, strict=True)]
+        Where there are taps on a side, its rows are those of all taps.
+        """
+        parts = rows.split([matrix.numel() // matrix.shape[-1] for matrix in self.matrices])
+        found = []
+        for matrix, part in zip(self.matrices, parts, strict=True):
+            product = matmul(part.view(*matrix.shape[:-1], -1).mT, matrix).mT
+            found.append(product if matrix.dim() == 2 else product.flatten(0, 1))
+        return torch.cat(found)
 
-    def spread(self, outputs: Tensor) -> list[Tensor]:
-        """The columns (outputs, C) that belong at each tap to those of the inputs, (groups, o*h*w, C) of each layer."""
-        together = outputs @ self.pairs.flatten(1)
-        return self.by_output(together.view(-1, self.pairs.shape[2]))
+    def back(self, rows: Tensor) -> Tensor:
+        """The matrices times columns of the inputs' side: (inputs, n) to (outputs, n), with rows as in `across`."""
+        parts = rows.split([matrix.numel() // matrix.shape[-2] for matrix in self.matrices])
+        found = []
+        for matrix, part in zip(self.matrices, parts, strict=True):
+            columns = part.view(*matrix.shape[:-2], matrix.shape[-1], -1)
+            found.append(matmul(matrix, columns).flatten(0, -2))
+        return torch.cat(found)
+
+    def to_inputs(self, outputs: Tensor) -> Tensor:
+        """The transposed R, S, T and U times vectors (outputs, C), as (inputs, C)."""
+        return self.across(self.outputs.spread(outputs)) if self.last else self.inputs.gathered(self.across(outputs))
+
+    def to_outputs(self, inputs: Tensor) -> Tensor:
+        """R, S, T and U times vectors (inputs, C), as (outputs, C). Of U, as above, the sides are exchanged."""
+        return self.outputs.gathered(self.back(inputs)) if self.last else self.back(self.inputs.spread(inputs))
+
+    def left_of_u(self, right: Tensor) -> Tensor:
+        """U times its right vectors (outputs, taps), as (inputs, 1)."""
+        if self.last:
+            return self.across(right.reshape(-1, 1))
+        taps = right.shape[1]
+        return self.across(right).view(-1, taps, taps).diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+
+    def outer_products(self, outputs: Tensor, inputs: Tensor) -> list[Tensor]:
+        """The gradients of the weights whose products with the vectors of one side are those of the other."""
+        rows = self.outputs.spread(outputs) if self.last else outputs
+        columns = (inputs if self.last else self.inputs.spread(inputs)).mT.contiguous()  # as BLAS is fastest
+        left = rows.split([matrix.numel() // matrix.shape[-1] for matrix in self.matrices])
+        right = columns.split([matrix.numel() // matrix.shape[-2] for matrix in self.matrices], 1)
+        found = []
+        for matrix, one, other in zip(self.matrices, left, right, strict=True):
+            if matrix.dim() == 3:
+                one = one.view(*matrix.shape[:-1], -1)
+                other = other.view(len(other), len(matrix), -1).transpose(0, 1)
+            found.append(matmul(one, other))
+        return found
 
 
-def as_matrix(weight: Tensor, groups: int) -> Tensor:
-    """A weight (groups * o, i, h, w) as matrices (groups, o*h*w, i): a view if it is in channels_last format."""
-    return weight.detach().permute(0, 2, 3, 1).reshape(groups, -1, weight.shape[1])
-
-
-def directions(found: Tensor, cells: Tensor, before: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The vectors `found` scaled to norm 1, and their norms (count, 4) before that, with cells as in `cells`.
-
-    A zero vector, as from a zero kernel, becomes that of `before`.
-    """
-    norms = found.new_zeros(4 * count).index_add_(0, cells.flatten(), found.square().flatten()).sqrt_()
-    of_entries = norms[cells]
-    return torch.where(of_entries == 0, before, found / of_entries), norms.view(count, 4)
-
-
-def power_step(weights: list[Tensor], kernels: Kernels, outputs: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
+def power_step(kernels: Kernels, outputs: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
     """One step of power iteration: new vectors (outputs, C) and (inputs, C), and norms (kernels, 4).
 
     It starts from the right vectors: those of U on the side of the outputs, the others on that of the inputs. The
     others are used only where a product is zero. Each norm is that of the matrix times a unit vector, and so a lower
     estimate of the matrix's spectral norm.
     """
-    matrices = [as_matrix(weight, groups) for weight, (groups, _, _) in zip(weights, kernels.sizes, strict=True)]
-    count, taps = kernels.count(), kernels.pairs.shape[1]
-    # The left vector of U comes first.
-    right = kernels.by_output(outputs[:, -taps:].reshape(-1, 1))
-    found = torch.cat([torch.bmm(r.mT, m).view(-1, 1) for r, m in zip(right, matrices, strict=True)])
-    left, _ = directions(found, kernels.inputs[:, -1:], inputs[:, -1:], count)
-    inputs = torch.cat([inputs[:, :-1], left], 1)
+    width, other = kernels.outputs.pairs.shape
+    taps = other // width
+    # The left vector of U comes first. It may have any length until all vectors of its side are scaled together.
+    left = kernels.left_of_u(outputs[:, -taps:])
     # The left vectors of the others and the right one of U.
-    found = torch.cat([torch.bmm(m, v).flatten(0, 1) for m, v in zip(matrices, kernels.by_input(inputs), strict=True)])
-    found = found.view(len(outputs), -1) @ kernels.pairs.flatten(1).mT
-    outputs, of_outputs = directions(found, kernels.outputs, outputs, count)
+    found = kernels.to_outputs(torch.cat([inputs[:, :-1], left], 1))
+    outputs, of_outputs = kernels.outputs.directions(found, outputs)
     # The right vectors of the others.
-    spread = kernels.spread(outputs)
-    found = torch.cat([torch.bmm(v.mT, m).mT.flatten(0, 1) for m, v in zip(matrices, spread, strict=True)])[:, :-1]
-    rights, of_inputs = directions(found, kernels.inputs[:, :-1], inputs[:, :-1], count)
-    return outputs, torch.cat([rights, left], 1), torch.cat([of_inputs[:, :3], of_outputs[:, 3:]], 1)
+    found = kernels.to_inputs(outputs)
+    inputs, of_inputs = kernels.inputs.directions(torch.cat([found[:, :-1], left], 1), inputs)
+    of_u = of_outputs[:, 3:] / of_inputs[:, 3:].clamp_min(torch.finfo(left.dtype).tiny)
+    return outputs, inputs, torch.cat([of_inputs[:, :3], of_u], 1)
 
 
 class LeastNorm(torch.autograd.Function):
@@ -148,10 +207,10 @@ class LeastNorm(torch.autograd.Function):
         kernels: Kernels = ctx.kernels
         with torch.autocast(gradient.device.type, enabled=False):
             chosen = gradient.new_zeros(len(gradient), 4).scatter_(1, which[:, None], gradient[:, None])
-            lefts = kernels.spread(outputs * chosen.view(-1)[kernels.outputs])
-            gradients = []
-            for left, right, (shape, contiguous) in zip(lefts, kernels.by_input(inputs), ctx.like, strict=True):
-                o, i, h, w = shape
-                of_weight = torch.bmm(left, right.mT).view(o, h, w, i).permute(0, 3, 1, 2)
-                gradients.append(of_weight.contiguous() if contiguous else of_weight)
+            products = kernels.outer_products(outputs * torch.take(chosen, kernels.outputs.cells), inputs)
+        gradients = []
+        for product, (shape, contiguous) in zip(products, ctx.like, strict=True):
+            o, i, h, w = shape
+            found = product.view(o, h, w, i).permute(0, 3, 1, 2) if kernels.last else product.view(shape)
+            gradients.append(found.contiguous() if contiguous else found)
         return (None, None, None, None, *gradients)

@@ -12,6 +12,7 @@ training loss and never a certificate: for those, `normbench.spectral`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
@@ -19,16 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from normbench.functional.four_norms import (
-    Kernels,
-    LeastNorm,
-    Size,
-    cells,
-    columns,
-    directions,
-    pairing,
-    power_step,
-)
+from normbench.functional.four_norms import Kernels, LeastNorm, Side, Size, columns, pairing, power_step
 from normbench.functional.graph import followers
 from normbench.methods.base import Method, NotNegative
 from normbench.spectral.kernels import polyphase
@@ -48,26 +40,37 @@ class Vectors(nn.Module):
 
     def __init__(self, sizes: list[Size], height: int, width: int, like: Tensor):
         super().__init__()
-        self.sizes, self.height, self.width = sizes, height, width
-        one, other = columns(height, width)
-        self.register_buffer("pairs", pairing(height, width).to(like), persistent=False)
-        for side, widths in enumerate((one, other)):
-            rows = [size[1 + side] for size in sizes for _ in range(size[0])]
-            place = cells(rows, widths).to(like.device)
-            drawn = torch.randn(place.shape, dtype=like.dtype, device=like.device)
-            name = "inputs" if side else "outputs"
-            self.register_buffer(f"{name}_cells", place, persistent=False)
-            self.register_buffer(name, directions(drawn, place, drawn, sum(size[0] for size in sizes))[0])
+        self.sizes, self.taps = sizes, height * width
+        pairs = pairing(height, width)
+        of_outputs, of_inputs = columns(height, width)
+        self.add_side("outputs", Side.of(self.channels(1), of_outputs, pairs), like)
+        self.add_side("inputs", Side.of(self.channels(2), of_inputs, pairs.permute(2, 1, 0)), like)
+
+    def channels(self, which: int) -> list[int]:
+        """The output (which = 1) or input channels (which = 2) of each kernel."""
+        return [size[which] for size in self.sizes for _ in range(size[0])]
+
+    def add_side(self, name: str, side: Side, like: Tensor) -> None:
+        """Adds random unit vectors of one side as a buffer, and the constants of the side as `name_<constant>`."""
+        for part in dataclasses.fields(Side):
+            value: Tensor = getattr(side, part.name)
+            self.register_buffer(
+                f"{name}_{part.name}", value.to(like) if value.is_floating_point() else value.to(like.device), False
+            )
+        drawn = torch.randn(side.cells.shape, dtype=like.dtype, device=like.device)
+        self.register_buffer(name, self.side(name).directions(drawn, drawn)[0])
+
+    def side(self, name: str) -> Side:
+        """The constants of one side."""
+        return Side(*(self.get_buffer(f"{name}_{part.name}") for part in dataclasses.fields(Side)))
 
     def forward(self, weights: list[Tensor]) -> Tensor:
         """Runs one power iteration; returns the bound of every kernel, (kernels,). weights: (groups * o, i, h, w)."""
-        places = (self.get_buffer(name) for name in ("pairs", "outputs_cells", "inputs_cells"))
-        kernels = Kernels(self.sizes, *places)
+        kernels = Kernels.of(weights, self.sizes, self.side("outputs"), self.side("inputs"))
         with torch.no_grad():
-            outputs, inputs, norms = power_step(weights, kernels, self.outputs, self.inputs)
-            self.outputs.copy_(outputs)
-            self.inputs.copy_(inputs)
-        return (self.height * self.width) ** 0.5 * LeastNorm.apply(norms, outputs, inputs, kernels, *weights)
+            outputs, inputs, norms = power_step(kernels, self.outputs, self.inputs)
+            torch._foreach_copy_([self.outputs, self.inputs], [outputs, inputs])
+        return self.taps**0.5 * LeastNorm.apply(norms, outputs, inputs, kernels, *weights)
 
 
 class TrackedNorms(nn.Module):

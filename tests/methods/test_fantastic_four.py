@@ -16,6 +16,7 @@ from normbench.methods.fantastic_four import FantasticFour
 from normbench.models import registry
 from normbench.spectral.fantastic_four import reshapings
 from tests.oracles import layers as oracles
+from tests.support.dispatch import same_strides
 
 KERNELS = [(4, 3, 3, 3), (2, 5, 3, 3), (6, 2, 1, 1), (3, 4, 2, 5), (3, 1, 5, 2), (1, 1, 3, 3)]
 
@@ -175,6 +176,29 @@ def test_one_iteration_a_step_and_the_gradient_of_fixed_vectors(memory_format: t
     }
 
 
+def test_a_product_that_is_zero_keeps_its_vector() -> None:
+    """The right vectors of U may be orthogonal to a kernel; once the kernel moves they are followed again."""
+    model = network((4, 3, 3, 3))
+    method = tracked(model, iterations=150)
+    kernel = model[0].weight.detach().clone()
+    expected = oracles.four_bound(kernel.numpy())
+    with torch.no_grad():
+        model[0].weight[:, :, 0] = 0
+        vectors = model.fantastic_four.vectors[0]
+        start = vectors.outputs[:, 7:].clone()
+        vectors.outputs[:, 10:] = 0  # U's right vector is on the first row of taps alone, where the kernel is zero
+        before = vectors.outputs.clone(), vectors.inputs.clone()
+        penalty = method.penalty(model)
+        assert penalty.item() == 0
+        assert torch.equal(vectors.outputs[:, 7:], before[0][:, 7:])
+        assert torch.equal(vectors.inputs[:, -1], before[1][:, -1])
+        vectors.outputs[:, 7:] = start
+        model[0].weight.copy_(kernel)
+        for _ in range(150):
+            method.penalty(model)
+    assert method.penalty(model).item() == pytest.approx(expected, rel=1e-7)
+
+
 def test_the_penalty_does_not_follow_autocast() -> None:
     """Neither its value, nor its vectors, nor its gradient may be rounded to bfloat16."""
     model = network((4, 3, 3, 3), (6, 2, 1, 1)).float()
@@ -299,9 +323,16 @@ def test_penalty_lowers_the_bound() -> None:
     assert oracles.four_bound(kernel_of(model[0])) < 0.9 * before
 
 
-def test_a_grouped_convolution_is_bounded_by_its_largest_group() -> None:
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("memory_format", [*FORMATS, None])
+def test_a_grouped_convolution_is_bounded_by_its_largest_group(memory_format: torch.memory_format | None) -> None:
+    """In both formats, and with one weight in each of them."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(6, 9, 3, groups=3, bias=False), nn.Conv2d(9, 9, 3, groups=9, bias=False)).double()
+    model[0].to(memory_format=memory_format or torch.channels_last)
+    model[1].to(memory_format=memory_format or torch.contiguous_format)
     penalty = tracked(model, iterations=150).penalty(model)
     exact = 0.0
     for layer, groups in ((model[0], 3), (model[1], 9)):
@@ -309,6 +340,13 @@ def test_a_grouped_convolution_is_bounded_by_its_largest_group() -> None:
     assert penalty.item() == pytest.approx(exact, rel=1e-7)
     penalty.backward()
     assert (model[0].weight.grad.flatten(1).norm(dim=1) > 0).sum() == 3  # only the largest group has a gradient
+    largest = {id(layer): np.split(kernel_of(layer), groups) for layer, groups in ((model[0], 3), (model[1], 9))}
+    for layer in model[:2]:
+        parts = largest[id(layer)]
+        best = int(np.argmax([oracles.four_bound(part) for part in parts]))
+        found = layer.weight.grad.chunk(len(parts))[best]
+        assert oracles.relative_error(found, torch.from_numpy(expected_gradient(parts[best]))) <= 1e-4
+        assert same_strides(layer.weight.grad, layer.weight)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (4, 2), (3, 3), (1, 2)])
