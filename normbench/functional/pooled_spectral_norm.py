@@ -324,8 +324,12 @@ def scaled_plus_rows(images: Tensor, gain: Tensor, values: Tensor, plane: Plane)
     n, channels, height, width = images.shape
     apart = width // plane.parts, plane.parts
     if channels_last(images):
-        parts = rows_first(images).view(n, height, *apart, channels)
-        return torch.addcmul(values[:, :, None], parts, gain).view(n, height, width, channels).permute(0, 3, 1, 2)
+        # A CPU is up to twice as fast where a gain for each part makes the innermost dimension longer.
+        inner = [plane.parts * channels] if images.device.type == "cpu" else [plane.parts, channels]
+        parts = rows_first(images).view(n, height, apart[0], *inner)
+        gain = gain.repeat(plane.parts) if images.device.type == "cpu" else gain
+        result = torch.addcmul(values.reshape(n, height, 1, *inner), parts, gain)
+        return result.view(n, height, width, channels).permute(0, 3, 1, 2)
     values = values.permute(0, 3, 1, 2)
     if images.device.type != "cpu":
         parts = images.view(n, channels, height, *apart)
