@@ -19,6 +19,7 @@ from normbench.gan.recipe import GanRecipe
 from normbench.methods.base import Method
 from normbench.system.seeds import derive
 from normbench.training.keeper import Keeper, Nobody
+from normbench.training.optimization import restore
 
 READS = 200  # how often losses are read from the device in a run, to show progress and to detect divergence
 POINTS = 20  # entries in the history of a run
@@ -176,7 +177,10 @@ class Training:
         self.step, self.window = saved["step"], saved["window"]
         self.losses = [pair.to(self.images.pixels.device) for pair in saved["losses"]]
         for name, part in self.stateful.items():
-            part.load_state_dict(saved[name])
+            if isinstance(part, torch.optim.Optimizer):
+                restore(part, saved[name])
+            else:
+                part.load_state_dict(saved[name])
         self.noise.generator.set_state(saved["noise"])
         self.outcome = Outcome(self.outcome.average, **saved["outcome"], resumed={"step": self.step})
         self.earlier, self.began = self.outcome.seconds, time.perf_counter()

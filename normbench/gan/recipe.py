@@ -16,7 +16,7 @@ class GanRecipe(Strict):
     beta1, beta2: Adam's decay rates. latent: the length of the noise vector.
     average: the decay of the moving average of the generator's weights, which is what is evaluated; 0 for no averaging.
     fid_samples: images generated for the FID; null means as many as there are training images, at most 10,000.
-    threads: the number of CPU threads of a run on a CPU (see `normbench.training.recipe.Recipe`).
+    threads, deterministic: see `normbench.training.recipe.Recipe`.
     """
 
     iterations: Positive
@@ -29,3 +29,4 @@ class GanRecipe(Strict):
     average: Share = 0.99
     fid_samples: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
     threads: Threads = 1
+    deterministic: bool = False

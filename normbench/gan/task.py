@@ -29,8 +29,10 @@ class GanTask(GanTaskEntry):
     model_code: str
 
     def identity(self) -> dict[str, Any]:
-        """The fields that affect a run's outcome, and so its id: all but names, the list of seeds and `fid_samples`."""
-        return self.model_dump(
-            mode="json",
-            exclude={"name": True, "seeds": True, "dataset": True, "model": True, "recipe": {"fid_samples"}},
-        )
+        """The fields that affect a run's outcome, and so its id: all but names, the list of seeds and `fid_samples`.
+
+        `deterministic` is in it only where it is set (see `normbench.training.task.Task`).
+        """
+        unset = {"fid_samples"} if self.recipe.deterministic else {"fid_samples", "deterministic"}
+        unnamed = {"name": True, "seeds": True, "dataset": True, "model": True}
+        return self.model_dump(mode="json", exclude=unnamed | {"recipe": unset})

@@ -145,8 +145,8 @@ def subject_of(
     corruptions; None for all of them.
     """
     task = narrowed(record.provenance.task, Task, f"{run}: task")
-    devices.prepare(device)
-    devices.use_threads(task.recipe.threads, device)
+    devices.prepare(device, task.recipe.precision, task.recipe.deterministic)
+    devices.use_threads(task.recipe.threads)
     model = trained_classifier(record, run, device)
     images = images.made_for(model, record.provenance.numerics.memory_format)
     return Subject(

@@ -41,7 +41,6 @@ def score(task: str, variant: str) -> None:
     bound = Bound.read(layout.BOUND / f"{task}.json")
     device = "cpu" if devices.choose() == "mps" else devices.choose()  # MPS has no float64.
     devices.prepare(device)
-    devices.use_threads(spec.recipe.threads, device)
     intact.check_bound(bound)
     data = prepared.load(bound, device)
     pixels = data.train.pixels
@@ -49,7 +48,8 @@ def score(task: str, variant: str) -> None:
     runs = [OUTPUTS[Kind.GAN] / task / variant / str(seed) for seed in spec.seeds]
     with files.atomic_folder(layout.SCORES / Kind.GAN / task / variant) as out:
         network, description = features(data, bound)
-        devices.use_threads(spec.recipe.threads, device)  # Training the features may have set another number.
+        devices.prepare(device, deterministic=spec.recipe.deterministic)  # not before, as the features have a recipe
+        devices.use_threads(spec.recipe.threads)
         metric = fid.reference(network, pixels)
         description |= {"samples": count, "references": len(pixels)}
         found = []

@@ -259,7 +259,7 @@ def work(run: Run, arrays: Arrays, beside: int | None, place: Place, reports: An
     except OSError as error:
         return line(error)
     except Exception as error:
-        return blame.no_memory(error) or traceback.format_exc()
+        return blame.known(error) or traceback.format_exc()
 
 
 def _tell(reports: Any, run: str, share: float, fields: str) -> None:

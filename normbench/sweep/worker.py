@@ -88,5 +88,5 @@ def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: 
         pipe.send(("failed", 0.0, line(error) if isinstance(error, OSError) else str(error)))
         raise SystemExit(1) from None
     except Exception as error:
-        pipe.send(("failed", 0.0, blame.no_memory(error) or traceback.format_exc()))
+        pipe.send(("failed", 0.0, blame.known(error) or traceback.format_exc()))
         raise SystemExit(1) from None

@@ -30,6 +30,7 @@ ESCAPES = re.compile(
 NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|(Storage size|Stride) calculation overflow"
 )
+NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
 AMOUNT = re.compile(r"(?:[Tt]ried|Unable) to allocate (\d[\d.]*) (bytes|[KMGTPE]iB)")
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -134,10 +135,21 @@ def no_memory(error: BaseException) -> str | None:
     return f"not enough memory: {amount} {unit} were asked for at once"
 
 
+def not_deterministic(error: BaseException) -> str | None:
+    """A line about an operation that has no deterministic kernel, and names it; None for another error."""
+    found = NOT_DETERMINISTIC.match(str(error)) if isinstance(error, RuntimeError) else None
+    return found and f"recipe.deterministic: {found[1]} has no deterministic kernel on this device"
+
+
+def known(error: BaseException) -> str | None:
+    """A line about an error whose cause torch tells in its text alone; None for another error."""
+    return no_memory(error) or not_deterministic(error)
+
+
 def one_line(error: BaseException) -> str:
-    """The type and the text of an exception in one line, or what memory could not be had."""
-    if shortage := no_memory(error):
-        return shortage
+    """The type and the text of an exception in one line, or what `known` says about it."""
+    if line := known(error):
+        return line
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     text = " ".join(ESCAPES.sub("", text).split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

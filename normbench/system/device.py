@@ -10,6 +10,8 @@ from normbench.system.errors import UserError, hint
 from normbench.system.memory import keep_freed_memory
 
 KINDS = ("cuda", "mps", "cpu")
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # which cuBLAS reads once; `normbench.system.threads` sets it
+DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS gives the same bits, by its manual
 
 
 def choose() -> str:
@@ -30,21 +32,48 @@ def choose() -> str:
     return wanted
 
 
-def prepare(kind: str) -> None:
-    """Sets up torch: deterministic kernels on the CPU and on MPS, the fastest kernels (with TF32) on CUDA.
+def prepare(kind: str, precision: str = "float32", deterministic: bool = False) -> None:
+    """Sets up torch for a run with this precision, whatever was set before. To be called again before another run.
 
-    On the CPU and on MPS it also tells the allocator to keep freed memory (see `memory.keep_freed_memory`).
+    Products and convolutions of float32 tensors round nothing, except to TF32 on CUDA if that is the precision.
+    Kernels are deterministic on the CPU and on MPS. On CUDA they are the fastest that cuDNN finds by trying, or, with
+    `deterministic`, such that give the same bits every time; an operation that has none raises RuntimeError. On the CPU
+    and on MPS this also tells the allocator to keep freed memory (see `memory.keep_freed_memory`).
+
+    Raises UserError if the environment was set up for another kind of cuBLAS than `deterministic` needs.
     """
+    set_rounding(kind == "cuda" and precision == "tf32")
     if kind == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        if deterministic and os.environ.get(WORKSPACE) not in DETERMINISTIC_WORKSPACES:
+            allowed = " or ".join(DETERMINISTIC_WORKSPACES)
+            raise UserError(f"recipe.deterministic: on a GPU {WORKSPACE} must be {allowed} in the environment")
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.deterministic = deterministic
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a class property
     else:
         # As `use_deterministic_algorithms` does, without the seconds that its import of the compiler takes.
         torch.set_deterministic_debug_mode("warn")
         # Filling uninitialized memory only helps to find faulty kernels, and it costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a class property
         keep_freed_memory()
+
+
+def set_rounding(tf32: bool) -> None:
+    """Lets float32 products and convolutions round their factors to TF32 on CUDA, or lets nothing round them.
+
+    torch has an old and a new switch for each, and raises an error where the two contradict each other.
+    """
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    for backend, operation in (("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "conv"), ("mkldnn", "matmul")):
+        rounded = tf32 and backend == "cuda"
+        torch._C._set_fp32_precision_setter(backend, operation, "tf32" if rounded else "ieee")
+
+
+def has_tf32(kind: str) -> bool:
+    """Whether a kind of device computes in TF32: a GPU of NVIDIA's Ampere generation (2020) or a later one."""
+    return kind == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def preload() -> None:
@@ -55,13 +84,13 @@ def preload() -> None:
     import torch._dynamo  # noqa: F401
 
 
-def use_threads(count: int, kind: str) -> None:
-    """Sets the number of threads of CPU operations in this process; does nothing for other kinds of device.
+def use_threads(count: int) -> None:
+    """Sets the number of threads of CPU operations in this process.
 
-    The number of threads decides the order in which sums are rounded, so it changes the last digits of results.
+    The number of threads decides the order in which sums are rounded, so on a CPU it changes the last digits of
+    results. On a GPU it keeps processes that share the machine from taking all cores each.
     """
-    if kind == "cpu":
-        torch.set_num_threads(count)
+    torch.set_num_threads(count)
 
 
 def has_bfloat16(kind: str) -> bool:

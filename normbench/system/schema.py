@@ -21,7 +21,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Threads = Annotated[int, Field(gt=0, le=256)]
 PositiveReal = Annotated[float, Field(gt=0, le=LARGEST)]
 NotNegativeReal = Annotated[float, Field(ge=0, le=LARGEST)]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 MemoryFormat = Literal["channels_last", "contiguous"]
 # Of images, in pixels: one number for a square, or height and width (see `normbench.system.size`). JSON has a list.
 ImageSize = Annotated[

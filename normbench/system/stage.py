@@ -29,8 +29,9 @@ def run(function: Callable[..., Any], *options: str) -> None:
 def guarded(task: Callable[[], Any]) -> None:
     """Calls a task and turns its errors into messages and exit codes.
 
-    UserError, OSError, a lack of memory and errors of the user's own files become one line and exit code 1, an
-    interrupt exit code 130. With the environment variable NORMBENCH_TRACEBACK, all but UserError keep their traceback.
+    UserError, OSError, a lack of memory or of a deterministic kernel, and errors of the user's own files become one
+    line and exit code 1, an interrupt exit code 130. With the environment variable NORMBENCH_TRACEBACK, all but
+    UserError keep their traceback.
     """
     try:
         task()
@@ -47,8 +48,7 @@ def guarded(task: Callable[[], Any]) -> None:
         raise SystemExit(1) from None
     except Exception as error:
         where = plugins.place_of(error)
-        shortage = blame.no_memory(error)
-        if (where is None and shortage is None) or os.environ.get(blame.TRACEBACK):
+        if (where is None and blame.known(error) is None) or os.environ.get(blame.TRACEBACK):
             raise
         complain(
             f"{f'{where}: ' if where else ''}{blame.one_line(error)} ({blame.TRACEBACK}=1 shows the whole traceback)"

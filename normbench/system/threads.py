@@ -1,4 +1,4 @@
-"""The threads of normbench's processes: how they wait, how many there are, and how many cores there are for them.
+"""The environment of normbench's processes: how many threads they have, how these wait, and how many cores there are.
 
 The libraries behind torch, numpy and scipy read their settings from the environment once, when they are loaded. So an
 entry point (a stage, the command) calls `set_environment` before it imports any of them, and what it starts inherits
@@ -20,6 +20,9 @@ ENVIRONMENT = {
     # Threads that wait sleep, which changes no digit. By default they keep their cores busy for a while, and so hold up
     # the very thread that they wait for if another process runs too. All implementations of OpenMP follow it.
     "OMP_WAIT_POLICY": "passive",
+    # How cuBLAS divides its memory on a GPU. It reads this before its first product, and with another setting or none
+    # its products may change from run to run, which `deterministic` in a recipe rules out.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 MOST = "LOKY_MAX_CPU_COUNT"
 

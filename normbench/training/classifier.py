@@ -21,6 +21,7 @@ from normbench.models.base import Model
 from normbench.models.build import new_classifier
 from normbench.system import device as devices
 from normbench.system import memory
+from normbench.system.errors import UserError
 from normbench.system.seeds import derive
 from normbench.training import loop
 from normbench.training.keeper import Keeper
@@ -60,15 +61,19 @@ def network(task: Task, model: Model, method: Method, bound: Bound, seed: int) -
 def prepare(task: Task, model: Model, method: Method, bound: Bound, seed: int, data: Splits) -> Classifier:
     """Builds the network of a run and moves it to the device of `data`; also selects the task's training images.
 
-    Sets the number of CPU threads to that of the recipe.
+    Sets up torch, and the number of CPU threads, as the recipe says. Raises UserError if this device does not compute
+    in the precision of the recipe.
     """
-    devices.prepare(data.device)
-    devices.use_threads(task.recipe.threads, data.device)
+    recipe = task.recipe
+    if recipe.precision == "tf32" and not devices.has_tf32(data.device):
+        raise UserError("recipe.precision = 'tf32': only GPUs of NVIDIA's Ampere generation or later compute in TF32")
+    devices.prepare(data.device, recipe.precision, recipe.deterministic)
+    devices.use_threads(recipe.threads)
     images, facts = training_set(data.train, task, bound.classes)
-    wanted = task.recipe.memory_format
+    wanted = recipe.memory_format
     placed = placement.placed(network(task, model, method, bound, seed), data.device, wanted)
     train, test = images.made_for(placed, wanted), data.test.made_for(placed, wanted)
-    return Classifier(placed, method, task.recipe, train, test, facts)
+    return Classifier(placed, method, recipe, train, test, facts)
 
 
 def fit(

@@ -31,8 +31,9 @@ def compiled(
     from torch._dynamo.exc import BackendCompilerFailed
 
     began = time.perf_counter()
-    if batches.images.pixels.device.type != "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)  # It also tells the compiler.
+    cuda = batches.images.pixels.device.type == "cuda"
+    # It is so already, but this also tells the compiler.
+    torch.use_deterministic_algorithms(not cuda or torch.are_deterministic_algorithms_enabled(), warn_only=not cuda)
     # Otherwise a layer that counts its steps in a Python int would be recompiled at each of the first eight steps, and
     # would then run uncompiled.
     config.allow_unspec_int_on_nn_module = True
@@ -46,8 +47,7 @@ def compiled(
     state = copy.deepcopy(model.state_dict())
     rest = len(batches.images) - (batches.steps - 1) * batches.batch_size
     model.train()
-    device = batches.images.pixels.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([batches.images.pixels.device] if cuda else []):
         for size in {min(batches.batch_size, len(batches.images)), min(batches.batch_size, rest)}:
             x = batches.images.normalized(batches.images.pixels[:size]).requires_grad_(gradient)
             try:

@@ -19,7 +19,7 @@ from normbench.training.adversary import inputs
 from normbench.training.compilation import compiled
 from normbench.training.keeper import Keeper, Nobody
 from normbench.training.meter import Meter
-from normbench.training.optimization import autocast, lr_factor, optimizer, step_loss
+from normbench.training.optimization import autocast, lr_factor, optimizer, restore, step_loss
 from normbench.training.recipe import Recipe
 
 REPORTS_AN_EPOCH = 10  # how often losses are read from the device, to show progress and to detect divergence
@@ -121,7 +121,7 @@ class Training:
             return
         self.epoch, self.step = saved["epoch"], saved["step"]
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        restore(self.optimizer, saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         self.meter.load(saved["losses"])
         self.outcome = Outcome(**saved["outcome"], resumed={"epoch": self.epoch, "step": self.step})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,19 @@ def optimizer(model: nn.Module, method: Method, recipe: Recipe) -> torch.optim.O
         weight_decay=recipe.weight_decay,
         fused=True,
     )
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads the saved state of an optimizer. Its tensors take the strides of their parameters.
+
+    Those may differ from where the state was saved, because another machine or version chose another memory format, and
+    the fused optimizers of CUDA refuse state with other strides.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager:

@@ -40,5 +40,10 @@ class Task(TaskEntry):
     model_code: str
 
     def identity(self) -> dict[str, Any]:
-        """The fields that affect a run's outcome, and so its id: all but names, references and the list of seeds."""
-        return self.model_dump(mode="json", exclude={"name", "seeds", "dataset", "model"})
+        """The fields that affect a run's outcome, and so its id: all but names, references and the list of seeds.
+
+        `deterministic` is in it only where it is set, so that runs of the time before there was such a key keep theirs.
+        """
+        unset = set() if self.recipe.deterministic else {"deterministic"}
+        unnamed = {"name": True, "seeds": True, "dataset": True, "model": True}
+        return self.model_dump(mode="json", exclude=unnamed | {"recipe": unset})

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from normbench.data.labels import LabelNoise
 from normbench.gan.recipe import GanRecipe
+from normbench.gan.task import GanTask
 from normbench.runs.run import Kind, Run
 from normbench.runs.variant import Variant
 from normbench.training.recipe import Adversary, Recipe
@@ -80,6 +81,15 @@ def test_every_field_of_a_gan_recipe_is_in_but_how_many_images_the_fid_draws(fie
     task = sample_runs.gan_task()
     changed = task.model_copy(update={"recipe": with_other(task.recipe, field)})
     assert (sample_runs.run(Kind.GAN, task=changed).id == GAN_ID) == (field == "fid_samples")
+
+
+@pytest.mark.parametrize("task", [sample_runs.task(), sample_runs.gan_task()])
+def test_a_key_of_recipes_that_is_not_set_is_not_in(task: Task | GanTask) -> None:
+    """So runs of the time before there was `deterministic` have the id that they had."""
+    assert "deterministic" not in task.identity()["recipe"]
+    assert task.identity()["recipe"].keys() < task.model_dump()["recipe"].keys()
+    set_ = task.model_copy(update={"recipe": task.recipe.model_copy(update={"deterministic": True})})
+    assert set_.identity()["recipe"]["deterministic"] is True
 
 
 IN: dict[str, Run] = {

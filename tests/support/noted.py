@@ -12,7 +12,7 @@ from normbench.system import threads
 from tests.support.suite_folder import SuiteFolder
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIABLES = {"OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENCV_FOR_THREADS_NUM"}
+VARIABLES = {"OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENCV_FOR_THREADS_NUM", "CUBLAS_WORKSPACE_CONFIG"}
 
 # Notes once what its process computes with. /proc has the environment with which a process began.
 NOTE = """

@@ -1,4 +1,4 @@
-"""What a message says of an exception: a lack of memory in words, whoever had none."""
+"""What a message says of an exception: a lack of memory or of a deterministic kernel in words, whoever had none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,17 @@ def overflowing() -> None:
     torch.empty(1 << 40, 1 << 40)
 
 
+def without_kernel() -> None:
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
+    try:
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+    finally:
+        torch.set_deterministic_debug_mode(before)
+
+
 CASES = {
+    without_kernel: "recipe.deterministic: put_ has no deterministic kernel on this device",
     of_torch: "not enough memory: 72,057,594.0 GB were asked for at once",
     of_numpy: "not enough memory: 256 PiB were asked for at once",
     overflowing: "not enough memory",
@@ -33,7 +43,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("cause", CASES, ids=lambda cause: cause.__name__)
-def test_a_lack_of_memory_is_one_line(
+def test_what_torch_lacks_is_one_line(
     cause: Callable[[], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(blame.TRACEBACK, raising=False)

@@ -12,6 +12,7 @@ from normbench.data.batches import Images, on_device
 from normbench.data.prepared import Splits
 from normbench.methods import registry as methods
 from normbench.models import registry as models
+from normbench.system.errors import UserError
 from normbench.training import classifier
 from normbench.training.classifier import Classifier
 from normbench.training.loop import Outcome
@@ -64,6 +65,20 @@ def test_what_is_measured() -> None:
     assert metrics["history"] == outcome.history
     assert metrics["training_set"] == {"images": 64, "flipped_labels": 0.0}
     assert one.parameters == sum(p.numel() for p in one.model.parameters())
+
+
+def test_a_cpu_does_not_train_in_tf32() -> None:
+    """Its record would say so of numbers that are more precise."""
+    with pytest.raises(UserError, match=r"recipe\.precision = 'tf32': only GPUs .* compute in TF32"):
+        prepared(task(recipe=recipe(precision="tf32")))
+
+
+def test_deterministic_changes_nothing_on_a_cpu() -> None:
+    weights = []
+    for deterministic in (False, True):
+        one, _ = trained(task(recipe=recipe(deterministic=deterministic)))
+        weights.append(one.model.get_submodule("head").weight.detach())
+    assert torch.equal(*weights)
 
 
 def test_what_diverged_has_no_predictions() -> None:
