@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from normbench.functional.graph import LayerTracer
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
 from normbench.spectral import conv_bound, zero_padded_norm
+from normbench.spectral.frequencies import highest, singular_values_above, symbols
+from normbench.spectral.kernels import by_group, largest_singular_value
 from normbench.system.errors import UserError
 
 NEUTRAL = (nn.ReLU, nn.Identity, nn.Flatten, nn.LeakyReLU, FirstRow, ScalarBias)  # Lipschitz constant of at most 1
@@ -106,14 +108,14 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
                 layer.weight, (sizes[2], sizes[3]), layer.stride[0], (padding[0], padding[1]), groups=layer.groups
             )
         case nn.Linear():
-            bound = estimate = torch.linalg.matrix_norm(layer.weight.double(), 2)
+            bound = estimate = largest_singular_value(by_group(layer.weight, 1)[0, :, :, 0, 0])
         case ConvNorm2d():
-            bound = filtered_bound(layer, sizes)
+            whole = float(filtered_bound(layer, sizes))
             if layer.affine is not None:
-                bound = bound * conv_bound(layer.affine.weight, groups=layer.affine.groups)
+                whole *= float(conv_bound(layer.affine.weight, groups=layer.affine.groups))
             if layer.batch_norm is not None:
-                bound = bound * largest_gain(layer.batch_norm)
-            return {"bound": float(bound), "estimate": None}
+                whole *= float(largest_gain(layer.batch_norm))
+            return {"bound": whole, "estimate": None}
         case nn.BatchNorm2d():
             gain = float(largest_gain(layer))
             return {"bound": gain, "estimate": gain}
@@ -144,10 +146,21 @@ def filtered_bound(layer: ConvNorm2d, sizes: tuple[int, ...]) -> Tensor:
     The cropping that follows cannot increase it. sizes: see `layer_norms`.
     """
     height, width = sizes[2] + layer.full[0], sizes[3] + layer.full[1]
-    weight = layer.weight.double()
-    spectrum = torch.fft.fft2(weight, s=(height, width)) * inverse_spectrum_norm(weight, height, width)[:, None]
-    by_group = spectrum.view(layer.groups, -1, *spectrum.shape[1:]).permute(0, 3, 4, 1, 2)
-    return torch.linalg.matrix_norm(by_group, 2).max()
+    kernels = by_group(layer.weight, layer.groups)
+    # Half of the grid, as in `symbols`: the norms at opposite frequencies are the same.
+    scale = inverse_spectrum_norm(kernels.flatten(0, 1), height, width)[..., : width // 2 + 1]
+    if not scale.isfinite().all():
+        return scale.new_tensor(math.inf)
+    scale = scale.reshape(*kernels.shape[:2], -1).permute(2, 0, 1)[..., None]
+
+    def normalized() -> Iterator[Tensor]:
+        done = 0
+        for some in symbols(kernels, height, width):
+            yield some * scale[done : done + len(some)]
+            done += len(some)
+
+    norms, _ = highest(normalized(), singular_values_above, layer.groups, kernels.device)
+    return norms.max()
 
 
 def of_operation(node: torch.fx.Node, of_inputs: list[float], sizes: dict[str, tuple[int, ...]]) -> float:

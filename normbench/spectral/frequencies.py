@@ -9,14 +9,17 @@ norm over all frequencies bounds the norm of the convolution for every padding, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from normbench.spectral import kernels as stacks
 from normbench.spectral.kernels import by_group, largest_singular_value, smaller_gram
 
-CHUNK = 2**17  # entries of symbols at a time: they and their Gram matrices stay in the cache
+# Entries of symbols at a time. On a CPU they and their Gram matrices stay in the cache; a GPU has enough to do at once,
+# and needs half a gigabyte for them.
+CHUNK, CHUNK_ON_CUDA = 2**17, 2**23
 
 
 def phases(kernels: Tensor, height: int, width: int) -> Tensor:
@@ -26,38 +29,61 @@ def phases(kernels: Tensor, height: int, width: int) -> Tensor:
     """
     if height < 1 or width < 1:
         raise ValueError(f"a grid of {height} x {width} frequencies: both numbers must be at least 1")
-    rows, columns = (torch.arange(taps, dtype=torch.float64) for taps in kernels.shape[-2:])
-    down = torch.arange(height)[:, None] * rows / height
-    across = torch.arange(width // 2 + 1)[:, None] * columns / width
-    turns = (down[:, None, :, None] + across[None, :, None, :]).flatten(0, 1)
-    return torch.polar(torch.ones_like(turns), 2 * math.pi * turns).to(kernels.device)
+    rows, columns, down, across = (
+        torch.arange(count, dtype=torch.float64, device=kernels.device)
+        for count in (*kernels.shape[-2:], height, width // 2 + 1)
+    )
+    turns = (down[:, None, None, None] * rows[:, None] / height) + (across[:, None, None] * columns / width)
+    return torch.polar(torch.ones_like(turns), 2 * math.pi * turns).flatten(0, 1)
+
+
+def symbols(kernels: Tensor, height: int, width: int) -> Iterator[Tensor]:
+    """Yields the symbols of kernels (groups, out, in, kh, kw), as many at a time as fit: (bins, groups, out, in).
+
+    They are those of half of a height x width grid in the order of `phases`.
+    """
+    taps = kernels.to(torch.complex128)
+    some = max(1, (CHUNK_ON_CUDA if stacks.keeps_going(kernels) else CHUNK) // kernels[..., 0, 0].numel())
+    for grid in phases(kernels, height, width).split(some):
+        yield torch.einsum("bpq,goipq->bgoi", grid, taps)
+
+
+def highest(
+    symbols: Iterable[Tensor], norms: Callable[[Tensor, Tensor], Tensor], groups: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The largest norm (groups,) of symbols, float64, and where it is, counted over the bins; for no gradient.
+
+    symbols: some bins at a time, (bins, groups, out, in). norms: from symbols and a threshold (groups,) to the norms
+    (bins, groups); those below the threshold may be anything below it.
+    """
+    best = torch.zeros(groups, dtype=torch.float64, device=device)
+    where = torch.zeros_like(best, dtype=torch.long)
+    first = 0
+    for some in symbols:
+        largest, index = norms(some, best).max(0)
+        where = torch.where(largest > best, first + index, where)
+        best = torch.maximum(best, largest)
+        first += len(some)
+    return best, where
 
 
 def peaks(kernels: Tensor, height: int, width: int, norms: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Each group's symbol (groups, out, in) of largest norm on a grid of frequencies.
 
-    norms: from symbols (bins, groups, out, in) and a threshold (groups,) to the norms (bins, groups); those below the
-    threshold may be anything below it. Differentiable in the kernels (groups, out, in, kh, kw).
+    norms: see `highest`. Differentiable in the kernels (groups, out, in, kh, kw).
     """
-    grid, taps = phases(kernels, height, width), kernels.to(torch.complex128)
-    best = torch.zeros(len(kernels), dtype=torch.float64, device=kernels.device)
-    where = torch.zeros_like(best, dtype=torch.long)
-    step = max(1, CHUNK // kernels[..., 0, 0].numel())
     with torch.no_grad():
-        for first in range(0, len(grid), step):
-            symbols = torch.einsum("bpq,goipq->bgoi", grid[first : first + step], taps)
-            highest, index = norms(symbols, best).max(0)
-            where = torch.where(highest > best, first + index, where)
-            best = torch.maximum(best, highest)
-    return torch.einsum("gpq,goipq->goi", grid[where], taps)
+        _, where = highest(symbols(kernels, height, width), norms, len(kernels), kernels.device)
+    grid = phases(kernels, height, width)[where]
+    return torch.einsum("gpq,goipq->goi", grid, kernels.to(torch.complex128))
 
 
 def singular_values_above(symbols: Tensor, threshold: Tensor) -> Tensor:
     """The largest singular value (bins, groups) of each symbol, or 0 if it is not above the threshold.
 
-    symbols: (bins, groups, out, in). threshold: (groups,). If out or in is 1, no value is set to 0.
+    symbols: (bins, groups, out, in). threshold: (groups,). If out or in is 1, and on CUDA, no value is set to 0.
     """
-    if min(symbols.shape[-2:]) == 1:
+    if min(symbols.shape[-2:]) == 1 or stacks.keeps_going(symbols):  # To choose symbols, the host would have to wait.
         return largest_singular_value(symbols)
     gram = smaller_gram(symbols)
     # threshold^2 - Gram has a Cholesky factor unless a singular value is above: a fifth of the cost of eigenvalues.
@@ -104,9 +130,9 @@ def gram_iteration(symbols: Tensor, iterations: int) -> Tensor:
         symbols, logarithm = symbols.mH @ symbols, 2 * (logarithm + scale.log())
     frobenius = torch.linalg.vector_norm(symbols, dim=(-2, -1))
     # The power has an infinite slope at zero: there the base is replaced, and the result put back.
-    positive = frobenius > 0
-    power = torch.where(positive, frobenius, 1).pow(2**-iterations)
-    return torch.where(positive, power, 0) * (logarithm * 2**-iterations).exp()
+    zero = frobenius == 0
+    power = torch.where(zero, 1, frobenius).pow(2**-iterations)
+    return torch.where(zero, 0, power) * (logarithm * 2**-iterations).exp()
 
 
 def grid_bound(weight: Tensor, points: int = 16, *, groups: int = 1) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from normbench.spectral.kernels import by_group
+from normbench.system.transfer import to_device
 
 
 def zero_padded_norm(
@@ -40,7 +41,7 @@ def zero_padded_norm(
 
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
-        x = unit(torch.randn(shape, generator=generator, dtype=torch.float64).to(flat.device))
+        x = unit(to_device(torch.randn(shape, generator=generator, dtype=torch.float64), flat.device))
         for _ in range(iterations):
             y = functional.conv2d(x, flat, stride=stride, padding=pad, groups=groups)
             x = unit(conv2d_input(shape, flat, y, stride=stride, padding=pad, groups=groups))

@@ -6,15 +6,17 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from normbench.data.batches import Images, on_device
 from normbench.evaluation.folding import fold
-from normbench.evaluation.lipschitz import bounds
+from normbench.evaluation.lipschitz import bounds, filtered_bound
 from normbench.evaluation.smoothness import Smoothness, constants, features, smoothness
 from normbench.methods import registry
+from normbench.methods.conv_norm import ConvNorm2d
 from normbench.models import registry as models
 from tests.support.subjects import subject
 
@@ -83,6 +85,31 @@ def test_the_bound_is_above_every_jacobian(method: str, network: str, options: d
     )
     if network == "resnet8":  # where every norm is folded
         assert len(found["layers"]) == 9 + 1 + (3 if method == "fixup" else 0)  # a scale for each block
+
+
+@pytest.mark.parametrize(("groups", "size"), [(1, (6, 9)), (2, (8, 8)), (1, (1, 2))])
+@pytest.mark.parametrize("chunk", [1, 10**6])
+def test_the_bound_of_a_circular_filter_by_singular_values(
+    groups: int, size: tuple[int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spectrum of every kernel at every frequency, over its norm: the largest singular value among all of them."""
+    monkeypatch.setattr("normbench.spectral.frequencies.CHUNK", chunk)
+    torch.manual_seed(0)
+    layer = ConvNorm2d(4, 6, (3, 5), padding=(1, 2), groups=groups)
+    grid = (size[0] + layer.full[0], size[1] + layer.full[1])
+    spectrum = np.fft.fft2(layer.weight.detach().double().numpy(), s=grid)
+    spectrum /= np.sqrt((np.abs(spectrum) ** 2).sum(1, keepdims=True))
+    parts = np.split(spectrum.transpose(2, 3, 0, 1), groups, axis=2)
+    expected = max(np.linalg.norm(part, 2, axis=(2, 3)).max() for part in parts)
+    assert filtered_bound(layer, (1, 4, *size, 1, 6, *size)).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_filter_that_is_zero_has_no_bound() -> None:
+    model = nn.Sequential(ConvNorm2d(2, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[1] = 0
+    found = bounds(model, torch.randn(1, 2, 4, 4))
+    assert (found["product"], found["why"]) == (None, "the norm of 0 is not finite")
 
 
 def test_a_chain_of_linear_layers_is_the_product_of_its_norms() -> None:

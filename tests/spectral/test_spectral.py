@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from normbench import spectral
+from normbench.spectral.kernels import top_eigenvectors
 from tests.oracles import layers as oracles
 
 properties = settings(max_examples=50, deadline=None, derandomize=True, database=None)
@@ -352,6 +355,84 @@ def test_certificate_of_grouped_convolutions(data: st.DataObject, groups: int, s
     bound = spectral.conv_bound(weight, stride, groups=groups).item()
     assert exact * (1 - ROUNDING) <= bound <= 1.05 * exact * missed(weight, 96) + 1e-12
     assert bound >= zero_padded_matrix_norm(weight, 4, stride, 1, groups) * (1 - ROUNDING)
+
+
+# --- Without a wait ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU is taken for a device whose results the host should not look at, as CUDA is."""
+    monkeypatch.setattr("normbench.spectral.kernels.keeps_going", lambda _: True)
+
+
+class Read(TorchDispatchMode):
+    """Notes the operations whose result, or the size of it, the host has to read before it can go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operation.overloadpacket.__name__
+        masks = name.startswith("index") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if masks or name in ("_local_scalar_dense", "nonzero", "_linalg_eigh", "_linalg_svd", "_linalg_check_errors"):
+            self.found.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+@ON_EACH
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_gets_the_same_without_a_wait(
+    function: Callable[..., Tensor], kind: Callable[..., Tensor], request: pytest.FixtureRequest
+) -> None:
+    cases = [(kind(*shape, seed=1), groups) for shape in ((4, 4, 3, 3), (6, 3, 3, 2)) for groups in (1, 2)]
+    expected = [
+        (function(weight, groups=groups), gradient(function, weight, groups=groups)) for weight, groups in cases
+    ]
+    request.getfixturevalue("queued")
+    for (weight, groups), (value, slope) in zip(cases, expected, strict=True):
+        with Read() as read:
+            found = function(weight, groups=groups)
+            found_slope = gradient(function, weight, groups=groups)
+        assert read.found == []
+        assert found.tolist() == pytest.approx(value.tolist(), rel=1e-11)
+        # Where several matrices or frequencies attain the norm, any of their gradients is one.
+        if kind is random_kernel:
+            assert oracles.relative_error(found_slope, slope) <= 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("gap", [0.0, 1e-15, 1e-13, 1e-11, 1e-8, 1e-3, 1.0])
+@pytest.mark.parametrize("size", [2, 7, 40])
+def test_eigenvectors_by_squaring(size: int, gap: float, dtype: torch.dtype) -> None:
+    """However near the largest eigenvalues are to each other, and at every scale."""
+    torch.manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(size, size, dtype=dtype)).Q
+    values = (1 - gap * torch.arange(size, dtype=torch.float64)).clamp_min(0)
+    for scale in (1e-100, 1.0, 1e100):
+        gram = scale * (turn * values) @ turn.mH
+        vector = top_eigenvectors(gram)
+        assert vector.norm().item() == pytest.approx(1, rel=1e-12)
+        assert (vector.mH @ gram @ vector).real.item() == pytest.approx(scale, rel=1e-11)
+
+
+def test_squaring_of_zeros_and_of_what_is_not_finite() -> None:
+    gram = torch.eye(3, dtype=torch.float64).expand(3, 3, 3).clone()
+    gram[0] = 0
+    gram[1, 0, 1] = math.nan
+    found = top_eigenvectors(gram)
+    assert not found[0].any()
+    assert found[1].isnan().any()
+    assert found[2].norm() == 1
+
+
+@ON_EACH
+def test_on_a_gpu_the_norm_of_what_is_not_finite_is_nan(function: Callable[..., Tensor], queued: None) -> None:
+    for value in (math.nan, math.inf):
+        weight = random_kernel(2, 2, 3, 3)
+        weight[1, 0, 1, 1] = value
+        assert function(weight).isnan().all()
 
 
 # --- Gradients ---------------------------------------------------------------------------------------------------------
