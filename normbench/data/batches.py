@@ -13,6 +13,7 @@ from normbench.functional.placement import memory_format
 from normbench.system.errors import UserError
 from normbench.system.schema import MemoryFormat
 from normbench.system.seeds import derive
+from normbench.system.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ class Batches:
         # Random numbers are drawn on the CPU, so that they are the same for every device.
         generator = torch.Generator().manual_seed(derive(self.seed, "batches", epoch))
         count, device = len(self.images), self.images.pixels.device
-        order = torch.randperm(count, generator=generator).to(device)
-        top, left = torch.randint(self.offsets, (2, count), generator=generator).to(device)
-        mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+        order = to_device(torch.randperm(count, generator=generator), device)
+        top, left = to_device(torch.randint(self.offsets, (2, count), generator=generator), device)
+        mirrored = to_device(torch.rand(count, generator=generator) < 0.5, device)
         for start in range(first * self.batch_size, self.steps * self.batch_size, self.batch_size):
             chosen = order[start : start + self.batch_size]
             pixels = self.crops[chosen, :, top[chosen], left[chosen]]

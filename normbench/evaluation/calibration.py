@@ -32,9 +32,7 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> Tensor:
     """
     confidence, predicted = probabilities.max(1)
     bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    gaps = torch.zeros(BINS, dtype=confidence.dtype).index_add_(
-        0, bins, (predicted == labels).to(confidence) - confidence
-    )
+    gaps = confidence.new_zeros(BINS).index_add_(0, bins, (predicted == labels).to(confidence) - confidence)
     return gaps.abs().sum() / len(labels)
 
 

@@ -144,19 +144,19 @@ def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     """
     blocks = [m for m in model.modules() if m is not model and is_of_the_model(m, model)]
     blocks = blocks or [m for m in model.modules() if isinstance(m, nn.ReLU)]
-    found: list[dict[str, Any]] = []
+    names = ("rms", "max", "mean", "low", "middle", "high")
+    found: list[Tensor] = []  # for each block its numbers, on the device
 
     def note(_: nn.Module, given: Any, output: Tensor) -> None:
-        output = output.detach().cpu().double()  # on the CPU, because MPS has no float64
+        output = output.detach()
+        output = (output.cpu() if output.device.type == "mps" else output).double()  # MPS has no float64
         power = torch.fft.fft2(output).abs().square().sum((0, 1))
         rows, columns = (torch.fft.fftfreq(size, device=output.device) for size in power.shape)
         radius = (rows[:, None].square() + columns.square()).sqrt()
-        bands = {"mean": radius == 0, "low": (radius > 0) & (radius <= 1 / 6)}
-        bands |= {"middle": (radius > 1 / 6) & (radius <= 1 / 3), "high": radius > 1 / 3}
-        total = power.sum().clamp_min(torch.finfo(torch.float64).tiny)
-        numbers = {"rms": output.square().mean().sqrt(), "max": output.abs().max()}
-        numbers |= {name: power[band].sum() / total for name, band in bands.items()}
-        found.append({name: number(value) for name, value in numbers.items()})
+        low, middle = (radius > 0) & (radius <= 1 / 6), (radius > 1 / 6) & (radius <= 1 / 3)
+        bands = torch.stack([radius == 0, low, middle, radius > 1 / 3])
+        shares = torch.where(bands, power, 0).sum((1, 2)) / power.sum().clamp_min(torch.finfo(torch.float64).tiny)
+        found.append(torch.stack([output.square().mean().sqrt(), output.abs().max(), *shares]))
 
     handles = [block.register_forward_hook(note) for block in blocks]
     try:
@@ -165,4 +165,5 @@ def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    rows = torch.stack(found).tolist() if found else []
+    return [dict(zip(names, (value if math.isfinite(value) else None for value in row), strict=True)) for row in rows]

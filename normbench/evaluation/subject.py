@@ -49,7 +49,7 @@ class Subject:
         stored = np.load(Path(self.corrupted.path) / f"{name}.npy", mmap_mode="r")
         for level in range(len(self.corrupted.severities)):
             block = stored[level * len(self.images) + self.index]
-            yield channels_first(torch.from_numpy(block)).to(self.images.pixels.device)
+            yield channels_first(torch.from_numpy(block).to(self.images.pixels.device))
 
 
 def scored_images(count: int, seed: int, corrupted_examples: int | None) -> np.ndarray:

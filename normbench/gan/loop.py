@@ -18,6 +18,7 @@ from normbench.data.batches import Batches, Images
 from normbench.gan.recipe import GanRecipe
 from normbench.methods.base import Method
 from normbench.system.seeds import derive
+from normbench.system.transfer import to_device
 from normbench.training.keeper import Keeper, Nobody
 from normbench.training.optimization import restore
 
@@ -50,14 +51,17 @@ class Outcome:
 
 
 class Noise:
-    """Standard normal noise for the generator, drawn on the CPU so that it is the same on every device."""
+    """Standard normal noise for the generator, drawn on the CPU so that it is the same on every device.
+
+    The host does not wait until it is on the device.
+    """
 
     def __init__(self, latent: int, seed: int, device: str):
         self.generator, self.latent, self.device = torch.Generator().manual_seed(seed), latent, device
 
     def draw(self, count: int) -> Tensor:
         """The next noise vectors, (count, latent), on the device."""
-        return torch.randn(count, self.latent, generator=self.generator).to(self.device)
+        return to_device(torch.randn(count, self.latent, generator=self.generator), self.device)
 
 
 def real_batches(images: Images, batch_size: int, seed: int, first: int = 0) -> Iterator[Tensor]:
@@ -98,11 +102,13 @@ def update(average: nn.Module, generator: nn.Module, decay: float, step: int) ->
     average forgets the initial weights.
     """
     weight = 1 - min(decay, step / (step + 10))
-    for kept, new in zip(average.state_dict().values(), generator.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, weight)
-        else:
-            kept.copy_(new)
+    pairs = list(zip(average.state_dict().values(), generator.state_dict().values(), strict=True))
+    # All in one kernel on a GPU; elsewhere torch takes one after the other.
+    averaged, new = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+    torch._foreach_lerp_(averaged, new, weight)
+    for kept, counted in pairs:
+        if not kept.is_floating_point():
+            kept.copy_(counted)
 
 
 def fit(

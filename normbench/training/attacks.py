@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from normbench.system.transfer import to_device
+
 Classifier = Callable[[Tensor], Tensor]  # images (N, C, H, W) in 0..1 -> logits (N, classes)
 
 
@@ -51,7 +53,8 @@ def pgd(
     """
     result, fooled = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
     for _ in range(restarts):
-        start = torch.rand(images.shape, generator=generator).to(images) * (2 * epsilon) - epsilon
+        drawn = to_device(torch.rand(images.shape, generator=generator), images.device).to(images.dtype)
+        start = drawn * (2 * epsilon) - epsilon
         current = (images + start).clamp(0, 1)
         for _ in range(steps):
             found, _ = gradient(classifier, current, labels)

@@ -65,7 +65,7 @@ def fit(
     If `keeper` has a saved state, training resumes from it, with the same result as an uninterrupted run. seed: of the
     batches and of the adversary. `report` is called about ten times per epoch. Training stops within two tenths of an
     epoch after a loss that is not finite; whether the weights are finite is seen after the last step. Within an epoch
-    the host does not wait for the GPU, except to draw the random starts of a PGD adversary and to save state.
+    the host does not wait for the GPU, except to save state.
     """
     training = Training(model, method, images, recipe, seed, report, keeper or Nobody())
     training.resume()
