@@ -137,7 +137,8 @@ class SpectralBatchNorm2d(nn.Module):
         spectrum = torch.fft.rfft2(x) * forward
         if self.size is None and self.training:
             self.size = (height, width)
-            self.image_size.copy_(torch.tensor(self.size))
+            for stored, side in zip(self.image_size, self.size, strict=True):
+                stored.fill_(side)  # without a tensor on the CPU, whose copy a GPU would be waited for
         if self.size != (height, width):
             known = "no" if self.size is None else f"{self.size[0]}x{self.size[1]}"
             raise ValueError(f"statistics by frequency of {known} images do not fit {height}x{width}")

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -23,10 +22,13 @@ VIEWS = {
     *("unsqueeze", "view", "view_as_complex", "view_as_real"),
 }
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+QUIET = VIEWS | ALLOCATIONS
 
-# Operations whose result the host reads, or whose result has a size that it has to read.
+# Operations whose result, or its size, or whether they have succeeded, the host reads.
 WAITS = {
     "_linalg_check_errors",
+    "_linalg_eigh",
+    "_linalg_svd",
     "_local_scalar_dense",
     "_unique2",
     "bincount",
@@ -37,6 +39,10 @@ WAITS = {
     "unique_consecutive",
     "unique_dim",
 }
+# Random numbers are drawn on the CPU, so that they are the same on every device. They are copied in one place, from
+# pinned memory and without waiting; whether memory is pinned cannot be seen here.
+DRAWS = {"rand", "randint", "randn", "randperm"}
+PASSAGE = "normbench/system/transfer.py"
 INDEXING = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"}
 
 
@@ -47,25 +53,27 @@ def name(operation: Any) -> str:
 
 def tensors(values: Any) -> list[Tensor]:
     """All tensors in nested arguments or results."""
-    return [value for value in pytree.tree_leaves(values) if isinstance(value, Tensor)]
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, list | tuple):
+        return []
+    return [tensor for value in values for tensor in tensors(value)]
 
 
-def wait(operation: Any, args: tuple, kwargs: dict) -> str | None:
+def wait(called: str, args: tuple, kwargs: dict) -> str | None:
     """Why an operation on tensors of a GPU makes the host wait for the GPU, or None if it does not."""
-    called = name(operation)
-    given = tensors((args, kwargs))
-    if called in WAITS and any(value.is_cuda for value in given):
+    if called in WAITS and any(value.is_cuda for value in tensors(args)):
         return called
-    if called in INDEXING and any(
-        value.is_cuda and value.dtype in (torch.bool, torch.uint8) for value in tensors(args[1])
-    ):
-        return f"{called} by a mask"
+    if called in INDEXING:
+        masks = [value for value in tensors(args[1]) if value.dtype in (torch.bool, torch.uint8)]
+        return f"{called} by a mask" if any(mask.is_cuda for mask in masks) else None
     if called in ("_to_copy", "copy_", "_copy_from"):
         source = args[1] if called == "copy_" else args[0]
         target = args[0].device if called == "copy_" else kwargs.get("device") or source.device
-        non_blocking = kwargs.get("non_blocking", len(args) > 2 and called == "copy_" and args[2])
         kinds = source.device.type, torch.device(target).type
-        if kinds[0] != kinds[1] and not non_blocking:
+        if kinds[0] != kinds[1]:
             return f"copy from {kinds[0]} to {kinds[1]}"
     return None
 
@@ -121,9 +129,11 @@ class Operations(TorchDispatchMode):
     """Counts the operations that are dispatched while it is active.
 
     seen: how often each operation was dispatched, by its name. launches: how many of them start at least one kernel:
-    all but views, allocations and what has no element. waits: a line for each operation that made the host wait
-    for the GPU. on_cpu: a line for each one that had a tensor of the CPU among its arguments or results, except numbers
-    that torch itself wraps. wide: how many computed in float64. Raises AssertionError for a call that CUDA refuses.
+    all but views, allocations and what has no element. waits: a line for each operation that made the host wait for
+    the GPU. on_cpu: a line for each one that had a tensor of the CPU among its arguments or results, unless it drew
+    random numbers. Neither has what `normbench.system.transfer` does. wide: how many had a result in float64 or complex128.
+
+    Raises AssertionError for a call that CUDA refuses.
     """
 
     def __init__(self) -> None:
@@ -141,19 +151,15 @@ class Operations(TorchDispatchMode):
         self.seen[called] += 1
         refused = REFUSED.get(operation, lambda _: None)(args)
         assert refused is None, f"{called}: CUDA refuses {refused} ({place()})"
-        reason = wait(operation, args, kwargs)
-        if reason is not None:
+        reason = wait(called, args, kwargs)
+        if reason and not place().startswith(PASSAGE):
             self.waits.append(f"{reason} ({place()})")
         result = operation(*args, **kwargs)
         made = tensors(result)
-        touched = [*made, *tensors((args, kwargs))]
-        self.launches += called not in VIEWS | ALLOCATIONS and any(value.numel() for value in touched)
-        if any(value.device.type == "cpu" for value in touched):
+        touched = [*made, *tensors(args), *tensors(kwargs)]
+        self.launches += called not in QUIET and any(value.numel() for value in touched)
+        on_cpu = called not in DRAWS and any(value.device.type == "cpu" for value in touched)
+        if on_cpu and not place().startswith(PASSAGE):
             self.on_cpu.append(f"{called} ({place()})")
         self.wide += any(value.dtype in (torch.float64, torch.complex128) for value in made)
         return result
-
-    @property
-    def total(self) -> int:
-        """All dispatched operations."""
-        return self.seen.total()

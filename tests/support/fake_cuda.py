@@ -6,6 +6,7 @@ It is torch's FakeTensorMode with patches. Without a driver, torch computes ever
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -17,12 +18,34 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.support.python_autograd import run_backward, set_materialize_grads
 
 
+def obstacle() -> str | None:
+    """Why this build of torch cannot trace what a GPU would do, or None if it can."""
+    if not torch.backends.cuda.is_built():
+        return "this build of torch has no CUDA"
+    layer = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    try:
+        with fake_cuda():
+            layer.to("cuda")(torch.zeros(2, 1, 4, 4, device="cuda")).sum().backward()
+    except Exception as error:
+        return f"torch {torch.__version__} does not trace a convolution: {type(error).__name__}: {error}"
+    return None
+
+
 class FakeCuda(FakeTensorMode):
     """FakeTensorMode that never initializes a device, although one is said to be available."""
 
     @property
     def avoid_device_init(self) -> bool:
         return True
+
+    def __deepcopy__(self, memo: dict) -> FakeCuda:
+        return self  # A copied tensor belongs to the same mode.
+
+
+@functools.cache
+def mode() -> FakeCuda:
+    """The one mode of this process, as what layers keep from one call to the next must fit in a later context."""
+    return FakeCuda(allow_non_fake_inputs=False)
 
 
 @contextlib.contextmanager
@@ -31,8 +54,11 @@ def fake_cuda() -> Iterator[None]:
 
     Each patch has its reason beside it.
     """
+    # torch counts the devices at the first backward pass of a process. It would find the fake one and start a thread for
+    # it, and then refuse backward passes in processes that later tests fork.
+    torch.zeros((), requires_grad=True).backward()
     with contextlib.ExitStack() as patches:
-        patches.enter_context(FakeCuda(allow_non_fake_inputs=False))
+        patches.enter_context(mode())
         # Autocast turns itself off without a GPU, and asks it for bfloat16.
         patches.enter_context(mock.patch.object(torch.cuda, "is_available", return_value=True))
         patches.enter_context(mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True))

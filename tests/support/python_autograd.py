@@ -53,6 +53,7 @@ def walk(
         add(arrived[root.node], root.output_nr, gradient)
     ready = [(-order(root.node), i, root.node) for i, root in enumerate(roots) if waiting[root.node] == 0]
     heapq.heapify(ready)
+    shared: list[int] = []  # the gradients that the last node gave to several
     while ready:
         *_, node = heapq.heappop(ready)
         given = arrived.pop(node, {})
@@ -61,11 +62,12 @@ def walk(
                 found[node, edge.output_nr] = given.get(edge.output_nr)
         if hasattr(node, "variable"):
             if given and accumulate_grad and node in useful:
-                store(node.variable, given[0])
+                store(node.variable, given[0], id(given[0]) in shared)
             continue
-        results = apply(node, given) if node in useful and node not in {edge.node for edge in wanted} else None
         edges = [edge for edge in node.next_functions if edge[0] is not None]
-        for (following, place), gradient in zip(edges, results or [None] * len(edges), strict=True):
+        results = apply(node, given) if any(following in useful for following, _ in edges) else [None] * len(edges)
+        shared = [id(one) for i, one in enumerate(results) if any(one is other for other in results[:i])]
+        for (following, place), gradient in zip(edges, results, strict=True):
             if following in useful and gradient is not None:
                 add(arrived[following], place, fitted(gradient, following, place))
             waiting[following] -= 1
@@ -133,7 +135,7 @@ def apply(node: Any, given: dict[int, Tensor]) -> list[Tensor | None]:
 def fitted(gradient: Tensor, node: Any, place: int) -> Tensor:
     """A gradient in the shape and dtype of what it is the gradient of."""
     like = node._input_metadata[place]
-    if gradient.shape != like.shape:
+    if tuple(gradient.shape) != tuple(like.shape):
         gradient = gradient.sum_to_size(tuple(like.shape))
     return gradient if gradient.dtype == like.dtype else gradient.to(like.dtype)
 
@@ -144,12 +146,11 @@ def add(arrived: dict[int, Tensor], place: int, gradient: Tensor | None) -> None
         arrived[place] = arrived[place] + gradient if place in arrived else gradient
 
 
-def store(variable: Tensor, gradient: Tensor) -> None:
-    """Adds a gradient to `variable.grad`. A first one of other strides than the variable is copied."""
+def store(variable: Tensor, gradient: Tensor, shared: bool) -> None:
+    """Adds a gradient to `variable.grad`. A first one is copied if another node has it, or if its strides differ."""
     if variable.grad is not None:
         variable.grad += gradient
-    elif same_strides(gradient, variable):
+    elif same_strides(gradient, variable) and not shared:
         variable.grad = gradient.detach()
     else:
-        copy = gradient.new_empty_strided(variable.shape, variable.stride())
-        variable.grad = copy.copy_(gradient)
+        variable.grad = gradient.new_empty_strided(variable.shape, variable.stride()).copy_(gradient)

@@ -1,0 +1,168 @@
+"""What a GPU would be asked to do, without one: every architecture with every method, traced with fake CUDA tensors."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from normbench.data.batches import Images
+from normbench.evaluation.folding import fold
+from normbench.functional.placement import FORMATS, placed
+from normbench.gan import loop as gan_loop
+from normbench.methods import registry
+from normbench.methods.base import Method
+from normbench.models import build
+from normbench.models.sngan import sngan
+from normbench.system.schema import MemoryFormat
+from normbench.training import loop
+from normbench.training.attacks import fgsm, pgd
+from normbench.training.optimization import autocast
+from tests.support import subjects
+from tests.support.dispatch import Operations, same_strides
+from tests.support.fake_cuda import fake_cuda, obstacle
+from tests.support.short_models import CHANNELS, SHORT, short_classifier
+
+REASON = obstacle()
+pytestmark = [
+    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
+    pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning"),
+]
+
+BATCH, SIZE = 4, 8
+FAILING = pytest.mark.xfail(strict=True, reason="CUDA refuses the backward pass of Spectral Batch Normalization")
+METHODS = [pytest.param(name, marks=[FAILING] * (name == "spectral_batch_norm")) for name in registry.names()]
+
+# Options that change what is computed.
+VARIANTS = [
+    ("conv_norm", {"affine": False, "batch_norm": False}),
+    ("fantastic_four", {"form": "log", "layers": "all", "batch_norm": True, "polyphase": True}),
+    ("network_deconvolution", {"linear_block": 0, "covariance": "bfloat16"}),
+    pytest.param("spectral_batch_norm", {"placement": "all", "statistics": "full", "fft_norm": "full"}, marks=FAILING),
+    ("spectral_batch_norm", {"statistics": "frequency"}),
+    ("spectral_norm", {"batch_norm": False, "power_iterations": 2}),
+]
+
+
+def images(layout: MemoryFormat, count: int = BATCH) -> Images:
+    """Fake images and labels."""
+    pixels = torch.empty(count, CHANNELS, SIZE, SIZE, dtype=torch.uint8, device="cuda")
+    labels = torch.zeros(count, dtype=torch.long, device="cuda")
+    mean, std = (torch.empty(CHANNELS, 1, 1, device="cuda") for _ in range(2))
+    return Images(pixels, labels, mean, std, FORMATS[layout])
+
+
+def test_every_architecture_is_traced() -> None:
+    """A new file of models has a short network here, or is the GAN's."""
+    files = {path.stem for path in Path(build.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "base", "build", "registry", "trial"} == {*SHORT, "sngan"}
+
+
+def leaves_nothing_behind(done: Operations, what: str) -> None:
+    """The host neither waited for the GPU nor computed anything itself."""
+    assert not done.waits, f"{what}: the host waits: {sorted(set(done.waits))}"
+    assert not done.on_cpu, f"{what}: tensors of the CPU: {sorted(set(done.on_cpu))}"
+
+
+def same_layout(network: nn.Module, optimizer: torch.optim.Optimizer, names: tuple[str, ...]) -> None:
+    """Gradients and the state of the optimizer have the device, dtype and strides of their parameters."""
+    for name, parameter in network.named_parameters():
+        state = [optimizer.state[parameter][key] for key in names if parameter.grad is not None]
+        for value in (parameter.grad, *state):
+            if value is not None:
+                assert value.device == parameter.device, name
+                assert value.dtype == parameter.dtype, name
+                assert same_strides(parameter, value), (name, parameter.shape, parameter.stride(), value.stride())
+
+
+@pytest.mark.parametrize(("precision", "layout"), [("bfloat16", "channels_last"), ("float32", "contiguous")])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("model", SHORT)
+def test_classifier(model: str, method: str, precision: str, layout: MemoryFormat) -> None:
+    """A training step, then the evaluation of the network and of what it folds into, and attacks."""
+    made = registry.build(method, {})
+    network = short_classifier(model, made)
+    with fake_cuda():
+        trained(network, made, precision, layout)
+        evaluated(network, precision, layout)
+
+
+@pytest.mark.parametrize(("precision", "layout"), [("float32", "channels_last"), ("bfloat16", "contiguous")])
+@pytest.mark.parametrize("method", METHODS)
+def test_other_pairs_of_precision_and_layout(method: str, precision: str, layout: MemoryFormat) -> None:
+    test_classifier("resnext", method, precision, layout)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("method", "options"), VARIANTS)
+def test_options(method: str, options: dict[str, Any], precision: str) -> None:
+    layout: MemoryFormat = "channels_last"
+    made = registry.build(method, options)
+    network = short_classifier("resnet", made)
+    with fake_cuda():
+        trained(network, made, precision, layout)
+        evaluated(network, precision, layout)
+
+
+def trained(network: nn.Module, method: Method, precision: str, layout: MemoryFormat) -> None:
+    """Places a network and trains it for a step."""
+    placed(network, "cuda", layout)
+    data = images(layout)
+    training = loop.Training(
+        network.train(), method, data, subjects.recipe(precision=precision), 0, print, loop.Nobody()
+    )
+    with Operations() as done:
+        training.train_on(0, 0, data.pixels, data.labels)
+    leaves_nothing_behind(done, "training")
+    same_layout(network, training.optimizer, ("momentum_buffer",))
+
+
+def evaluated(network: nn.Module, precision: str, layout: MemoryFormat) -> None:
+    """Evaluates and attacks a network, and what it folds into."""
+    data = images(layout)
+    network.eval()
+
+    def classifier(x: torch.Tensor) -> torch.Tensor:
+        with autocast(precision, "cuda"):
+            return network(((x - data.mean) / data.std).contiguous(memory_format=data.memory_format)).float()
+
+    x = data.pixels.float()
+    with Operations() as done, torch.inference_mode():
+        classifier(x)
+    leaves_nothing_behind(done, "evaluation")
+    with Operations() as done:
+        fgsm(classifier, x, data.labels, 0.03)
+        pgd(classifier, x, data.labels, 0.03, 0.01, 1, 1, torch.Generator().manual_seed(0))
+    leaves_nothing_behind(done, "an attack")
+    with Operations() as done:
+        folded = fold(network)
+        with torch.no_grad():
+            folded(x)
+    leaves_nothing_behind(done, "folding")
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("method", METHODS)
+def test_gan(method: str, layout: MemoryFormat) -> None:
+    """An iteration: two steps of the discriminator and one of the generator, and the generator's moving average."""
+    made, recipe = registry.build(method, {}), subjects.gan_recipe(batch_size=BATCH, discriminator_steps=2)
+    generator, discriminator = sngan(made, CHANNELS, SIZE, recipe.latent, width=4)
+    made.initialize(discriminator)
+    with fake_cuda():
+        for network in (generator, discriminator):
+            placed(network, "cuda", layout).train()
+        data = images(layout)
+        training = gan_loop.Training(generator, discriminator, made, data, recipe, 0, print, gan_loop.Nobody())
+        real = torch.empty(BATCH, CHANNELS, SIZE, SIZE, device="cuda").contiguous(memory_format=FORMATS[layout])
+        with Operations() as done:
+            training.train_on(itertools.repeat(real), 0)
+        leaves_nothing_behind(done, "an iteration")
+        for network, optimizer in (
+            (generator, training.generator_optim),
+            (discriminator, training.discriminator_optim),
+        ):
+            same_layout(network, optimizer, ("exp_avg", "exp_avg_sq"))
