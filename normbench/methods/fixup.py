@@ -4,6 +4,9 @@ After the authors' code (hongyi-zhang/Fixup at f3fa449f) for networks of the CIF
 changes size or channels is the network's own 1x1 convolution, drawn as in the authors' ImageNet networks, where their
 CIFAR networks take every second pixel and fill up with zeros; it has a scalar bias of its own in front. Without
 residual branches (VGG, DenseNet) there is nothing to divide, and deep networks may explode.
+
+Under autocast the scalars are used in the precision of the activations, as the weights of a convolution are; in float32
+they would turn all that follows into float32.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ class ScalarBias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias
+        return x + self.bias.to(x.dtype)
 
 
 class ScalarAffine(nn.Module):
@@ -36,7 +39,7 @@ class ScalarAffine(nn.Module):
         self.scale, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.bias
+        return x * self.scale.to(x.dtype) + self.bias.to(x.dtype)
 
 
 class BiasedConv2d(nn.Module):

@@ -1,13 +1,27 @@
-"""Group Normalization, Wu and He, arXiv 1803.08494, as `torch.nn.GroupNorm`."""
+"""Group Normalization, Wu and He, arXiv 1803.08494, as `torch.nn.GroupNorm` in float32."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from normbench.methods.base import Count, Method, Positive, Role
+
+
+class Float32GroupNorm(nn.GroupNorm):
+    """`torch.nn.GroupNorm` in float32 or wider; the result has the precision of x (N, channels, H, W), rounded once.
+
+    Under autocast, torch alone would return float32 on CUDA, for all that follows, and the precision of x on a CPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            if x.device.type == "cpu":  # whose kernel takes images of lower precision than the weights
+                return super().forward(x)
+            return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -26,4 +40,4 @@ class GroupNorm(Method):
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         limit = max(1, min(self.groups, channels // self.channels_per_group))
         count = max(divisor for divisor in range(1, limit + 1) if math.gcd(divisor, channels) == divisor)
-        return nn.GroupNorm(count, channels, self.eps)
+        return Float32GroupNorm(count, channels, self.eps)

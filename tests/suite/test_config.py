@@ -244,7 +244,7 @@ MISTAKES = {
     "precision that is measured": (
         "      epochs: 5",
         "      precision: auto\n      epochs: 5",
-        r"recipe\.precision = 'auto': not valid; valid: bfloat16, float32$",
+        r"recipe\.precision = 'auto': not valid; valid: bfloat16, float32, tf32$",
     ),
     "misspelt precision": (
         "      epochs: 5",
