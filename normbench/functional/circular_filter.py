@@ -77,7 +77,8 @@ def filter_of(weight: Tensor, height: int, width: int, dtype: torch.dtype) -> tu
         straight, mirrored = both.chunk(2, 2)
         even, odd = real_fourier.acting(straight, mirrored, (height, width), dtype)
         down = real_fourier.basis(height, dtype, device)
-        across = down if width == height else real_fourier.basis(width, dtype, device)
+        # Not the same tensor twice, which torch.compile cannot pass to the function that `filtered` applies.
+        across = down.detach() if width == height else real_fourier.basis(width, dtype, device)
         return even, odd, down, across
 
 

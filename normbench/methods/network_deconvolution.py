@@ -86,7 +86,8 @@ class DeconvConv2d(_Whitening):
     iterations: Newton-Schulz steps, part of the method (5). eps: added to the diagonal of the covariance.
     momentum: weight of the new value in the running mean and running matrix, which evaluation uses.
     sampling_stride: patches are sampled every `sampling_stride * stride` pixels for the statistics.
-    freeze: renew the statistics only in training steps 0 to 100 of every 1000.
+    freeze: renew the statistics only in training steps 0 to 100 of every 1000. The layer counts its calls in training;
+        a compiler would take the count for a constant, so who compiles it calls `next_step` and sets `decided` instead.
     covariance: what the centred patches are rounded to in the covariance; `bfloat16` is an approximation of the method.
     Parameters: weight (out, in/groups, kh, kw), bias (out,). Buffers: running_mean (groups*F,), running_deconv (F, F)
     or (groups, F, F), with F = block * kh * kw.
@@ -125,6 +126,7 @@ class DeconvConv2d(_Whitening):
         parts = in_channels // width
         self.sampling = Sampling(kernel, step, self.padding, self.dilation, groups, self.features, parts)
         self.steps = 0
+        self.decided: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -139,6 +141,10 @@ class DeconvConv2d(_Whitening):
         """Whether this forward pass computes new statistics. With `freeze`, each call counts as one training step."""
         if not self.training or not self.freeze:
             return self.training
+        return self.next_step() if self.decided is None else self.decided
+
+    def next_step(self) -> bool:
+        """Counts a training step of a frozen layer; returns whether it renews the statistics."""
         self.steps += 1
         return (self.steps - 1) % FREEZE_CYCLE < FREEZE_STEPS
 

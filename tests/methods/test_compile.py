@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from normbench.methods.network_deconvolution import DeconvConv2d
 from tests.support import layer_cases
 
 COMPILED = [
@@ -87,19 +86,14 @@ def test_a_last_batch_that_is_smaller(name: str) -> None:
     assert counter.frame_count == 2
 
 
-@torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True)
-def test_a_frozen_layer_is_not_compiled_anew_in_every_step() -> None:
-    """Its count of steps is a number of Python, which the compiler takes for a constant unless it is told otherwise."""
-    layer = DeconvConv2d(2, 2, 1, freeze=True)
+def test_square_images() -> None:
+    """Whose rows and columns have the same Fourier matrix: torch.compile does not pass a tensor twice."""
+    layer = layer_cases.layer("ConvNorm2d")
     reference = copy.deepcopy(layer)
     run, counter = compiled(layer)
-    x = torch.randn(4, 2, 2, 2, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for _ in range(110):
-            assert torch.allclose(run(x), reference(x), atol=1e-6)
-    assert layer.steps == reference.steps == 110
-    assert torch.allclose(layer.running_deconv, reference.running_deconv, atol=1e-6)
-    assert counter.frame_count <= 4
+    for seed in range(2):
+        same_step(layer, reference, run, layer_cases.images("ConvNorm2d", seed, size=(8, 8)), 1e-12)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler g++, which inductor needs on a CPU")

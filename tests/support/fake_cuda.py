@@ -49,9 +49,10 @@ def mode() -> FakeCuda:
 
 
 @contextlib.contextmanager
-def fake_cuda() -> Iterator[None]:
-    """A context in which every new tensor is fake, and `cuda` is available. No tensor from outside can be used in it.
+def fake_cuda(available: bool = True) -> Iterator[None]:
+    """A context in which every new tensor is fake, and a GPU is available. No tensor from outside can be used in it.
 
+    available: False for torch.compile, which asks an available GPU for its random state. Autocast has no effect then.
     Each patch has its reason beside it.
     """
     # torch counts the devices at the first backward pass of a process. It would find the fake one and start a thread for
@@ -60,7 +61,7 @@ def fake_cuda() -> Iterator[None]:
     with contextlib.ExitStack() as patches:
         patches.enter_context(mode())
         # Autocast turns itself off without a GPU, and asks it for bfloat16.
-        patches.enter_context(mock.patch.object(torch.cuda, "is_available", return_value=True))
+        patches.enter_context(mock.patch.object(torch.cuda, "is_available", return_value=available))
         patches.enter_context(mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True))
         patches.enter_context(mock.patch.object(torch.cuda, "current_device", return_value=0))
         # The choice of a convolution's library asks the driver. It decides on the memory format of the result, which is

@@ -8,8 +8,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from normbench.data.batches import on_device
+from normbench.methods import network_deconvolution, registry
+from normbench.training import loop
+from tests.support import subjects
+from tests.support.short_models import CHANNELS, short_classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -84,3 +94,37 @@ def test_without_a_compiler_there_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("recipe.compile = 'default': torch.compile fails here: ")
     assert "Traceback" not in done.stderr
+
+
+def trained(compile: str | None, counter: CompileCounterWithBackend) -> tuple[torch.nn.Module, list[float]]:
+    """A short VGG, whose first layer is frozen in every third and fourth step, and the losses of eight epochs."""
+    torch.manual_seed(0)
+    network = short_classifier("vgg", registry.build("network_deconvolution", {}))
+    pixels = torch.randint(0, 256, (10, 8, 8, CHANNELS), generator=torch.Generator().manual_seed(0))
+    images = on_device(pixels.to(torch.uint8), torch.arange(10) % 5, [0.5] * 3, [0.3] * 3, "cpu")
+    recipe = subjects.recipe(epochs=8, batch_size=10, compile=compile, lr=0.01)
+    real = torch.compile
+
+    def compiling(model: torch.nn.Module, *, mode: str, dynamic: bool) -> Any:
+        return real(model, backend=counter, fullgraph=True, dynamic=dynamic)
+
+    with mock.patch.object(torch, "compile", compiling):
+        outcome = loop.fit(network, registry.build("network_deconvolution", {}), images, recipe, 0, lambda *_: None)
+    return network, [entry["loss"] for entry in outcome.history]
+
+
+def test_frozen_layers_are_compiled_once_for_each_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of the step is not part of what is compiled."""
+    monkeypatch.setattr(network_deconvolution, "FREEZE_STEPS", 2)
+    monkeypatch.setattr(network_deconvolution, "FREEZE_CYCLE", 4)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    (network, losses), (reference, expected) = trained("default", counter), trained(None, counter)
+    assert counter.frame_count == 2
+    assert losses == pytest.approx(expected, rel=1e-4)
+    stem, reference_stem = network.features[0], reference.features[0]
+    assert stem.freeze
+    assert stem.steps == reference_stem.steps == 8
+    assert stem.decided is None
+    assert torch.allclose(stem.running_deconv, reference_stem.running_deconv, rtol=1e-3, atol=1e-4)
+    torch._dynamo.reset()

@@ -1,0 +1,110 @@
+"""The networks of all methods under torch.compile, as for a GPU: one graph, which CUDA graphs can record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from normbench.functional.placement import placed
+from normbench.methods import registry
+from normbench.training.compilation import CountsSteps
+from tests.support.dispatch import Operations
+from tests.support.fake_cuda import fake_cuda, obstacle
+from tests.support.short_models import CHANNELS, short_classifier
+
+REASON = obstacle()
+pytestmark = [
+    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
+    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Graphs:
+    """A backend of torch.compile that keeps the graphs, runs them as they are, and notes the operations of the last."""
+
+    def __init__(self) -> None:
+        self.found: list[torch.fx.GraphModule] = []
+        self.done = Operations()
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        def run(*given: Any) -> Any:
+            self.done = Operations()
+            with self.done:
+                return graph.forward(*given)
+
+        self.found.append(graph)
+        return run
+
+    def compiled(self, network: nn.Module) -> Any:
+        """The whole network as one graph; a graph that is compiled again, or a part left out, is an error or counts."""
+        return torch.compile(network, fullgraph=True, dynamic=False, backend=self)
+
+
+def recordable(graph: torch.fx.GraphModule) -> None:
+    """A graph has no tensor of the CPU, and no number among its inputs, for each of which it would be recorded anew."""
+    for node in graph.graph.nodes:
+        value = node.meta.get("example_value")
+        values = value if isinstance(value, tuple | list) else [value]
+        assert all(each.is_cuda for each in values if isinstance(each, Tensor)), node
+        assert node.op != "placeholder" or isinstance(value, Tensor), node
+
+
+def step(run: Any, training: bool) -> None:
+    """A forward pass, and a backward pass in training."""
+    x = torch.empty(4, CHANNELS, 8, 8, device="cuda").contiguous(memory_format=torch.channels_last)
+    with torch.set_grad_enabled(training):
+        y = run(x)
+    if training:
+        y.square().sum().backward()
+
+
+@pytest.mark.parametrize("method", registry.names())
+def test_one_graph(method: str) -> None:
+    """For training and for evaluation; a second step compiles nothing, and updates every buffer in its place."""
+    network, graphs = short_classifier("resnet", registry.build(method, {})), Graphs()
+    with fake_cuda(available=False):
+        placed(network, "cuda").train()
+        run = graphs.compiled(network)
+        step(run, True)
+        buffers = dict(network.named_buffers())
+        step(run, True)
+        assert len(graphs.found) == 1
+        assert graphs.done.launches
+        assert not graphs.done.waits
+        assert not graphs.done.on_cpu
+        assert all(value is buffers[name] for name, value in network.named_buffers())
+        network.eval()
+        step(run, False)
+        step(run, False)
+        assert len(graphs.found) == 2
+    for graph in graphs.found:
+        recordable(graph)
+
+
+def test_a_frozen_layer_has_a_graph_for_each_decision() -> None:
+    """Its count of steps is not part of them."""
+    network, graphs = short_classifier("vgg", registry.build("network_deconvolution", {})), Graphs()
+    with fake_cuda(available=False):
+        placed(network, "cuda").train()
+        (stem,) = (layer for layer in network.modules() if isinstance(layer, CountsSteps) and layer.freeze)
+        run = graphs.compiled(network)
+        for decision in (True, False, False, True):
+            stem.steps += 1
+            stem.decided = decision
+            step(run, True)
+    assert len(graphs.found) == 2
+    for graph in graphs.found:
+        recordable(graph)
+    one, other = (len(graph.graph.nodes) for graph in graphs.found)
+    assert other < one
