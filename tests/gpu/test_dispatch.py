@@ -151,16 +151,18 @@ def replaced(engine: Callable) -> Iterator[None]:
 
 
 class Partly(torch.autograd.Function):
-    """Two results, of which one may get no gradient."""
+    """Two results, of which one may get no gradient, and one that has none."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, factor: float, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx, x: Tensor, factor: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.factor = factor
         ctx.set_materialize_grads(factor > 2)
-        return x * factor, y * factor
+        constant = x.sum(1)
+        ctx.mark_non_differentiable(constant)
+        return x * factor, y * factor, constant
 
     @staticmethod
-    def backward(ctx, of_x: Tensor | None, of_y: Tensor | None) -> tuple[Tensor | None, None, Tensor | None]:
+    def backward(ctx, of_x: Tensor | None, of_y: Tensor | None, _: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         return None if of_x is None else of_x * ctx.factor, None, None if of_y is None else of_y * ctx.factor
 
 

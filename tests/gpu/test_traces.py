@@ -108,15 +108,27 @@ def test_options(method: str, options: dict[str, Any], precision: str) -> None:
         evaluated(network, precision, layout)
 
 
-def trained(network: nn.Module, method: Method, precision: str, layout: MemoryFormat) -> None:
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("kind", ["pgd", "free"])
+def test_adversaries(kind: str, layout: MemoryFormat) -> None:
+    """Adversarial training, on batches that are cropped and flipped, with clipped gradients."""
+    made = registry.build("batch_norm", {})
+    network = short_classifier("resnet", made)
+    adversary = {"kind": kind, "epsilon": 8.0} | ({"steps": 2} if kind == "pgd" else {"repeats": 2})
+    with fake_cuda():
+        trained(network, made, "bfloat16", layout, adversary=adversary, gradient_clip=1.0, crop_padding=2, flip=True)
+
+
+def trained(network: nn.Module, method: Method, precision: str, layout: MemoryFormat, **recipe: Any) -> None:
     """Places a network and trains it for a step."""
     placed(network, "cuda", layout)
-    data = images(layout)
-    training = loop.Training(
-        network.train(), method, data, subjects.recipe(precision=precision), 0, print, loop.Nobody()
-    )
+    settings = subjects.recipe(precision=precision, batch_size=BATCH, **recipe)
+    training = loop.Training(network.train(), method, images(layout), settings, 0, print, loop.Nobody())
     with Operations() as done:
-        training.train_on(0, 0, data.pixels, data.labels)
+        batch = next(training.batches.pixels(0))
+    assert not done.waits  # The order of an epoch is drawn on the CPU.
+    with Operations() as done:
+        training.train_on(0, 0, *batch)
     leaves_nothing_behind(done, "training")
     same_layout(network, training.optimizer, ("momentum_buffer",))
 

@@ -123,8 +123,10 @@ def apply(node: Any, given: dict[int, Tensor]) -> list[Tensor | None]:
         results = results if isinstance(results, tuple) else (results,)
         return [result for result, edge in zip(results, node.next_functions, strict=True) if edge[0] is not None]
     if getattr(node, "fills_undefined", True):
+        # Of a result that has no gradient torch tells neither the shape nor the device.
+        device = next(iter(given.values())).device
         arguments = [
-            torch.zeros(tuple(like.shape), dtype=like.dtype, device=like.device) if value is None else value
+            torch.zeros(tuple(like.shape), dtype=like.dtype, device=device) if value is None else value
             for value, like in zip(arguments, metadata, strict=True)
         ]
     results = node.apply(*arguments)
