@@ -63,9 +63,10 @@ def test_every_architecture_is_traced() -> None:
 
 
 def leaves_nothing_behind(done: Operations, what: str) -> None:
-    """The host neither waited for the GPU nor computed anything itself."""
+    """The host neither waited for the GPU nor computed anything itself, and a deterministic recipe is possible."""
     assert not done.waits, f"{what}: the host waits: {sorted(set(done.waits))}"
     assert not done.on_cpu, f"{what}: tensors of the CPU: {sorted(set(done.on_cpu))}"
+    assert not done.chancy, f"{what}: without a deterministic kernel: {sorted(set(done.chancy))}"
 
 
 def same_layout(network: nn.Module, optimizer: torch.optim.Optimizer, names: tuple[str, ...]) -> None:
