@@ -20,7 +20,7 @@ from normbench.models import build
 from normbench.models.sngan import sngan
 from normbench.system.schema import MemoryFormat
 from normbench.training import loop
-from normbench.training.attacks import fgsm, pgd
+from normbench.training.attacks import pgd
 from normbench.training.optimization import autocast
 from tests.support import subjects
 from tests.support.dispatch import Operations, same_strides
@@ -84,18 +84,22 @@ def same_layout(network: nn.Module, optimizer: torch.optim.Optimizer, names: tup
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("model", SHORT)
 def test_classifier(model: str, method: str, precision: str, layout: MemoryFormat) -> None:
-    """A training step, then the evaluation of the network and of what it folds into, and attacks."""
+    """A training step, then the evaluation of the network and of what it folds into, and an attack.
+
+    Without training, memory formats differ in few operations, so that one network is enough for the second one.
+    """
     made = registry.build(method, {})
     network = short_classifier(model, made)
     with fake_cuda():
         trained(network, made, precision, layout)
-        evaluated(network, precision, layout)
+        if layout == "channels_last" or model == "resnet":
+            evaluated(network, precision, layout)
 
 
 @pytest.mark.parametrize(("precision", "layout"), [("float32", "channels_last"), ("bfloat16", "contiguous")])
 @pytest.mark.parametrize("method", METHODS)
 def test_other_pairs_of_precision_and_layout(method: str, precision: str, layout: MemoryFormat) -> None:
-    test_classifier("resnext", method, precision, layout)
+    test_classifier("resnet", method, precision, layout)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
@@ -135,7 +139,7 @@ def trained(network: nn.Module, method: Method, precision: str, layout: MemoryFo
 
 
 def evaluated(network: nn.Module, precision: str, layout: MemoryFormat) -> None:
-    """Evaluates and attacks a network, and what it folds into."""
+    """Evaluates a network and what it folds into, and attacks it by PGD, which does all that FGSM does."""
     data = images(layout)
     network.eval()
 
@@ -148,7 +152,6 @@ def evaluated(network: nn.Module, precision: str, layout: MemoryFormat) -> None:
         classifier(x)
     leaves_nothing_behind(done, "evaluation")
     with Operations() as done:
-        fgsm(classifier, x, data.labels, 0.03)
         pgd(classifier, x, data.labels, 0.03, 0.01, 1, 1, torch.Generator().manual_seed(0))
     leaves_nothing_behind(done, "an attack")
     with Operations() as done:
