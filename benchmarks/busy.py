@@ -79,7 +79,7 @@ LOADS = (contextlib.nullcontext, busy)
 def train(arguments: argparse.Namespace, pipe: Connection) -> None:
     """The main function of a setting's process: trains for as many seconds as it is told; sends images per second."""
     devices.prepare("cpu")
-    devices.use_threads(int(os.environ["OMP_NUM_THREADS"]))
+    devices.use_threads(int(os.environ["OMP_NUM_THREADS"]), "cpu")
     chance = np.random.default_rng(0)
     pixels = chance.integers(0, 256, (IMAGES, arguments.size, arguments.size, 3), dtype=np.uint8)
     labels = chance.integers(0, CLASSES, IMAGES)

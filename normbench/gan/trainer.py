@@ -55,7 +55,7 @@ def networks(task: GanTask, model: Model, method: Method, bound: Bound, seed: in
 def prepare(task: GanTask, model: Model, method: Method, bound: Bound, seed: int, data: Splits) -> Gan:
     """Builds the networks of a run and moves them to the device of `data`. Sets up torch as the recipe says."""
     devices.prepare(data.device, deterministic=task.recipe.deterministic)
-    devices.use_threads(task.recipe.threads)
+    devices.use_threads(task.recipe.threads, data.device)
     built = networks(task, model, method, bound, seed)
     generator, discriminator = (placement.placed(network, data.device) for network in built)
     return Gan(generator, discriminator, method, task.recipe, data.train.made_for(discriminator))

@@ -16,9 +16,10 @@ from normbench.runs.contents import PREDICTIONS, WEIGHTS
 from normbench.runs.record import Numerics
 from normbench.runs.run import Run
 from normbench.runs.trained import Clock, Speed, Trained
-from normbench.system import layout, npy
+from normbench.system import layout, npy, side_by_side
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
+from normbench.system.threads import cores
 from normbench.training import classifier
 from normbench.training.compilation import keep_compiled
 from normbench.training.keeper import Keeper
@@ -33,7 +34,8 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
     """
     task = narrowed(run.task, Task, f"run {run.id}: task")
     recipe, clock = task.recipe, Clock(time.perf_counter)
-    keep_compiled(str(layout.store() / "compiled"))
+    if recipe.compile is not None:
+        keep_compiled(str(layout.store() / "compiled"), max(1, cores() // side_by_side.beside))
     method = methods.build(run.variant.method, run.variant.options)
     model = models.get(task.model, "classifier")
     prepared = classifier.prepare(task, model, method, run.bound, run.seed, data)

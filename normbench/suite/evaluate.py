@@ -146,7 +146,7 @@ def subject_of(
     """
     task = narrowed(record.provenance.task, Task, f"{run}: task")
     devices.prepare(device, task.recipe.precision, task.recipe.deterministic)
-    devices.use_threads(task.recipe.threads)
+    devices.use_threads(task.recipe.threads, device)
     model = trained_classifier(record, run, device)
     images = images.made_for(model, record.provenance.numerics.memory_format)
     return Subject(

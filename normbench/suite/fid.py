@@ -49,7 +49,7 @@ def score(task: str, variant: str) -> None:
     with files.atomic_folder(layout.SCORES / Kind.GAN / task / variant) as out:
         network, description = features(data, bound)
         devices.prepare(device, deterministic=spec.recipe.deterministic)  # not before, as the features have a recipe
-        devices.use_threads(spec.recipe.threads)
+        devices.use_threads(spec.recipe.threads, device)
         metric = fid.reference(network, pixels)
         description |= {"samples": count, "references": len(pixels)}
         found = []

@@ -20,11 +20,10 @@ from normbench.runs.run import Kind, Run
 from normbench.system import device as devices
 from normbench.system.progress import Progress
 from normbench.training import classifier
-from normbench.training.logits import logits
+from normbench.training.logits import default_batch_size, logits
 from normbench.training.task import Task
 
 WARM, STEPS = 3, 20  # steps before the measurement, in which kernels are chosen, and measured steps
-SCORED = 500  # test images on which the time of predictions is measured
 ADVANTAGE = 1.25  # smallest speedup by another precision that is reported
 
 Cell = tuple[Kind, str, str]  # kind, task and variant
@@ -35,7 +34,7 @@ class Cost:
     """The expected cost of a run.
 
     step: seconds of a training step. steps: of the whole training. rest: seconds outside of the steps. memory: peak
-    bytes of a training step on a GPU; 0 elsewhere.
+    bytes of training and of predictions on a GPU; 0 elsewhere.
     """
 
     step: float
@@ -113,7 +112,7 @@ def _of_classifier(run: Run, task: Task, data: Splits) -> Cost:
         classifier.fit(prepared_run, task, run.seed, lambda *_: None, watch)
     start = time.perf_counter()
     test = prepared_run.test
-    part = test.pixels[:SCORED]
+    part = test.pixels[: default_batch_size(test.pixels, data.device)]  # with the memory that all of them take
     logits(prepared_run.model, test, part, task.recipe.precision)
     rest = (time.perf_counter() - start) * len(test) / len(part)
     start = time.perf_counter()

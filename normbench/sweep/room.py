@@ -27,7 +27,7 @@ def processes(device: str, threads: int, memory: int, waiting: int) -> int:
 
 
 def bytes_of_a_run(todo: list[Run], costs: Iterable[Cost]) -> int:
-    """Returns the most bytes that one of the runs needs on a GPU: its data and the peak of a training step."""
+    """Returns the most bytes that one of the runs takes on a GPU: its data and the peak of training and predictions."""
     data = max(sum(file.stat().st_size for file in Path(run.bound.path).glob("*.npy")) for run in todo)
     return data + max((cost.memory for cost in costs), default=0)
 

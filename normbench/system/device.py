@@ -84,13 +84,13 @@ def preload() -> None:
     import torch._dynamo  # noqa: F401
 
 
-def use_threads(count: int) -> None:
-    """Sets the number of threads of CPU operations in this process.
+def use_threads(count: int, kind: str) -> None:
+    """Sets the number of threads of CPU operations in this process: `count`, or 1 for a run on a GPU.
 
     The number of threads decides the order in which sums are rounded, so on a CPU it changes the last digits of
-    results. On a GPU it keeps processes that share the machine from taking all cores each.
+    results. A GPU leaves little to the CPU, and processes that share one must not take all cores each.
     """
-    torch.set_num_threads(count)
+    torch.set_num_threads(count if kind == "cpu" else 1)
 
 
 def has_bfloat16(kind: str) -> bool:

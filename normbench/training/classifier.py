@@ -68,7 +68,7 @@ def prepare(task: Task, model: Model, method: Method, bound: Bound, seed: int, d
     if recipe.precision == "tf32" and not devices.has_tf32(data.device):
         raise UserError("recipe.precision = 'tf32': only GPUs of NVIDIA's Ampere generation or later compute in TF32")
     devices.prepare(data.device, recipe.precision, recipe.deterministic)
-    devices.use_threads(recipe.threads)
+    devices.use_threads(recipe.threads, data.device)
     images, facts = training_set(data.train, task, bound.classes)
     wanted = recipe.memory_format
     placed = placement.placed(network(task, model, method, bound, seed), data.device, wanted)

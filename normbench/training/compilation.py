@@ -83,6 +83,14 @@ def compiled(
     return run, time.perf_counter() - began
 
 
-def keep_compiled(folder: str) -> None:
-    """Makes `torch.compile` cache its kernels in `folder`, unless TORCHINDUCTOR_CACHE_DIR is already set."""
+def keep_compiled(folder: str, workers: int) -> None:
+    """Makes `torch.compile` cache its kernels in `folder`, and compile several kernels at once in `workers` processes.
+
+    By default there are as many as cores, for each run that shares them. The variables TORCHINDUCTOR_CACHE_DIR and
+    TORCHINDUCTOR_COMPILE_THREADS are kept if they are set.
+    """
+    from torch._inductor import config  # imported here because it takes long, and most runs do not compile
+
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(folder))
+    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+        config.compile_threads = workers

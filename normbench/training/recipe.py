@@ -51,7 +51,7 @@ class Recipe(Strict):
 
     precision: `float32`; `tf32`, in which a GPU rounds the factors of the products in convolutions and linear layers to
     10 bits after the point; or `bfloat16` by autocast. memory_format: of weights and activations. threads: the number
-    of CPU threads of a run, on which the order of floating-point additions on a CPU depends. These three change the
+    of CPU threads of a run on a CPU, on which the order of floating-point additions depends. These three change the
     last digits of results. So they are part of a run's id, and do not depend on the machine.
     deterministic: whether a GPU, too, gives the same bits every time, with slower kernels; a CPU always does.
     """

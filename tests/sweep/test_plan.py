@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from normbench.runs.run import Kind, Run
 from normbench.sweep import cost, plan, states
-from tests.support import sample_runs
+from normbench.training import logits
+from tests.support import kill_and_resume, sample_runs
 from tests.support.suite_folder import SuiteFolder
 
 
@@ -132,6 +134,29 @@ def test_the_stopwatch_ends_a_training_after_its_steps(monkeypatch: pytest.Monke
     short = cost.Stopwatch("cpu")
     short.due()
     assert short.step() == 1.0  # the one there is
+
+
+@pytest.mark.parametrize(("size", "expected"), [(20, 20), (100, 64)])
+def test_predictions_are_measured_as_they_will_be_made(
+    size: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU one batch of them, or all if they are fewer, counts for the memory of a run, as training does."""
+    monkeypatch.setattr(logits, "BATCH_SIZES", {"cpu": size})
+    batches: list[int] = []
+
+    def note(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if not module.training:
+            batches.append(len(given[0]))
+
+    def noted(*arguments: Any) -> Any:
+        prepared_run = prepare(*arguments)
+        prepared_run.model.register_forward_pre_hook(note)
+        return prepared_run
+
+    prepare = cost.classifier.prepare
+    monkeypatch.setattr(cost.classifier, "prepare", noted)
+    cost.measure(kill_and_resume.run("batch_norm", 0), kill_and_resume.splits())
+    assert batches == [expected]
 
 
 def test_bfloat16_is_advised_where_it_is_much_faster(monkeypatch: pytest.MonkeyPatch):

@@ -118,10 +118,12 @@ def test_cublas_must_be_set_up_for_it(settings: None, monkeypatch: pytest.Monkey
 
 
 def test_threads():
-    """A run has the threads of its recipe: on a CPU for its sums, elsewhere so that it leaves the other cores free."""
+    """A run on a CPU computes with the threads of its recipe; runs that share a GPU leave each other the cores."""
     before = torch.get_num_threads()
     try:
-        device.use_threads(3)
+        device.use_threads(3, "cpu")
         assert torch.get_num_threads() == 3
+        device.use_threads(3, "cuda")
+        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

@@ -21,6 +21,8 @@ from normbench.training import loop
 from tests.support import subjects
 from tests.support.short_models import CHANNELS, short_classifier
 
+from normbench.training.compilation import keep_compiled
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
@@ -56,6 +58,20 @@ found["hits"] = counters["inductor"]["fxgraph_cache_hit"]
 found["misses"] = counters["inductor"]["fxgraph_cache_miss"]
 print(json.dumps(found))
 """
+
+
+def test_runs_that_share_the_cores_do_not_each_compile_on_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config, "compile_threads", 32)
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "kept")
+    keep_compiled(str(tmp_path), 3)
+    assert config.compile_threads == 3
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "kept"
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "3")
+    keep_compiled(str(tmp_path), 5)
+    assert config.compile_threads == 3
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import on_device
-from normbench.training.logits import logits
+from normbench.training.logits import default_batch_size, logits
 
 
 class Limited(nn.Module):
@@ -24,7 +24,9 @@ class Limited(nn.Module):
         return x.flatten(1)[:, :2]
 
 
-def test_batches_are_halved_where_memory_runs_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_batches_are_halved_where_memory_runs_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels = torch.arange(1100 * 4, dtype=torch.int64).remainder(256).to(torch.uint8).view(1100, 2, 2, 1)
     images = on_device(pixels, torch.zeros(1100, dtype=torch.long), [0.5], [0.5], "cpu")
     model = Limited(130)
@@ -38,3 +40,23 @@ def test_batches_are_halved_where_memory_runs_out(capsys: pytest.CaptureFixture[
         logits(Limited(130), images, images.pixels, "float32", 200)
     with pytest.raises(torch.OutOfMemoryError):
         logits(Limited(0), images, images.pixels, "float32")
+    monkeypatch.setattr(torch, "get_deterministic_debug_mode", lambda: 2)
+    with pytest.raises(torch.OutOfMemoryError):  # what is free now must not decide which kernels are used
+        logits(Limited(130), images, images.pixels, "float32")
+
+
+@pytest.mark.parametrize(
+    ("kind", "height", "width", "expected"),
+    [
+        ("cpu", 32, 32, 500),
+        ("cpu", 8, 8, 500),
+        ("cuda", 32, 32, 5000),
+        ("cuda", 28, 28, 5000),
+        ("cuda", 64, 64, 1250),
+        ("cuda", 224, 224, 102),
+        ("cuda", 64, 32, 2500),
+        ("cpu", 1024, 1024, 1),
+    ],
+)
+def test_the_size_of_batches_follows_from_that_of_the_images(kind: str, height: int, width: int, expected: int) -> None:
+    assert default_batch_size(torch.empty(7, 3, height, width, device="meta"), kind) == expected
