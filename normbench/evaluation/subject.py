@@ -24,8 +24,8 @@ class Subject:
 
     model: on its device, in evaluation mode. initial: builds the network as it was before training, and seeds torch's
     generators for that. images: the clean test images. corrupted: where their corrupted copies are. index: ascending
-    indices (M,) of the test images whose corrupted copies are evaluated. precision: that of training, `float32` or
-    `bfloat16`. seed: the suite's, of all random draws.
+    indices (M,) of the test images whose corrupted copies are evaluated. precision: that of the
+    recipe. seed: the suite's, of all random draws.
     """
 
     model: nn.Module

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from normbench.suite import code
 from normbench.suite import fid as fid_stage
 from normbench.suite.suite import Suite
 from normbench.suite.train import train_gans
+from normbench.system import device as devices
 from normbench.system import files, layout
 from normbench.system.seeds import derive
 from tests.support.prepared import by_hand
@@ -395,6 +398,25 @@ def test_the_number_of_samples_is_the_recipes(project: Path) -> None:
     fid_stage.score("small", "batch_norm")
     record = files.read_json(layout.SCORES / "gan/small/batch_norm/3.json")
     assert record["metrics"]["fid_features"]["samples"] == 70
+
+
+def test_the_device_is_prepared_as_the_recipe_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the training, and for the FID once the classifier is trained, which has a recipe of its own."""
+    order: list[Any] = []
+    prepare, fit, reference = devices.prepare, loop.fit, fid.reference
+
+    def prepared_device(*given: Any, **named: Any) -> None:
+        order.append(inspect.signature(prepare).bind(*given, **named).arguments.get("deterministic", False))
+        prepare(*given, **named)
+
+    monkeypatch.setattr(devices, "prepare", prepared_device)
+    monkeypatch.setattr(loop, "fit", lambda *given: (order.append("fit"), fit(*given))[1])
+    monkeypatch.setattr(fid, "reference", lambda *given: (order.append("reference"), reference(*given))[1])
+    write_task(recipe(iterations=1, deterministic=True))
+    train_gans("small", "batch_norm")
+    fid_stage.score("small", "batch_norm")
+    settled = [before for before, now in itertools.pairwise(order) if now in ("fit", "reference")]
+    assert settled == [True, True, True]
 
 
 def test_a_run_that_diverges_is_recorded_without_a_fid(project: Path) -> None:
