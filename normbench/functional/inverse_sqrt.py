@@ -1,106 +1,207 @@
-"""The unconverged Newton-Schulz inverse square root of Network Deconvolution (Ye et al., arXiv 1905.11926)."""
+"""The unconverged Newton-Schulz inverse square root of Network Deconvolution (Ye et al., arXiv 1905.11926).
+
+A symmetric positive definite matrix is divided by its Frobenius norm, through which the gradient flows as well, and
+then takes some steps of the coupled iteration
+
+    t = 1.5 - 0.5 z y,  y = y t,  z = t z,
+
+which starts with the matrix as y and the identity as z. z approaches the inverse square root, which is then divided by
+the square root of the norm. Five steps are far from converged for a wide spectrum, which acts as the method's
+regularizer (`isqrt_newton_schulz` in the authors' code).
+
+There are two ways to compute this and its gradient: by products of matrices, and by an eigendecomposition, which
+applies the iteration to the eigenvalues.
+"""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from normbench.functional.products import Unrounded, addmm, matmul
 from normbench.functional.symmetric import symmetric_product
+from normbench.functional.tables import identity, table
+
+# Products are many small operations, which on a CPU beat an eigendecomposition if there are few steps for few features.
+FEW = 400  # features times steps after the first
 
 
 def inverse_sqrt(matrix: Tensor, iterations: int) -> Tensor:
-    """The root of `times_inverse_sqrt` itself, with its gradient: (..., F, F) -> (..., F, F)."""
-    square = matrix.view(-1, *matrix.shape[-2:])
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return times_inverse_sqrt(identity.expand_as(square), square, iterations)[0].view(matrix.shape)
+    """The root itself, with its gradient: (..., F, F) -> (..., F, F). A matrix that is not finite gives NaN."""
+    return InverseSqrt.apply(matrix.view(-1, *matrix.shape[-2:]), iterations).view(matrix.shape)
 
 
-def times_inverse_sqrt(rows: Tensor, matrix: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """rows (G, R, F), matrix (G, F, F) -> rows @ root (G, R, F), and the root (G, F, F), which has no gradient.
-
-    The root is the Newton-Schulz approximation of the inverse square root of a symmetric positive definite matrix. The
-    matrix is divided by its Frobenius norm, through which the gradient flows as well, and then takes `iterations` steps
-    of the coupled iteration. Five of them are far from converged for a wide spectrum, which acts as the method's
-    regularizer (`isqrt_newton_schulz` in the authors' code). A matrix that is not finite gives NaN.
-
-    The gradient of the matrix is symmetric. Rows in bfloat16 are multiplied in bfloat16; the root itself is computed in
-    the precision of the matrix.
-    """
-    if matrix.device.type == "cpu":  # there, unlike on a GPU, an eigendecomposition is far cheaper than the products
-        return TimesSpectralRoot.apply(rows, matrix, iterations)
-    matrix = (matrix + matrix.mT) / 2  # so that its gradient is symmetric
-    scale = matrix.flatten(-2).norm(dim=-1)[..., None, None]
-    y = matrix / scale
-    z = identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    for step in range(iterations):
-        t = 1.5 * identity - 0.5 * (y if step == 0 else z @ y)
-        z = t if step == 0 else t @ z
-        if step < iterations - 1:
-            y = y @ t
-    root = z / scale.sqrt()
-    return rows @ root.to(rows.dtype), root.detach()
-
-
-class TimesSpectralRoot(torch.autograd.Function):
-    """`times_inverse_sqrt` by eigendecomposition: the same iteration, applied to the eigenvalues.
-
-    The coupled iteration updates two matrices: z, which approaches the root, and y. A step computes t = 1.5 - 0.5 x
-    from their product x, and changes x to x t^2 and z to z t. The gradient of a function of a matrix involves its
-    divided differences over pairs of eigenvalues. They follow from the product rule along with the iteration, so that
-    nothing is divided by a difference of close eigenvalues.
-    """
+class InverseSqrt(torch.autograd.Function):
+    """See `inverse_sqrt`."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, matrix: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-        """See `times_inverse_sqrt`."""
-        scale = matrix.flatten(-2).norm(dim=-1)
-        # eigh raises an error for values that are not finite. They are replaced below; the scale makes the result NaN.
-        scale = torch.where(scale.isfinite(), scale, torch.nan)
-        values, vectors = torch.linalg.eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
-        x, z, factors = values / scale[..., None], torch.ones_like(values), []
-        for _ in range(iterations):
-            t = torch.sub(1.5, x, alpha=0.5)
-            factors.append(t)
-            x, z = x * t * t, z * t
-        root = symmetric_product(vectors * (z / scale.sqrt()[..., None])[..., None, :], vectors)
-        ctx.save_for_backward(rows, values, vectors, scale, root, torch.stack(factors))
-        ctx.mark_non_differentiable(root)
-        ctx.set_materialize_grads(False)  # that of the root would be zeros
-        return rows @ root.to(rows.dtype), root
+    def forward(ctx: Any, matrix: Tensor, iterations: int) -> Tensor:
+        """matrix: (G, F, F). Returns its root."""
+        root, saved = root_of(matrix, iterations)
+        ctx.save_for_backward(*saved)
+        return root
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None, None]:
-        if gradient is None:
-            return None, None, None
-        rows, values, vectors, scale, root, t = ctx.saved_tensors
-        of_rows = gradient @ root.to(gradient.dtype)
-        if not ctx.needs_input_grad[1]:
-            return of_rows, None, None
-        # Twice the symmetric part of rows.mT @ gradient, the gradient of the root, in the eigenbasis.
-        basis = vectors.to(rows.dtype)
-        if rows.shape[1] < rows.shape[2]:
-            one, other = rows @ basis, gradient @ basis
-            inner = symmetric_product(torch.cat([one, other], 1).mT, torch.cat([other, one], 1).mT)
-        else:
-            of_root = rows.mT @ gradient
-            inner = symmetric_product(basis.mT @ (of_root + of_root.mT), basis.mT)
-        inner = inner.to(values.dtype)
-        z = torch.cat([torch.ones_like(t[:1]), t.cumprod(0)])  # before each step, and after the last
-        # The divided difference of x t^2 is that of x times t_i^2 + t_i t_j + t_j^2 - 1.5 (t_i + t_j).
-        own = t * (t - 1.5)
-        x_difference, z_difference = torch.ones_like(t[0, :, None]), torch.zeros_like(t[0, :, None])
-        for step in range(len(t)):
-            row, column = t[step, :, None, :], t[step, :, :, None]
-            z_difference = torch.addcmul(z_difference * row, x_difference, z[step, :, :, None], value=-0.5)
-            if step < len(t) - 1:
-                factor = torch.addcmul(own[step, :, None, :], column, row).add_(own[step, :, :, None])
-                x_difference = factor.mul_(x_difference)
-        # The part of the gradient that flows through the norm is a multiple of the matrix: diagonal in the eigenbasis.
-        along = (inner.diagonal(dim1=-2, dim2=-1) * z[-1]).sum(-1) / (4 * scale**1.5)
-        inner.mul_(z_difference).mul_((0.5 * scale**-1.5)[..., None, None])
-        along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale
-        inner.diagonal(dim1=-2, dim2=-1).sub_((along / scale)[..., None] * values)
-        return of_rows, symmetric_product(basis @ inner.to(basis.dtype), basis).to(values.dtype), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        one = table(identity, gradient.shape[-1], like=gradient).expand_as(gradient)
+        return twice_gradient(ctx.saved_tensors, one, gradient) / 2, None
+
+
+def root_of(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The root of each matrix (G, F, F), and what `twice_gradient` needs. A matrix that is not finite gives NaN."""
+    few = matrix.shape[-1] * (iterations - 1) <= FEW
+    return by_products(matrix, iterations) if few or matrix.device.type != "cpu" else by_eigenvalues(matrix, iterations)
+
+
+def twice_gradient(saved: tuple[Tensor, ...], left: Tensor, right: Tensor) -> Tensor:
+    """Twice the symmetric gradient of the matrices (G, F, F), if that of their roots is left.mT @ right.
+
+    saved: from `root_of`. left, right: (G, R, F). Products with those in bfloat16 are computed in bfloat16.
+    """
+    # The first is a factor of each matrix (G, 1, 1), or it is the eigenvalues (G, F).
+    gradient = gradient_by_products if saved[0].dim() == 3 else gradient_by_eigenvalues
+    return gradient(saved, left, right)
+
+
+# --- by products -----------------------------------------------------------------------------------------------------
+
+
+def by_products(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`root_of` by products of matrices.
+
+    y, t and z of a step lie one after the other in memory, so that y t and t z are one batch of products.
+    """
+    with true_float32(matrix):
+        one = table(identity, matrix.shape[-1], like=matrix)
+        scale = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
+        factor = scale.sqrt() / scale  # unlike that of `rsqrt`, this is NaN where the norm overflows
+        start = matrix / scale
+        z = start.lerp(one, 1.5)  # t of the first step, and z after it
+        steps = matrix.new_empty(iterations - 1, 3, *matrix.shape)
+        for index, step in enumerate(steps):
+            y, t, z_of_step = step.unbind()
+            if index == 0:
+                z_of_step.copy_(z)
+                put(y, start, z)
+            put(t, z_of_step, y, one, 1.5, -0.5)
+            if index < len(steps) - 1:
+                put_both(steps[index + 1], step[:2], step[1:])
+            else:
+                z = matmul(t, z_of_step)
+        return z * factor, (factor, start, steps, z)
+
+
+def gradient_by_products(saved: tuple[Tensor, ...], left: Tensor, right: Tensor) -> Tensor:
+    """`twice_gradient` of `by_products`.
+
+    A function of a symmetric matrix that is a power series has a symmetric derivative. So the gradient is the
+    derivative in the direction of the gradient of the root, by the product rule along with the iteration.
+    """
+    factor, start, steps, z = saved
+    with true_float32(factor):
+        of_root = matmul(left.mT, right).to(start.dtype)
+        of_start = (of_root + of_root.mT) * factor**3
+        of_z = -0.5 * of_start
+        now, following = start.new_empty(2, 3, *start.shape) if len(steps) else (start, start)
+        for index, step in enumerate(steps):
+            (y, t, z_of_step), (of_y, of_t, of_z_of_step) = step.unbind(), now.unbind()
+            if index == 0:
+                of_z_of_step.copy_(of_z)
+                put(of_y, of_start, z_of_step)
+                put(of_y, start, of_z, of_y)
+            put(of_t, of_z_of_step, y)
+            put(of_t, z_of_step, of_y, of_t, -0.5, -0.5)
+            if index < len(steps) - 1:
+                put_both(following, now[:2], step[1:])
+                put_both(following, step[:2], now[1:], add=True)
+                now, following = following, now
+            else:
+                of_z = addmm(matmul(of_t, z_of_step), t, of_z_of_step)
+        # What flows through the norm is a multiple of the matrix.
+        along = torch.addcmul(of_z * start, of_start, z, value=0.5).sum((-2, -1), keepdim=True)
+        return torch.addcmul(of_z, along, start, value=-1)
+
+
+def put(out: Tensor, a: Tensor, b: Tensor, added: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0) -> None:
+    """Writes a @ b, or beta * added + alpha * a @ b, to `out`; stacks of matrices (G, F, F)."""
+    if torch.compiler.is_compiling():
+        out.copy_(matmul(a, b) if added is None else addmm(added, a, b, beta, alpha))
+    elif added is None:
+        torch.bmm(a, b, out=out)
+    else:
+        torch.baddbmm(added, a, b, beta=beta, alpha=alpha, out=out)
+
+
+def put_both(step: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
+    """Writes a[0] @ b[0] to y and a[1] @ b[1] to z of a step (3, G, F, F), or adds them; a, b: (2, G, F, F)."""
+    out = step[::2]
+    if out.shape[1] == 1:  # one batch of two products
+        out, a, b = out[:, 0], a[:, 0], b[:, 0]
+        put(out, a, b, out if add else None)
+    else:
+        for i in (0, 1):
+            put(out[i], a[i], b[i], out[i] if add else None)
+
+
+def true_float32(like: Tensor) -> AbstractContextManager[None]:
+    """A context for products in true float32 on the device of `like`. A compiler finds operators for it instead."""
+    return nullcontext() if torch.compiler.is_compiling() else Unrounded(like.device.type)
+
+
+# --- by eigenvalues --------------------------------------------------------------------------------------------------
+
+
+def by_eigenvalues(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`root_of` by eigendecomposition.
+
+    A step computes t = 1.5 - 0.5 x from the product x of z and y, and changes x to x t^2 and z to z t.
+    """
+    scale = torch.linalg.vector_norm(matrix, dim=(-2, -1))
+    # eigh raises an error for values that are not finite. They are replaced below; the scale makes the result NaN.
+    scale = torch.where(scale.isfinite(), scale, torch.nan)
+    values, vectors = torch.linalg.eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
+    x, z, factors = values / scale[..., None], torch.ones_like(values), []
+    for _ in range(iterations):
+        t = torch.sub(1.5, x, alpha=0.5)
+        factors.append(t)
+        x, z = x * t * t, z * t
+    root = symmetric_product(vectors * (z / scale.sqrt()[..., None])[..., None, :], vectors)
+    return root, (values, vectors, scale, torch.stack(factors))
+
+
+def gradient_by_eigenvalues(saved: tuple[Tensor, ...], left: Tensor, right: Tensor) -> Tensor:
+    """`twice_gradient` of `by_eigenvalues`.
+
+    The gradient of a function of a matrix involves its divided differences over pairs of eigenvalues. They follow from
+    the product rule along with the iteration, so that nothing is divided by a difference of close eigenvalues.
+    """
+    values, vectors, scale, t = saved
+    # Twice the symmetric part of the gradient of the root, in the eigenbasis.
+    basis = vectors.to(left.dtype)
+    if left.shape[1] < left.shape[2]:
+        one, other = matmul(left, basis), matmul(right, basis)
+        inner = symmetric_product(torch.cat([one, other], 1).mT, torch.cat([other, one], 1).mT)
+    else:
+        of_root = matmul(left.mT, right)
+        inner = symmetric_product(matmul(basis.mT, of_root + of_root.mT), basis.mT)
+    inner = inner.to(values.dtype)
+    z = torch.cat([torch.ones_like(t[:1]), t.cumprod(0)])  # before each step, and after the last
+    # The divided difference of x t^2 is that of x times t_i^2 + t_i t_j + t_j^2 - 1.5 (t_i + t_j).
+    own = t * (t - 1.5)
+    x_difference, z_difference = torch.ones_like(t[0, :, None]), torch.zeros_like(t[0, :, None])
+    for step in range(len(t)):
+        row, column = t[step, :, None, :], t[step, :, :, None]
+        z_difference = torch.addcmul(z_difference * row, x_difference, z[step, :, :, None], value=-0.5)
+        if step < len(t) - 1:
+            factor = torch.addcmul(own[step, :, None, :], column, row).add_(own[step, :, :, None])
+            x_difference = factor.mul_(x_difference)
+    # The part of the gradient that flows through the norm is a multiple of the matrix: diagonal in the eigenbasis.
+    along = (inner.diagonal(dim1=-2, dim2=-1) * z[-1]).sum(-1) / (2 * scale**1.5)
+    inner.mul_(z_difference).mul_((scale**-1.5)[..., None, None])
+    along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale
+    inner.diagonal(dim1=-2, dim2=-1).sub_((along / scale)[..., None] * values)
+    return symmetric_product(matmul(basis, inner.to(basis.dtype)), basis).to(values.dtype)

@@ -1,16 +1,17 @@
-"""Mean and covariance of the patches of images, the statistics of Network Deconvolution, with an efficient gradient."""
+"""The patches of images that are sampled for Network Deconvolution, and their mean and covariance."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from normbench.functional.pairs import Pair
-from normbench.functional.symmetric import symmetric_product
+from normbench.functional.products import addmm
+from normbench.functional.symmetric import splits, symmetric_product
+from normbench.functional.tables import identity, table
 
 
 @dataclass(frozen=True)
@@ -43,65 +44,130 @@ class Sampling:
         """The vectors that are sampled from x (N, C, H, W), in float32 or wider, as a new tensor (groups, M, F)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         if self.kernel == (1, 1):
-            return self.vectors(x.to(dtype)[self.pixels(x)])
-        places = self.patches(x.shape[2], 0), self.patches(x.shape[3], 1)
-        patches, image = x.new_zeros(len(x), *places, self.positions, x.shape[1], dtype=dtype), x.permute(0, 2, 3, 1)
-        for tap, inside, source in taps(self, *x.shape[2:]):
-            patches[:, *inside, tap] = image[:, *source]
-        return self.vectors(patches.view(-1, self.positions * x.shape[1]))
+            patches = self.pixels(x)[..., None, None]
+        else:
+            (top, left), (height, width) = self.padding, x.shape[2:]
+            bottom, right = self.extent(height, 0) - height - top, self.extent(width, 1) - width - left
+            patches = self.patches(functional.pad(x, (left, right, top, bottom)))
+        return self.vectors(self.divided(patches).to(dtype, memory_format=torch.contiguous_format, copy=True))
 
     def add(self, images: Tensor, rows: Tensor) -> None:
         """The adjoint of `rows`: adds entries of rows (groups, M, F) to pixels of images (N, C, H, W), in place."""
         entries = self.entries(rows)
         if self.kernel == (1, 1):
-            images[self.pixels(images)] += entries.to(images.dtype)
+            self.add_to_pixels(images, entries)
             return
-        places = self.patches(images.shape[2], 0), self.patches(images.shape[3], 1)
-        patches, image = entries.view(len(images), *places, self.positions, -1), images.permute(0, 2, 3, 1)
-        for tap, inside, source in taps(self, *images.shape[2:]):
-            image[:, *source] += patches[:, *inside, tap]
+        tiles = self.step == self.kernel and self.dilation == (1, 1)
+        (top, left), (count, channels, height, width) = self.padding, images.shape
+        size = count, self.extent(height, 0), self.extent(width, 1), channels
+        padded = (rows.new_empty(size) if tiles else rows.new_zeros(size)).permute(0, 3, 1, 2)
+        places = self.divided(self.patches(padded))
+        entries = entries.view(places.shape)
+        if all(step >= self.reach(axis) for axis, step in enumerate(self.step)):
+            places.copy_(entries)
+        else:  # patches overlap, so that they are added one kernel position after the other
+            for row in range(self.kernel[0]):
+                for column in range(self.kernel[1]):
+                    places[..., row, column, :] += entries[..., row, column, :]
+        inside = padded[:, :, top : top + height, left : left + width]
+        images[:, :, : inside.shape[2], : inside.shape[3]] += inside
 
-    def vectors(self, patches: Tensor) -> Tensor:
-        """Patches (P, T * C), the channels innermost, as vectors: (groups, P, F) or, with one group, (1, P * G, F)."""
+    def pixels(self, x: Tensor) -> Tensor:
+        """The pixels (P, C) that a 1x1 kernel samples from images (N, C, H, W)."""
+        last = x.permute(0, 2, 3, 1)
+        if last.is_contiguous():
+            return last.view(-1, x.shape[1])[:: self.step[0] * self.step[1]]
+        return last[self.places(x)]
+
+    def add_to_pixels(self, images: Tensor, entries: Tensor) -> None:
+        """The adjoint of `pixels`, of entries as `divided` returns them: adds them to images, in place."""
+        last = images.permute(0, 2, 3, 1)
+        if last.is_contiguous():
+            self.divided(self.pixels(images)[..., None, None]).add_(entries)
+        else:
+            order = (0, 4, 1, 2, 3) if self.groups == 1 else (0, 1, 4, 2, 3)
+            last[self.places(images)] += entries.permute(order).reshape(len(entries), -1)
+
+    def places(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The sample, the row and the column of each pixel that a 1x1 kernel samples from images (N, C, H, W)."""
+        count, _, height, width = x.shape
+        return table(pixels, count, height, width, self.step[0] * self.step[1], like=x).unbind()
+
+    def patches(self, images: Tensor) -> Tensor:
+        """A view of all patches of images (N, C, H, W) that are padded already: (N, C, rows, columns, kh, kw)."""
+        rows, columns = self.dilation
+        found = images.unfold(2, self.reach(0), self.step[0]).unfold(3, self.reach(1), self.step[1])
+        return found if self.dilation == (1, 1) else found[..., ::rows, ::columns]
+
+    def divided(self, patches: Tensor) -> Tensor:
+        """A view of patches, or of a weight, (P, C, ..., kh, kw) in the parts of channels: (P, ..., part, kh, kw, B).
+
+        The parts are channels that are `parts` apart or, with several groups, the groups of neighbouring channels.
+        """
+        part, of_part = (2, 1) if self.groups == 1 else (1, 2)
+        sizes = (self.block, -1) if self.groups == 1 else (-1, self.block)
+        divided = patches.unflatten(1, sizes)
+        last = divided.dim() - 1
+        return divided.permute(0, *range(3, last - 1), part, last - 1, last, of_part)
+
+    def vectors(self, divided: Tensor) -> Tensor:
+        """Divided patches as vectors: (groups, P, F) or, with one group, (1, P * G, F)."""
         taps, block, parts = self.positions, self.block, self.parts
         if self.groups > 1:
             # In memory, M is innermost here: with few features, as in depth-wise layers, products are faster so.
-            columns = patches.T.contiguous().view(taps, parts, block, -1).transpose(0, 1)
-            return columns.reshape(parts, self.features, -1).mT
+            return divided.reshape(-1, parts * self.features).T.contiguous().view(parts, self.features, -1).mT
         # Entry (a * G + d) * T + t in the order of the method is that of channel a * G + d and kernel position t, and
         # feature a * T + b of vector g, for d * T + t = b * G + g: two ways to divide the same range of numbers.
-        divided = patches.unflatten(1, (taps, block, parts)).permute(0, 3, 1, 2).reshape(-1, taps, parts, block)
-        return divided.transpose(1, 2).reshape(1, -1, self.features)
+        return divided.reshape(-1, taps, parts, block).transpose(1, 2).reshape(1, -1, self.features)
 
     def entries(self, vectors: Tensor) -> Tensor:
-        """The inverse of `vectors`."""
+        """The inverse of `vectors`: (P, part, kh, kw, B)."""
         taps, block, parts = self.positions, self.block, self.parts
         if self.groups > 1:
-            columns = vectors.mT.unflatten(1, (taps, block)).transpose(0, 1)
-            return columns.reshape(taps * parts * block, -1).T.contiguous()
-        divided = vectors.view(-1, parts, taps, block).transpose(1, 2).reshape(-1, parts, taps, block)
-        return divided.permute(0, 2, 3, 1).reshape(len(divided), -1)
+            columns = vectors.mT.reshape(parts * self.features, -1).T.contiguous()
+        else:
+            columns = vectors.reshape(-1, parts, taps, block).transpose(1, 2).reshape(-1, parts * self.features)
+        return columns.view(-1, parts, *self.kernel, block)
 
     def weight_rows(self, weight: Tensor) -> Tensor:
         """A weight (out, C/groups, kh, kw) as rows that multiply vectors: (groups, R, F).
 
-        With one group there are R = out * G rows, G for each output, else R = out / groups.
+        With one group there are R = out * G rows, G for each output, else R = out / groups. The rows of a matrix
+        (out, C) are its blocks of F neighbouring features, with R = out * C / F.
         """
-        taps = weight.permute(0, 2, 3, 1)
-        return taps.reshape(self.groups, -1, self.features) if self.groups > 1 else self.vectors(taps.flatten(1))
+        if weight.dim() == 2:
+            return weight.view(1, -1, self.features)
+        divided = self.divided(weight)
+        return divided.reshape(self.groups, -1, self.features) if self.groups > 1 else self.vectors(divided)
 
-    def weight(self, rows: Tensor) -> Tensor:
-        """The inverse of `weight_rows`."""
-        taps = rows.reshape(-1, self.features) if self.groups > 1 else self.entries(rows)
-        return taps.view(len(taps), *self.kernel, -1).permute(0, 3, 1, 2)
+    def weight(self, rows: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `weight_rows`, in the dtype of the rows. It has the shape and the strides of `like`."""
+        if like.dim() == 2:
+            return rows.view(like.shape)
+        if self.groups > 1:
+            found = rows.reshape(-1, *self.kernel, self.block).permute(0, 3, 1, 2)
+        else:
+            parts = self.entries(rows).permute(0, 4, 1, 2, 3)
+            found = parts.reshape(like.shape)
+        if found.stride() == like.stride():
+            return found
+        # The strides of a dimension of one element mean nothing, but optimizers compare them.
+        if all(size == 1 or a == b for size, a, b in zip(like.shape, found.stride(), like.stride(), strict=True)):
+            return found.as_strided(like.shape, like.stride())
+        return torch.empty_like(like, dtype=rows.dtype).copy_(found)
 
     def ordered(self, statistic: Tensor, dimensions: int) -> Tensor:
         """A statistic with its last `dimensions` over features in the order of the method, in the order used here."""
-        return swapped(statistic, dimensions, self.block, self.positions)
+        return swapped(statistic, dimensions, self.block, self.positions).reshape(statistic.shape)
 
-    def unordered(self, statistic: Tensor, dimensions: int) -> Tensor:
-        """The inverse of `ordered`."""
-        return swapped(statistic, dimensions, self.positions, self.block)
+    def move(self, running: Tensor, now: Tensor, momentum: float) -> None:
+        """Moves a running average, in the order of the method, towards a statistic in the order used here.
+
+        running: (groups * F,) or (F, F) or (groups, F, F), now: (groups, 1, F) or (groups, F, F).
+        """
+        dimensions = 1 if running.dim() == 1 else 2
+        view = swapped(now, dimensions, self.positions, self.block)
+        running.view(view.shape).lerp_(view.to(running), momentum)
 
     @property
     def positions(self) -> int:
@@ -113,105 +179,57 @@ class Sampling:
         """B, the number of channels in a vector."""
         return self.features // self.positions
 
-    def patches(self, size: int, axis: int) -> int:
-        """The number of patches along an axis (0 for rows, 1 for columns) of `size` pixels."""
-        return (size + 2 * self.padding[axis] - self.reach(axis)) // self.step[axis] + 1
+    def extent(self, size: int, axis: int) -> int:
+        """The pixels from the first to the last of all patches along an axis (0 for rows, 1 for columns) of `size`."""
+        rest = size + 2 * self.padding[axis] - self.reach(axis)
+        return rest // self.step[axis] * self.step[axis] + self.reach(axis)
 
     def reach(self, axis: int) -> int:
         """The pixels that a patch spans along an axis, dilation included."""
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
-    def span(self, size: int, tap: int, axis: int) -> tuple[slice, slice]:
-        """Along one axis, the patches whose entry `tap` is inside the image, and the pixels on which it falls."""
-        step, offset = self.step[axis], tap * self.dilation[axis] - self.padding[axis]
-        first = max(0, -(offset // step))  # the first patch with first * step + offset >= 0
-        last = min(self.patches(size, axis), (size - 1 - offset) // step + 1)
-        last = max(first, last)
-        start = first * step + offset
-        return slice(first, last), slice(start, start + (last - first - 1) * step + 1 if last > first else start, step)
 
-    def pixels(self, x: Tensor) -> tuple[Tensor, slice, Tensor, Tensor]:
-        """The index, into images (N, C, H, W), of the M pixels that a 1x1 kernel samples; it selects (M, C)."""
-        n, _, height, width = x.shape
-        taken = torch.arange(0, n * height * width, self.step[0] * self.step[1], device=x.device)
-        sample, pixel = taken // (height * width), taken % (height * width)
-        return sample, slice(None), pixel // width, pixel % width
-
-
-@functools.cache
-def taps(
-    sampling: Sampling, height: int, width: int
-) -> tuple[tuple[int, tuple[slice, slice], tuple[slice, slice]], ...]:
-    """(kernel position, patches, pixels) for each kernel position, row by row, in images of a size.
-
-    patches: the patches whose entry there is inside the image, as slices of rows and of columns in the grid of patches.
-    pixels: the pixels on which those entries fall, as slices of rows and of columns in the image.
-    """
-    found = []
-    for tap in range(sampling.positions):
-        inside_rows, rows = sampling.span(height, tap // sampling.kernel[1], 0)
-        inside_columns, columns = sampling.span(width, tap % sampling.kernel[1], 1)
-        found.append((tap, (inside_rows, inside_columns), (rows, columns)))
-    return tuple(found)
+def pixels(count: int, height: int, width: int, gap: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The sample, the row and the column of every gap-th pixel of a batch in the order (n, h, w): int64 (3, P)."""
+    taken = torch.arange(0, count * height * width, gap, device=device)
+    pixel = taken % (height * width)
+    return torch.stack([taken // (height * width), pixel // width, pixel % width])
 
 
 def swapped(x: Tensor, dimensions: int, outer: int, inner: int) -> Tensor:
-    """x (..., F) with element i * inner + j of each of its last dimensions moved to j * outer + i.
+    """A view of x (..., F) with element i * inner + j of each of its last dimensions at (j, i) of two dimensions.
 
     dimensions: how many dimensions are meant. outer * inner = F.
     """
-    split = x.view(*x.shape[:-dimensions], *(outer, inner) * dimensions)
+    view = x.view(*x.shape[:-dimensions], *(outer, inner) * dimensions)
     for axis in range(dimensions):
-        split = split.transpose(-2 * axis - 1, -2 * axis - 2)
-    return split.reshape(x.shape)
+        view = view.transpose(-2 * axis - 1, -2 * axis - 2)
+    return view
 
 
-class PatchMoments(torch.autograd.Function):
-    """Mean and (biased) covariance of the vectors that are sampled from images.
+def moments(rows: Tensor, eps: float, low_precision: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """rows (groups, M, F) -> rows without their mean, mean (groups, 1, F), covariance (groups, F, F).
 
-    The images are returned as well. The caller computes with these and not with x, so that the gradient of the moments
-    can be added, in place, to the gradient of what the caller computes. Only the centred vectors are saved for the
-    backward pass. The gradient needs no correction for the centring: to first order the covariance does not depend on
-    the mean, because the centred vectors sum to zero. The gradient that arrives for the covariance must be symmetric.
+    The rows are changed. eps is added to the diagonal of the (biased) covariance. low_precision: the centred rows are
+    rounded to bfloat16, an approximation. Products are still summed in float32.
     """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, sampling: Sampling, eps: float, low_precision: bool) -> tuple[Tensor, ...]:
-        """x (N, C, H, W) -> x, mean (groups, F), covariance (groups, F, F), to whose diagonal `eps` is added.
-
-        The moments of images in half precision are in float32. low_precision: round the centred vectors to bfloat16 for
-        the covariance, an approximation. Products are still summed in float32.
-        """
-        rows = sampling.rows(x)
-        mean = rows.mean(1)
-        rows -= mean[:, None]
-        if low_precision:
-            rows = rows.to(torch.bfloat16)
-        covariance = gram(rows).div_(rows.shape[1])
-        covariance.diagonal(dim1=-2, dim2=-1).add_(eps)
-        # The gradient of images in bfloat16 is in bfloat16, and so are the factors of its products.
-        ctx.save_for_backward(rows if low_precision else rows.to(x.dtype))
-        ctx.sampling = sampling
-        return x, mean, covariance
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_x: Tensor, of_mean: Tensor, of_covariance: Tensor) -> tuple[Tensor, None, None, None]:
-        rows = ctx.saved_tensors[0].to(of_x.dtype)
-        twice = (of_covariance * (2 / rows.shape[1])).to(rows.dtype)
-        shift = (of_mean / rows.shape[1]).to(rows.dtype)
-        if rows.is_contiguous():
-            of_rows = torch.baddbmm(shift[:, None], rows, twice)
-        else:
-            of_rows = torch.baddbmm(shift[:, :, None], twice, rows.mT).mT
-        ctx.sampling.add(of_x, of_rows)
-        return of_x, None, None, None
+    mean = rows.mean(1, keepdim=True)
+    rows -= mean
+    if low_precision:
+        rows = rows.to(torch.bfloat16)
+    return rows, mean, covariance(rows, eps)
 
 
-def gram(rows: Tensor) -> Tensor:
-    """The Gram matrices rows.mT @ rows, (groups, F, F), of rows (groups, M, F). bfloat16 rows give float32 results."""
-    if rows.dtype == torch.bfloat16:
-        if rows.device.type == "cuda":
-            return torch.bmm(rows.mT, rows, out_dtype=torch.float32)
-        rows = rows.float()
-    return symmetric_product(rows.mT, rows.mT)
+def covariance(rows: Tensor, eps: float) -> Tensor:
+    """The mean products rows.mT @ rows, (groups, F, F), of rows (groups, M, F), with eps added to their diagonals.
+
+    Those of bfloat16 rows are in float32.
+    """
+    low = rows.dtype == torch.bfloat16
+    if low and rows.device.type != "cuda":
+        return covariance(rows.float(), eps)
+    if low or splits(rows.mT):
+        product = torch.bmm(rows.mT, rows, out_dtype=torch.float32) if low else symmetric_product(rows.mT, rows.mT)
+        product.div_(rows.shape[1]).diagonal(dim1=-2, dim2=-1).add_(eps)
+        return product
+    return addmm(table(identity, rows.shape[-1], like=rows), rows.mT, rows, eps, 1 / rows.shape[1])

@@ -74,7 +74,7 @@ class Unrounded:
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a (..., M, K) @ b (..., K, N) -> (..., M, N), as `torch.matmul` of tensors of two or more dimensions."""
     if a.dtype != torch.float32 or not rounded(a.device.type):
-        return torch.matmul(a, b)
+        return plain(None, a, b, 0.0, 1.0)
     return Product.apply(None, a, b, 0.0, 1.0)
 
 
@@ -91,7 +91,9 @@ def addmm(added: Tensor, a: Tensor, b: Tensor, beta: float = 1.0, alpha: float =
 def plain(added: Tensor | None, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
     """The product by torch's functions, as the switches are."""
     if added is None:
-        return torch.matmul(a, b)
+        # Not by `matmul`, which takes stacks apart and puts them together again.
+        stacks = a.dim() == b.dim() == 3 and a.shape[0] == b.shape[0]
+        return (torch.bmm if stacks else torch.matmul)(a, b)
     return (torch.addmm if a.dim() == 2 else torch.baddbmm)(added, a, b, beta=beta, alpha=alpha)
 
 

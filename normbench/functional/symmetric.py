@@ -16,10 +16,15 @@ def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
 
     On a CPU, only the lower triangle of blocks is computed, by recursion; the rest follows by symmetry.
     """
-    half = a.shape[-2] // 2
-    if a.device.type != "cpu" or half < SMALL_BLOCK or a.shape[-1] < SHORT_SUM:
+    if not splits(a):
         return matmul(a, b.mT)
+    half = a.shape[-2] // 2
     top = symmetric_product(a[..., :half, :], b[..., :half, :])
     corner = matmul(a[..., half:, :], b[..., :half, :].mT)
     bottom = symmetric_product(a[..., half:, :], b[..., half:, :])
     return torch.cat([torch.cat([top, corner.mT], -1), torch.cat([corner, bottom], -1)], -2)
+
+
+def splits(a: Tensor) -> bool:
+    """Whether `symmetric_product` computes the product of a (G, F, K) in blocks."""
+    return a.device.type == "cpu" and a.shape[-2] // 2 >= SMALL_BLOCK and a.shape[-1] >= SHORT_SUM

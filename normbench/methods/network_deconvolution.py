@@ -20,9 +20,11 @@ from torch.nn import functional
 
 from normbench.functional.constants import constant
 from normbench.functional.convolution import conv2d
-from normbench.functional.inverse_sqrt import inverse_sqrt, times_inverse_sqrt
+from normbench.functional.inverse_sqrt import inverse_sqrt
 from normbench.functional.pairs import Pair, pair
-from normbench.functional.patch_moments import PatchMoments, Sampling
+from normbench.functional.patch_moments import Sampling
+from normbench.functional.products import matmul
+from normbench.functional.whitening import Whitened, centred
 from normbench.methods.base import ConvSpec, Count, Limits, Method, Positive, Role
 
 FREEZE_STEPS, FREEZE_CYCLE = 101, 1000  # a frozen layer renews its statistics in the first 101 of every 1000 steps
@@ -43,6 +45,8 @@ class _Whitening(nn.Module):
 
     running_mean: Tensor
     running_deconv: Tensor
+    weight: Tensor
+    bias: Tensor | None
     sampling: Sampling
 
     def __init__(self, features: int, groups: int, iterations: int, eps: float, momentum: float):
@@ -53,28 +57,25 @@ class _Whitening(nn.Module):
         self.register_buffer("running_mean", torch.zeros(groups * features))
         self.register_buffer("running_deconv", eye if groups == 1 else eye.repeat(groups, 1, 1))
 
-    def whitened(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (N, C, H, W), rows (groups, R, F) -> x, rows @ whitening matrix, mean (groups, F); moves the averages.
+    def whitened(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, C, H, W) -> x, and weight and bias of the plain layer that whitens its statistics, in the dtype of x.
 
-        The order of features is that of `Sampling`. The product is in the dtype of x. The x that is returned is to be
-        used in place of the one that is given.
+        The x that is returned is to be used in place of the one that is given. This moves the running averages.
         """
-        x, mean, covariance = PatchMoments.apply(x, self.sampling, self.eps, self.low_precision)
-        product, deconv = times_inverse_sqrt(rows.to(x.dtype), covariance, self.iterations)
+        options = self.sampling, self.eps, self.iterations, self.low_precision
+        same, weight, bias, mean, deconv = Whitened.apply(x, self.weight, self.bias, *options)
         with torch.no_grad():
-            mean_now, deconv_now = self.sampling.unordered(mean, 1), self.sampling.unordered(deconv, 2)
-            for running, now in ((self.running_mean, mean_now), (self.running_deconv, deconv_now)):
-                running.lerp_(now.view(running.shape).to(running), self.momentum)
-        return x, product, mean
+            for running, now in ((self.running_mean, mean), (self.running_deconv, deconv)):
+                self.sampling.move(running, now, self.momentum)
+        return same if x.requires_grad else x, weight, bias
 
-    def running(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """rows (groups, R, F) -> rows @ running whitening matrix, and the running mean (groups, F).
-
-        The order of features is that of `Sampling`.
-        """
-        mean = self.sampling.ordered(self.running_mean.view(-1, self.features), 1)
-        deconv = self.sampling.ordered(self.running_deconv.view(-1, self.features, self.features), 2)
-        return rows @ deconv.to(rows), mean.to(rows)
+    def plain(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight and bias, in a dtype, of the plain layer that evaluation computes."""
+        mean = self.sampling.ordered(self.running_mean.view(-1, 1, self.features), 1).to(self.weight)
+        deconv = self.sampling.ordered(self.running_deconv.view(-1, self.features, self.features), 2).to(self.weight)
+        rows = matmul(self.sampling.weight_rows(self.weight), deconv)
+        bias = centred(rows, mean, self.bias, len(self.weight))
+        return self.sampling.weight(rows, self.weight).to(dtype), bias.to(dtype)
 
 
 class DeconvConv2d(_Whitening):
@@ -131,8 +132,7 @@ class DeconvConv2d(_Whitening):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             if self.renews():
-                x, rows, mean = self.whitened(x, self.sampling.weight_rows(self.weight))
-                weight, bias = self.folded(rows, mean)
+                x, weight, bias = self.whitened(x)
             else:
                 weight, bias = constant(self, x.dtype, (self.weight, self.bias), lambda: self.plain(x.dtype))
         return conv2d(x, weight.to(x.dtype), bias.to(x.dtype), self.stride, self.padding, self.dilation, self.groups)
@@ -147,22 +147,6 @@ class DeconvConv2d(_Whitening):
         """Counts a training step of a frozen layer; returns whether it renews the statistics."""
         self.steps += 1
         return (self.steps - 1) % FREEZE_CYCLE < FREEZE_STEPS
-
-    def folded(self, rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight (out, in/groups, kh, kw) and bias (out,) of the plain convolution that this layer equals.
-
-        rows (groups, R, F): those of the weight, times the whitening matrix. mean: (groups, F).
-        """
-        bias = -(rows.to(mean) @ mean[..., None]).view(len(self.weight), -1).sum(1)
-        weight = self.sampling.weight(rows)
-        if self.weight.is_contiguous():  # The strides of the weight decide on the memory format of the output.
-            weight = weight.reshape(-1).view(weight.shape)
-        return weight, bias if self.bias is None else bias + self.bias
-
-    def plain(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The weight (out, in/groups, kh, kw) and bias (out,) of the plain convolution that evaluation computes."""
-        weight, bias = self.folded(*self.running(self.sampling.weight_rows(self.weight)))
-        return weight.to(dtype), bias.to(dtype)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"steps": self.steps}
@@ -199,29 +183,11 @@ class DeconvLinear(_Whitening):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             if self.training:
-                samples, rows, mean = self.whitened(x.reshape(-1, self.features, 1, 1), self.weight_rows())
+                samples, weight, bias = self.whitened(x.reshape(-1, self.features, 1, 1))
                 x = samples.view(x.shape)
-                weight, bias = self.folded(rows, mean)
             else:
                 weight, bias = constant(self, x.dtype, (self.weight, self.bias), lambda: self.plain(x.dtype))
         return functional.linear(x, weight.to(x.dtype), bias.to(x.dtype))
-
-    def weight_rows(self) -> Tensor:
-        """The weight (out, in) as rows (1, out * in / F, F) that multiply blocks of features."""
-        return self.weight.view(1, -1, self.features)
-
-    def folded(self, rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight (out, in) and bias (out,) of the plain linear layer that this layer equals.
-
-        rows (1, R, F): those of the weight, times the whitening matrix. mean: (1, F).
-        """
-        bias = -(rows.to(mean) @ mean[..., None]).view(len(self.weight), -1).sum(1)
-        return rows.view(self.weight.shape), bias if self.bias is None else bias + self.bias
-
-    def plain(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The weight (out, in) and bias (out,) of the plain linear layer that evaluation computes."""
-        weight, bias = self.folded(*self.running(self.weight_rows()))
-        return weight.to(dtype), bias.to(dtype)
 
 
 class ChannelDeconv(nn.Module):

@@ -1,0 +1,111 @@
+"""What a layer of Network Deconvolution computes in a training step besides its convolution, in one function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normbench.functional.inverse_sqrt import root_of, true_float32, twice_gradient
+from normbench.functional.patch_moments import Sampling, moments
+from normbench.functional.products import addmm, matmul
+
+
+class Whitened(torch.autograd.Function):
+    """Folds the whitening of the vectors that are sampled from images into the weight and the bias of a layer.
+
+    The images are returned as well. The caller computes with these and not with x, so that the gradient of the
+    statistics can be added, in place, to the gradient of what the caller computes. The gradient needs no correction for
+    the centring: to first order the covariance does not depend on the mean, because the centred vectors sum to zero.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        sampling: Sampling,
+        eps: float,
+        iterations: int,
+        low_precision: bool,
+    ) -> tuple[Tensor, ...]:
+        """x (N, C, H, W), weight, bias (out,) -> x, weight, bias, mean (groups, 1, F), root (groups, F, F).
+
+        weight: (out, C/groups, kh, kw) or, for a linear layer, (out, C). The new weight and bias have the dtype of x,
+        and the weight its strides. mean and root, the whitening matrix, have the order of features of `Sampling` and no
+        gradient. eps, low_precision: see `moments`. iterations: see `inverse_sqrt`.
+        """
+        with true_float32(x):
+            samples, mean, covariance = moments(sampling.rows(x), eps, low_precision)
+            root, saved = root_of(covariance, iterations)
+            rows = sampling.weight_rows(weight).to(x.dtype)
+            product = matmul(rows, root.to(x.dtype))
+            new_bias = centred(product, mean, bias, len(weight)).to(x.dtype)
+        # The gradient of images in bfloat16 is in bfloat16, and so are the factors of its products.
+        samples = samples if low_precision else samples.to(x.dtype)
+        ctx.save_for_backward(weight, samples, mean, root, rows, product, *saved)
+        ctx.shape, ctx.sampling, ctx.has_bias = x.shape, sampling, bias is not None
+        ctx.mark_non_differentiable(mean, root)
+        ctx.set_materialize_grads(False)
+        return x, sampling.weight(product, weight), new_bias, mean, root
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, of_x: Tensor | None, of_weight: Tensor | None, of_bias: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        weight, samples, mean, root, rows, product, *saved = ctx.saved_tensors
+        # A layer uses all three, so that none is missing as a rule.
+        of_weight = torch.zeros_like(weight, dtype=rows.dtype) if of_weight is None else of_weight
+        of_bias = rows.new_zeros(len(weight)) if of_bias is None else of_bias
+        if of_x is None and ctx.needs_input_grad[0]:
+            of_x = product.new_zeros(ctx.shape)
+        with true_float32(mean):
+            centre, by_output = repeated(mean, product, len(weight))
+            of_outputs = of_bias.view(*by_output[:2], 1)
+            of_product = ctx.sampling.weight_rows(of_weight).reshape(by_output)
+            of_product = torch.addcmul(of_product, of_outputs, centre.to(rows.dtype), value=-1).view(product.shape)
+            of_weight = ctx.sampling.weight(matmul(of_product, root.to(rows.dtype)).to(weight.dtype), weight)
+            if of_x is not None:
+                against_mean = matmul(product.view(by_output).to(mean.dtype).mT, of_outputs.to(mean.dtype))
+                against_mean = against_mean.view(len(product), -1, product.shape[2])
+                against_mean = against_mean.sum(1, keepdim=True) if against_mean.shape[1] > 1 else against_mean
+                twice = twice_gradient(saved, rows, of_product)
+                of_samples = gradient_of(samples.to(of_x.dtype), twice.to(of_x.dtype), against_mean.to(of_x.dtype))
+                ctx.sampling.add(of_x, of_samples)
+        return of_x, of_weight, of_bias.to(weight.dtype) if ctx.has_bias else None, None, None, None, None
+
+
+def centred(rows: Tensor, mean: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    """The bias (out,) with which rows (groups, R, F) of whitened weights act on vectors without their mean.
+
+    mean: (groups, 1, F). bias: the layer's own (out,), or none. The result has the dtype of the mean.
+    """
+    centre, by_output = repeated(mean, rows, outputs)
+    weight = rows.view(by_output).to(mean.dtype)
+    if bias is None:
+        return -matmul(weight, centre.mT).view(-1)
+    return addmm(bias.view(*by_output[:2], 1), weight, centre.mT, 1, -1).view(-1)
+
+
+def repeated(mean: Tensor, rows: Tensor, outputs: int) -> tuple[Tensor, tuple[int, int, int]]:
+    """A mean (groups, 1, F) once for each row of an output, (groups, 1, K), and the shape (groups, out / groups, K).
+
+    rows: (groups, R, F), which has that shape if the rows of an output are put together.
+    """
+    groups, count, features = rows.shape
+    shape = groups, outputs // groups, count * groups // outputs * features
+    return mean.expand(-1, shape[2] // features, -1).reshape(groups, 1, -1), shape
+
+
+def gradient_of(samples: Tensor, twice: Tensor, against_mean: Tensor) -> Tensor:
+    """The gradient of samples (groups, M, F), given without their mean, in their order in memory.
+
+    twice: that of their covariance, (groups, F, F), symmetric and doubled. against_mean: that of their mean, negative.
+    """
+    count = samples.shape[1]
+    if samples.is_contiguous():
+        return addmm(against_mean, samples, twice, -1 / count, 1 / count)
+    return addmm(against_mean.mT, twice, samples.mT, -1 / count, 1 / count).mT
