@@ -50,12 +50,11 @@ class Tf32(TorchDispatchMode):
         kwargs = kwargs or {}
         for table, kind in ((PRODUCTS, "matmul"), (CONVOLUTIONS, "conv")):
             places = table.get(function.overloadpacket, ())
-            if places and torch._C._get_fp32_precision_getter("mkldnn", kind) == "tf32":
-                args = list(args)
-                for place in places:
-                    if isinstance(args[place], Tensor) and args[place].dtype == torch.float32:
-                        args[place] = rounded(args[place])
-                self.count += 1
+            if torch._C._get_fp32_precision_getter("mkldnn", kind) != "tf32":
+                continue
+            factors = [place for place in places if args[place].dtype == torch.float32]
+            args = [rounded(value) if place in factors else value for place, value in enumerate(args)]
+            self.count += bool(factors)
         return function(*args, **kwargs)
 
 
