@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.nn import functional
 
 from normbench.methods import registry
 from normbench.system.transfer import to_device
-from tests.support.dispatch import Operations
+from tests.support.dispatch import NOT_DETERMINISTIC, Operations
 from tests.support.fake_cuda import fake_cuda, obstacle
 from tests.support.python_autograd import run_backward, set_materialize_grads
 from tests.support.short_models import CHANNELS, SHORT, short_classifier
@@ -126,6 +127,16 @@ def test_a_refused_batch_norm_is_an_error() -> None:
             torch.ops.aten.native_batch_norm_backward(x, x, None, *given, [True, False, False])
             with pytest.raises(AssertionError, match="a weight that is not given"):
                 torch.ops.aten.native_batch_norm_backward(x, x, None, *given, [False, True, True])
+
+
+@needs_fakes
+def test_what_has_no_deterministic_kernel_is_seen() -> None:
+    with fake_cuda(), Operations() as done:
+        x = torch.zeros(2, 3, 8, 8, device="cuda", requires_grad=True)
+        functional.adaptive_avg_pool2d(x, 4).sum().backward()
+        functional.interpolate(x, scale_factor=2, mode="bilinear").sum().backward()
+    assert done.seen.keys() & NOT_DETERMINISTIC == {"_adaptive_avg_pool2d_backward", "upsample_bilinear2d_backward"}
+    assert all(hasattr(torch.ops.aten, each) for each in NOT_DETERMINISTIC)
 
 
 @needs_fakes

@@ -59,6 +59,15 @@ CHANCY = {
 # pinned memory and without waiting; whether memory is pinned cannot be seen here.
 DRAWS = {"rand", "randint", "randn", "randperm"}
 PASSAGE = "normbench/system/transfer.py"
+# Operations that have no deterministic kernel on a GPU, by the documentation of `torch.use_deterministic_algorithms`.
+NOT_DETERMINISTIC = {
+    *("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "avg_pool3d_backward"),
+    *("adaptive_max_pool2d_backward", "fractional_max_pool2d_backward", "fractional_max_pool3d_backward"),
+    *("max_unpool2d", "max_unpool3d", "upsample_linear1d_backward", "upsample_bilinear2d_backward"),
+    *("upsample_bicubic2d_backward", "upsample_trilinear3d_backward", "reflection_pad1d_backward"),
+    *("reflection_pad2d_backward", "reflection_pad3d_backward", "nll_loss2d_forward", "_ctc_loss_backward"),
+    *("_embedding_bag", "put_", "histc", "bincount", "median", "grid_sampler_2d_backward", "scatter_reduce"),
+}
 INDEXING = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"}
 
 
