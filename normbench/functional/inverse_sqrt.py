@@ -25,8 +25,7 @@ from normbench.functional.products import Unrounded, addmm, matmul
 from normbench.functional.symmetric import symmetric_product
 from normbench.functional.tables import identity, table
 
-# Products are many small operations, which on a CPU beat an eigendecomposition if there are few steps for few features.
-FEW = 400  # features times steps after the first
+MOST_BY_PRODUCTS = 2  # iterations, up to which products take less time than an eigendecomposition on a CPU as well
 
 
 def inverse_sqrt(matrix: Tensor, iterations: int) -> Tensor:
@@ -53,8 +52,8 @@ class InverseSqrt(torch.autograd.Function):
 
 def root_of(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The root of each matrix (G, F, F), and what `twice_gradient` needs. A matrix that is not finite gives NaN."""
-    few = matrix.shape[-1] * (iterations - 1) <= FEW
-    return by_products(matrix, iterations) if few or matrix.device.type != "cpu" else by_eigenvalues(matrix, iterations)
+    products = matrix.device.type != "cpu" or iterations <= MOST_BY_PRODUCTS
+    return (by_products if products else by_eigenvalues)(matrix, iterations)
 
 
 def twice_gradient(saved: tuple[Tensor, ...], left: Tensor, right: Tensor) -> Tensor:
@@ -139,7 +138,7 @@ def put(out: Tensor, a: Tensor, b: Tensor, added: Tensor | None = None, beta: fl
 def put_both(step: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
     """Writes a[0] @ b[0] to y and a[1] @ b[1] to z of a step (3, G, F, F), or adds them; a, b: (2, G, F, F)."""
     out = step[::2]
-    if out.shape[1] == 1:  # one batch of two products
+    if out.shape[1] == 1 and out.device.type != "cpu":  # one batch of two products
         out, a, b = out[:, 0], a[:, 0], b[:, 0]
         put(out, a, b, out if add else None)
     else:
@@ -164,22 +163,25 @@ def by_eigenvalues(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tenso
     # eigh raises an error for values that are not finite. They are replaced below; the scale makes the result NaN.
     scale = torch.where(scale.isfinite(), scale, torch.nan)
     values, vectors = torch.linalg.eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
-    x, z, factors = values / scale[..., None], torch.ones_like(values), []
+    x, factors = values / scale[..., None], []
     for _ in range(iterations):
-        t = torch.sub(1.5, x, alpha=0.5)
-        factors.append(t)
-        x, z = x * t * t, z * t
-    root = symmetric_product(vectors * (z / scale.sqrt()[..., None])[..., None, :], vectors)
-    return root, (values, vectors, scale, torch.stack(factors))
+        factors.append(torch.sub(1.5, x, alpha=0.5))
+        x = x * factors[-1] * factors[-1]
+    t = torch.stack(factors)
+    z = t.cumprod(0)
+    root = symmetric_product(vectors * (z[-1] / scale.sqrt()[..., None])[..., None, :], vectors)
+    return root, (values, vectors, scale, t, z)
 
 
 def gradient_by_eigenvalues(saved: tuple[Tensor, ...], left: Tensor, right: Tensor) -> Tensor:
     """`twice_gradient` of `by_eigenvalues`.
 
-    The gradient of a function of a matrix involves its divided differences over pairs of eigenvalues. They follow from
-    the product rule along with the iteration, so that nothing is divided by a difference of close eigenvalues.
+    The gradient of a function of a matrix involves its divided differences over pairs of eigenvalues i, j. By the
+    product rule, that of z after the last step is the sum over the steps of -0.5 z_i x_ij t_j', where z and the divided
+    difference x_ij are those before the step, and t' is the product of the later t. A step multiplies x_ij by
+    t_i^2 + t_i t_j + t_j^2 - 1.5 (t_i + t_j). So nothing is divided by a difference of close eigenvalues.
     """
-    values, vectors, scale, t = saved
+    values, vectors, scale, t, z = saved
     # Twice the symmetric part of the gradient of the root, in the eigenbasis.
     basis = vectors.to(left.dtype)
     if left.shape[1] < left.shape[2]:
@@ -189,16 +191,13 @@ def gradient_by_eigenvalues(saved: tuple[Tensor, ...], left: Tensor, right: Tens
         of_root = matmul(left.mT, right)
         inner = symmetric_product(matmul(basis.mT, of_root + of_root.mT), basis.mT)
     inner = inner.to(values.dtype)
-    z = torch.cat([torch.ones_like(t[:1]), t.cumprod(0)])  # before each step, and after the last
-    # The divided difference of x t^2 is that of x times t_i^2 + t_i t_j + t_j^2 - 1.5 (t_i + t_j).
-    own = t * (t - 1.5)
-    x_difference, z_difference = torch.ones_like(t[0, :, None]), torch.zeros_like(t[0, :, None])
-    for step in range(len(t)):
-        row, column = t[step, :, None, :], t[step, :, :, None]
-        z_difference = torch.addcmul(z_difference * row, x_difference, z[step, :, :, None], value=-0.5)
-        if step < len(t) - 1:
-            factor = torch.addcmul(own[step, :, None, :], column, row).add_(own[step, :, :, None])
-            x_difference = factor.mul_(x_difference)
+    before = torch.cat([torch.full_like(t[:1], -0.5), -0.5 * z[:-1]])[..., None]
+    later = t.flip(0).cumprod(0).flip(0)[:, :, None]  # from each step on
+    own, one = t * (t - 1.5), torch.ones_like(t)
+    rows, columns = torch.stack([t, own, one], -1), torch.stack([t, one, own], -2)
+    z_difference = before[-1]
+    for step in range(len(t) - 2, -1, -1):
+        z_difference = matmul(rows[step], columns[step]).mul_(z_difference).addcmul_(before[step], later[step + 1])
     # The part of the gradient that flows through the norm is a multiple of the matrix: diagonal in the eigenbasis.
     along = (inner.diagonal(dim1=-2, dim2=-1) * z[-1]).sum(-1) / (2 * scale**1.5)
     inner.mul_(z_difference).mul_((scale**-1.5)[..., None, None])

@@ -49,18 +49,21 @@ class Sampling:
             (top, left), (height, width) = self.padding, x.shape[2:]
             bottom, right = self.extent(height, 0) - height - top, self.extent(width, 1) - width - left
             patches = self.patches(functional.pad(x, (left, right, top, bottom)))
-        return self.vectors(self.divided(patches).to(dtype, memory_format=torch.contiguous_format, copy=True))
+        divided = self.divided(patches).to(dtype, memory_format=torch.contiguous_format, copy=True)
+        del patches  # to free memory as large as the images
+        return self.vectors(divided)
 
     def add(self, images: Tensor, rows: Tensor) -> None:
         """The adjoint of `rows`: adds entries of rows (groups, M, F) to pixels of images (N, C, H, W), in place."""
         entries = self.entries(rows)
+        del rows  # to free memory as large as the images
         if self.kernel == (1, 1):
             self.add_to_pixels(images, entries)
             return
         tiles = self.step == self.kernel and self.dilation == (1, 1)
         (top, left), (count, channels, height, width) = self.padding, images.shape
         size = count, self.extent(height, 0), self.extent(width, 1), channels
-        padded = (rows.new_empty(size) if tiles else rows.new_zeros(size)).permute(0, 3, 1, 2)
+        padded = (entries.new_empty(size) if tiles else entries.new_zeros(size)).permute(0, 3, 1, 2)
         places = self.divided(self.patches(padded))
         entries = entries.view(places.shape)
         if all(step >= self.reach(axis) for axis, step in enumerate(self.step)):
@@ -69,6 +72,7 @@ class Sampling:
             for row in range(self.kernel[0]):
                 for column in range(self.kernel[1]):
                     places[..., row, column, :] += entries[..., row, column, :]
+        del places, entries
         inside = padded[:, :, top : top + height, left : left + width]
         images[:, :, : inside.shape[2], : inside.shape[3]] += inside
 

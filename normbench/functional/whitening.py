@@ -45,7 +45,7 @@ class Whitened(torch.autograd.Function):
             new_bias = centred(product, mean, bias, len(weight)).to(x.dtype)
         # The gradient of images in bfloat16 is in bfloat16, and so are the factors of its products.
         samples = samples if low_precision else samples.to(x.dtype)
-        ctx.save_for_backward(weight, samples, mean, root, rows, product, *saved)
+        ctx.save_for_backward(weight, samples, mean, root, rows, *saved)
         ctx.shape, ctx.sampling, ctx.has_bias = x.shape, sampling, bias is not None
         ctx.mark_non_differentiable(mean, root)
         ctx.set_materialize_grads(False)
@@ -56,25 +56,27 @@ class Whitened(torch.autograd.Function):
     def backward(
         ctx: Any, of_x: Tensor | None, of_weight: Tensor | None, of_bias: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
-        weight, samples, mean, root, rows, product, *saved = ctx.saved_tensors
+        weight, samples, mean, root, rows, *saved = ctx.saved_tensors
         # A layer uses all three, so that none is missing as a rule.
         of_weight = torch.zeros_like(weight, dtype=rows.dtype) if of_weight is None else of_weight
         of_bias = rows.new_zeros(len(weight)) if of_bias is None else of_bias
         if of_x is None and ctx.needs_input_grad[0]:
-            of_x = product.new_zeros(ctx.shape)
+            of_x = rows.new_zeros(ctx.shape)
         with true_float32(mean):
-            centre, by_output = repeated(mean, product, len(weight))
+            centre, by_output = repeated(mean, rows, len(weight))
             of_outputs = of_bias.view(*by_output[:2], 1)
             of_product = ctx.sampling.weight_rows(of_weight).reshape(by_output)
-            of_product = torch.addcmul(of_product, of_outputs, centre.to(rows.dtype), value=-1).view(product.shape)
+            of_product = torch.addcmul(of_product, of_outputs, centre.to(rows.dtype), value=-1).view(rows.shape)
             of_weight = ctx.sampling.weight(matmul(of_product, root.to(rows.dtype)).to(weight.dtype), weight)
             if of_x is not None:
-                against_mean = matmul(product.view(by_output).to(mean.dtype).mT, of_outputs.to(mean.dtype))
-                against_mean = against_mean.view(len(product), -1, product.shape[2])
-                against_mean = against_mean.sum(1, keepdim=True) if against_mean.shape[1] > 1 else against_mean
+                # The mean enters the bias by the product of the rows and the root.
+                by_rows = matmul(of_outputs.mT.to(mean.dtype), rows.view(by_output).to(mean.dtype))
+                by_rows = by_rows.view(len(rows), -1, rows.shape[2])
+                by_rows = by_rows.sum(1, keepdim=True) if by_rows.shape[1] > 1 else by_rows
+                against_mean = matmul(by_rows, root)
                 twice = twice_gradient(saved, rows, of_product)
-                of_samples = gradient_of(samples.to(of_x.dtype), twice.to(of_x.dtype), against_mean.to(of_x.dtype))
-                ctx.sampling.add(of_x, of_samples)
+                parts = samples.to(of_x.dtype), twice.to(of_x.dtype), against_mean.to(of_x.dtype)
+                ctx.sampling.add(of_x, gradient_of(*parts))
         return of_x, of_weight, of_bias.to(weight.dtype) if ctx.has_bias else None, None, None, None, None
 
 

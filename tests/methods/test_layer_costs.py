@@ -67,6 +67,7 @@ def memory(layer: nn.Module, *shape: int) -> tuple[float, float]:
     """What is held between the passes, output included, and at most at any time, in sizes of the images."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     gradient = torch.ones_like(x)
+    layer(x)  # what depends on sizes alone is kept for all layers
     with LiveBytes() as live:
         y = layer(x)
         held = live.live
@@ -183,16 +184,17 @@ DECONVOLUTIONS = {
 
 @pytest.mark.parametrize("name", DECONVOLUTIONS)
 def test_decompositions_and_products_of_deconvolution(name: str) -> None:
-    """One decomposition a step, of all groups at once, and as many products however many iterations there are."""
+    """One decomposition a step, of all groups at once; more iterations take only products of rank three."""
     make, shape = DECONVOLUTIONS[name]
     forward, backward = passes(make(), *shape)
+    later = 14 if name == "15 iterations" else 4
     assert forward.seen["_linalg_eigh"] == 1
     assert backward.seen["_linalg_eigh"] == 0
     more = name in ("linear", "activations")  # the product with activations, which is no convolution
     # The covariance, the matrix from its eigenvectors, the folded weight and bias.
     assert forward.count(PRODUCTS) <= 4 + more
     # Those of the fold twice each, four in the eigenbasis, one of the patches.
-    assert backward.count(PRODUCTS) <= 9 + 2 * more
+    assert backward.count(PRODUCTS) <= 9 + 2 * more + later
     assert backward.seen["convolution_backward"] <= 1
     forward, _ = passes(make().eval(), *shape, training=False) if name != "activations" else (forward, None)
     assert forward.seen["_linalg_eigh"] == (name == "activations")
