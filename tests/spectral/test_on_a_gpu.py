@@ -14,7 +14,10 @@ from normbench.models.build import build_classifier
 from normbench.spectral import frequencies
 from tests.spectral.test_spectral import EVERY
 from tests.support.dispatch import Operations
-from tests.support.fake_cuda import fake_cuda
+from tests.support.fake_cuda import fake_cuda, obstacle
+
+REASON = obstacle()
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 
 @pytest.mark.parametrize("name", EVERY)
