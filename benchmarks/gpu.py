@@ -16,7 +16,10 @@ runs all of it on a CPU in tiny sizes, to try the script.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,13 +54,19 @@ def measure(section: str, arguments: argparse.Namespace, seconds: float) -> Row:
         command += ["--rows", str(file), *(["--small"] if arguments.small else [])]
         command += ["--methods", *arguments.methods] if arguments.methods else []
         start, why = time.perf_counter(), None
+        # A session of its own, so that what it has started itself ends with it.
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
         try:
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", timeout=seconds)
-            if done.returncode:
-                last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-                why = f"ended with {done.returncode}: {last[0]}"
+            _, said = child.communicate(timeout=seconds)
+            if child.returncode:
+                last = said.strip().splitlines()[-1:] or ["no message"]
+                why = f"ended with {child.returncode}: {last[0]}"
         except subprocess.TimeoutExpired:
             why = f"was ended after {seconds:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
         lines = file.read_text().splitlines() if file.exists() else []
         rows = [json.loads(line) for line in lines]
     return {"seconds": time.perf_counter() - start, "why": why, "rows": rows}

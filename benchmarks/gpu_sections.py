@@ -7,6 +7,7 @@ an empty list, is as it should be. Every section also runs on a CPU, where it sh
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import multiprocessing
 import statistics
@@ -81,7 +82,12 @@ def each_method(setting: Setting, measure: Callable[[str], Row]) -> Iterator[Row
         try:
             yield {"method": name, **measure(name)}
         except Exception as error:
-            yield {"method": name, "problems": [f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"]}
+            yield {"method": name, "problems": [in_one_line(error)]}
+
+
+def in_one_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 # --- Agreement with the CPU ------------------------------------------------------------------------------------------
@@ -257,16 +263,17 @@ def evaluation(setting: Setting) -> Iterator[Row]:
             found[device] = {"predictions": logits(placed, images, images.pixels, "float32")}
             found[device] |= {"folded": logits(fold(placed), images, images.pixels, "float32")}
             moved = pgd(classifier, given, labels.to(device), 8 / 255, 2 / 255, 1, 1, torch.Generator().manual_seed(0))
-            found[device] |= {"attacked": (moved - given).sign().cpu()}
+            found[device] |= {"attacked": moved.cpu()}
         row: Row = {"problems": []}
         for key in ("predictions", "folded"):
             a, b = (found[device][key].double() for device in (setting.device, "cpu"))
             row[key] = ((a - b).norm() / b.norm()).item()
             if not row[key] <= 1e-4:
                 row["problems"].append(f"{key} are {row[key]:.1e} off")
-        row["attacked"] = (found[setting.device]["attacked"] != found["cpu"]["attacked"]).double().mean().item()
+        moved = (found[setting.device]["attacked"] - found["cpu"]["attacked"]).abs() > 1 / 255
+        row["attacked"] = moved.double().mean().item()
         if not row["attacked"] <= 1e-2:
-            row["problems"].append(f"an attack moves {100 * row['attacked']:.1f} % of the pixels the other way")
+            row["problems"].append(f"an attack moves {100 * row['attacked']:.1f} % of the pixels elsewhere")
         return row
 
     yield from each_method(setting, measure)
@@ -373,37 +380,38 @@ def waits(setting: Setting) -> Iterator[Row]:
 
 def speed(setting: Setting) -> Iterator[Row]:
     """Images per second, launches and peak memory of a training step of each method, in each precision."""
-    spent, rounds = (0.0, 1) if setting.small else (0.15, 5)
+    least, rounds = (0.0, 1) if setting.small else (0.15, 5)
     for precision in setting.precisions:
-        recipe, cases, rows = recipe_of(setting, precision=precision), dict[str, Training](), dict[str, Row]()
+        recipe, cases = recipe_of(setting, precision=precision), dict[str, Training]()
         for name in dict.fromkeys((BASE, *setting.names)):
             try:
                 given = training(setting, name, recipe, *large(setting))
                 for _ in range(5):
                     step(given)
-                rows[name] = {"launches": launches_in(lambda given=given: step(given), setting.device)}
                 cases[name] = given
             except Exception as error:
-                yield {"method": name, "precision": precision, "problems": [f"{type(error).__name__}: {error}"[:200]]}
+                yield {"method": name, "precision": precision, "problems": [in_one_line(error)]}
         times: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(rounds):
             for name, given in cases.items():  # in turns, so that the GPU's clock is the same for all
                 setting.synchronize()
                 start, done = time.perf_counter(), 0
-                while done == 0 or time.perf_counter() - start < spent:
+                while done == 0 or time.perf_counter() - start < least:
                     for _ in range(1 if setting.small else 5):
                         step(given)
                         done += 1
                     setting.synchronize()
                 times[name].append((time.perf_counter() - start) / done)
+        base: dict[str, float] = {}
         for name, given in cases.items():
-            rate = recipe.batch_size / statistics.median(times[name])
-            held = memory.step_memory(given.model, lambda given=given: step(given), setting.device) / 2**20
-            rows[name] |= {"images/s": rate, "MiB": held}
-            base = rows[BASE]
-            ratios = {"time": base["images/s"] / rate, "memory": held / base["MiB"]}
-            ratios["launched"] = rows[name]["launches"] / base["launches"]
-            yield {"method": name, "precision": precision, **rows[name], **ratios}
+            work = functools.partial(step, given)
+            costs = {"time": statistics.median(times[name]), "launched": launches_in(work, setting.device)}
+            costs["memory"] = memory.step_memory(given.model, work, setting.device)
+            base = base or costs
+            row: Row = {"method": name, "precision": precision, "images/s": recipe.batch_size / costs["time"]}
+            row |= {"MiB": costs["memory"] / 2**20, "launches": costs["launched"]}
+            # A profiler that may not look at the GPU counts nothing.
+            yield row | {key: value / base[key] if base[key] else None for key, value in costs.items()}
 
 
 def compiled(setting: Setting) -> Iterator[Row]:
@@ -427,8 +435,12 @@ def compiled(setting: Setting) -> Iterator[Row]:
                 step(given)
             setting.synchronize()
             rates.append(count * recipe.batch_size / (time.perf_counter() - start))
+        left_out = torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
         torch._dynamo.reset()
-        return {"images/s": rates[1], "gain": rates[1] / rates[0], "seconds to compile": compiling}
+        torch._dynamo.utils.counters.clear()
+        problems = [f"{left_out} graphs are not recorded as CUDA graphs"] if left_out else []
+        row = {"images/s": rates[1], "gain": rates[1] / rates[0], "seconds to compile": compiling}
+        return {**row, "problems": problems}
 
     yield from each_method(setting, measure)
 
@@ -533,9 +545,9 @@ def gan(setting: Setting) -> Iterator[Row]:
         there, here = start(name, setting.device), start(name, "cpu")
         losses = [torch.stack([each(number).cpu() for number in range(2)]) for each in (there, here)]
         error = ((losses[0] - losses[1]).norm() / losses[1].norm()).item()
-        found = waits_in(lambda: there(2), setting.device)
-        work: Callable[[], object] = lambda: [there(number) for number in range(3, 5 if setting.small else 23)]  # noqa: E731
-        spent = seconds(work, setting.device) / (2 if setting.small else 20)
+        found = waits_in(lambda: [there(number) for number in range(2, 6)], setting.device)  # the fifth begins an epoch
+        count = 2 if setting.small else 20
+        spent = seconds(lambda: [there(number) for number in range(6, 6 + count)], setting.device) / count
         problems = [] if error <= 1e-3 else [f"the losses of a GAN are {error:.1e} off"]
         problems += [f"the host waits in an iteration of a GAN, at {', '.join(found)}"] if found else []
         return {"ms": 1000 * spent, "error": error, "waits": found, "problems": problems}
@@ -549,7 +561,6 @@ def gan(setting: Setting) -> Iterator[Row]:
 def worker(setting: Setting, all_ready: Any, spent: float, rates: Any) -> None:
     """The main function of one of several processes: trains for some seconds and sends its images per second."""
     recipe = recipe_of(setting)
-    devices.use_threads(recipe.threads)
     given = training(setting, BASE, recipe, "resnet8" if setting.small else "resnet20", {})
     for _ in range(5):
         step(given)
@@ -557,9 +568,10 @@ def worker(setting: Setting, all_ready: Any, spent: float, rates: Any) -> None:
     all_ready.wait(120)
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < spent:
-        step(given)
+        for _ in range(10):
+            step(given)
         setting.synchronize()
-        done += 1
+        done += 10
     rates.put(done * recipe.batch_size / (time.perf_counter() - start))
 
 
