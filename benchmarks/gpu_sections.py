@@ -25,6 +25,7 @@ from benchmarks.turns import seconds
 from normbench.data.batches import Images
 from normbench.evaluation import fold
 from normbench.functional import placement
+from normbench.functional.constants import unchanging
 from normbench.gan import loop as gan_loop
 from normbench.gan.recipe import GanRecipe
 from normbench.methods import registry as methods
@@ -260,7 +261,8 @@ def evaluation(setting: Setting) -> Iterator[Row]:
                 x = (values - images.mean) / images.std
                 return placed(x.contiguous(memory_format=images.memory_format))
 
-            found[device] = {"predictions": logits(placed, images, images.pixels, "float32")}
+            with unchanging(placed):
+                found[device] = {"predictions": logits(placed, images, images.pixels, "float32")}
             found[device] |= {"folded": logits(fold(placed), images, images.pixels, "float32")}
             moved = pgd(classifier, given, labels.to(device), 8 / 255, 2 / 255, 1, 1, torch.Generator().manual_seed(0))
             found[device] |= {"attacked": moved.cpu()}

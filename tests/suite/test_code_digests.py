@@ -302,7 +302,7 @@ MOVES: dict[str, tuple[str, Edit, str]] = {
     ),
     "the number of threads": (
         "system/device.py",
-        replaced("torch.set_num_threads(count)", "torch.set_num_threads(count + 1)"),
+        replaced("torch.set_num_threads(count if", "torch.set_num_threads(count + 1 if"),
         "training",
     ),
     "the memory format": (
