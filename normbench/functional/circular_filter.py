@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from normbench.functional import real_fourier
 from normbench.functional.pairs import Pair
+from normbench.functional.tables import table
 
-WHOLE = (slice(None), slice(None))
-Window = tuple[slice, slice]
+# The pixels of a grid that are left after cropping so many rows and columns at each border, and taking every n-th one.
+Window = tuple[Pair, Pair]
 
 
 def inverse_spectrum_norm(weight: Tensor, height: int, width: int) -> Tensor:
@@ -23,63 +25,93 @@ def inverse_spectrum_norm(weight: Tensor, height: int, width: int) -> Tensor:
 
     weight: (out, in, kh, kw). height, width: the grid of frequencies. The norm is taken over input channels.
     """
-    rows, columns = (torch.arange(size, device=weight.device) for size in (height, width))
-    return inverse_norm_at(weight, (height, width), rows, columns)
+    cosines = table(all_cosines, *weight.shape[2:], height, width, like=weight)
+    return inverse_root(autocorrelation(weight) @ cosines).view(len(weight), height, width)
 
 
-def inverse_norm_at(weight: Tensor, grid: tuple[int, int], rows: Tensor, columns: Tensor) -> Tensor:
-    """`inverse_spectrum_norm` on a grid at the frequencies of some rows and columns, int64 (R,) and (S,): (out, R, S).
+def autocorrelation(weight: Tensor) -> Tensor:
+    """The autocorrelation of each output channel's kernel, summed over input channels: (out, L).
 
-    The squared norm is the Fourier transform of the kernel's autocorrelation, summed over input channels. As that has
-    only (2kh-1)(2kw-1) taps, one product with a table of cosines replaces the transforms of all kernels.
+    weight: (out, in, kh, kw). It is the same for opposite offsets, and each of these pairs is summed up to one of the L
+    numbers, in the order of `lags`. The squared norm of the spectrum is their cosine transform.
     """
-    out, _, kh, kw = weight.shape
-    taps = weight.reshape(out, -1, kh * kw)
-    products = taps.mT @ taps
-    # The autocorrelation sums over pairs of taps with the same offset, from 1 - k to k - 1, stored modulo 2k - 1.
-    place = (offsets(kh, weight)[:, None, :, None] * (2 * kw - 1) + offsets(kw, weight)[None, :, None, :]).reshape(-1)
-    size = (2 * kh - 1) * (2 * kw - 1)
-    correlation = weight.new_zeros(out, size).index_add_(1, place, products.reshape(out, -1))
-    down, across = phases(kh, grid[0], rows, weight), phases(kw, grid[1], columns, weight)
-    table = torch.cos(down[:, None, :, None] + across[None, :, None, :])
-    return (correlation @ table.view(size, -1)).clamp_min_(0).rsqrt_().view(out, len(rows), len(columns))
+    out, channels, kh, kw = weight.shape
+    last = weight.permute(0, 2, 3, 1).reshape(out, kh * kw, channels)
+    return torch.bmm(last, last.mT).view(out, -1) @ table(pairs_of_lags, kh, kw, like=weight)
 
 
-def offsets(k: int, like: Tensor) -> Tensor:
-    """The differences between tap positions, modulo 2k - 1; int64 (k, k)."""
-    position = torch.arange(k, device=like.device)
-    return (position[:, None] - position) % (2 * k - 1)
+def inverse_root(square: Tensor) -> Tensor:
+    """1 / sqrt(square), in place. What rounding has made negative counts as zero."""
+    return square.clamp_min_(0).rsqrt_()
 
 
-def phases(k: int, size: int, frequency: Tensor, like: Tensor) -> Tensor:
-    """The angles 2 pi u lag / size for all lags, in the order of `offsets`, and frequencies u (U,): (2k - 1, U)."""
-    lag = torch.arange(2 * k - 1, device=like.device)
-    lag = torch.where(lag < k, lag, lag - (2 * k - 1))
+def lags(kh: int, kw: int, device: torch.device) -> Tensor:
+    """The offsets between two taps of a kernel, one of each pair of opposite ones: int64 (L, 2)."""
+    rows, columns = torch.arange(kh, device=device), torch.arange(1 - kw, kw, device=device)
+    return torch.cartesian_prod(rows, columns)[kw - 1 :]
+
+
+def pairs_of_lags(kh: int, kw: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Which pairs of taps, (kh * kw)^2 of them, have which of the `lags`, as ones: (kh^2 kw^2, L)."""
+    taps = torch.cartesian_prod(torch.arange(kh, device=device), torch.arange(kw, device=device))
+    offset = (taps[:, None] - taps).view(-1, 1, 2)
+    known = lags(kh, kw, device)
+    return ((offset == known).all(2) | (offset == -known).all(2)).to(dtype)
+
+
+def cosines(kernel: Pair, grid: Pair, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """cos(2 pi (u i / H + v j / W)) for all `lags` (i, j) of a kernel and frequencies (u, v): (L, R, S).
+
+    grid: (H, W). rows, columns: u and v, int64 (R,) and (S,).
+    """
+    lag = lags(*kernel, rows.device)
     # Reduced modulo the size while still an integer, because the cosine of a large angle loses digits.
-    turns = (lag[:, None] * frequency) % size
-    return turns.to(like.dtype) * (2 * math.pi / size)
+    down, across = (
+        (lag[:, axis, None] * frequency % size).to(dtype) * (2 * math.pi / size)
+        for axis, (frequency, size) in enumerate(zip((rows, columns), grid, strict=True))
+    )
+    return torch.cos(down[:, :, None] + across[:, None, :])
+
+
+def all_cosines(kh: int, kw: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`cosines` at all frequencies of a grid, (L, height * width)."""
+    rows, columns = (torch.arange(size, device=device) for size in (height, width))
+    return cosines((kh, kw), (height, width), rows, columns, dtype).flatten(1)
+
+
+def half_of_cosines(kh: int, kw: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`cosines` at frequencies with v up to half the width, (L, height * (width // 2 + 1))."""
+    rows, columns = torch.arange(height, device=device), torch.arange(width // 2 + 1, device=device)
+    return cosines((kh, kw), (height, width), rows, columns, dtype).flatten(1)
+
+
+def cosines_of_pairs(kh: int, kw: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`cosines` at pairs of `real_fourier.frequencies`, then at the same with v negative, each times 4.
+
+    (2 * (height // 2 + 1) * (width // 2 + 1), L). With the factor, the reciprocal root is half of what it is without.
+    """
+    rows, columns = (real_fourier.frequencies(size, device) for size in (height, width))
+    both = [cosines((kh, kw), (height, width), rows, sign * columns, dtype).flatten(1) for sign in (1, -1)]
+    return 4 * torch.cat(both, 1).T.contiguous()
 
 
 def filter_of(weight: Tensor, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """What `filtered` needs to divide channels by the norms of their kernels' spectra, as constants for the gradient.
 
     weight: (out, in, kh, kw). height, width: of the images. dtype: of the arithmetic, float32 or float64. On a CPU the
-    result is a `Filter` and the bases of both axes (see `real_fourier`), elsewhere the symbol (out, height, width).
+    result is a `Filter`, elsewhere the symbol at frequencies up to half the width, (out, height, width // 2 + 1).
     """
-    device = weight.device
-    with torch.autocast(device.type, enabled=False), torch.no_grad():
+    with torch.autocast(weight.device.type, enabled=False), torch.no_grad():
         # float64 where possible, because in float32 the square of a spectrum near zero has no correct digit.
-        exact = weight.to(torch.float32 if device.type == "mps" else torch.float64)
-        if device.type != "cpu":
-            return (inverse_spectrum_norm(exact, height, width).to(dtype),)
-        rows, columns = real_fourier.frequencies(height, device), real_fourier.frequencies(width, device)
-        both = inverse_norm_at(exact, (height, width), rows, torch.cat([columns, -columns]))
-        straight, mirrored = both.chunk(2, 2)
-        even, odd = real_fourier.acting(straight, mirrored, (height, width), dtype)
-        down = real_fourier.basis(height, dtype, device)
-        # Not the same tensor twice, which torch.compile cannot pass to the function that `filtered` applies.
-        across = down.detach() if width == height else real_fourier.basis(width, dtype, device)
-        return even, odd, down, across
+        exact = weight.to(torch.float32 if weight.device.type == "mps" else torch.float64)
+        size = *weight.shape[2:], height, width
+        correlation = autocorrelation(exact)
+        if weight.device.type != "cpu":
+            square = correlation @ table(half_of_cosines, *size, like=exact)
+            return (inverse_root(square).to(dtype).view(len(weight), height, -1),)
+        halves = inverse_root(table(cosines_of_pairs, *size, like=exact) @ correlation.T)
+        straight, mirrored = halves.view(2, height // 2 + 1, width // 2 + 1, -1)
+        return real_fourier.acting(straight, mirrored, (height, width), dtype)
 
 
 def filtered(x: Tensor, filter: tuple[Tensor, ...], crop: Pair, stride: Pair) -> Tensor:
@@ -101,31 +133,27 @@ class Products(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, even: Tensor, odd: Tensor, rows: Tensor, columns: Tensor, crop: Pair, stride: Pair
-    ) -> Tensor:
-        """x (N, C, H, W) -> (N, C, H', W').
-
-        even, odd: see `real_fourier.Filter`. rows, columns: the bases of the two axes. crop, stride: see `filtered`.
-        """
-        ctx.save_for_backward(even, odd, rows, columns)
-        ctx.window = window(x.shape, crop, stride)
-        return by_products(x, even, odd, rows, columns, WHOLE, ctx.window)
+    def forward(ctx: Any, x: Tensor, even: Tensor, odd: Tensor, crop: Pair, stride: Pair) -> Tensor:
+        """x (N, C, H, W) -> (N, C, H', W'). even, odd: see `real_fourier.Filter`. crop, stride: see `filtered`."""
+        ctx.save_for_backward(even, odd)
+        ctx.crop, ctx.stride = crop, stride
+        return by_products(x, even, odd, ((0, 0), (1, 1)), (crop, stride))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        even, odd, rows, columns = ctx.saved_tensors
-        return by_products(gradient, even, odd, rows, columns, ctx.window, WHOLE), None, None, None, None, None, None
+        even, odd = ctx.saved_tensors
+        return by_products(gradient, even, odd, (ctx.crop, ctx.stride), ((0, 0), (1, 1))), None, None, None, None
 
 
-def by_products(
-    x: Tensor, even: Tensor, odd: Tensor, rows: Tensor, columns: Tensor, given: Window, kept: Window
-) -> Tensor:
+def by_products(x: Tensor, even: Tensor, odd: Tensor, given: Window, kept: Window) -> Tensor:
     """Filters images x (N, C, H', W') that lie at the pixels `given` of the grid, and returns those at `kept`."""
     down, across = (
-        real_fourier.Axis(matrix[:, here].contiguous(), matrix[:, there].T.contiguous())
-        for matrix, here, there in zip((rows, columns), given, kept, strict=True)
+        real_fourier.Axis(
+            table(real_fourier.basis, size, given[0][axis], given[1][axis], like=even),
+            table(transposed_basis, size, kept[0][axis], kept[1][axis], like=even),
+        )
+        for axis, size in enumerate(even.shape[:2])
     )
     size = (len(x), x.shape[1], len(down.synthesis), len(across.synthesis))
     result = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
@@ -135,69 +163,49 @@ def by_products(
     return result
 
 
-class Transforms(torch.autograd.Function):
-    """A circular filter by fast Fourier transforms. Its symbol is real and even, so that it is its own adjoint.
+def transposed_basis(size: int, crop: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The transpose of `real_fourier.basis`."""
+    return real_fourier.basis(size, crop, stride, dtype, device).T.contiguous()
 
-    As the filter acts on real and imaginary parts separately, two images are transformed together as one complex image.
-    A side effect is that an image with values that are not finite also spoils the one it is paired with.
-    """
+
+class Transforms(torch.autograd.Function):
+    """A circular filter by fast Fourier transforms. Its symbol is real and even, so that it is its own adjoint."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, symbol: Tensor, crop: Pair, stride: Pair) -> Tensor:
-        """x (N, C, H, W), symbol (C, H, W) -> (N, C, H', W'). crop, stride: see `filtered`."""
+        """x (N, C, H, W), symbol (C, H, W // 2 + 1) -> (N, C, H', W'). crop, stride: see `filtered`."""
         ctx.save_for_backward(symbol)
-        ctx.shape, ctx.window = x.shape, window(x.shape, crop, stride)
-        return unpacked(transformed(packed(x, x.shape, WHOLE), symbol), x, len(x), ctx.window)
+        ctx.size, ctx.crop, ctx.stride = x.shape[2:], crop, stride
+        rows, columns = (slice(c, size - c, s) for c, size, s in zip(crop, x.shape[2:], stride, strict=True))
+        return in_form_of(transformed(x.to(symbol.dtype), symbol)[:, :, rows, columns], x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (symbol,) = ctx.saved_tensors
-        images = transformed(packed(gradient, ctx.shape, ctx.window), symbol)
-        return unpacked(images, gradient, len(gradient), WHOLE), None, None, None
+        (height, width), (top, left) = ctx.size, ctx.crop
+        if ctx.stride == (1, 1):
+            images = functional.pad(gradient.to(symbol.dtype), (left, left, top, top))
+        else:
+            images = gradient.new_zeros(*gradient.shape[:2], height, width, dtype=symbol.dtype)
+            images[:, :, top : height - top : ctx.stride[0], left : width - left : ctx.stride[1]] = gradient
+        return in_form_of(transformed(images, symbol), gradient), None, None, None
 
 
-def window(shape: torch.Size, crop: Pair, stride: Pair) -> Window:
-    """The rows and the columns of images of a shape (N, C, H, W) that are kept after cropping and striding."""
-    rows, columns = (slice(c, size - c, s) for c, size, s in zip(crop, shape[2:], stride, strict=True))
-    return rows, columns
+def in_form_of(images: Tensor, other: Tensor) -> Tensor:
+    """Images in the dtype and the memory format of others, in memory of their own."""
+    return images.to(other.dtype, memory_format=memory_format(other), copy=True)
+
+
+def transformed(images: Tensor, symbol: Tensor) -> Tensor:
+    """Real images (N, C, H, W) after the circular filter with this symbol (C, H, W // 2 + 1)."""
+    size = images.shape[2:]
+    spectrum = torch.fft.rfft2(images)
+    del images  # to free memory as large as the batch
+    return torch.fft.irfft2(spectrum.mul_(symbol), s=size)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last if images x are certainly in it, else contiguous."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
-
-
-def packed(x: Tensor, shape: torch.Size, place: Window) -> Tensor:
-    """Packs N real images into complex images (ceil(N/2), C, H, W) of a shape (N, C, H, W).
-
-    The first half of the images x becomes the real part, the second half the imaginary part. They are placed at the
-    rows and columns `place`; all other pixels are zero.
-    """
-    half = (shape[0] + 1) // 2
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    parts = torch.zeros(half, *shape[1:], 2, dtype=dtype, device=x.device)
-    parts[:, :, *place, 0] = x[:half]
-    parts[: shape[0] - half, :, *place, 1] = x[half:]
-    return torch.view_as_complex(parts)
-
-
-def transformed(images: Tensor, symbol: Tensor) -> Tensor:
-    """Complex images (M, C, H, W) after the circular filter with this symbol (C, H, W)."""
-    spectrum = torch.fft.fft2(images)
-    del images  # to free memory as large as the batch
-    torch.view_as_real(spectrum).mul_(symbol[..., None])
-    return torch.fft.ifft2(spectrum)
-
-
-def unpacked(images: Tensor, like: Tensor, count: int, place: Window) -> Tensor:
-    """The inverse of `packed`: `count` real images, cut out at `place`, in the dtype and memory format of `like`."""
-    parts = torch.view_as_real(images)[:, :, *place]
-    half = len(parts)
-    result = torch.empty(
-        (count, *parts.shape[1:-1]), dtype=like.dtype, device=like.device, memory_format=memory_format(like)
-    )
-    result[:half] = parts[..., 0]
-    result[half:] = parts[: count - half, ..., 1]
-    return result

@@ -51,9 +51,12 @@ def frequencies(size: int, device: torch.device) -> Tensor:
     return torch.cat([torch.tensor(single, device=device), pairs])
 
 
-def basis(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The orthonormal real Fourier matrix, (size, size): the cosines in the order of `frequencies`, then the sines."""
-    half, pixels = frequencies(size, device), torch.arange(size, device=device)
+def basis(size: int, crop: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal real Fourier matrix: the cosines in the order of `frequencies`, then the sines.
+
+    (size, kept): its columns are the pixels of the grid that are left after `crop` at both ends, every stride-th one.
+    """
+    half, pixels = frequencies(size, device), torch.arange(crop, size - crop, stride, device=device)
     # Turns are reduced while still integers, because the cosine of a large angle loses digits.
     angles = (half[:, None] * pixels % size).double() * (2 * math.pi / size)
     single = len(half) - paired(size)
@@ -63,16 +66,16 @@ def basis(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def acting(straight: Tensor, mirrored: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Filter:
-    """The filter on a grid of a size (H, W), in a dtype, from its symbol.
+    """The filter on a grid of a size (H, W), in a dtype, from halves of its symbol.
 
-    straight (C, H // 2 + 1, W // 2 + 1): the symbol at pairs of `frequencies`. mirrored: at the same with v negative.
+    straight (H // 2 + 1, W // 2 + 1, C): half of it at pairs of `frequencies`. mirrored: at the same with v negative.
     """
     h, w = (paired(each) for each in size)
-    even, odd = (((straight + sign * mirrored) / 2).permute(1, 2, 0).to(dtype) for sign in (1, -1))
-    single_h, single_w = even.shape[0] - h, even.shape[1] - w
+    single_h, single_w = straight.shape[0] - h, straight.shape[1] - w
+    even = (straight + mirrored).to(dtype)
     even = torch.cat([even, even[single_h:]])
-    even = torch.cat([even, even[:, single_w:]], 1)
-    return Filter(even.contiguous(), odd[single_h:, single_w:].contiguous())
+    odd = straight[single_h:, single_w:] - mirrored[single_h:, single_w:]
+    return Filter(torch.cat([even, even[:, single_w:]], 1), odd.to(dtype))
 
 
 def filtered(images: Tensor, result: Tensor, filter: Filter, rows: Axis, columns: Axis) -> None:

@@ -70,7 +70,7 @@ class Whitened(torch.autograd.Function):
             of_weight = ctx.sampling.weight(matmul(of_product, root.to(rows.dtype)).to(weight.dtype), weight)
             if of_x is not None:
                 # The mean enters the bias by the product of the rows and the root.
-                by_rows = matmul(of_outputs.mT.to(mean.dtype), rows.view(by_output).to(mean.dtype))
+                by_rows = matmul(of_outputs.mT.to(mean.dtype), rows.reshape(by_output).to(mean.dtype))
                 by_rows = by_rows.view(len(rows), -1, rows.shape[2])
                 by_rows = by_rows.sum(1, keepdim=True) if by_rows.shape[1] > 1 else by_rows
                 against_mean = matmul(by_rows, root)
@@ -86,7 +86,7 @@ def centred(rows: Tensor, mean: Tensor, bias: Tensor | None, outputs: int) -> Te
     mean: (groups, 1, F). bias: the layer's own (out,), or none. The result has the dtype of the mean.
     """
     centre, by_output = repeated(mean, rows, outputs)
-    weight = rows.view(by_output).to(mean.dtype)
+    weight = rows.reshape(by_output).to(mean.dtype)
     if bias is None:
         return -matmul(weight, centre.mT).view(-1)
     return addmm(bias.view(*by_output[:2], 1), weight, centre.mT, 1, -1).view(-1)

@@ -83,8 +83,11 @@ class ConvNorm2d(nn.Module):
 
         Its spectrum is flat, so each output channel is divided by the norm of its weights, a constant for the gradient.
         """
-        weight = self.weight * self.weight.detach().square().sum((1, 2, 3), keepdim=True).rsqrt()
-        return functional.conv2d(every_pixel(x, self.stride), weight, groups=self.groups)
+        weight = self.weight / torch.linalg.vector_norm(self.weight.detach(), dim=(1, 2, 3), keepdim=True)
+        stride = self.stride
+        if x.device.type == "cpu":
+            x, stride = every_pixel(x, stride), (1, 1)
+        return functional.conv2d(x, weight, stride=stride, groups=self.groups)
 
     def filtered(self, x: Tensor) -> Tensor:
         """The normalized convolution with a larger kernel: (N, in, H, W) -> (N, out, H', W').

@@ -376,7 +376,7 @@ def test_precision_of_the_filter(given: torch.dtype, autocast: bool, filtered: t
     x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0)).to(given).requires_grad_()
     with Products() as seen, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         layer(x).sum().backward()
-    assert seen.types == [torch.float64] * 2 + [filtered] * 8
+    assert seen.types == [torch.float64] * 3 + [filtered] * 8
     assert x.grad.dtype == given
 
 

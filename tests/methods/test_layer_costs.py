@@ -223,10 +223,10 @@ def test_a_frozen_layer_takes_no_statistics() -> None:
 @pytest.mark.parametrize("count", [4, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_products_of_conv_norm(stride: int, count: int) -> None:
-    """Along rows and columns, there and back, in each pass; two for the filter; no transform, and none of kernels."""
+    """Along rows and columns, there and back, in each pass; three for the filter; no transform, and none of kernels."""
     layer = ConvNorm2d(6, 5, 3, stride, padding=1)
     forward, backward = passes(layer, count, 6, 8, 8)
-    assert forward.count(PRODUCTS) == 4 + 2
+    assert forward.count(PRODUCTS) == 4 + 3
     assert backward.count(PRODUCTS) == 4
     assert forward.seen["convolution"] == 2
     assert backward.seen["convolution_backward"] == 3  # one for each gradient of the full convolution
