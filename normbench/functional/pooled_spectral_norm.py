@@ -153,7 +153,8 @@ class PooledSpectralNorm(torch.autograd.Function):
         plane: Plane,
         batch_norm: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (N, C, H, W) -> y (N, C, H, W), and the coefficients' mean (2, C), real and imaginary, and variance (C,).
+        """x (N, C, H, W) -> y (N, C, H, W), and the coefficients' mean (2, C), real and imaginary, and variance (C,),
+        the latter over `plane.square_of_one`.
 
         images: x, or x in the precision of the statistics. y is in that of x, rounded once.
         mean, variance: (C,), the mean and the biased variance of x. before_gain, before_bias: (C,).
@@ -171,24 +172,27 @@ class PooledSpectralNorm(torch.autograd.Function):
             energy = torch.add(variance, moments(sums)[1], alpha=plane.row_energy / plane.energy)
         n = len(images)
         row = torch.sub(first_row_sum(images, mean.dtype), mean, alpha=n)
-        # For h = slope * (x - mean) + before_bias.
+        # For h = slope * (x - mean) + before_bias: its mean coefficient, and their variance over `square_of_one`.
         coefficients = matmul(plane.analysis, torch.addcmul(before_bias, row, slope, value=1 / n))
-        square = torch.addcmul(plane.zero, before_bias, before_bias, value=plane.square_of_one)
-        square = torch.addcmul(square, slope, slope * energy, value=plane.energy)
-        size = torch.linalg.vector_norm(coefficients, dim=0)
-        power = torch.addcmul(square, size, size, value=-1)
+        one, (real, imaginary) = plane.square_of_one, coefficients.unbind()
+        by_energy, square = torch._foreach_mul([slope, before_bias], [energy, before_bias])
+        square = torch.addcmul(square, slope, by_energy, value=plane.energy / one)
+        power = torch.addcmul(square, real, real, value=-1 / one)
+        power = torch.addcmul(power, imaginary, imaginary, value=-1 / one)
         found = power.clamp_min(0)  # rounding can make it negative
-        inverse = torch.rsqrt(found + eps)
-        direct = gain * inverse
-        affine = direct * before_gain, direct * before_bias
-        y = torch.batch_norm(x, *affine, mean, variance, False, 0.0, before_eps, False)
-        by_x = direct * slope
-        constant = torch.addcmul(affine[1], by_x, mean, value=-1)
-        first_row = addmm(constant, plane.edges.mT, torch.cat([coefficients * direct, bias[None]]))
+        inverse = torch.rsqrt(found + eps / one)
+        direct = torch.addcmul(plane.zero, gain, inverse, value=one**-0.5)
+        weight, shift, by_x, added_real, added_imaginary, by_inverse, by_scale, by_slope = torch._foreach_mul(
+            [before_gain, before_bias, slope, real, imaginary, inverse, slope, slope], [*[direct] * 6, scale, slope]
+        )
+        y = torch.batch_norm(x, weight, shift, mean, variance, False, 0.0, before_eps, False)
+        constant = torch.addcmul(shift, by_x, mean, value=-1)
+        first_row = addmm(constant, plane.edges.mT, torch.stack([added_real, added_imaginary, bias]))
         write(rows_first(y)[:, 0], first_row, rows_first(images)[:, 0], by_x)
 
         ctx.save_for_backward(images, mean, scale, before_gain, before_bias)
-        ctx.kept = plane, sums, energy, slope, row, coefficients, power, inverse, direct, by_x
+        ctx.kept = plane, sums, slope, row, coefficients, power, inverse, direct
+        ctx.products = by_energy, by_x, by_inverse, by_scale, by_slope
         ctx.batch_norm = batch_norm
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(coefficients, found)
@@ -200,10 +204,11 @@ class PooledSpectralNorm(torch.autograd.Function):
         if g is None:
             return (None,) * 12
         images, mean, scale, before_gain, before_bias = ctx.saved_tensors
-        plane, sums, energy, slope, row, coefficients, power, inverse, direct, by_g = ctx.kept
+        plane, sums, slope, row, coefficients, power, inverse, direct = ctx.kept
+        by_energy, by_g, by_inverse, by_scale, by_slope = ctx.products
         given = dense(g, images)
         n, channels, height, width = images.shape
-        pixels = height * width
+        pixels, one, energy = height * width, plane.square_of_one, plane.energy
         # One pass gives for each channel the sum of g * u and the sum of g. The weight, here `scale`, has no effect on
         # them, but CUDA needs one.
         _, along, total = torch.ops.aten.native_batch_norm_backward(
@@ -211,39 +216,43 @@ class PooledSpectralNorm(torch.autograd.Function):
         )
         # The gradients of minus the product of `coefficients` and `direct`, and of the bias.
         edge = matmul(plane.edges, first_row_sum(given, mean.dtype))
-        of_added, of_bias = edge[:2], edge[2]
-        of_direct = torch.addcmul(before_gain * along, before_bias, total) + (coefficients * of_added).sum(0)
-        of_gain = of_direct * inverse
-        # Minus twice the gradient of the power, none where it was negative.
-        less = torch.ops.aten.threshold_backward(of_gain * (direct * inverse), power, 0)
-        of_rows = matmul(plane.spread, torch.addcmul(of_added * direct, coefficients, less))
+        of_real, of_imaginary, of_bias = edge.unbind()
+        *of_direct, of_before_gain, of_mean = torch._foreach_mul(
+            [before_gain, before_bias, *coefficients.unbind(), direct, direct],
+            [along, total, of_real, of_imaginary, along, total],
+        )
+        of_gain = torch.addcmul(plane.zero, torch.stack(of_direct).sum(0), inverse, value=one**-0.5)
+        # Minus twice the gradient of the coefficients' variance, none where rounding made that negative.
+        less = torch.addcmul(plane.zero, of_gain, by_inverse, value=one**-0.5)
+        less = torch.ops.aten.threshold_backward(less, power, 0)
+        of_rows = matmul(plane.spread, torch.addcmul(edge[:2] * direct, coefficients, less))
         of_row, of_all = of_rows[:-1], of_rows[-1]
-        less_slope = less * slope
-        of_slope = torch.addcmul((of_row * row).sum(0), less_slope, energy, value=-n * plane.energy)  # n times it
-        of_before_gain = torch.addcmul(direct * along, of_slope, scale, value=1 / n)
-        of_mean = torch.addcmul(of_all, direct, total)
-        of_before_bias = torch.addcmul(of_mean, less, before_bias, value=-plane.square_of_one)
+        of_slope = torch.addcmul((of_row * row).sum(0), less, by_energy, value=-n * energy)  # n times it
+        of_before_gain = torch.addcmul(of_before_gain, of_slope, scale, value=1 / n)
+        of_mean = of_mean + of_all
+        of_before_bias = torch.addcmul(of_mean, less, before_bias, value=-one)
 
         # The gradient of h is direct * g plus multiples of h, of the row sums of h and of a first row. That of x is
         # `slope` times it. With a batch norm in front, its mean and its component along u are subtracted first.
-        part = slope * (-1 / (n * pixels))
-        by_sum = less_slope * part
+        part = -1 / (n * pixels)
+        by_sum = less * by_slope
         if ctx.batch_norm:
-            by_x = torch.addcmul(by_sum, part * scale, of_before_gain, value=1 / plane.energy)
-            constant = of_mean * part
+            by_x = torch.addcmul(by_sum, by_scale, of_before_gain, value=1 / energy)
+            constant = torch.addcmul(plane.zero, of_mean, slope, value=part)
         else:
             by_x = by_sum
-            constant = (of_before_bias - of_mean) * -part
-        by_row, ratio = plane.row_energy * width / plane.parts, plane.row_energy * (width / plane.parts) ** 2
-        by_mean = torch.add(by_x, by_sum, alpha=ratio / plane.energy) if sums is not None else by_x
-        constant = torch.addcmul(constant, mean, by_mean, value=-plane.energy)
+            constant = torch.addcmul(plane.zero, of_mean - of_before_bias, slope, value=part)
+        by_row, by_mean = plane.row_energy * (width / plane.parts), by_x
+        if sums is not None:
+            by_mean = torch.add(by_x, by_sum, alpha=by_row * (width / plane.parts) / energy)
+        constant = torch.addcmul(constant, mean, by_mean, value=-energy * part)
         values = constant.expand(n, height, plane.parts, channels)
         if sums is not None:
-            values = torch.addcmul(constant, rows_first(sums), by_sum, value=by_row)
+            values = torch.addcmul(constant, rows_first(sums), by_sum, value=by_row * part)
         result = scaled_plus_rows(given, by_g, values, plane)
-        rows_first(result)[:, 0].addcmul_(of_row, part, value=-pixels)
+        rows_first(result)[:, 0].addcmul_(of_row, slope, value=1 / n)
         rounded = result if result.dtype == given.dtype else torch.empty_like(given)
-        write(rounded, result, images, by_x[:, None, None], plane.energy)
+        write(rounded, result, images, by_x[:, None, None], energy * part)
         gradients = (of_before_gain, of_before_bias, of_gain, of_bias)
         return (rounded.to(g.dtype), None, None, None, *gradients, None, None, None, None)
 

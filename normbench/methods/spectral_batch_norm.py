@@ -114,7 +114,7 @@ class SpectralBatchNorm2d(nn.Module):
         y, coefficients, variance = PooledSpectralNorm.apply(
             x, images, mean, variance, *affine, before_eps, self.eps, plane, batch_norm
         )
-        self.track(coefficients, variance, x.numel() // x.shape[1])
+        self.track(coefficients, variance, x.numel() // x.shape[1], plane.square_of_one)
         return y
 
     def running(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,15 +154,16 @@ class SpectralBatchNorm2d(nn.Module):
         return torch.fft.irfft2(normalized, s=(height, width)) * (inverse * height * width)
 
     @torch.no_grad()
-    def track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def track(self, mean: Tensor, variance: Tensor, count: int, unit: float = 1.0) -> None:
         """Updates the running statistics; statistics by frequency take their shape from the first batch.
 
-        mean: (2, channels, ...), real and imaginary. variance: (channels, ...), biased. count: the values behind each.
+        mean: (2, channels, ...), real and imaginary. variance: (channels, ...), biased, in multiples of `unit`.
+        count: the values behind each.
         """
         if self.running_mean.shape != mean.shape:
             self.running_mean = self.running_mean.new_zeros(mean.shape)
             self.running_var = self.running_var.new_ones(variance.shape)
-        unbiased = variance * (count / max(count - 1, 1))
+        unbiased = variance * (unit * count / max(count - 1, 1))
         running = [self.running_mean, self.running_var]
         new = [mean.to(self.running_mean), unbiased.to(self.running_var)]
         torch._foreach_lerp_(running, new, self.momentum)
