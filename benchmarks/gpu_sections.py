@@ -217,6 +217,51 @@ def agreement(setting: Setting) -> Iterator[Row]:
     yield from whitening(setting)
 
 
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "vgg11": {"width": 8},
+    "senet18": {"width": 8},
+    "preact_resnet18": {"width": 8},
+    "mobilenet_v2": {"width": 8},
+    "resnext29_32x4d": {"width": 32},
+    "densenet100": {"growth": 4},
+}
+# As `BOUNDS`, for logits and for gradients: in deep networks, other roundings switch many a ReLU.
+DEEP = {"logits": (10.0, 1e-3), "gradients": (10.0, 0.1)}
+
+
+def architectures(setting: Setting) -> Iterator[Row]:
+    """Logits and gradients of a first step of each method in narrow networks of the other architectures, in float32."""
+    models = dict(list(ARCHITECTURES.items())[: 1 if setting.small else None])
+    chance = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 3, 32, 32, generator=chance, dtype=torch.float64)
+    y = torch.randint(10, (8,), generator=chance)
+    recipe = Recipe(epochs=1, lr=1e-2)
+
+    def measure(name: str) -> Row:
+        method, row = methods.build(name, {}), Row(problems=[])
+        for model, options in models.items():
+            try:
+                network = nudged(build_classifier(model, options, method, 3, 10, seed=0))
+                devices.prepare("cpu")
+                exact = trained(copy.deepcopy(network).double(), method, x, y, recipe, 1)
+                results = []
+                for device in ("cpu", setting.device):
+                    devices.prepare(device, "float32")
+                    placed = placement.placed(copy.deepcopy(network), device)
+                    results.append(trained(placed, method, x.float().to(device), y.to(device), recipe, 1))
+                for what, (times, always) in DEEP.items():
+                    part = {key: value for key, value in exact.items() if key.startswith(what.removesuffix("s"))}
+                    (of_cpu, _), (error, where) = (apart(each, part, 0.1) for each in results)
+                    row[what] = max(row.get(what, 0), error)
+                    if error > max(times * of_cpu, always):
+                        row["problems"].append(f"{model}: {where} is {error:.1e} off, on the CPU {of_cpu:.1e}")
+            except Exception as error:
+                row["problems"].append(f"{model}: {in_one_line(error)}")
+        return row
+
+    yield from each_method(setting, measure)
+
+
 def whitening(setting: Setting) -> Iterator[Row]:
     """The running whitening matrix after a step, while products may be rounded to TF32.
 

@@ -40,7 +40,7 @@ def rows(name: str, *names: str) -> list[dict[str, Any]]:
     return json.loads(json.dumps(list(getattr(gpu_sections, name)(setting)), allow_nan=False))
 
 
-@pytest.mark.parametrize("name", ["waits", "speed", "determinism", "resume", "gan", "evaluation"])
+@pytest.mark.parametrize("name", ["waits", "speed", "architectures", "determinism", "resume", "gan", "evaluation"])
 def test_a_section(name: str) -> None:
     found = rows(name)
     assert [row for row in found if row.get("problems")] == []
