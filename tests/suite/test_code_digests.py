@@ -402,7 +402,7 @@ MOVES: dict[str, tuple[str, Edit, str]] = {
     ),
     "a bound of Fantastic Four": (
         "methods/fantastic_four.py",
-        replaced("(self.height * self.width) ** 0.5", "(self.height * self.width) ** 0.4"),
+        replaced("self.taps**0.5", "self.taps**0.4"),
         "method fantastic_four",
     ),
 }
