@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from normbench.functional import real_fourier
 from normbench.functional.pairs import Pair
+from normbench.functional.products import matmul
 from normbench.functional.tables import table
 
 # The pixels of a grid that are left after cropping so many rows and columns at each border, and taking every n-th one.
@@ -26,7 +27,7 @@ def inverse_spectrum_norm(weight: Tensor, height: int, width: int) -> Tensor:
     weight: (out, in, kh, kw). height, width: the grid of frequencies. The norm is taken over input channels.
     """
     cosines = table(all_cosines, *weight.shape[2:], height, width, like=weight)
-    return inverse_root(autocorrelation(weight) @ cosines).view(len(weight), height, width)
+    return inverse_root(matmul(autocorrelation(weight), cosines)).view(len(weight), height, width)
 
 
 def autocorrelation(weight: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def autocorrelation(weight: Tensor) -> Tensor:
     """
     out, channels, kh, kw = weight.shape
     last = weight.permute(0, 2, 3, 1).reshape(out, kh * kw, channels)
-    return torch.bmm(last, last.mT).view(out, -1) @ table(pairs_of_lags, kh, kw, like=weight)
+    return matmul(matmul(last, last.mT).view(out, -1), table(pairs_of_lags, kh, kw, like=weight))
 
 
 def inverse_root(square: Tensor) -> Tensor:

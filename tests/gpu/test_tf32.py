@@ -35,10 +35,6 @@ on_a_gpu = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 quietly = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
 
 
-PENDING = pytest.mark.xfail(reason="the bounds of Fantastic Four, and symbols in float32, still use torch's products")
-METHODS = [pytest.param(name, marks=[PENDING] * (name == "fantastic_four")) for name in registry.names()]
-
-
 class Rounded(TorchDispatchMode):
     """Notes where products of float32 matrices were made while the switch of CUDA lets them be rounded to TF32."""
 
@@ -78,7 +74,7 @@ def check(places: list[str]) -> None:
 
 @on_a_gpu
 @quietly
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", registry.names())
 @pytest.mark.parametrize("model", SHORT)
 def test_only_layers_are_rounded(model: str, method: str, tf32_on_cuda: None) -> None:
     trace(short_classifier(model, registry.build(method, {})), registry.build(method, {}))
@@ -86,9 +82,7 @@ def test_only_layers_are_rounded(model: str, method: str, tf32_on_cuda: None) ->
 
 @on_a_gpu
 @quietly
-@pytest.mark.parametrize(
-    ("method", "options"), [pytest.param(*each, marks=[PENDING] * (each[0] == "fantastic_four")) for each in VARIANTS]
-)
+@pytest.mark.parametrize(("method", "options"), VARIANTS)
 def test_with_other_options(method: str, options: dict[str, Any], tf32_on_cuda: None) -> None:
     made = registry.build(method, options)
     trace(short_classifier("resnet", made), made)
@@ -112,7 +106,7 @@ def trace(network: nn.Module, method: Method) -> None:
 
 @on_a_gpu
 @quietly
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", registry.names())
 def test_of_a_gan(method: str, tf32_on_cuda: None) -> None:
     made, recipe = registry.build(method, {}), subjects.gan_recipe(batch_size=4)
     generator, discriminator = sngan(made, CHANNELS, 8, recipe.latent, width=4)
@@ -215,7 +209,6 @@ def test_covariances(groups: int) -> None:
     is_lost_by_torch(lambda given: given.mT @ given / 3000, (rows - mean))
 
 
-@PENDING
 def test_symbols() -> None:
     weight = torch.randn(8, 16, 3, 3, generator=torch.Generator().manual_seed(0))
     (found,) = near_float32(lambda given: [circular_filter.inverse_spectrum_norm(given, 10, 12)], weight)
@@ -251,7 +244,6 @@ def test_statistics_of_layers(method: str) -> None:
         near_float32(stepped, layer, x, 3)
 
 
-@PENDING
 def test_norms() -> None:
     """Those of weights and their gradients: of Spectral Normalization, and the bounds of Fantastic Four."""
     torch.manual_seed(0)
