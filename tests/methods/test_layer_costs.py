@@ -290,7 +290,7 @@ def test_operations_of_the_penalty_grow_with_the_sizes_of_kernels_alone() -> Non
     for a, b, c in zip(one, other, two, strict=True):
         assert a.count(PRODUCTS) == b.count(PRODUCTS)
         assert sum(c.seen.values()) <= 2 * sum(a.seen.values()) + 1
-    assert one[0].count(PRODUCTS) == 3 * 3 + 2
+    assert one[0].count(PRODUCTS) == 3 * 3 + 2 + 2  # with the sums over pairs, and over squares, of both sides
     assert one[1].count(PRODUCTS) == 3 + 1
 
 
