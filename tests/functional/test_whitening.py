@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from normbench.functional import inverse_sqrt as ways
 from normbench.functional import symmetric
 from normbench.functional.inverse_sqrt import inverse_sqrt
 from normbench.functional.symmetric import symmetric_product
@@ -100,6 +101,57 @@ def test_images_are_left_as_they_are(kernel: int | Pair, shape: tuple[int, ...])
 # --- the iteration that inverts a root -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["products", "eigenvalues"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to compute a root: on a CPU as a GPU does, and as a CPU does."""
+    monkeypatch.setattr(ways, "MOST_BY_PRODUCTS", 10**6 if request.param == "products" else 0)
+    return request.param
+
+
+@pytest.mark.parametrize("name", ["interleaved in two", "1x1", "grouped", "depthwise", "15 iterations", "1 iteration"])
+def test_a_layer_equals_explicit_whitening_in_both_ways(name: str, way: str) -> None:
+    """Output and all gradients, also for whole stacks of matrices, as a GPU computes them and as a CPU does."""
+    generator, case = torch.Generator().manual_seed(0), CASES[name]
+    torch.manual_seed(1)
+    layer = case.layer()
+    x = correlated(generator, case.count, case.inputs, *case.size).requires_grad_()
+    y, (expected, _) = layer(x), case.oracle(x, layer)
+    assert oracles.relative_error(y, expected) <= 1e-11
+    gy = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    inputs = (x, *layer.parameters())
+    got, want = (torch.autograd.grad((result * gy).sum(), inputs) for result in (y, expected))
+    for a, b in zip(got, want, strict=True):
+        assert oracles.relative_error(a, b) <= 1e-10
+
+
+@pytest.mark.parametrize("iterations", [5, 10, 15])
+def test_float32_roots_in_both_ways(iterations: int, way: str) -> None:
+    """Against float64, for a spectrum as wide as that of images: more iterations amplify rounding errors."""
+    factor = torch.randn(2, 27, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    factor = factor * torch.logspace(0, -1.5, 27, dtype=torch.float64)[:, None]
+    matrix = factor @ factor.mT / 100
+    found = inverse_sqrt(matrix.float(), iterations).double()
+    for one, exact in zip(found, matrix, strict=True):
+        expected = torch.from_numpy(oracles.newton_schulz_spectral(exact.numpy(), iterations))
+        assert oracles.relative_error(one, expected) <= {5: 1e-5, 10: 1e-4, 15: 1e-3}[iterations]
+
+
+@pytest.mark.parametrize(
+    "name", ["one block", "1x1", "depthwise", "grouped", "1x1 grouped", "no bias", "7x7, stride 2"]
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_gradients_have_the_strides_of_their_parameters(name: str, last: bool) -> None:
+    """Also of dimensions of one element, where strides mean nothing but fused optimizers compare them."""
+    case = CASES[name]
+    form = torch.channels_last if last else torch.contiguous_format
+    layer = case.layer().to(memory_format=form)
+    x = correlated(torch.Generator().manual_seed(0), case.count, case.inputs, *case.size)
+    layer(x.contiguous(memory_format=form).requires_grad_()).sum().backward()
+    for parameter in layer.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride()
+
+
 @pytest.mark.parametrize(
     ("iterations", "variances"),
     [
@@ -108,7 +160,9 @@ def test_images_are_left_as_they_are(kernel: int | Pair, shape: tuple[int, ...])
         (15, {0.001: 1.00, 1e-4: 1.00, 1e-5: 0.84}),
     ],
 )
-def test_newton_schulz_is_not_converged_in_the_published_way(iterations: int, variances: dict[float, float]) -> None:
+def test_newton_schulz_is_not_converged_in_the_published_way(
+    iterations: int, variances: dict[float, float], way: str
+) -> None:
     """Variance left by the whitening of a direction that holds a share of the Frobenius norm."""
     for share, variance in variances.items():
         matrix = 7.0 * torch.diag(torch.tensor([share, math.sqrt(1 - share**2)], dtype=torch.float64))
@@ -116,14 +170,14 @@ def test_newton_schulz_is_not_converged_in_the_published_way(iterations: int, va
         assert abs(7 * share * white[0, 0].item() ** 2 - variance) <= 10 ** -len(str(variance).split(".")[1]), share
 
 
-def test_newton_schulz_gain_is_capped() -> None:
+def test_newton_schulz_gain_is_capped(way: str) -> None:
     for iterations in (1, 3, 5):
         matrix = torch.diag(torch.tensor([1.0, 1e-14], dtype=torch.float64))
         assert inverse_sqrt(matrix, iterations)[1, 1].item() == pytest.approx(1.5**iterations, rel=1e-10)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 5, 30])
-def test_newton_schulz_of_a_batch_of_matrices(iterations: int) -> None:
+def test_newton_schulz_of_a_batch_of_matrices(iterations: int, way: str) -> None:
     """Each matrix over its own Frobenius norm, as a function of its eigenvalues; converged it is the inverse root."""
     generator = torch.Generator().manual_seed(0)
     factors = torch.randn(3, 5, 9, generator=generator, dtype=torch.float64)
@@ -137,7 +191,7 @@ def test_newton_schulz_of_a_batch_of_matrices(iterations: int) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
-def test_newton_schulz_of_what_is_not_finite(value: float) -> None:
+def test_newton_schulz_of_what_is_not_finite(value: float, way: str) -> None:
     """NaN, also where only the norm of a matrix is not finite; the other matrices of a batch are not spoilt."""
     matrices = torch.eye(4).repeat(3, 1, 1)
     matrices[1, 0, 0] = value
@@ -150,7 +204,7 @@ def test_newton_schulz_of_what_is_not_finite(value: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e15, 1e25])
-def test_a_covariance_that_overflows_gives_nan(scale: float) -> None:
+def test_a_covariance_that_overflows_gives_nan(scale: float, way: str) -> None:
     """And not the output of a matrix of zeros, with which a diverging run would go on."""
     x = scale * torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(0))
     for layer in (DeconvConv2d(4, 3, 3, padding=1), DeconvConv2d(4, 4, 3, groups=4), DeconvConv2d(4, 3, 1)):
@@ -158,7 +212,7 @@ def test_a_covariance_that_overflows_gives_nan(scale: float) -> None:
     assert DeconvLinear(36, 3, block=4)(x.view(32, 36)).isnan().all()
 
 
-def test_newton_schulz_gradient_by_finite_differences() -> None:
+def test_newton_schulz_gradient_by_finite_differences(way: str) -> None:
     factor = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.autograd.gradcheck(
         lambda f: inverse_sqrt(f @ f.mT + torch.eye(3, dtype=torch.float64), 5), factor.requires_grad_()

@@ -108,4 +108,8 @@ def test_a_frozen_layer_has_a_graph_for_each_decision() -> None:
     assert len(graphs.found) == 2
     for graph in graphs.found:
         recordable(graph)
-    assert launches[0] == launches[3] > launches[1] == launches[2]  # Only the first computes statistics.
+    one, other = (
+        sum(len(part.graph.nodes) for part in graph.modules() if isinstance(part, torch.fx.GraphModule))
+        for graph in graphs.found
+    )
+    assert other < one
