@@ -41,7 +41,7 @@ SECTIONS = {
     "resume": 40,
     "gan": 60,
     "evaluation": 60,
-    "processes": 60,
+    "processes": 80,
     "compiled": 300,
 }
 LEAST = 10.0  # seconds that must be left for a section to begin
@@ -149,9 +149,10 @@ def table(found: dict[str, Row]) -> list[str]:
     for method in dict.fromkeys(row["method"] for row in every if "method" in row):
         cells = []
         for title, name, conditions, key, form in shown:
-            wanted = {"method": method, **conditions}.items()
-            row = next((row for row in found[name]["rows"] if wanted <= {k: row.get(k) for k, _ in wanted}.items()), {})
-            cells.append(f"{cell(row.get(key), form):>{max(7, len(title))}}")
+            wanted = {"method": method, **conditions}
+            rows = [row for row in found[name]["rows"] if all(row.get(k) == v for k, v in wanted.items())]
+            value = next((row[key] for row in rows if key in row), None)
+            cells.append(f"{cell(value, form):>{max(7, len(title))}}")
         lines.append(" ".join([f"{method:21}", *cells]))
     for row in every:
         if "method" not in row:

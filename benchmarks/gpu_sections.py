@@ -140,9 +140,10 @@ def trained(model: nn.Module, method: Method, x: Tensor, y: Tensor, recipe: Reci
         optim.zero_grad(set_to_none=True)
         loss.backward()
         if step == 0:
-            found = {"logits": outputs[0], "gradient of images": x.grad}
-            found |= {f"gradient of {name}": each.grad for name, each in model.named_parameters()}
-            found = {name: each.detach().clone() for name, each in found.items() if each is not None}
+            found["logits"] = outputs[0]
+            for name, each in [("images", x), *model.named_parameters()]:
+                if each.grad is not None:
+                    found[f"gradient of {name}"] = each.grad.clone()
         optim.step()
     found |= {f"{name} after {steps} steps": each for name, each in model.state_dict().items() if tensor(each)}
     return {name: each.detach().cpu().double() for name, each in found.items()}
@@ -335,11 +336,10 @@ def evaluation(setting: Setting) -> Iterator[Row]:
     for name, function in norms.items():
         there = weight.to(setting.device)
         found_norm, expected = function(there).item(), function(weight).item()
-        spent = [1000 * seconds(lambda function=function, w=w: function(w), kind)
-                 for w, kind in ((there, setting.device), (weight, "cpu"))]  # fmt: skip
+        spent, of_cpu = (1000 * seconds(functools.partial(function, w), w.device.type) for w in (there, weight))
         error = abs(found_norm / expected - 1)
         problems = [] if error <= 1e-5 else [f"{name} is {error:.1e} off"]
-        yield {"norm": name, "error": error, "ms": spent[0], "ms on the CPU": spent[1], "problems": problems}
+        yield {"norm": name, "error": error, "ms": spent, "ms on the CPU": of_cpu, "problems": problems}
 
 
 # --- A training step -------------------------------------------------------------------------------------------------
@@ -502,7 +502,12 @@ def determinism(setting: Setting) -> Iterator[Row]:
     def run(name: str, deterministic: bool) -> tuple[dict[str, Any], float]:
         given = training(setting, name, recipe_of(setting, deterministic=deterministic), "resnet8", {"width": 4})
         step(given)
-        spent = seconds(lambda: [step(given) for _ in range(steps)], setting.device)
+
+        def go_on() -> None:
+            for _ in range(steps):
+                step(given)
+
+        spent = seconds(go_on, setting.device)
         state = {key: value.cpu() for key, value in given.model.state_dict().items() if isinstance(value, Tensor)}
         return state, spent
 
@@ -589,7 +594,7 @@ def gan(setting: Setting) -> Iterator[Row]:
         return lambda number: given.train_on(real, number)
 
     def measure(name: str) -> Row:
-        there, here = start(name, setting.device), start(name, "cpu")
+        here, there = start(name, "cpu"), start(name, setting.device)  # which leaves torch set up for the device
         losses = [torch.stack([each(number).cpu() for number in range(2)]) for each in (there, here)]
         error = ((losses[0] - losses[1]).norm() / losses[1].norm()).item()
         found = waits_in(lambda: [there(number) for number in range(2, 6)], setting.device)  # the fifth begins an epoch
