@@ -454,11 +454,11 @@ def speed(setting: Setting) -> Iterator[Row]:
             work = functools.partial(step, given)
             costs = {"time": statistics.median(times[name]), "launched": launches_in(work, setting.device)}
             costs["memory"] = memory.step_memory(given.model, work, setting.device)
-            base = base or costs
+            base = costs if name == BASE else base
             row: Row = {"method": name, "precision": precision, "images/s": recipe.batch_size / costs["time"]}
             row |= {"MiB": costs["memory"] / 2**20, "launches": costs["launched"]}
-            # A profiler that may not look at the GPU counts nothing.
-            yield row | {key: value / base[key] if base[key] else None for key, value in costs.items()}
+            # There is no ratio without batch norm, or if a profiler that may not look at the GPU counts nothing.
+            yield row | {key: value / base[key] if base.get(key) else None for key, value in costs.items()}
 
 
 def compiled(setting: Setting) -> Iterator[Row]:
