@@ -36,7 +36,7 @@ SECTIONS = {
     "agreement": 120,
     "waits": 60,
     "speed": 150,
-    "architectures": 90,
+    "architectures": 120,
     "determinism": 60,
     "resume": 40,
     "gan": 60,
