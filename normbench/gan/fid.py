@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The classifier whose features are compared, and the recipe by which it is trained.
 CLASSIFIER, METHOD, WIDTH = "resnet8", "batch_norm", 16
-RECIPE = Recipe(epochs=4, batch_size=64, crop_padding=1)
+RECIPE = Recipe(epochs=4, batch_size=64, crop_padding=1, deterministic=True)
 
 MOST_SAMPLES = 10_000  # upper limit if the recipe does not set `fid_samples`
 BATCH = 500
