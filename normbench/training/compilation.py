@@ -46,12 +46,14 @@ def compiled(
     cached in TORCHINDUCTOR_CACHE_DIR, where later processes find them. Raises UserError if compiling fails, for example
     because there is no C++ compiler.
     """
-    from torch._dynamo.exc import BackendCompilerFailed  # imported here: it takes seconds, and most runs do not compile
+    from torch._dynamo import config  # imported here because it takes seconds, and most runs do not compile
+    from torch._dynamo.exc import BackendCompilerFailed
 
     began = time.perf_counter()
     cuda = batches.images.pixels.device.type == "cuda"
     # It is so already, but this also tells the compiler.
     torch.use_deterministic_algorithms(not cuda or torch.are_deterministic_algorithms_enabled(), warn_only=not cuda)
+    config.wrap_top_frame = True  # so that what a method hooks onto the network is in the same graph as the network
     network = torch.compile(model, mode=mode, dynamic=False)
     counting = [layer for layer in model.modules() if isinstance(layer, CountsSteps) and layer.freeze]
 

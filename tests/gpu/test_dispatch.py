@@ -108,14 +108,6 @@ def test_nothing_else_is_called_a_wait(what: str) -> None:
     assert not done.on_cpu
 
 
-def test_what_a_deterministic_recipe_refuses_is_found() -> None:
-    x = torch.randn(2, 3, 8, 8, requires_grad=True)
-    with Operations() as done:
-        nn.functional.adaptive_avg_pool2d(nn.functional.max_pool2d(x, 2), 2).sum().backward()
-    assert len(done.chancy) == 1
-    assert done.chancy[0].startswith("_adaptive_avg_pool2d_backward")
-
-
 @needs_fakes
 def test_a_refused_batch_norm_is_an_error() -> None:
     """CUDA's gradient of the weight takes the options of the weight."""

@@ -34,15 +34,12 @@ pytestmark = [
 ]
 
 BATCH, SIZE = 4, 8
-FAILING = pytest.mark.xfail(strict=True, reason="CUDA refuses the backward pass of Spectral Batch Normalization")
-METHODS = [pytest.param(name, marks=[FAILING] * (name == "spectral_batch_norm")) for name in registry.names()]
-
 # Options that change what is computed.
 VARIANTS = [
     ("conv_norm", {"affine": False, "batch_norm": False}),
     ("fantastic_four", {"form": "log", "layers": "all", "batch_norm": True, "polyphase": True}),
     ("network_deconvolution", {"linear_block": 0, "covariance": "bfloat16"}),
-    pytest.param("spectral_batch_norm", {"placement": "all", "statistics": "full", "fft_norm": "full"}, marks=FAILING),
+    ("spectral_batch_norm", {"placement": "all", "statistics": "full", "fft_norm": "full"}),
     ("spectral_batch_norm", {"statistics": "frequency"}),
     ("spectral_norm", {"batch_norm": False, "power_iterations": 2}),
 ]
@@ -81,7 +78,7 @@ def same_layout(network: nn.Module, optimizer: torch.optim.Optimizer, names: tup
 
 
 @pytest.mark.parametrize(("precision", "layout"), [("bfloat16", "channels_last"), ("float32", "contiguous")])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", registry.names())
 @pytest.mark.parametrize("model", SHORT)
 def test_classifier(model: str, method: str, precision: str, layout: MemoryFormat) -> None:
     """A training step, then the evaluation of the network and of what it folds into, and an attack.
@@ -97,7 +94,7 @@ def test_classifier(model: str, method: str, precision: str, layout: MemoryForma
 
 
 @pytest.mark.parametrize(("precision", "layout"), [("float32", "channels_last"), ("bfloat16", "contiguous")])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", registry.names())
 def test_other_pairs_of_precision_and_layout(method: str, precision: str, layout: MemoryFormat) -> None:
     test_classifier("resnet", method, precision, layout)
 
@@ -162,7 +159,7 @@ def evaluated(network: nn.Module, precision: str, layout: MemoryFormat) -> None:
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", registry.names())
 def test_gan(method: str, layout: MemoryFormat) -> None:
     """An iteration: two steps of the discriminator and one of the generator, and the generator's moving average."""
     made, recipe = registry.build(method, {}), subjects.gan_recipe(batch_size=BATCH, discriminator_steps=2)

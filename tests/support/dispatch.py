@@ -39,22 +39,6 @@ WAITS = {
     "unique_consecutive",
     "unique_dim",
 }
-# Operations that have no deterministic kernel for a GPU, from the documentation of `torch.use_deterministic_algorithms`:
-# a recipe with `deterministic` fails at them.
-CHANCY = {
-    *("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool2d_backward"),
-    *(
-        "avg_pool3d_backward",
-        "fractional_max_pool2d_backward",
-        "grid_sampler_2d_backward",
-        "histc",
-        "kthvalue",
-        "median",
-    ),
-    *("nll_loss2d_forward", "put_", "reflection_pad1d_backward", "reflection_pad2d_backward", "resize_"),
-    *("upsample_bicubic2d_backward", "upsample_bilinear2d_backward", "upsample_linear1d_backward"),
-}
-
 # Random numbers are drawn on the CPU, so that they are the same on every device. They are copied in one place, from
 # pinned memory and without waiting; whether memory is pinned cannot be seen here.
 DRAWS = {"rand", "randint", "randn", "randperm"}
@@ -156,8 +140,7 @@ class Operations(TorchDispatchMode):
     seen: how often each operation was dispatched, by its name. launches: how many of them start at least one kernel:
     all but views, allocations and what has no element. waits: a line for each operation that made the host wait for
     the GPU. on_cpu: a line for each one that had a tensor of the CPU among its arguments or results, unless it drew
-    random numbers. Neither has what `normbench.system.transfer` does. chancy: a line for each operation that has no
-    deterministic kernel. wide: how many had a result in float64 or complex128.
+    random numbers. Neither has what `normbench.system.transfer` does. wide: how many had a result in float64 or complex128.
 
     Raises AssertionError for a call that CUDA refuses.
     """
@@ -167,7 +150,6 @@ class Operations(TorchDispatchMode):
         self.seen: Counter[str] = Counter()
         self.waits: list[str] = []
         self.on_cpu: list[str] = []
-        self.chancy: list[str] = []
         self.launches = self.wide = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -181,8 +163,6 @@ class Operations(TorchDispatchMode):
         reason = wait(called, args, kwargs)
         if reason and not place().startswith(PASSAGE):
             self.waits.append(f"{reason} ({place()})")
-        if called in CHANCY:
-            self.chancy.append(f"{called} ({place()})")
         result = operation(*args, **kwargs)
         made = tensors(result)
         touched = [*made, *tensors(args), *tensors(kwargs)]

@@ -18,10 +18,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from normbench.data.batches import on_device
 from normbench.methods import network_deconvolution, registry
 from normbench.training import loop
+from normbench.training.compilation import keep_compiled
 from tests.support import subjects
 from tests.support.short_models import CHANNELS, short_classifier
-
-from normbench.training.compilation import keep_compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
