@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from normbench.functional import real_fourier
 from normbench.functional.pairs import Pair
-from normbench.functional.products import matmul
+from normbench.functional.products import matmul, true_float32
 from normbench.functional.tables import table
 
 # The pixels of a grid that are left after cropping so many rows and columns at each border, and taking every n-th one.
@@ -159,7 +159,7 @@ def by_products(x: Tensor, even: Tensor, odd: Tensor, given: Window, kept: Windo
     size = (len(x), x.shape[1], len(down.synthesis), len(across.synthesis))
     result = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
     last, kept_last = x.permute(0, 2, 3, 1), result.permute(0, 2, 3, 1)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False), true_float32(x):
         real_fourier.filtered(last, kept_last, real_fourier.Filter(even, odd), down, across)
     return result
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from normbench.functional.circular_filter import inverse_spectrum_norm, memory_format
 from normbench.functional.pairs import Pair
+from normbench.functional.products import matmul
 
 TOGETHER = 64  # images at a time: enough that reading the spectrum of the kernel costs little for each
 WIDE = 64  # input channels from which the product takes as long as reading the spectrum, which is then kept smaller
@@ -59,19 +60,21 @@ class FourierConvolution:
         """The convolution of some images, in channels_last format."""
         count, channels, height, width = images.shape
         # The images are innermost, so that each step is a product with many columns.
-        y = self.into_rows @ images.permute(2, 3, 1, 0).reshape(height, -1)
+        y = matmul(self.into_rows, images.permute(2, 3, 1, 0).reshape(height, -1))
         frequencies = len(self.into_rows) // 2
-        y = self.into_columns.expand(frequencies, -1, -1) @ y.view(frequencies, 2 * width, -1)
+        y = matmul(self.into_columns.expand(frequencies, -1, -1), y.view(frequencies, 2 * width, -1))
         y = self.multiplied(y.view(len(self.spectrum), 2, channels, count))
-        y = self.out_of_columns.expand(frequencies, -1, -1) @ y.view(frequencies, self.out_of_columns.shape[1], -1)
-        y = self.out_of_rows @ y.view(2 * frequencies, -1)
+        y = matmul(
+            self.out_of_columns.expand(frequencies, -1, -1), y.view(frequencies, self.out_of_columns.shape[1], -1)
+        )
+        y = matmul(self.out_of_rows, y.view(2 * frequencies, -1))
         return y.view(-1, count).T.contiguous().view(count, *self.kept, -1).permute(0, 3, 1, 2)
 
     def multiplied(self, x: Tensor) -> Tensor:
         """The spectrum of images, x (F, 2, C, N), real and imaginary parts, times that of the kernel: (F, 2 O, N)."""
         if self.spectrum.shape[2] > x.shape[2]:
-            return self.spectrum @ x.flatten(1, 2)
-        y, other = self.spectrum @ x[:, 0], self.spectrum @ x[:, 1]
+            return matmul(self.spectrum, x.flatten(1, 2))
+        y, other = matmul(self.spectrum, x[:, 0]), matmul(self.spectrum, x[:, 1])
         out = y.shape[1] // 2
         y[:, :out] -= other[:, out:]
         y[:, out:] += other[:, :out]

@@ -15,13 +15,12 @@ applies the iteration to the eigenvalues.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from normbench.functional.products import Unrounded, addmm, matmul
+from normbench.functional.products import addmm, matmul, true_float32
 from normbench.functional.symmetric import symmetric_product
 from normbench.functional.tables import identity, table
 
@@ -144,11 +143,6 @@ def put_both(step: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
     else:
         for i in (0, 1):
             put(out[i], a[i], b[i], out[i] if add else None)
-
-
-def true_float32(like: Tensor) -> AbstractContextManager[None]:
-    """A context for products in true float32 on the device of `like`. A compiler finds operators for it instead."""
-    return nullcontext() if torch.compiler.is_compiling() else Unrounded(like.device.type)
 
 
 # --- by eigenvalues --------------------------------------------------------------------------------------------------

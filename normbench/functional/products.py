@@ -12,6 +12,7 @@ precision and float64, which no switch touches, are left to torch.
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -69,6 +70,11 @@ class Unrounded:
                 self.inside[self.kind] -= 1
                 if not self.inside[self.kind]:
                     torch._C._set_fp32_precision_setter(BACKENDS[self.kind], "matmul", self.switches[self.kind])
+
+
+def true_float32(like: Tensor) -> AbstractContextManager[None]:
+    """A context for products in true float32 on the device of `like`. Nothing for a compiler."""
+    return nullcontext() if torch.compiler.is_compiling() else Unrounded(like.device.type)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normbench.functional.inverse_sqrt import root_of, true_float32, twice_gradient
+from normbench.functional.inverse_sqrt import root_of, twice_gradient
 from normbench.functional.patch_moments import Sampling, moments
-from normbench.functional.products import addmm, matmul
+from normbench.functional.products import addmm, matmul, true_float32
 
 
 class Whitened(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from normbench.functional import circular_filter, real_fourier
 from normbench.functional.circular_filter import Products, Transforms
+from normbench.functional.constants import unchanging
+from normbench.methods.conv_norm import ConvNorm2d
 from tests.oracles import layers as oracles
+from tests.support.tf32 import tf32
 
 WAYS = ("products", "transforms")
 SIZES = [(1, 1), (1, 6), (2, 2), (2, 5), (3, 3), (4, 4), (5, 8), (10, 10), (18, 7), (34, 34), (35, 33)]
@@ -138,3 +142,16 @@ def test_filters_of_kernels_are_the_same_for_both_ways(monkeypatch: pytest.Monke
     wanted = Transforms.apply(x, spectrum.rsqrt()[:, :, :5], (1, 1), (1, 1))
     assert oracles.relative_error(found, wanted) <= 1e-12
     assert oracles.relative_error(circular_filter.inverse_spectrum_norm(weight, 8, 9), spectrum.rsqrt()) <= 1e-12
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_filter_is_in_float32_whatever_the_switches_say(constant: bool) -> None:
+    """Of a layer with a switch to rounded factors, only the convolution itself may be rounded."""
+    layer = ConvNorm2d(5, 4, 3, padding=1, affine=False, batch_norm=False).eval().requires_grad_(False)
+    x = images(2, (6, 6), torch.float32).requires_grad_()
+    with unchanging(layer) if constant else contextlib.nullcontext():
+        (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+        with tf32() as mode:
+            (found,) = torch.autograd.grad(layer(x).square().sum(), x)
+    assert mode.count == (0 if constant else 2)  # A convolution and its gradient.
+    assert torch.equal(found, expected) == constant
