@@ -89,7 +89,7 @@ def centred(rows: Tensor, mean: Tensor, bias: Tensor | None, outputs: int) -> Te
     weight = rows.reshape(by_output).to(mean.dtype)
     if bias is None:
         return -matmul(weight, centre.mT).view(-1)
-    return addmm(bias.view(*by_output[:2], 1), weight, centre.mT, 1, -1).view(-1)
+    return addmm(bias.to(mean.dtype).view(*by_output[:2], 1), weight, centre.mT, 1, -1).view(-1)
 
 
 def repeated(mean: Tensor, rows: Tensor, outputs: int) -> tuple[Tensor, tuple[int, int, int]]:

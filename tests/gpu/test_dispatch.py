@@ -123,10 +123,15 @@ def test_a_refused_batch_norm_is_an_error() -> None:
 
 @needs_fakes
 def test_what_has_no_deterministic_kernel_is_seen() -> None:
-    with fake_cuda(), Operations() as done:
-        x = torch.zeros(2, 3, 8, 8, device="cuda", requires_grad=True)
-        functional.adaptive_avg_pool2d(x, 4).sum().backward()
-        functional.interpolate(x, scale_factor=2, mode="bilinear").sum().backward()
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")  # Otherwise torch replaces one of the two.
+    try:
+        with fake_cuda(), Operations() as done:
+            x = torch.zeros(2, 3, 8, 8, device="cuda", requires_grad=True)
+            functional.adaptive_avg_pool2d(x, 4).sum().backward()
+            functional.interpolate(x, scale_factor=2, mode="bilinear").sum().backward()
+    finally:
+        torch.set_deterministic_debug_mode(before)
     assert done.seen.keys() & NOT_DETERMINISTIC == {"_adaptive_avg_pool2d_backward", "upsample_bilinear2d_backward"}
     assert all(hasattr(torch.ops.aten, each) for each in NOT_DETERMINISTIC)
 
