@@ -40,7 +40,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.turns import seconds
-from normbench.functional.four_norms import columns
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fantastic_four import TrackedNorms
 from normbench.methods.network_deconvolution import DeconvConv2d, DeconvLinear
@@ -152,8 +151,7 @@ def of_layer(layer: nn.Module, x: Tensor, y: Tensor, training: bool, size: int) 
 def of_kernels(tracked: TrackedNorms) -> Iterator[Part]:
     """Yields what Fantastic Four adds to a training step."""
     for vectors in tracked.vectors:
-        height, width = vectors.height, vectors.width
-        numbers = height * width * sum(groups * o * i for groups, o, i in vectors.sizes)
-        c = sum(columns(height, width)[0])
+        numbers = vectors.taps * sum(groups * o * i for groups, o, i in vectors.sizes)
+        c = vectors.outputs.shape[1]
         yield Part(4 * numbers * c, 3 * numbers * WIDE)
         yield Part(2 * numbers * c, 2 * numbers * WIDE)
