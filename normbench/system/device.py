@@ -50,6 +50,7 @@ def prepare(kind: str, precision: str = "float32", deterministic: bool = False) 
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = deterministic
         torch.set_deterministic_debug_mode("error" if deterministic else "default")
+        # Filling uninitialized memory would be one more kernel for each new tensor, and changes no result.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a class property
     else:
         # As `use_deterministic_algorithms` does, without the seconds that its import of the compiler takes.
