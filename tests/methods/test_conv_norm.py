@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -290,6 +291,16 @@ def test_a_kept_filter_serves_gradients_of_images() -> None:
             each(image).square().sum().backward()
             found.append(image.grad)
     assert oracles.relative_error(*found) <= 2e-6
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_parameters_learn_in_evaluation_mode(constant: bool) -> None:
+    """What needs a gradient is not folded, also where the caller says that nothing changes."""
+    layer = ConvNorm2d(3, 4, 3, padding=1).eval()
+    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    with unchanging(layer) if constant else contextlib.nullcontext():
+        layer(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layer.parameters())
 
 
 def test_a_constant_batch_norm_is_part_of_the_depthwise_convolution() -> None:
