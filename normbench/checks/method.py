@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from torch import Tensor, nn
 
-from normbench.methods.base import ConvSpec, Method, Role
+from normbench.methods.base import START, ConvSpec, Method, Role
 from normbench.system import blame
 from normbench.system.errors import nearest
 from normbench.system.schema import Strict
@@ -25,9 +25,10 @@ ROLE = Role("body")
 HOOKS: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "conv": ("conv(self, spec)", (ConvSpec(4, 4, 3, ROLE),), {}),
     "norm": ("norm(self, channels, *, role)", (4,), {"role": ROLE}),
+    "activation": ("activation(self, channels, *, role)", (4,), {"role": ROLE}),
     "linear": ("linear(self, in_features, out_features, *, role)", (4, 4), {"role": ROLE}),
     "initialize": ("initialize(self, model)", (None,), {}),
-    "penalty": ("penalty(self, model)", (None,), {}),
+    "penalty": ("penalty(self, model, moment)", (None, START), {}),
     "param_groups": ("param_groups(self, model, lr, weight_decay)", (None, 0.1, 0.0), {}),
 }
 ALIKE = 0.7  # similarity from which a name counts as a misspelt hook

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from normbench.checks.method import HOOKS, described
-from normbench.methods.base import ConvSpec, Method, Role
+from normbench.methods.base import ACTIVATIONS, START, ConvSpec, Method, Moment, Role
 from normbench.system import blame
 from normbench.system.errors import UserError, hint, nearest
 
-PLACES = ("stem", "body", "downsample", "depthwise", "grouped", "projection", "gate", "head")
+PLACES = ("stem", "body", "downsample", "depthwise", "grouped", "projection", "gate", "head", "addition")
 # A module whose parameters have no shape yet.
 Uninitialized = UninitializedParameter | UninitializedBuffer
 LAZY = "has no shape before the first batch (a lazy module); the optimizer needs it before"
@@ -130,6 +130,11 @@ class Watch:
         self.role(role)
         return self.made("norm", f"{channels} channels", lambda x: tuple(x.shape), self.real.norm(channels, role=role))
 
+    def activation(self, channels: int, *, role: Role) -> nn.Module:
+        self.role(role)
+        made = self.real.activation(channels, role=role)
+        return self.made("activation", f"{channels} channels", lambda x: tuple(x.shape), made)
+
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
         self.role(role)
 
@@ -152,8 +157,8 @@ class Watch:
         if lost is not None:
             raise self.fail(where, f"initialize replaced the layer {lost}; make it in conv, norm or linear")
 
-    def penalty(self, model: nn.Module) -> Tensor | None:
-        value = self.real.penalty(model)
+    def penalty(self, model: nn.Module, moment: Moment = START) -> Tensor | None:
+        value = self.real.penalty(model, moment)
         where = self.place("penalty")
         expected = "expected a 0-d tensor with a gradient, or None"
         if value is None or (isinstance(value, int | float) and value == 0):
@@ -203,8 +208,10 @@ class Watch:
     def role(self, role: object) -> None:
         if not isinstance(role, Role):
             raise self.fail(self.model_line(), f"role is {described(role)}; expected a Role")
-        if role.place not in PLACES:
-            raise self.fail(self.model_line(), f"Role.place is {role.place!r}; {hint(role.place, PLACES)}")
+        for name, known in (("place", PLACES), ("activation", ACTIVATIONS)):
+            value = getattr(role, name)
+            if value not in known:
+                raise self.fail(self.model_line(), f"Role.{name} is {value!r}; {hint(value, known)}")
 
     def model_line(self) -> str | None:
         return blame.caller(self.subject.files) or self.subject.model_place

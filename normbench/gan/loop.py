@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from normbench.data.batches import Batches, Images
 from normbench.gan.recipe import GanRecipe
-from normbench.methods.base import Method
+from normbench.methods.base import START, Method, Moment
 from normbench.system.seeds import derive
 from normbench.system.transfer import to_device
 from normbench.training.keeper import Keeper, Nobody
@@ -83,14 +83,17 @@ def adam(groups: Any, recipe: GanRecipe) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, recipe.lr, (recipe.beta1, recipe.beta2), fused=True)
 
 
-def discriminator_loss(discriminator: nn.Module, method: Method, real: Tensor, fake: Tensor) -> Tensor:
+def discriminator_loss(
+    discriminator: nn.Module, method: Method, real: Tensor, fake: Tensor, moment: Moment = START
+) -> Tensor:
     """The hinge loss of the discriminator plus the method's penalty, 0-d.
 
     real, fake: images (N, C, H, W) in -1..1. They pass through the network as separate batches, as in the authors' code
     (pfnet-research/sngan_projection at revision ab97f6bc). Batch norm over both together would compute something else.
+    moment: the time of the step, for the penalty.
     """
     hinge = functional.relu(1 - discriminator(real)).mean() + functional.relu(1 + discriminator(fake)).mean()
-    penalty = method.penalty(discriminator)
+    penalty = method.penalty(discriminator, moment)
     return hinge if penalty is None else hinge + penalty
 
 
@@ -225,9 +228,10 @@ class Training:
 
     def train_on(self, real: Iterator[Tensor], step: int) -> Tensor:
         """Runs one iteration; returns the losses of discriminator and generator, (2,), on the device."""
-        for _ in range(self.recipe.discriminator_steps):
+        for index in range(self.recipe.discriminator_steps):
+            moment = Moment(0, 1, step, derive(self.seed, "penalty", step, index))
             fake = self.generator(self.noise.draw(self.recipe.batch_size))
-            loss = discriminator_loss(self.discriminator, self.method, next(real), fake.detach())
+            loss = discriminator_loss(self.discriminator, self.method, next(real), fake.detach(), moment)
             self.discriminator_optim.zero_grad(set_to_none=True)
             loss.backward()
             self.discriminator_optim.step()

@@ -1,7 +1,9 @@
-"""The interface of a normalization method: six hooks that can change a network, its loss or its optimizer groups."""
+"""The interface of a normalization method: seven hooks that can change a network, its loss or its optimizer groups."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -41,6 +43,13 @@ Count = Annotated[int, Limits(least=1)]
 Positive = Annotated[float, Limits(above=0, below=float("inf"))]
 NotNegative = Annotated[float, Limits(least=0, below=float("inf"))]
 
+# The activations that a Role names. The slope of the leaky ReLU is that of SNGAN's discriminator.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "": nn.Identity,
+    "relu": nn.ReLU,
+    "leaky_relu": functools.partial(nn.LeakyReLU, 0.1),
+}
+
 
 @dataclass(frozen=True)
 class Role:
@@ -49,14 +58,17 @@ class Role:
     place: `stem` (the first convolution), `body`, `downsample` (a shortcut that changes size or channels), `depthwise`
         (a 3x3 convolution with one channel per group), `grouped` (one with several channels per group), `projection`
         (the 1x1 convolution at the end of a bottleneck), `gate` (the 1x1 convolutions of squeeze-and-excitation, on
-        (N, C, 1, 1), which have no norm) or `head` (the classifier). A norm has the place of the convolution that it
-        belongs to: the one before it, or in pre-activation networks the one after it.
+        (N, C, 1, 1), which have no norm), `head` (the classifier) or, for an activation, `addition` (it follows a
+        residual addition). A norm has the place of the convolution that it belongs to: the one before it, or in
+        pre-activation networks the one after it. Any other activation has the place of the norm that it follows.
     stage: index of the stage (a run of blocks at one resolution; the block that lowers it is the first of a stage).
     last_stage: whether that is the last stage.
     last_in_block: whether the layer is the last convolution, or the last norm, before a residual addition. In networks
         without additions it is the last norm of each stage (VGG, SNGAN) or dense layer (DenseNet), and no convolution.
     architecture: the family of the network, `resnet`, `vgg`, `sngan`, ...: the name of its file.
     expansion: for a `projection`, its input channels as a multiple of those of its block.
+    activation: for a norm or an activation, the activation that the architecture has there, a key of ACTIVATIONS. It is
+        empty for a norm that no activation follows directly, such as the last one before a residual addition.
     """
 
     place: str
@@ -65,6 +77,7 @@ class Role:
     last_in_block: bool = False
     architecture: str = ""
     expansion: int = 1
+    activation: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,13 +106,32 @@ class ConvSpec:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A time in a training.
+
+    epoch: from 0. epochs: those of the recipe. step: from 0, over the whole training. seed: for random draws; it is
+    another one in each step and each run, and the same one again when an interrupted run continues. A GAN's training
+    counts its iterations as steps of one epoch.
+    """
+
+    epoch: int = 0
+    epochs: int = 1
+    step: int = 0
+    seed: int = 0
+
+
+START = Moment()
+
+
+@dataclass(frozen=True)
 class Method:
     """A normalization method: subclass it as a frozen dataclass, whose fields are the method's options.
 
-    Models build every layer through `conv`, `norm` and `linear`. After a network is built, `initialize` is called once.
+    Models build every layer through `conv`, `norm`, `activation` and `linear`. After a network is built, `initialize`
+    is called once.
     Training calls `param_groups` once and `penalty` at every step. By default a network has plain convolutions without
-    biases, each followed by batch norm, and a linear classifier. A method object has no state of its own: state belongs
-    in modules or buffers of the network, so that it is saved with the network.
+    biases, each followed by batch norm, the activations of its architecture, and a linear classifier. A method object
+    has no state of its own: state belongs in modules or buffers of the network, so that it is saved with the network.
     """
 
     def conv(self, spec: ConvSpec) -> nn.Module:
@@ -113,6 +145,14 @@ class Method:
         """
         return nn.BatchNorm2d(channels)
 
+    def activation(self, channels: int, *, role: Role) -> nn.Module:
+        """The activation after a norm or after a residual addition, (N, channels, H, W) to the same shape.
+
+        A norm that contains its activation applies it where `role.activation` is not empty. Its method then returns an
+        identity here, except for the place `addition`. The gates of squeeze-and-excitation keep their own ReLU.
+        """
+        return ACTIVATIONS[role.activation]()
+
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
         """A fully connected layer (N, in) -> (N, out)."""
         return nn.Linear(in_features, out_features)
@@ -120,8 +160,8 @@ class Method:
     def initialize(self, model: nn.Module) -> None:
         """Changes the initial parameters of a built network, or adds buffers to it."""
 
-    def penalty(self, model: nn.Module) -> Tensor | None:
-        """A scalar to add to the loss of every training step, or None."""
+    def penalty(self, model: nn.Module, moment: Moment = START) -> Tensor | None:
+        """A scalar to add to the loss of every training step, or None. moment: the time of that step."""
         return None
 
     def param_groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from normbench.functional.four_norms import Kernels, LeastNorm, Side, Size, columns, pairing, power_step
 from normbench.functional.graph import followers
-from normbench.methods.base import Method, NotNegative
+from normbench.methods.base import START, Method, Moment, NotNegative
 from normbench.spectral.kernels import polyphase
 
 START_ITERATIONS = 50
@@ -160,6 +160,6 @@ class FantasticFour(Method):
         batch_norms = followers(model, nn.Conv2d, nn.BatchNorm2d) if self.batch_norm else {}
         model.fantastic_four = TrackedNorms(model, names, batch_norms, self.polyphase)
 
-    def penalty(self, model: nn.Module) -> Tensor:
+    def penalty(self, model: nn.Module, moment: Moment = START) -> Tensor:
         bounds = model.get_submodule("fantastic_four")(model)
         return self.coefficient * (bounds.log() if self.form == "log" else bounds).sum()

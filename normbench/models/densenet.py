@@ -29,15 +29,18 @@ class DenseLayer(nn.Module):
 
     def __init__(self, method: Method, in_channels: int, growth: int, role: Callable[..., Role]):
         super().__init__()
-        body, inner = role("body"), BOTTLENECK * growth
+        body, inner = role("body", activation="relu"), BOTTLENECK * growth
+        last = role("body", last_in_block=True, activation="relu")
         self.norm1 = method.norm(in_channels, role=body)
+        self.activation1 = method.activation(in_channels, role=body)
         self.conv1 = method.conv(ConvSpec(in_channels, inner, 1, role=body))
-        self.norm2 = method.norm(inner, role=role("body", last_in_block=True))
+        self.norm2 = method.norm(inner, role=last)
+        self.activation2 = method.activation(inner, role=last)
         self.conv2 = method.conv(ConvSpec(inner, growth, 3, padding=1, role=body))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(functional.relu(self.norm1(x)))
-        y = self.conv2(functional.relu(self.norm2(y)))
+        y = self.conv1(self.activation1(self.norm1(x)))
+        y = self.conv2(self.activation2(self.norm2(y)))
         return torch.cat([x, y], dim=1)
 
 
@@ -47,10 +50,11 @@ class Transition(nn.Module):
     def __init__(self, method: Method, in_channels: int, role: Role):
         super().__init__()
         self.norm = method.norm(in_channels, role=role)
+        self.activation = method.activation(in_channels, role=role)
         self.conv = method.conv(ConvSpec(in_channels, in_channels // 2, 1, role=role))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.avg_pool2d(self.conv(functional.relu(self.norm(x))), 2)
+        return functional.avg_pool2d(self.conv(self.activation(self.norm(x))), 2)
 
 
 class DenseNet(nn.Module):
@@ -74,15 +78,17 @@ class DenseNet(nn.Module):
                 stage_layers.append(DenseLayer(method, features, growth, role))
                 features += growth
             if not last_stage:
-                stage_layers.append(Transition(method, features, role("body")))
+                stage_layers.append(Transition(method, features, role("body", activation="relu")))
                 features //= 2
             layers.append(nn.Sequential(*stage_layers))
         self.stages = nn.Sequential(*layers)
-        self.norm = method.norm(features, role=role("body"))
+        last = role("body", activation="relu")
+        self.norm = method.norm(features, role=last)
+        self.activation = method.activation(features, role=last)
         self.head = method.linear(features, classes, role=role("head"))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.norm(self.stages(self.conv(x))))
+        y = self.activation(self.norm(self.stages(self.conv(x))))
         return self.head(torch.mean(y, dim=(2, 3)))
 
 

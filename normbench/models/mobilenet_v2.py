@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
@@ -42,12 +41,14 @@ class Block(nn.Module):
     ):
         super().__init__()
         inner = expansion * in_channels
-        body, depthwise = role("body"), role("depthwise")
+        body, depthwise = role("body", activation="relu"), role("depthwise", activation="relu")
         last = role("projection", last_in_block=stride == 1, expansion=expansion)
         self.conv1 = method.conv(ConvSpec(in_channels, inner, 1, role=body))
         self.norm1 = method.norm(inner, role=body)
+        self.activation1 = method.activation(inner, role=body)
         self.conv2 = method.conv(ConvSpec(inner, inner, 3, stride=stride, padding=1, groups=inner, role=depthwise))
         self.norm2 = method.norm(inner, role=depthwise)
+        self.activation2 = method.activation(inner, role=depthwise)
         self.conv3 = method.conv(ConvSpec(inner, out_channels, 1, role=last))
         self.norm3 = method.norm(out_channels, role=last)
         self.shortcut: nn.Module | None = nn.Identity() if stride == 1 else None
@@ -59,8 +60,8 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.norm1(self.conv1(x)))
-        y = functional.relu(self.norm2(self.conv2(y)))
+        y = self.activation1(self.norm1(self.conv1(x)))
+        y = self.activation2(self.norm2(self.conv2(y)))
         y = self.norm3(self.conv3(y))
         return y if self.shortcut is None else y + self.shortcut(x)
 
@@ -75,9 +76,10 @@ class MobileNetV2(nn.Module):
     def __init__(self, method: Method, channels: int, classes: int, width: int):
         super().__init__()
         stages = sum(stride == 2 for *_, stride in ROWS) + 1
-        stem = Role("stem", architecture="mobilenet_v2")
+        stem = Role("stem", architecture="mobilenet_v2", activation="relu")
         self.conv = method.conv(ConvSpec(channels, width, 3, padding=1, role=stem))
         self.norm = method.norm(width, role=stem)
+        self.activation = method.activation(width, role=stem)
         layers, in_channels, stage = [], width, 0
         for expansion, wide, count, first_stride in ROWS:
             stage += first_stride == 2
@@ -88,14 +90,15 @@ class MobileNetV2(nn.Module):
                 layers.append(Block(method, in_channels, out_channels, expansion, stride, role))
                 in_channels = out_channels
         self.blocks = nn.Sequential(*layers)
-        features, body = scaled(LAST, width), role("body")
+        features, body = scaled(LAST, width), role("body", activation="relu")
         self.last_conv = method.conv(ConvSpec(in_channels, features, 1, role=body))
         self.last_norm = method.norm(features, role=body)
+        self.last_activation = method.activation(features, role=body)
         self.head = method.linear(features, classes, role=role("head"))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.norm(self.conv(x)))
-        y = functional.relu(self.last_norm(self.last_conv(self.blocks(y))))
+        y = self.activation(self.norm(self.conv(x)))
+        y = self.last_activation(self.last_norm(self.last_conv(self.blocks(y))))
         return self.head(torch.mean(y, dim=(2, 3)))
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
@@ -38,10 +37,12 @@ class Block(nn.Module):
         gate: nn.Module,
     ):
         super().__init__()
-        body, last = role("body"), role("body", last_in_block=True)
+        body, last = role("body", activation="relu"), role("body", last_in_block=True, activation="relu")
         self.norm1 = method.norm(in_channels, role=body)
+        self.activation1 = method.activation(in_channels, role=body)
         self.conv1 = method.conv(ConvSpec(in_channels, out_channels, 3, stride=stride, padding=1, role=body))
         self.norm2 = method.norm(out_channels, role=last)
+        self.activation2 = method.activation(out_channels, role=last)
         self.conv2 = method.conv(ConvSpec(out_channels, out_channels, 3, padding=1, role=last))
         self.gate = gate
         self.shortcut: nn.Module = nn.Identity()
@@ -51,8 +52,8 @@ class Block(nn.Module):
         self.shared = first or resized  # whether the shortcut starts from the activated input
 
     def forward(self, x: Tensor) -> Tensor:
-        active = functional.relu(self.norm1(x))
-        y = self.conv2(functional.relu(self.norm2(self.conv1(active))))
+        active = self.activation1(self.norm1(x))
+        y = self.conv2(self.activation2(self.norm2(self.conv1(active))))
         return self.gate(y) + self.shortcut(active if self.shared else x)
 
 
@@ -93,11 +94,13 @@ class PreActResNet(nn.Module):
                 in_channels = out_channels
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
-        self.norm = method.norm(in_channels, role=role("body"))
+        last = role("body", activation="relu")
+        self.norm = method.norm(in_channels, role=last)
+        self.activation = method.activation(in_channels, role=last)
         self.head = method.linear(in_channels, classes, role=role("head"))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.norm(self.stages(self.conv(x))))
+        y = self.activation(self.norm(self.stages(self.conv(x))))
         return self.head(torch.mean(y, dim=(2, 3)))
 
 

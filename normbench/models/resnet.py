@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
@@ -25,9 +24,14 @@ class Block(nn.Module):
     def __init__(self, method: Method, in_channels: int, out_channels: int, stride: int, stage: int, last_stage: bool):
         super().__init__()
         role = functools.partial(Role, stage=stage, last_stage=last_stage, architecture="resnet")
-        body, last = role("body"), role("body", last_in_block=True)
+        body, last, addition = (
+            role("body", activation="relu"),
+            role("body", last_in_block=True),
+            role("addition", activation="relu"),
+        )
         self.conv1 = method.conv(ConvSpec(in_channels, out_channels, 3, stride=stride, padding=1, role=body))
         self.norm1 = method.norm(out_channels, role=body)
+        self.activation1 = method.activation(out_channels, role=body)
         self.conv2 = method.conv(ConvSpec(out_channels, out_channels, 3, padding=1, role=last))
         self.norm2 = method.norm(out_channels, role=last)
         self.shortcut: nn.Module = nn.Identity()
@@ -37,11 +41,12 @@ class Block(nn.Module):
                 method.conv(ConvSpec(in_channels, out_channels, 1, stride=stride, role=down)),
                 method.norm(out_channels, role=down),
             )
+        self.activation2 = method.activation(out_channels, role=addition)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.norm1(self.conv1(x)))
+        y = self.activation1(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
-        return functional.relu(y + self.shortcut(x))
+        return self.activation2(y + self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -55,9 +60,10 @@ class ResNet(nn.Module):
     def __init__(self, method: Method, channels: int, classes: int, blocks: Sequence[int], width: int):
         super().__init__()
         role = functools.partial(Role, architecture="resnet")
-        stem = role("stem", last_stage=len(blocks) == 1)
+        stem = role("stem", last_stage=len(blocks) == 1, activation="relu")
         self.conv = method.conv(ConvSpec(channels, width, 3, padding=1, role=stem))
         self.norm = method.norm(width, role=stem)
+        self.activation = method.activation(width, role=stem)
         stages, in_channels = [], width
         for stage, count in enumerate(blocks):
             out_channels, layers = width * 2**stage, []
@@ -70,7 +76,7 @@ class ResNet(nn.Module):
         self.head = method.linear(in_channels, classes, role=role("head", stage=len(blocks) - 1, last_stage=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.norm(self.conv(x)))
+        y = self.activation(self.norm(self.conv(x)))
         return self.head(torch.mean(self.stages(y), dim=(2, 3)))
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
@@ -38,11 +37,14 @@ class Block(nn.Module):
         role: Callable[..., Role],
     ):
         super().__init__()
-        body, grouped, last = role("body"), role("grouped"), role("projection", last_in_block=True)
+        body, grouped = role("body", activation="relu"), role("grouped", activation="relu")
+        last, addition = role("projection", last_in_block=True), role("addition", activation="relu")
         self.conv1 = method.conv(ConvSpec(in_channels, inner, 1, role=body))
         self.norm1 = method.norm(inner, role=body)
+        self.activation1 = method.activation(inner, role=body)
         self.conv2 = method.conv(ConvSpec(inner, inner, 3, stride=stride, padding=1, groups=groups, role=grouped))
         self.norm2 = method.norm(inner, role=grouped)
+        self.activation2 = method.activation(inner, role=grouped)
         self.conv3 = method.conv(ConvSpec(inner, out_channels, 1, role=last))
         self.norm3 = method.norm(out_channels, role=last)
         self.shortcut: nn.Module = nn.Identity()
@@ -52,12 +54,13 @@ class Block(nn.Module):
                 method.conv(ConvSpec(in_channels, out_channels, 1, stride=stride, role=down)),
                 method.norm(out_channels, role=down),
             )
+        self.activation3 = method.activation(out_channels, role=addition)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.norm1(self.conv1(x)))
-        y = functional.relu(self.norm2(self.conv2(y)))
+        y = self.activation1(self.norm1(self.conv1(x)))
+        y = self.activation2(self.norm2(self.conv2(y)))
         y = self.norm3(self.conv3(y))
-        return functional.relu(y + self.shortcut(x))
+        return self.activation3(y + self.shortcut(x))
 
 
 class ResNeXt(nn.Module):
@@ -71,9 +74,10 @@ class ResNeXt(nn.Module):
 
     def __init__(self, method: Method, channels: int, classes: int, groups: int, group_width: int, width: int):
         super().__init__()
-        stem = Role("stem", architecture="resnext")
+        stem = Role("stem", architecture="resnext", activation="relu")
         self.conv = method.conv(ConvSpec(channels, width, 1, role=stem))
         self.norm = method.norm(width, role=stem)
+        self.activation = method.activation(width, role=stem)
         stages, in_channels = [], width
         for stage, count in enumerate(BLOCKS):
             role = functools.partial(Role, stage=stage, last_stage=stage == len(BLOCKS) - 1, architecture="resnext")
@@ -87,7 +91,7 @@ class ResNeXt(nn.Module):
         self.head = method.linear(in_channels, classes, role=role("head"))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu(self.norm(self.conv(x)))
+        y = self.activation(self.norm(self.conv(x)))
         return self.head(torch.mean(self.stages(y), dim=(2, 3)))
 
 

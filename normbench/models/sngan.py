@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_gan
 
-LEAK = 0.1  # slope of the leaky ReLU
-
 
 def halvings(size: int) -> int:
     """The number of times that the discriminator halves images of `size` pixels a side."""
@@ -63,12 +61,12 @@ class Discriminator(nn.Module):
         super().__init__()
         steps = halvings(size)
         layers: list[nn.Module] = []
-        role = functools.partial(Role, architecture="sngan")
+        role = functools.partial(Role, architecture="sngan", activation="leaky_relu")
 
         def add(in_channels: int, out_channels: int, stride: int, here: Role) -> None:
             layers.append(method.conv(ConvSpec(in_channels, out_channels, 3, stride=stride, padding=1, role=here)))
             last = dataclasses.replace(here, last_in_block=stride == 1)  # each stage ends without a stride
-            layers.extend([method.norm(out_channels, role=last), nn.LeakyReLU(LEAK)])
+            layers.extend([method.norm(out_channels, role=last), method.activation(out_channels, role=last)])
 
         add(channels, width, 1, role("stem"))
         for stage in range(1, steps + 1):
@@ -76,7 +74,7 @@ class Discriminator(nn.Module):
             add(features // 2, features // 2, 2, here)
             add(features // 2, features, 1, here)
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        head = role("head", stage=steps, last_stage=True)
+        head = Role("head", steps, last_stage=True, architecture="sngan")
         self.head = method.linear(features * (size // 2**steps) ** 2, 1, role=head)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -33,11 +33,12 @@ class VGG(nn.Module):
             out_channels = width * min(2**stage, 8)
             for index in range(count):
                 place = "stem" if stage == 0 and index == 0 else "body"
-                here = role(place, stage, last_stage=stage == len(stages) - 1)
+                here = role(place, stage, last_stage=stage == len(stages) - 1, activation="relu")
+                last = dataclasses.replace(here, last_in_block=index == count - 1)
                 layers += [
                     method.conv(ConvSpec(in_channels, out_channels, 3, padding=1, role=here)),
-                    method.norm(out_channels, role=dataclasses.replace(here, last_in_block=index == count - 1)),
-                    nn.ReLU(inplace=True),
+                    method.norm(out_channels, role=last),
+                    method.activation(out_channels, role=last),
                 ]
                 in_channels = out_channels
             layers.append(nn.MaxPool2d(2))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Batches, Images
-from normbench.methods.base import Method
+from normbench.methods.base import Method, Moment
 from normbench.system.seeds import derive
 from normbench.training.adversary import inputs
 from normbench.training.compilation import compiled
@@ -162,8 +162,10 @@ class Training:
     def train_on(self, epoch: int, step: int, pixels: Tensor, labels: Tensor) -> None:
         """Trains on one batch, in several passes with a free adversary, and advances the learning-rate schedule."""
         recipe, seed = self.recipe, derive(self.seed, "adversary", epoch, step)
+        done = epoch * self.steps + step
+        moment = Moment(epoch, recipe.epochs, done, derive(self.seed, "penalty", epoch, step))
         for x in inputs(self.model, self.images, pixels, labels, recipe.adversary, seed):
-            loss, right = step_loss(self.forward, self.model, self.method, x, labels, recipe)
+            loss, right = step_loss(self.forward, self.model, self.method, x, labels, recipe, moment)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if recipe.gradient_clip is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.methods.base import Method
+from normbench.methods.base import START, Method, Moment
 from normbench.training.recipe import Recipe
 
 
@@ -83,14 +83,16 @@ def step_loss(
     x: Tensor,
     y: Tensor,
     recipe: Recipe,
+    moment: Moment = START,
 ) -> tuple[Tensor, Tensor]:
     """The loss of a batch, including the method's penalty, and the number of correct predictions, both 0-d.
 
     forward: the model or its compiled forward pass. x: normalized images (B, C, H, W). y: labels, int64 (B,).
+    moment: the time of the step, for the penalty.
     """
     with autocast(recipe.precision, x.device.type):
         logits = forward(x)
     loss = functional.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-    penalty = method.penalty(model)
+    penalty = method.penalty(model, moment)
     right = (logits.detach().argmax(1) == y).sum()
     return (loss if penalty is None else loss + penalty), right

@@ -22,7 +22,7 @@ from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
 from normbench.gan.trainer import sample
 from normbench.methods import registry as methods
-from normbench.methods.base import ConvSpec, Method
+from normbench.methods.base import START, ConvSpec, Method, Moment
 from normbench.methods.batch_norm import BatchNorm
 from normbench.methods.spectral_norm import SpectralNorm
 from normbench.models.build import build_gan
@@ -136,7 +136,7 @@ class Mean(nn.Module):
 
 @dataclass(frozen=True)
 class Taxed(BatchNorm):
-    def penalty(self, model: nn.Module) -> Tensor:
+    def penalty(self, model: nn.Module, moment: Moment = START) -> Tensor:
         return torch.tensor(0.25)
 
 

@@ -6,28 +6,30 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from torch import nn
+import pytest
+import torch
+from torch import Tensor, nn
 
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models import registry
 from normbench.models.build import build_gan
-from tests.models.networks import ON_NARROW, built, images, logits_of
+from tests.models.networks import NARROW, ON_NARROW, built, images, logits_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Spy(Method):
-    """Writes down the roles that it is asked for."""
+    """Writes down the roles that it is asked for, without their activation, which has tests of its own below."""
 
     convolutions: list[Role] = dataclasses.field(default_factory=list)
     norms: list[Role] = dataclasses.field(default_factory=list)
     linears: list[Role] = dataclasses.field(default_factory=list)
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        self.convolutions.append(spec.role)
+        self.convolutions.append(dataclasses.replace(spec.role, activation=""))
         return super().conv(spec)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
-        self.norms.append(role)
+        self.norms.append(dataclasses.replace(role, activation=""))
         return super().norm(channels, role=role)
 
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
@@ -159,3 +161,65 @@ def test_roles_in_an_sngan() -> None:
     assert spy.convolutions == convs
     assert spy.norms == [dataclasses.replace(conv, last_in_block=i in (0, 2, 4, 6)) for i, conv in enumerate(convs)]
     assert spy.linears == [role("head", 3, True)]
+
+
+class Noted(nn.Module):
+    """Writes down that it is called, and returns what it is given."""
+
+    def __init__(self, hook: str, channels: int, role: Role, calls: list[tuple[str, Role]]):
+        super().__init__()
+        self.hook, self.channels, self.role, self.calls = hook, channels, role, calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[1] == self.channels
+        self.calls.append((self.hook, self.role))
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Method):
+    """Neither norms nor activations do anything but write down that they are called."""
+
+    calls: list[tuple[str, Role]] = dataclasses.field(default_factory=list)
+
+    def norm(self, channels: int, *, role: Role) -> nn.Module:
+        return Noted("norm", channels, role, self.calls)
+
+    def activation(self, channels: int, *, role: Role) -> nn.Module:
+        return Noted("activation", channels, role, self.calls)
+
+
+@ON_NARROW
+def test_activations_follow_the_norms_that_say_so(name: str) -> None:
+    method = Linear()
+    logits_of(built(name, method), images(0, 1))
+    after = [*method.calls[1:], None]
+    for (hook, role), following in zip(method.calls, after, strict=True):
+        if hook == "norm" and role.activation:
+            assert following == ("activation", role)
+        elif hook == "norm":
+            assert following is None or following[0] == "norm" or following[1].place == "addition"
+    additions = [role for hook, role in method.calls if hook == "activation" and role.place == "addition"]
+    norms = [role for hook, role in method.calls if hook == "norm"]
+    assert len(additions) == sum(not role.activation and role.last_in_block for role in norms) * name.startswith("res")
+    assert {role.activation for hook, role in method.calls if hook == "activation"} == {"relu"}
+    assert len(method.calls) - len(norms) == sum(bool(role.activation) for role in norms) + len(additions)
+
+
+@pytest.mark.parametrize("name", sorted({*NARROW} - {"vgg11", "senet18"}))  # They have max pooling and gates.
+def test_no_activation_but_those_of_the_method(name: str) -> None:
+    """Without norms and activations, the logits are an affine function of the images."""
+    network = built(name, Linear()).double()
+    x, y = images(0, 2).double(), images(1, 2).double()
+    found = [logits_of(network, each) for each in (x + y, x, y, torch.zeros_like(x))]
+    assert torch.allclose(found[0] + found[3], found[1] + found[2], rtol=0, atol=1e-10 * found[0].abs().max().item())
+    assert found[1].std() > 0
+
+
+def test_activations_of_an_sngan() -> None:
+    method = Linear()
+    build_gan("sngan", {"width": 4}, method, 3, 32, 8)[1](images(0, 1))
+    assert [hook for hook, _ in method.calls] == ["norm", "activation"] * 7
+    assert {role.activation for _, role in method.calls} == {"leaky_relu"}
+    layer = Method().activation(4, role=method.calls[0][1])
+    assert layer(torch.tensor([-1.0, 2.0])).tolist() == pytest.approx([-0.1, 2.0])

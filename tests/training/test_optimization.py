@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normbench.methods.base import Method
+from normbench.methods.base import START, Method, Moment
 from normbench.training.optimization import autocast, lr_factor, optimizer, step_loss
 from tests.support.subjects import recipe
 
@@ -71,7 +71,7 @@ def test_what_decays(decayed: bool) -> None:
 
 @dataclass(frozen=True)
 class Taxed(Method):
-    def penalty(self, model: nn.Module) -> Tensor:
+    def penalty(self, model: nn.Module, moment: Moment = START) -> Tensor:
         return torch.tensor(0.25)
 
 
