@@ -8,17 +8,17 @@ import difflib
 import functools
 import inspect
 import sys
-import types
 import warnings
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from torch import Tensor, nn
 
 from normbench.methods.base import START, ConvSpec, Method, Role
+from normbench.methods.plain import PlainMethod, installed_version
 from normbench.system import blame
 from normbench.system.errors import nearest
-from normbench.system.schema import Strict
+from normbench.system.schema import SCALARS, Strict, is_expressible
 
 # Each hook with the call that models and training make, as text and as arguments.
 ROLE = Role("body")
@@ -32,14 +32,16 @@ HOOKS: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "param_groups": ("param_groups(self, model, lr, weight_decay)", (None, 0.1, 0.0), {}),
 }
 ALIKE = 0.7  # similarity from which a name counts as a misspelt hook
-SCALARS = (bool, int, float, str, type(None))
 
 
 def problems(kind: type[Method]) -> list[str]:
     """One line for each mistake in the class of a method, with its file and line; an empty list if there is none.
 
-    The classes between it and those of normbench are checked with it.
+    The classes between it and those of normbench are checked with it. Of a plain class of layers only the file is.
     """
+    if issubclass(kind, PlainMethod):
+        found = [] if installed_version(kind) else [*_file(kind)]
+        return found or [*_values(kind)]
     own = [each for each in kind.__mro__ if issubclass(each, Method) and _is_checked(each, kind)]
     found = [line for each in own for line in (*_file(each), *_options(each))]
     found += [*_hooks(kind, own)]
@@ -232,27 +234,13 @@ def _options(kind: type[Method]) -> Iterator[str]:
             yield line(field.name, f" is an option with the name of the hook {field.name}; rename it")
         elif field.name.startswith("_") or field.name == "model_config":
             yield line(field.name, " cannot be the name of an option; rename it")
-        elif not _is_expressible(hints[field.name]):
+        elif not is_expressible(hints[field.name]):
             allowed = "an option is a bool, int, float, str, a Literal, or a list or dict of these"
             yield line(field.name, f": {_named(hints[field.name])} cannot be given in params.yaml; {allowed}")
         else:
             wrong = _default_problem(hints[field.name], field)
             if wrong:
                 yield line(field.name, f" = {field.default!r:.40} as default: {wrong}")
-
-
-def _is_expressible(hint: Any) -> bool:
-    """Whether a value of a type can be written in YAML and read strictly: numbers, text, lists and dicts of such."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _is_expressible(args[0])
-    if origin is Literal:
-        return all(type(value) in SCALARS for value in args)
-    if origin in (Union, types.UnionType, list):
-        return all(map(_is_expressible, args))
-    if origin is dict:
-        return args[0] is str and _is_expressible(args[1])
-    return hint in (*SCALARS, list, dict, None, Any)
 
 
 def _default_problem(hint: Any, field: dataclasses.Field) -> str | None:

@@ -1,7 +1,7 @@
 """The definition of a model: its entry in the table of models, and the decorators that register it.
 
 A model is a function with one of the two decorators, in a file of this folder or in a file of the user's own. It builds
-a network through the hooks of a method. Its options are its keyword-only arguments:
+a network through the hooks of a method. Its options are its other arguments, which have defaults:
 
     @register_classifier(least_size=32)
     def my_net(method: Method, channels: int, classes: int, *, width: int = 64) -> nn.Module: ...
@@ -10,7 +10,8 @@ a network through the hooks of a method. Its options are its keyword-only argume
     def my_gan(method: Method, channels: int, size: int, latent: int, *, width: int = 64): ...
 
 In params.yaml, `model: my_net` refers to a model of this folder, which needs no entry elsewhere, and
-`model: my_models/net.py:my_net` to a model of the user's own.
+`model: my_models/net.py:my_net` to a model of the user's own. There the decorator may be left out, and a
+`torch.nn.Module` class with these arguments is a model too.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
+from normbench.system.blame import definition
 from normbench.system.errors import UserError, hint
-from normbench.system.plugins import Table, is_place, registers
+from normbench.system.plugins import Table, imported, is_place, registers
 from normbench.system.schema import LARGEST, MOST
 
 Kind = Literal["classifier", "gan"]
@@ -55,9 +57,9 @@ class Model:
     divisor: int = 1
 
     def options(self) -> dict[str, Any]:
-        """The options and their defaults: the keyword-only arguments of the function, in order."""
+        """The options and their defaults: the arguments of the function after those of its kind, in order."""
         parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {p.name: p.default for p in parameters if p.name not in TAKES[self.kind]}
 
     def typed(self, options: dict[str, Any]) -> dict[str, Any]:
         """Valid options in the types of their defaults: a whole number for a float becomes one."""
@@ -146,7 +148,7 @@ def _check(model: Model) -> None:
     An option must have a default that is a bool, int, float or str.
     """
     parameters = inspect.signature(model.function).parameters.values()
-    taken = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
+    taken = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.default is p.empty)
     if taken != TAKES[model.kind]:
         wanted = ", ".join(TAKES[model.kind])
         raise TypeError(f"{model.name} takes ({', '.join(taken)}); a {model.kind} takes ({wanted}, *, options)")
@@ -167,10 +169,43 @@ def get(reference: str, kind: Kind | None = None) -> Model:
     """
     if not is_place(reference) and reference not in names(kind):
         raise UserError(f"unknown model; {hint(reference, names(kind))}")
-    model = MODELS.get(reference)
+    model = _plain(reference) or MODELS.get(reference)
     if kind is not None and model.kind != kind:
         raise UserError(f"{reference} is registered as a {model.kind}; what is needed here is a {kind}")
     return model
+
+
+def _plain(reference: str) -> Model | None:
+    """The model of a function or class of the user's own without a decorator; None for any other reference.
+
+    It is a classifier or a GAN by the names of its arguments. Raises UserError if they are those of neither.
+    """
+    place, _, name = reference.partition(":")
+    found = getattr(imported(place), name, None) if is_place(reference) and name else None
+    if not callable(found) or MODELS.has(name, found.__module__):
+        return None
+    given = inspect.signature(found).parameters
+    kind: Kind = "gan" if {*TAKES["gan"]} <= {*given} else "classifier"
+    model = Model(name, kind, found)
+    try:
+        _check(model)
+    except TypeError as error:
+        raise UserError(f"{definition(found) or place}: {error}") from None
+    return model
+
+
+def own(file: Path) -> list[str]:
+    """References to the models in a file of the user's own, with a decorator or without.
+
+    Raises UserError if it cannot be imported.
+    """
+    module = imported(str(file))
+    found = {name for name, where in MODELS.everything() if where == module.__name__}
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", None) == module.__name__ and callable(value):
+            given = tuple(inspect.signature(value).parameters)
+            found |= {name} if any(given[: len(taken)] == taken for taken in TAKES.values()) else set()
+    return [f"{file}:{name}" for name in sorted(found)]
 
 
 def source_file(reference: str) -> Path:

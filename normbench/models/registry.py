@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from normbench.methods.base import Method
-from normbench.models.base import Model, get, names
+from normbench.models.base import Model, get, names, own
 from normbench.models.build import build_classifier
 
-__all__ = ["Model", "classifier", "get", "names"]
+OWN = Path("my_models")
+
+__all__ = ["OWN", "Model", "classifier", "get", "names", "own"]
 
 
 def classifier(name: str, model_options: dict[str, Any], method: Method, channels: int, classes: int) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from normbench.methods import registry as methods
+from normbench.methods.plain import PlainMethod, installed_version
 from normbench.models import registry as models
 from normbench.runs.run import Kind, Run
 from normbench.system import files
@@ -42,8 +43,13 @@ def model(reference: str) -> str:
 
 
 def method(reference: str) -> str:
-    """Returns the digest of the code of a method."""
-    return digest([Root(methods.source_file(reference), methods.method_class(reference).__name__)])
+    """Returns the digest of the code of a method; for a plain class of an installed package, of its version."""
+    kind = methods.method_class(reference)
+    roots = [Root(PACKAGE / "methods/plain.py", "adapted")] if issubclass(kind, PlainMethod) else []
+    version = installed_version(kind)
+    if version is not None:
+        return files.hash_of([version, kind.__module__, kind.__qualname__, digest(roots)])
+    return digest([*roots, Root(methods.source_file(reference), kind.__name__)])
 
 
 def digest(roots: list[Root]) -> str:

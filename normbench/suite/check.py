@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from normbench.methods import registry as methods
+from normbench.methods.plain import taken_for
 from normbench.suite import trial
 from normbench.suite.resolve import resolve
 from normbench.suite.resolved import Resolved, is_written
@@ -31,7 +33,9 @@ def check(refresh: bool) -> Checked:
     folders my_*. Raises UserError with one line for each mistake.
     """
     fresh = resolve()
-    notes = trial.check(trial.of_params(fresh))
+    kinds = {name: methods.method_class(variant.method) for name, variant in fresh.variants.items()}
+    notes = [f"variant {name}: {taken}" for name, kind in kinds.items() if (taken := taken_for(kind))]
+    notes += trial.check(trial.of_params(fresh))
     changed = [
         name
         for name, value in fresh.files().items()

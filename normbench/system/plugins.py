@@ -70,6 +70,14 @@ class Table(Generic[Entry]):
             self.entries[name] = entry
         self._modules[name, module] = entry
 
+    def has(self, name: str, module: str) -> bool:
+        """Whether the code of a module registers an entry of that name."""
+        return (name, module) in self._modules
+
+    def everything(self) -> list[tuple[str, str]]:
+        """Name and module of all entries so far, those of the user's own included."""
+        return list(self._modules)
+
     def names(self) -> list[str]:
         """Returns the names that the package registers, in the order of the files and of the definitions in a file."""
         self._read()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -29,6 +30,8 @@ ImageSize = Annotated[
     BeforeValidator(lambda value: size_of(*value) if isinstance(value, list) and len(value) == 2 else value),
 ]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+SCALARS = (bool, int, float, str, type(None))
 
 Model = TypeVar("Model", bound="Strict")
 
@@ -68,6 +71,20 @@ class Strict(BaseModel):
     def json_value(self) -> Any:
         """Returns the value as plain dictionaries, lists, numbers and strings."""
         return self.model_dump(mode="json")
+
+
+def is_expressible(hint: Any) -> bool:
+    """Whether a value of a type can be written in YAML and read strictly: numbers, text, lists and dicts of such."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return is_expressible(args[0])
+    if origin is Literal:
+        return all(type(value) in SCALARS for value in args)
+    if origin in (Union, types.UnionType, list):
+        return all(map(is_expressible, args))
+    if origin is dict:
+        return args[0] is str and is_expressible(args[1])
+    return hint in (*SCALARS, list, dict, None, Any)
 
 
 def first_problem(error: ValidationError) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from normbench.checks import subjects
 from normbench.checks.method import problems
 from normbench.methods import registry
-from normbench.methods.base import ConvSpec, Method, Role
+from normbench.methods.base import Method, Role
 from normbench.models import registry as models
 from normbench.system.errors import UserError
 from tests.checks.made import BOUND, task

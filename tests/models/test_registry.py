@@ -208,7 +208,7 @@ def without_default(method: Any, channels: int, classes: int, *, width: int) -> 
     raise NotImplementedError
 
 
-def positional_option(method: Any, channels: int, classes: int, width: int = 4) -> Any:
+def positional_option(method: Any, channels: int, classes: int, width: int) -> Any:
     raise NotImplementedError
 
 
