@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from normbench.checks.method import HOOKS, described
 from normbench.methods.base import ACTIVATIONS, START, ConvSpec, Method, Moment, Role
+from normbench.methods.plain import PlainMethod
 from normbench.system import blame
 from normbench.system.errors import UserError, hint, nearest
 
@@ -92,7 +93,9 @@ class Watch:
         return self.subject.method
 
     def place(self, hook: str) -> str:
-        """Where a hook is defined, or the method if normbench defines it."""
+        """Where a hook is defined, or the method if normbench defines it, as it does for plain classes."""
+        if isinstance(self.real, PlainMethod):
+            return self.subject.method_place
         found = inspect.getattr_static(type(self.real), hook)
         where = None if found is inspect.getattr_static(Method, hook) else blame.definition(found)
         return where or self.subject.method_place

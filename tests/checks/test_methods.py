@@ -296,7 +296,10 @@ def test_an_import_that_changes_torch_is_refused(folder: Path) -> None:
 
 def test_a_class_that_is_no_method(folder: Path) -> None:
     _, line = write(folder, f"@dataclass(frozen=True)\nclass Mine:  {HERE}\n    pass\n")
-    with pytest.raises(UserError, match=rf"^mine\.py:{line}: Mine in mine\.py is not a subclass of .*Method$"):
+    with pytest.raises(
+        UserError,
+        match=rf"^mine\.py:{line}: Mine in mine\.py is a subclass neither of torch\.nn\.Module nor of .*Method$",
+    ):
         methods.method_class("mine.py:Mine")
 
 
@@ -312,3 +315,38 @@ def test_the_methods_of_the_package_pass_without_notes(name: str) -> None:
     """Beyond tests/methods/test_method_contract.py: in another precision and memory format, and in a GAN."""
     for what in (task(precision="bfloat16", memory_format="contiguous"), gan_task()):
         assert subjects.check(what, models.get(what.model), methods.build(name, {}), BOUND, NAME) == []
+
+
+PLAIN = """
+class Mine(nn.Module):{here}
+    def __init__(self, num_features, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_features, 1, 1))
+        {init}
+
+    def forward(self, x):{call}
+        return {result}
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"call": HERE, "result": "x[:, :, 1:]"}, "Mine, the norm of 4 channels, made shape (4, 4, 7, 8) of (4, 4, 8, 8)"),
+        ({"result": f"x * self.wight  {HERE}"}, "AttributeError: 'Mine' object has no attribute 'wight'"),
+        ({"init": f"self.mean = torch.zeros(4)  {HERE}"}, "Mine.mean is a tensor that is neither parameter nor buffer"),
+        ({"init": f"self.mean = 1 / (num_features - 4)  {HERE}"}, "ZeroDivisionError: division by zero"),
+        ({"here": HERE, "init": "self.lazy = nn.LazyLinear(3)"}, "norm returned a Mine, which has no shape before the first batch"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_plain_class_is_one_line(parts: dict[str, str], said: str, folder: Path) -> None:
+    given = {"here": "", "init": "", "call": "", "result": "x * self.weight"} | parts
+    _, line = write(folder, PLAIN.format(**given))
+    (message,) = checked("mine.py:Mine")
+    assert message.startswith(f"mine.py:{line}: ")
+    assert said in message
+
+
+def test_a_plain_class_that_is_right_passes_without_a_note(folder: Path) -> None:
+    write(folder, PLAIN.format(here="", init="", call="", result="x * self.weight"))
+    assert checked("mine.py:Mine") == []
