@@ -6,6 +6,7 @@ The symbol of a filter is its frequency response: one factor per frequency.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -102,17 +103,43 @@ def filter_of(weight: Tensor, height: int, width: int, dtype: torch.dtype) -> tu
     weight: (out, in, kh, kw). height, width: of the images. dtype: of the arithmetic, float32 or float64. On a CPU the
     result is a `Filter`, elsewhere the symbol at frequencies up to half the width, (out, height, width // 2 + 1).
     """
-    with torch.autocast(weight.device.type, enabled=False), torch.no_grad():
-        # float64 where possible, because in float32 the square of a spectrum near zero has no correct digit.
-        exact = weight.to(torch.float32 if weight.device.type == "mps" else torch.float64)
-        size = *weight.shape[2:], height, width
-        correlation = autocorrelation(exact)
-        if weight.device.type != "cpu":
-            square = correlation @ table(half_of_cosines, *size, like=exact)
-            return (inverse_root(square).to(dtype).view(len(weight), height, -1),)
-        halves = inverse_root(table(cosines_of_pairs, *size, like=exact) @ correlation.T)
+    if weight.device.type != "cpu":
+        return Symbols([weight]).at(height, width, dtype)
+    with torch.autocast("cpu", enabled=False), torch.no_grad():
+        correlation = autocorrelation(exact(weight))
+        cosines = table(cosines_of_pairs, *weight.shape[2:], height, width, like=correlation)
+        halves = inverse_root(cosines @ correlation.T)
         straight, mirrored = halves.view(2, height // 2 + 1, width // 2 + 1, -1)
         return real_fourier.acting(straight, mirrored, (height, width), dtype)
+
+
+def exact(weight: Tensor) -> Tensor:
+    """The weight in float64 where possible, as the square of a spectrum near zero has no correct digit in float32."""
+    return weight.to(torch.float32 if weight.device.type == "mps" else torch.float64)
+
+
+class Symbols:
+    """The symbols of the filters of several kernels (see `filter_of`), computed together for each size of images.
+
+    The size is known once the first of the layers meets its images. The symbols of all of them are computed then, so
+    that none hangs on what sizes an earlier pass had.
+    weights: (out, in, kh, kw), with the same in, kh and kw. They are constants for the gradient.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]):
+        self.kernel, self.channels = weights[0].shape[2:], [len(weight) for weight in weights]
+        with torch.autocast(weights[0].device.type, enabled=False), torch.no_grad():
+            self.correlation = autocorrelation(exact(torch.cat(list(weights)) if len(weights) > 1 else weights[0]))
+        self.known: dict[tuple[int, int, torch.dtype], tuple[Tensor, ...]] = {}
+
+    def at(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Those at frequencies up to half the width of images (height, width): (out, height, width // 2 + 1) each."""
+        if (height, width, dtype) not in self.known:
+            with torch.autocast(self.correlation.device.type, enabled=False), torch.no_grad():
+                cosines = table(half_of_cosines, *self.kernel, height, width, like=self.correlation)
+                symbols = inverse_root(self.correlation @ cosines).to(dtype).view(-1, height, width // 2 + 1)
+                self.known[height, width, dtype] = symbols.split(self.channels)
+        return self.known[height, width, dtype]
 
 
 def filtered(x: Tensor, filter: tuple[Tensor, ...], crop: Pair, stride: Pair) -> Tensor:
@@ -124,7 +151,7 @@ def filtered(x: Tensor, filter: tuple[Tensor, ...], crop: Pair, stride: Pair) ->
     A CPU multiplies by Fourier matrices, which takes a sixth to four fifths of the time of fast transforms at the usual
     sizes of a grid, 2^k + 2. Other devices transform, because CUDA may round products to TF32.
     """
-    return (Products if x.device.type == "cpu" else Transforms).apply(x, *filter, crop, stride)
+    return (Products if len(filter) == 2 else Transforms).apply(x, *filter, crop, stride)
 
 
 class Products(torch.autograd.Function):

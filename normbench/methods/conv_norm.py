@@ -13,18 +13,28 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import fuse_conv_bn_eval
 
-from normbench.functional.circular_filter import filter_of, filtered
+from normbench.functional.circular_filter import Symbols, filter_of, filtered
 from normbench.functional.constants import constant, keeps
+from normbench.functional.conversion import converted
 from normbench.functional.convolution import every_pixel, full_conv2d
 from normbench.functional.fourier_convolution import FourierConvolution, fits
 from normbench.functional.pairs import Pair, pair
 from normbench.methods.base import ConvSpec, Method, Role
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` that can be given its parameters in the precision of autocast."""
+
+    def forward(self, input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """weight, bias: in the place of the layer's own."""
+        return self._conv_forward(input, self.weight if weight is None else weight, self.bias if bias is None else bias)
 
 
 class ConvNorm2d(nn.Module):
@@ -63,19 +73,25 @@ class ConvNorm2d(nn.Module):
         self.groups = groups
         half = (self.full[0] // 2, self.full[1] // 2)
         self.affine = (
-            nn.Conv2d(out_channels, out_channels, self.kernel_size, padding=half, groups=out_channels)
+            DepthwiseConv2d(out_channels, out_channels, self.kernel_size, padding=half, groups=out_channels)
             if affine
             else None
         )
         self.batch_norm = nn.BatchNorm2d(out_channels, affine=affine) if batch_norm else None
+        # What the network has computed ahead, for one pass: the symbols of several layers with this one's place among
+        # them, and parameters in the precision of autocast, by name.
+        self.symbols: tuple[Symbols, int] | None = None
+        self.low: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.pointwise(x) if self.kernel_size == (1, 1) else self.filtered(x)
+        # A model may switch autocast off for a part of the network.
+        low = self.low if torch.is_autocast_enabled(x.device.type) else {}
+        y = self.pointwise(x) if self.kernel_size == (1, 1) else self.filtered(x, low.get("weight", self.weight))
         affine, norm = self.affine, self.batch_norm
         if affine is not None and norm is not None and keeps(norm, self.parameters()):
             affine, norm = constant(norm, "folded", (), functools.partial(fuse_conv_bn_eval, affine, norm)), None
         if affine is not None:
-            y = affine(y)
+            y = affine(y, low.get("affine.weight"), low.get("affine.bias"))
         return y if norm is None else norm(y)
 
     def pointwise(self, x: Tensor) -> Tensor:
@@ -89,9 +105,10 @@ class ConvNorm2d(nn.Module):
             x, stride = every_pixel(x, stride), (1, 1)
         return functional.conv2d(x, weight, stride=stride, groups=self.groups)
 
-    def filtered(self, x: Tensor) -> Tensor:
+    def filtered(self, x: Tensor, weight: Tensor) -> Tensor:
         """The normalized convolution with a larger kernel: (N, in, H, W) -> (N, out, H', W').
 
+        weight: the layer's, or what is left of it in the precision of autocast.
         The full convolution is computed, filtered on its own grid, and then cropped to the padding and strided.
         """
         crop = (self.full[0] - self.padding[0], self.full[1] - self.padding[1])
@@ -99,7 +116,7 @@ class ConvNorm2d(nn.Module):
             size, dtype = (x.shape[2], x.shape[3]), torch.promote_types(x.dtype, torch.float32)
             form = (self.weight, size, crop, self.stride, dtype)
             return constant(self, (size, dtype), (), lambda: FourierConvolution(*form))(x)
-        full = full_conv2d(x, self.weight, self.groups)
+        full = full_conv2d(x, weight, self.groups)
         return filtered(full, self.filter(full), crop, self.stride)
 
     def by_spectra(self, x: Tensor) -> bool:
@@ -114,7 +131,56 @@ class ConvNorm2d(nn.Module):
     def filter(self, full: Tensor) -> tuple[Tensor, ...]:
         """The filter of images like `full`, a constant for the gradient (see `circular_filter.filter_of`)."""
         form = (full.shape[2], full.shape[3], torch.promote_types(full.dtype, torch.float32))
+        if self.symbols is not None:
+            symbols, place = self.symbols
+            return (symbols.at(*form)[place],)
         return constant(self, form, (), lambda: filter_of(self.weight, *form))
+
+    def rounded_by_autocast(self) -> list[tuple[str, Tensor]]:
+        """The names and values of the parameters that autocast converts when a convolution uses them.
+
+        Not the weight of a 1x1 kernel, which is divided by its norm first, nor float64, which autocast leaves alone.
+        """
+        names = ["weight"] * (self.kernel_size != (1, 1)) + ["affine.weight", "affine.bias"] * (self.affine is not None)
+        found = [(name, self.get_parameter(name)) for name in names]
+        return [(name, value) for name, value in found if value.dtype == torch.float32]
+
+
+def compute_ahead(layers: list[ConvNorm2d]) -> None:
+    """Computes together what all layers of a network need of their parameters in the next pass.
+
+    These are their filters and, under autocast, the parameters of their convolutions in its precision.
+    """
+    alike: dict[Any, list[ConvNorm2d]] = {}
+    for layer in layers:
+        if layer.kernel_size != (1, 1):
+            # Most layers with as many input channels get images of one size, and so have one table of cosines.
+            alike.setdefault((layer.weight.shape[1:], layer.groups), []).append(layer)
+    for some in alike.values():
+        symbols = Symbols([layer.weight for layer in some])
+        for place, layer in enumerate(some):
+            layer.symbols = symbols, place
+    kind = layers[0].weight.device.type
+    if torch.is_autocast_enabled(kind):
+        rounded = [(layer, *named) for layer in layers for named in layer.rounded_by_autocast()]
+        values = converted([parameter for _, _, parameter in rounded], torch.get_autocast_dtype(kind))
+        for (layer, name, _), value in zip(rounded, values, strict=True):
+            layer.low[name] = value
+
+
+def begin_pass(network: nn.Module, *_: Any) -> None:
+    """Forward pre-hook of a network: in training on a GPU, whose time goes into launches, it calls `compute_ahead`."""
+    end_pass(network)
+    layers = [each for each in network.modules() if isinstance(each, ConvNorm2d)]
+    if network.training and layers and layers[0].weight.device.type != "cpu":
+        compute_ahead(layers)
+
+
+def end_pass(network: nn.Module, *_: Any) -> None:
+    """Forward hook that drops what was computed ahead, as the parameters may change before the next pass."""
+    for each in network.modules():
+        if isinstance(each, ConvNorm2d):
+            each.symbols, each.low = None, {}
 
 
 @dataclass(frozen=True)
@@ -144,3 +210,7 @@ class ConvNorm(Method):
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         return nn.Identity()
+
+    def initialize(self, model: nn.Module) -> None:
+        model.register_forward_pre_hook(begin_pass)
+        model.register_forward_hook(end_pass)
