@@ -169,18 +169,26 @@ def compute_ahead(layers: list[ConvNorm2d]) -> None:
 
 
 def begin_pass(network: nn.Module, *_: Any) -> None:
-    """Forward pre-hook of a network: in training on a GPU, whose time goes into launches, it calls `compute_ahead`."""
-    end_pass(network)
-    layers = [each for each in network.modules() if isinstance(each, ConvNorm2d)]
+    """Forward pre-hook of a network: calls `compute_ahead` in training on a GPU, where each launch of a kernel counts.
+
+    A CPU computes layer by layer.
+    """
+    layers = forget(network)
     if network.training and layers and layers[0].weight.device.type != "cpu":
         compute_ahead(layers)
 
 
 def end_pass(network: nn.Module, *_: Any) -> None:
-    """Forward hook that drops what was computed ahead, as the parameters may change before the next pass."""
-    for each in network.modules():
-        if isinstance(each, ConvNorm2d):
-            each.symbols, each.low = None, {}
+    """Forward hook of a network: drops what `begin_pass` has computed, as parameters change before the next pass."""
+    forget(network)
+
+
+def forget(network: nn.Module) -> list[ConvNorm2d]:
+    """The layers of a network, after they have dropped what was computed ahead."""
+    layers = [each for each in network.modules() if isinstance(each, ConvNorm2d)]
+    for layer in layers:
+        layer.symbols, layer.low = None, {}
+    return layers
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normbench.functional import circular_filter, real_fourier
-from normbench.functional.circular_filter import Products, Transforms
+from normbench.functional.circular_filter import Products, Symbols, Transforms
 from normbench.functional.constants import unchanging
 from normbench.methods.conv_norm import ConvNorm2d
 from tests.oracles import layers as oracles
@@ -142,6 +142,22 @@ def test_filters_of_kernels_are_the_same_for_both_ways(monkeypatch: pytest.Monke
     wanted = Transforms.apply(x, spectrum.rsqrt()[:, :, :5], (1, 1), (1, 1))
     assert oracles.relative_error(found, wanted) <= 1e-12
     assert oracles.relative_error(circular_filter.inverse_spectrum_norm(weight, 8, 9), spectrum.rsqrt()) <= 1e-12
+
+
+def test_symbols_of_several_kernels() -> None:
+    """Each by its own transform, at any size, in the order of the kernels; those of one size are computed once."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(out, 3, 3, 5, generator=generator, dtype=torch.float64) for out in (2, 5, 1)]
+    symbols = Symbols(weights)
+    for height, width in ((8, 9), (7, 6), (8, 9)):
+        found = symbols.at(height, width, torch.float64)
+        for symbol, weight in zip(found, weights, strict=True):
+            expected = torch.fft.rfft2(weight, s=(height, width)).abs().square().sum(1).rsqrt()
+            assert symbol.shape == expected.shape
+            assert oracles.relative_error(symbol, expected) <= 1e-12
+        assert symbols.at(height, width, torch.float64) is found
+    single = symbols.at(8, 9, torch.float32)
+    assert all(torch.equal(a, b.float()) for a, b in zip(single, symbols.at(8, 9, torch.float64), strict=True))
 
 
 @pytest.mark.parametrize("constant", [True, False])

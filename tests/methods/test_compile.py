@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch._dynamo import config
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from normbench.methods.conv_norm import ConvNorm2d, compute_ahead, end_pass
 from tests.support import layer_cases
 
 COMPILED = [
@@ -93,6 +95,22 @@ def test_square_images() -> None:
     run, counter = compiled(layer)
     for seed in range(2):
         same_step(layer, reference, run, layer_cases.images("ConvNorm2d", seed, size=(8, 8)), 1e-12)
+    assert counter.frame_count == 1
+
+
+@config.patch(wrap_top_frame=True)  # as normbench.training.compilation sets it
+def test_what_is_computed_ahead() -> None:
+    """Under autocast, which a compiler does not see on fake tensors (see `tests.gpu.test_compiled`)."""
+    torch.manual_seed(0)
+    network = nn.Sequential(*(ConvNorm2d(4, 4, size, padding=size // 2, batch_norm=False) for size in (3, 3, 1)))
+    network.register_forward_pre_hook(lambda network, _: compute_ahead(list(network)))
+    network.register_forward_hook(end_pass)
+    reference = copy.deepcopy(network)
+    run, counter = compiled(network)
+    for seed in range(2):
+        x = torch.randn(4, 4, 6, 6, generator=torch.Generator().manual_seed(seed))
+        with torch.autocast("cpu", torch.bfloat16):
+            same_step(network, reference, run, x, 2**-6)
     assert counter.frame_count == 1
 
 

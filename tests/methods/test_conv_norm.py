@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from normbench.functional.constants import unchanging
 from normbench.functional.convolution import Conv2d
+from normbench.methods import conv_norm
 from normbench.methods.base import ConvSpec, Role
 from normbench.methods.conv_norm import ConvNorm, ConvNorm2d
 from normbench.models import registry
@@ -534,3 +535,135 @@ def test_gates_are_plain_convolutions() -> None:
     assert len(plain) == 16
     assert all("gate" in name and model.get_submodule(name).bias is not None for name in plain)
     assert not any("gate" in name for name, layer in model.named_modules() if isinstance(layer, ConvNorm2d))
+
+
+class Several(nn.Module):
+    """Layers with as many input channels on images of one size and of others, and one that is used at two sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm2d(3, 4, 3, padding=1)
+        self.first = ConvNorm2d(4, 4, 3, padding=1)
+        self.strided = ConvNorm2d(4, 6, 3, 2, padding=1, affine=False)
+        self.grouped = ConvNorm2d(6, 4, 3, padding=1, groups=2)
+        self.shortcut = ConvNorm2d(4, 4, 1)
+        self.last = ConvNorm2d(4, 5, 3, padding=1, batch_norm=False)
+        self.spare = ConvNorm2d(4, 4, 3, padding=1)  # which no pass uses
+        ConvNorm().initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(torch.relu(self.stem(x)))
+        y = self.shortcut(y[:, :, 1:]) + self.first(y[:, :, 1:])
+        with torch.autocast("cpu", enabled=False):
+            y = self.strided(y.float() if y.dtype == torch.bfloat16 else y)
+        return self.last(self.grouped(y))
+
+
+def several(dtype: torch.dtype, ahead: bool) -> Several:
+    """A network that computes layer by layer, or ahead, as on a GPU."""
+    torch.manual_seed(0)
+    model = Several().to(dtype)
+    if ahead:
+        model.register_forward_pre_hook(lambda model, _: conv_norm.compute_ahead(layers_of(model)))
+    return model
+
+
+def layers_of(model: nn.Module) -> list[ConvNorm2d]:
+    return [layer for layer in model.modules() if isinstance(layer, ConvNorm2d)]
+
+
+def kept(model: nn.Module) -> int:
+    """How many of the layers have something that was computed ahead."""
+    return sum(layer.symbols is not None or bool(layer.low) for layer in layers_of(model))
+
+
+def batch(seed: int, size: Pair, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def test_ahead_equals_layer_by_layer() -> None:
+    """Over steps in which weights and sizes of images change: outputs and gradients, and no gradient where none was."""
+    found, expected = several(torch.float64, True), several(torch.float64, False)
+    for seed, size in enumerate([(8, 8), (8, 8), (6, 9)]):
+        results = []
+        for model in (found, expected):
+            model.zero_grad()
+            y = model(batch(seed, size, torch.float64))
+            y.square().sum().backward()
+            results.append(y)
+        assert oracles.relative_error(*results) <= 1e-11
+        for (name, value), other in zip(found.named_parameters(), expected.named_parameters(), strict=True):
+            other = other[1]
+            assert (value.grad is None) == (other.grad is None) == name.startswith("spare"), name
+            if value.grad is not None and not name.endswith("affine.bias"):
+                assert oracles.relative_error(value.grad, other.grad) <= 1e-9, name
+        with torch.no_grad():
+            for value, other in zip(found.parameters(), expected.parameters(), strict=True):
+                if value.grad is not None:
+                    value.sub_(other.grad, alpha=0.01)
+                    other.sub_(other.grad, alpha=0.01)
+    assert kept(found) == 0
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_a_pass_does_not_hang_on_earlier_ones(low: bool) -> None:
+    """The first pass has the bits of later ones, also after other sizes, as an interrupted run starts with a first."""
+    found, expected = several(torch.float32, True), several(torch.float32, True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        for size in ((9, 6), (8, 8)):
+            found(batch(0, size)).sum().backward()
+        found.zero_grad()
+        results = [model(batch(1, (8, 8))) for model in (found, expected)]
+    assert torch.equal(*results)
+    for y in results:
+        y.float().square().sum().backward()
+    for value, other in zip(found.parameters(), expected.parameters(), strict=True):
+        assert (value.grad is None) == (other.grad is None)
+        assert value.grad is None or torch.equal(value.grad, other.grad)
+
+
+def test_parameters_converted_ahead_give_the_bits_of_autocast() -> None:
+    """Also where the model switches autocast off for a layer."""
+    models = several(torch.float32, True), several(torch.float32, False)
+
+    def without_symbols(model: nn.Module, _: Any) -> None:  # which have other last digits
+        assert {name for layer in layers_of(model) for name in layer.low} == {"weight", "affine.weight", "affine.bias"}
+        for layer in layers_of(model):
+            assert ("weight" in layer.low) == (layer.kernel_size != (1, 1))
+            layer.symbols = None
+
+    models[0].register_forward_pre_hook(without_symbols)
+    results = []
+    for model in models:
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append(model(batch(0, (8, 8))))
+        results[-1].float().square().sum().backward()
+    assert torch.equal(*results)
+    for (name, value), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert (value.grad is None) == (other.grad is None) == name.startswith("spare"), name
+        if name == "first.weight":  # The gradients of its two uses are added in bfloat16, as on a GPU.
+            assert oracles.relative_error(value.grad, other.grad) <= 2**-7
+        else:
+            assert value.grad is None or torch.equal(value.grad, other.grad), name
+    assert kept(models[0]) == 0
+
+
+def test_nothing_is_left_of_a_pass_that_failed() -> None:
+    """Weights may have changed since."""
+    model, other = several(torch.float64, True), several(torch.float64, False)
+    with pytest.raises(RuntimeError):
+        model(batch(0, (8, 8), torch.float64)[:, :2])
+    assert kept(model) > 0
+    for each in (model, other):
+        each.first.weight = nn.Parameter(each.first.weight.detach().flip(0))
+    model._forward_pre_hooks.popitem()  # the one that computes ahead on a CPU
+    assert torch.equal(model(batch(0, (8, 8), torch.float64)), other(batch(0, (8, 8), torch.float64)))
+
+
+def test_a_cpu_computes_layer_by_layer() -> None:
+    """What is computed together has other last digits."""
+    model, seen = several(torch.float32, False), []
+    model.last.register_forward_pre_hook(lambda *_: seen.append(kept(model)))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(batch(0, (8, 8)))
+    assert seen == [0]
