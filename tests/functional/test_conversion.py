@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from normbench.functional.conversion import converted
+from tests.support.dispatch import Operations
 
 
 def parameters() -> list[Tensor]:
@@ -18,14 +19,19 @@ def parameters() -> list[Tensor]:
 
 def test_values_and_gradients_are_those_of_single_conversions() -> None:
     given, reference = parameters(), parameters()
-    together = converted(given, torch.bfloat16)
+    with Operations() as forward:
+        together = converted(given, torch.bfloat16)
     alone = [value.to(torch.bfloat16) for value in reference]
     for found, expected, value in zip(together, alone, given, strict=True):
         assert found.dtype == torch.bfloat16
         assert torch.equal(found, expected)
         assert found.stride() == value.stride()
-    for values in (together, alone):
-        sum(((place + 1) * value.float().square()).sum() for place, value in enumerate(values)).backward()
+    learned = [place for place, value in enumerate(given) if value.requires_grad]
+    factors = [torch.randn_like(together[place]) for place in learned]
+    torch.autograd.backward([alone[place] for place in learned], factors)
+    with Operations() as backward:
+        torch.autograd.backward([together[place] for place in learned], factors)
+    assert (forward.launches, backward.launches) == (1, 1)
     for found, expected in zip(given, reference, strict=True):
         assert (found.grad is None) == (not found.requires_grad)
         if found.grad is not None:

@@ -47,15 +47,33 @@ def launches(method: str) -> tuple[int, int]:
     return forward.launches, backward.launches
 
 
+CONVOLUTIONS = NORMS = 20
+RELUS, ADDITIONS, HEAD, LOSS, RIGHT = 17, 8, 2, 2, 3
+OTHER_CASTS = 4  # of the images, the two parameters of the head, and the logits
+
+
 def test_batch_norm() -> None:
     """Nothing but the layers, the loss, the number of correct predictions, the additions of the shortcuts, and casts."""
-    convolutions = norms = 20
-    relus, additions = 17, 8
-    head, loss, right = 2, 2, 3
-    casts = convolutions + 4  # of weights; and of the images, the two parameters of the head, and the logits
+    casts = CONVOLUTIONS + OTHER_CASTS  # of weights
     assert launches("batch_norm") == (
-        convolutions + 2 * norms + relus + additions + head + loss + right + casts,  # A norm also counts its batches.
-        convolutions + norms + relus + additions + 2 * head + loss + 1 + casts - 1,  # The images have no gradient.
+        CONVOLUTIONS + 2 * NORMS + RELUS + ADDITIONS + HEAD + LOSS + RIGHT + casts,  # A norm also counts its batches.
+        CONVOLUTIONS + NORMS + RELUS + ADDITIONS + 2 * HEAD + LOSS + 1 + casts - 1,  # The images have no gradient.
+    )
+
+
+def test_conv_norm() -> None:
+    """What depends on weights alone is computed once for all layers with as many input channels, and cast once for all.
+
+    A stack of them, its float64, the products of taps and their sums by lags; then the squares, the clamp, the root and
+    its float32. A filter casts, transforms, multiplies, transforms back and casts; its gradient also pads.
+    """
+    pointwise, alike, one = 3, 5, 1
+    layers = CONVOLUTIONS - pointwise
+    of_weights = 8 * alike - one + 2 * pointwise  # The stem has no other layer to be stacked with.
+    casts = one + pointwise + OTHER_CASTS
+    assert launches("conv_norm") == (
+        2 * CONVOLUTIONS + 2 * NORMS + RELUS + ADDITIONS + HEAD + LOSS + RIGHT + casts + of_weights + 5 * layers,
+        2 * CONVOLUTIONS + NORMS + RELUS + ADDITIONS + 2 * HEAD + LOSS + 1 + casts - 1 + pointwise + 6 * layers,
     )
 
 
