@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normbench.functional.products import addmm, matmul, true_float32
+from normbench.functional.launches import write
+from normbench.functional.products import addmm, matmul, true_float32, wide_matmul
 from normbench.functional.symmetric import symmetric_product
 from normbench.functional.tables import identity, table
 
@@ -46,7 +47,7 @@ class InverseSqrt(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         one = table(identity, gradient.shape[-1], like=gradient).expand_as(gradient)
-        return twice_gradient(ctx.saved_tensors, one, gradient) / 2, None
+        return twice_gradient(ctx.saved_tensors, one, gradient, gradient.dtype) / 2, None
 
 
 def root_of(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -55,94 +56,116 @@ def root_of(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tensor, ...]
     return (by_products if products else by_eigenvalues)(matrix, iterations)
 
 
-def twice_gradient(saved: tuple[Tensor, ...], left: Tensor, right: Tensor) -> Tensor:
-    """Twice the symmetric gradient of the matrices (G, F, F), if that of their roots is left.mT @ right.
+def twice_gradient(saved: tuple[Tensor, ...], left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """Twice the symmetric gradient of the matrices (G, F, F), in a dtype, if that of their roots is left.mT @ right.
 
     saved: from `root_of`. left, right: (G, R, F). Products with those in bfloat16 are computed in bfloat16.
     """
-    # The first is a factor of each matrix (G, 1, 1), or it is the eigenvalues (G, F).
-    gradient = gradient_by_products if saved[0].dim() == 3 else gradient_by_eigenvalues
-    return gradient(saved, left, right)
+    # The first has two powers of the norm of each matrix (2, G, 1, 1), or it is the eigenvalues (G, F).
+    gradient = gradient_by_products if saved[0].dim() == 4 else gradient_by_eigenvalues
+    return gradient(saved, left, right, dtype)
 
 
 # --- by products -----------------------------------------------------------------------------------------------------
+#
+# A step changes nothing if y is divided by a number and z is multiplied by it. For a matrix a with the norm s, the
+# first t is 1.5 - a / 2s. With z = t / sqrt(s) after the first step, y is a z, and the last z is the root itself.
+#
+# All matrices of the iteration lie in one tensor (3 * iterations, G, F, F), so that products of neighbours are one
+# batch, and so are copies. Their order is
+#
+#     -a / 2s^2,  a,  z, t, y of the second step,  z, t, y of the third step,  ...,  the root.
 
 
 def by_products(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`root_of` by products of matrices.
-
-    y, t and z of a step lie one after the other in memory, so that y t and t z are one batch of products.
-    """
+    """`root_of` by products of matrices."""
     with true_float32(matrix):
-        one = table(identity, matrix.shape[-1], like=matrix)
+        size = matrix.shape[-1]
         scale = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
-        factor = scale.sqrt() / scale  # unlike that of `rsqrt`, this is NaN where the norm overflows
-        start = matrix / scale
-        z = start.lerp(one, 1.5)  # t of the first step, and z after it
-        steps = matrix.new_empty(iterations - 1, 3, *matrix.shape)
-        for index, step in enumerate(steps):
-            y, t, z_of_step = step.unbind()
-            if index == 0:
-                z_of_step.copy_(z)
-                put(y, start, z)
-            put(t, z_of_step, y, one, 1.5, -0.5)
-            if index < len(steps) - 1:
-                put_both(steps[index + 1], step[:2], step[1:])
+        powers = scale ** table(exponents, like=matrix)
+        matrices = matrix.new_empty(3 * iterations, *matrix.shape)
+        # a and a - 3s. The latter is NaN where the norm overflows, because of zeros that are multiplied by infinity.
+        write(matrices[1:3], torch.addcmul, matrix, scale, table(zero_and_identity, size, like=matrix), value=-3)
+        write(matrices[:3:2], torch.addcdiv, table(zero, like=matrix), matrices[1:3], powers, value=-0.5)
+        if iterations > 1:
+            put(matrices[4], matrices[1], matrices[2])
+        for i in range(2, len(matrices) - 1, 3):
+            z, t, y = matrices[i : i + 3].unbind()
+            put(t, z, y, table(identity, size, like=matrix), 1.5, -0.5)
+            if i + 4 < len(matrices):
+                put_both(matrices[i + 3 : i + 6 : 2], matrices[i + 1 : i + 3], matrices[i : i + 2])
             else:
-                z = matmul(t, z_of_step)
-        return z * factor, (factor, start, steps, z)
+                put(matrices[-1], t, z)
+        return matrices[-1], (powers, matrices)
 
 
-def gradient_by_products(saved: tuple[Tensor, ...], left: Tensor, right: Tensor) -> Tensor:
+def gradient_by_products(saved: tuple[Tensor, ...], left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     """`twice_gradient` of `by_products`.
 
-    A function of a symmetric matrix that is a power series has a symmetric derivative. So the gradient is the
-    derivative in the direction of the gradient of the root, by the product rule along with the iteration.
+    A function of a symmetric matrix that is a power series has a symmetric derivative. So, if the norm were constant,
+    the gradient would be the derivative in the direction of the gradient of the root. The derivative d of each matrix x
+    of the iteration is computed along with it: as a block of x d, 0 x, where the upper row of one block matrix times
+    the right column of another is the product rule.
+
+    What flows through the norm is a multiple of the matrix. How much follows from the degree of the root, which is
+    -1/2: the scalar product of matrix and gradient is -1/2 times that of the root and its gradient.
     """
-    factor, start, steps, z = saved
-    with true_float32(factor):
-        of_root = matmul(left.mT, right).to(start.dtype)
-        of_start = (of_root + of_root.mT) * factor**3
-        of_z = -0.5 * of_start
-        now, following = start.new_empty(2, 3, *start.shape) if len(steps) else (start, start)
-        for index, step in enumerate(steps):
-            (y, t, z_of_step), (of_y, of_t, of_z_of_step) = step.unbind(), now.unbind()
-            if index == 0:
-                of_z_of_step.copy_(of_z)
-                put(of_y, of_start, z_of_step)
-                put(of_y, start, of_z, of_y)
-            put(of_t, of_z_of_step, y)
-            put(of_t, z_of_step, of_y, of_t, -0.5, -0.5)
-            if index < len(steps) - 1:
-                put_both(following, now[:2], step[1:])
-                put_both(following, step[:2], now[1:], add=True)
-                now, following = following, now
+    powers, matrices = saved
+    with true_float32(matrices):
+        of_root = wide_matmul(left.mT, right)
+        blocks = matrices.new_empty(*matrices.shape[:2], 2, matrices.shape[2], 2, matrices.shape[3])
+        blocks[1:-1].diagonal(0, 2, 4).copy_(matrices[1:-1, ..., None])
+        d, upper, right = blocks[:, :, 0, :, 1], blocks[:, :, 0].flatten(3), blocks[..., 1, :].flatten(2, 3)
+        write(d[1], torch.lerp, of_root, of_root.mT, 0.5)
+        last = 0 if len(matrices) == 3 else 2
+        write(d[last], torch.addcdiv, table(zero, like=matrices), d[1], powers[1], value=-0.5 if last else -1)
+        if last:
+            put(d[4], upper[1], right[2])
+        for i in range(2, len(matrices) - 1, 3):
+            z, t, y = i, i + 1, i + 2
+            put(d[t], upper[z], right[y], alpha=-0.5)
+            if i + 4 < len(matrices):
+                put_both(d[i + 3 : i + 6 : 2], upper[t : y + 1], right[z : t + 1])
             else:
-                of_z = addmm(matmul(of_t, z_of_step), t, of_z_of_step)
-        # What flows through the norm is a multiple of the matrix.
-        along = torch.addcmul(of_z * start, of_start, z, value=0.5).sum((-2, -1), keepdim=True)
-        return torch.addcmul(of_z, along, start, value=-1)
+                put(d[0], upper[t], right[z], alpha=2)
+        # d[0] is twice the derivative of the root, and d[1] is its direction.
+        along = (d[:2] * matrices[1 :: len(matrices) - 2]).sum((0, -2, -1)).view(-1, 1, 1)
+        twice = d.new_empty(d.shape[1:], dtype=dtype)
+        write(twice, torch.addcmul, d[0], matrices[0], along, value=2)
+        return twice
 
 
-def put(out: Tensor, a: Tensor, b: Tensor, added: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0) -> None:
-    """Writes a @ b, or beta * added + alpha * a @ b, to `out`; stacks of matrices (G, F, F)."""
+def exponents(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """2 and 1.5, as (2, 1, 1, 1)."""
+    return torch.arange(2, 1, -0.5, dtype=dtype, device=device).view(2, 1, 1, 1)
+
+
+def zero(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A zero without dimensions."""
+    return torch.zeros((), dtype=dtype, device=device)
+
+
+def zero_and_identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A matrix of zeros and the identity, (2, 1, size, size)."""
+    one = identity(size, dtype, device)
+    return torch.stack([torch.zeros_like(one), one])[:, None]
+
+
+def put(out: Tensor, a: Tensor, b: Tensor, added: Tensor | None = None, beta: float = 0.0, alpha: float = 1.0) -> None:
+    """Writes beta * added + alpha * a @ b to `out`; stacks of matrices (G, F, F)."""
     if torch.compiler.is_compiling():
-        out.copy_(matmul(a, b) if added is None else addmm(added, a, b, beta, alpha))
-    elif added is None:
-        torch.bmm(a, b, out=out)
+        out.copy_(addmm(out if added is None else added, a, b, beta, alpha))
     else:
-        torch.baddbmm(added, a, b, beta=beta, alpha=alpha, out=out)
+        torch.baddbmm(out if added is None else added, a, b, beta=beta, alpha=alpha, out=out)
 
 
-def put_both(step: Tensor, a: Tensor, b: Tensor, add: bool = False) -> None:
-    """Writes a[0] @ b[0] to y and a[1] @ b[1] to z of a step (3, G, F, F), or adds them; a, b: (2, G, F, F)."""
-    out = step[::2]
+def put_both(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Writes a[0] @ b[0] and a[1] @ b[1] to `out`; pairs of stacks of matrices (2, G, F, F)."""
     if out.shape[1] == 1 and out.device.type != "cpu":  # one batch of two products
-        out, a, b = out[:, 0], a[:, 0], b[:, 0]
-        put(out, a, b, out if add else None)
+        put(out[:, 0], a[:, 0], b[:, 0])
     else:
         for i in (0, 1):
-            put(out[i], a[i], b[i], out[i] if add else None)
+            put(out[i], a[i], b[i])
 
 
 # --- by eigenvalues --------------------------------------------------------------------------------------------------
@@ -167,7 +190,7 @@ def by_eigenvalues(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tenso
     return root, (values, vectors, scale, t, z)
 
 
-def gradient_by_eigenvalues(saved: tuple[Tensor, ...], left: Tensor, right: Tensor) -> Tensor:
+def gradient_by_eigenvalues(saved: tuple[Tensor, ...], left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     """`twice_gradient` of `by_eigenvalues`.
 
     The gradient of a function of a matrix involves its divided differences over pairs of eigenvalues i, j. By the
@@ -197,4 +220,4 @@ def gradient_by_eigenvalues(saved: tuple[Tensor, ...], left: Tensor, right: Tens
     inner.mul_(z_difference).mul_((scale**-1.5)[..., None, None])
     along = along + (inner.diagonal(dim1=-2, dim2=-1) * values).sum(-1) / scale
     inner.diagonal(dim1=-2, dim2=-1).sub_((along / scale)[..., None] * values)
-    return symmetric_product(matmul(basis, inner.to(basis.dtype)), basis).to(values.dtype)
+    return symmetric_product(matmul(basis, inner.to(basis.dtype)), basis).to(dtype)

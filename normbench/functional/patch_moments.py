@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from normbench.functional.launches import write
 from normbench.functional.pairs import Pair
 from normbench.functional.products import addmm
 from normbench.functional.symmetric import splits, symmetric_product
@@ -40,18 +41,31 @@ class Sampling:
     features: int
     parts: int = 1
 
-    def rows(self, x: Tensor) -> Tensor:
-        """The vectors that are sampled from x (N, C, H, W), in float32 or wider, as a new tensor (groups, M, F)."""
+    def centred_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors that are sampled from x (N, C, H, W), without their mean, and the mean (groups, 1, F).
+
+        Both are in float32 or wider. The vectors are a new tensor (groups, M, F).
+        """
         dtype = torch.promote_types(x.dtype, torch.float32)
+        patches = self.divided(self.sampled(x))
+        if x.device.type != "cpu" and self.parts == self.groups:
+            # A patch is one vector of each group, so that its entries need not be put in order first: a launch less.
+            mean = patches.mean(tuple(range(patches.dim() - 4)), keepdim=True, dtype=dtype)
+            rows = torch.empty(patches.shape, dtype=dtype, device=x.device)
+            write(rows, torch.sub, patches, mean)
+            return self.vectors(rows), mean.view(self.groups, 1, self.features)
+        rows = self.vectors(patches.to(dtype, memory_format=torch.contiguous_format, copy=True))
+        mean = rows.mean(1, keepdim=True)
+        rows -= mean
+        return rows, mean
+
+    def sampled(self, x: Tensor) -> Tensor:
+        """The patches that are sampled from x (N, C, H, W): (P, C, 1, 1) or, of a grid, as `patches` returns them."""
         if self.kernel == (1, 1):
-            patches = self.pixels(x)[..., None, None]
-        else:
-            (top, left), (height, width) = self.padding, x.shape[2:]
-            bottom, right = self.extent(height, 0) - height - top, self.extent(width, 1) - width - left
-            patches = self.patches(functional.pad(x, (left, right, top, bottom)))
-        divided = self.divided(patches).to(dtype, memory_format=torch.contiguous_format, copy=True)
-        del patches  # to free memory as large as the images
-        return self.vectors(divided)
+            return self.pixels(x)[..., None, None]
+        (top, left), (height, width) = self.padding, x.shape[2:]
+        bottom, right = self.extent(height, 0) - height - top, self.extent(width, 1) - width - left
+        return self.patches(functional.pad(x, (left, right, top, bottom)))
 
     def add(self, images: Tensor, rows: Tensor) -> None:
         """The adjoint of `rows`: adds entries of rows (groups, M, F) to pixels of images (N, C, H, W), in place."""
@@ -209,19 +223,6 @@ def swapped(x: Tensor, dimensions: int, outer: int, inner: int) -> Tensor:
     for axis in range(dimensions):
         view = view.transpose(-2 * axis - 1, -2 * axis - 2)
     return view
-
-
-def moments(rows: Tensor, eps: float, low_precision: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """rows (groups, M, F) -> rows without their mean, mean (groups, 1, F), covariance (groups, F, F).
-
-    The rows are changed. eps is added to the diagonal of the (biased) covariance. low_precision: the centred rows are
-    rounded to bfloat16, an approximation. Products are still summed in float32.
-    """
-    mean = rows.mean(1, keepdim=True)
-    rows -= mean
-    if low_precision:
-        rows = rows.to(torch.bfloat16)
-    return rows, mean, covariance(rows, eps)
 
 
 def covariance(rows: Tensor, eps: float) -> Tensor:

@@ -94,6 +94,16 @@ def addmm(added: Tensor, a: Tensor, b: Tensor, beta: float = 1.0, alpha: float =
     return Product.apply(added, a, b, beta, alpha)
 
 
+def wide_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a (G, M, K) @ b (G, K, N) -> (G, M, N), in float32 for factors in bfloat16, and in their dtype for others.
+
+    On CUDA the product of such factors is not rounded to bfloat16.
+    """
+    if a.dtype != torch.bfloat16:
+        return matmul(a, b)
+    return torch.bmm(a, b, out_dtype=torch.float32) if a.device.type == "cuda" else torch.bmm(a, b).float()
+
+
 def plain(added: Tensor | None, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
     """The product by torch's functions, as the switches are."""
     if added is None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from normbench.functional.inverse_sqrt import root_of, twice_gradient
-from normbench.functional.patch_moments import Sampling, moments
+from normbench.functional.launches import cast
+from normbench.functional.patch_moments import Sampling, covariance
 from normbench.functional.products import addmm, matmul, true_float32
 
 
@@ -38,14 +39,14 @@ class Whitened(torch.autograd.Function):
         gradient. eps, low_precision: see `moments`. iterations: see `inverse_sqrt`.
         """
         with true_float32(x):
-            samples, mean, covariance = moments(sampling.rows(x), eps, low_precision)
-            root, saved = root_of(covariance, iterations)
-            rows = sampling.weight_rows(weight).to(x.dtype)
-            product = matmul(rows, root.to(x.dtype))
+            samples, mean = sampling.centred_rows(x)
+            samples = samples.to(torch.bfloat16) if low_precision else samples
+            root, saved = root_of(covariance(samples, eps), iterations)
+            # The gradient of images in bfloat16 is in bfloat16, and so are the factors of its products.
+            rows, factor, centre, kept = cast([sampling.weight_rows(weight), root, mean, samples], x.dtype)
+            product = matmul(rows, factor)
             new_bias = centred(product, mean, bias, len(weight)).to(x.dtype)
-        # The gradient of images in bfloat16 is in bfloat16, and so are the factors of its products.
-        samples = samples if low_precision else samples.to(x.dtype)
-        ctx.save_for_backward(weight, samples, mean, root, rows, *saved)
+        ctx.save_for_backward(weight, kept, centre, factor, rows, product, *saved)
         ctx.shape, ctx.sampling, ctx.has_bias = x.shape, sampling, bias is not None
         ctx.mark_non_differentiable(mean, root)
         ctx.set_materialize_grads(False)
@@ -56,7 +57,7 @@ class Whitened(torch.autograd.Function):
     def backward(
         ctx: Any, of_x: Tensor | None, of_weight: Tensor | None, of_bias: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
-        weight, samples, mean, root, rows, *saved = ctx.saved_tensors
+        weight, samples, mean, root, rows, product, *saved = ctx.saved_tensors
         # A layer uses all three, so that none is missing as a rule.
         of_weight = torch.zeros_like(weight, dtype=rows.dtype) if of_weight is None else of_weight
         of_bias = rows.new_zeros(len(weight)) if of_bias is None else of_bias
@@ -66,18 +67,16 @@ class Whitened(torch.autograd.Function):
             centre, by_output = repeated(mean, rows, len(weight))
             of_outputs = of_bias.view(*by_output[:2], 1)
             of_product = ctx.sampling.weight_rows(of_weight).reshape(by_output)
-            of_product = torch.addcmul(of_product, of_outputs, centre.to(rows.dtype), value=-1).view(rows.shape)
-            of_weight = ctx.sampling.weight(matmul(of_product, root.to(rows.dtype)).to(weight.dtype), weight)
+            of_product = torch.addcmul(of_product, of_outputs, centre, value=-1).view(rows.shape)
+            of_weight = ctx.sampling.weight(matmul(of_product, root), weight)
             if of_x is not None:
-                # The mean enters the bias by the product of the rows and the root.
-                by_rows = matmul(of_outputs.mT.to(mean.dtype), rows.reshape(by_output).to(mean.dtype))
-                by_rows = by_rows.view(len(rows), -1, rows.shape[2])
-                by_rows = by_rows.sum(1, keepdim=True) if by_rows.shape[1] > 1 else by_rows
-                against_mean = matmul(by_rows, root)
-                twice = twice_gradient(saved, rows, of_product)
-                parts = samples.to(of_x.dtype), twice.to(of_x.dtype), against_mean.to(of_x.dtype)
-                ctx.sampling.add(of_x, gradient_of(*parts))
-        return of_x, of_weight, of_bias.to(weight.dtype) if ctx.has_bias else None, None, None, None, None
+                # The mean enters the bias by its product with the rows of an output.
+                against_mean = matmul(of_outputs.mT, product.reshape(by_output)).view(len(rows), -1, rows.shape[2])
+                against_mean = against_mean.sum(1, keepdim=True) if against_mean.shape[1] > 1 else against_mean
+                twice = twice_gradient(saved, rows, of_product, of_x.dtype)
+                ctx.sampling.add(of_x, gradient_of(samples.to(of_x.dtype), twice, against_mean.to(of_x.dtype)))
+        of_weight, of_bias = cast([of_weight, of_bias], weight.dtype)
+        return of_x, of_weight, of_bias if ctx.has_bias else None, None, None, None, None
 
 
 def centred(rows: Tensor, mean: Tensor, bias: Tensor | None, outputs: int) -> Tensor:

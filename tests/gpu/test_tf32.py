@@ -191,7 +191,7 @@ def test_whitening(way: str, iterations: int) -> None:
 
     def root_and_gradient(given: Tensor) -> list[Tensor]:
         found, saved = root(given, iterations)
-        return [found, inverse_sqrt.twice_gradient(saved, left, right)]
+        return [found, inverse_sqrt.twice_gradient(saved, left, right, torch.float32)]
 
     found, _ = near_float32(root_and_gradient, matrix)
     assert relative(found, newton_schulz(matrix.double(), iterations)) < 2e-2  # that of float32 grows with the steps
@@ -201,7 +201,13 @@ def test_whitening(way: str, iterations: int) -> None:
 @pytest.mark.parametrize("groups", [1, 3])
 def test_covariances(groups: int) -> None:
     rows = torch.randn(groups, 3000, 40, generator=torch.Generator().manual_seed(0)) + 1
-    mean, found = near_float32(lambda given: patch_moments.moments(given.clone(), 1e-5, False)[1:], rows)
+    sampling = patch_moments.Sampling((1, 1), (1, 1), (0, 0), (1, 1), groups, 40, groups)
+
+    def moments(given: Tensor) -> list[Tensor]:
+        centred, mean = sampling.centred_rows(given.transpose(0, 1).reshape(3000, -1, 1, 1))
+        return [mean, patch_moments.covariance(centred, 1e-5)]
+
+    mean, found = near_float32(moments, rows)
     centred = rows.double() - rows.double().mean(1, keepdim=True)
     exact = centred.mT @ centred / 3000 + 1e-5 * torch.eye(40)
     assert relative(found, exact) < NEAR
