@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normbench.functional import launches
 from normbench.functional.launches import write
 from normbench.functional.products import addmm, matmul, true_float32, wide_matmul
 from normbench.functional.symmetric import symmetric_product
@@ -52,7 +53,7 @@ class InverseSqrt(torch.autograd.Function):
 
 def root_of(matrix: Tensor, iterations: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The root of each matrix (G, F, F), and what `twice_gradient` needs. A matrix that is not finite gives NaN."""
-    products = matrix.device.type != "cpu" or iterations <= MOST_BY_PRODUCTS
+    products = launches.count(matrix) or iterations <= MOST_BY_PRODUCTS
     return (by_products if products else by_eigenvalues)(matrix, iterations)
 
 
@@ -161,7 +162,7 @@ def put(out: Tensor, a: Tensor, b: Tensor, added: Tensor | None = None, beta: fl
 
 def put_both(out: Tensor, a: Tensor, b: Tensor) -> None:
     """Writes a[0] @ b[0] and a[1] @ b[1] to `out`; pairs of stacks of matrices (2, G, F, F)."""
-    if out.shape[1] == 1 and out.device.type != "cpu":  # one batch of two products
+    if out.shape[1] == 1 and launches.count(out):  # one batch of two products
         put(out[:, 0], a[:, 0], b[:, 0])
     else:
         for i in (0, 1):

@@ -1,4 +1,8 @@
-"""What saves launches of kernels on a GPU: results in a place that is given, and casts of several tensors at once."""
+"""What saves launches of kernels on a GPU: results in a place that is given, and casts of several tensors at once.
+
+A launch takes a GPU's host a few microseconds, in which a CPU computes what it is asked for. So there are layers that
+compute in a few large operations on a GPU what takes less time in more and smaller ones on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+
+def count(x: Tensor) -> bool:
+    """Whether launches take time on the device of a tensor, as they do on all but a CPU."""
+    return x.device.type != "cpu"
 
 
 def write(out: Tensor, operation: Callable[..., Tensor], *arguments: Tensor | float, **options: float) -> None:

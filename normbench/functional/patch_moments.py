@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from normbench.functional.launches import write
+from normbench.functional import launches
 from normbench.functional.pairs import Pair
 from normbench.functional.products import addmm
 from normbench.functional.symmetric import splits, symmetric_product
@@ -47,17 +48,18 @@ class Sampling:
         Both are in float32 or wider. The vectors are a new tensor (groups, M, F).
         """
         dtype = torch.promote_types(x.dtype, torch.float32)
-        patches = self.divided(self.sampled(x))
-        if x.device.type != "cpu" and self.parts == self.groups:
-            # A patch is one vector of each group, so that its entries need not be put in order first: a launch less.
-            mean = patches.mean(tuple(range(patches.dim() - 4)), keepdim=True, dtype=dtype)
-            rows = torch.empty(patches.shape, dtype=dtype, device=x.device)
-            write(rows, torch.sub, patches, mean)
-            return self.vectors(rows), mean.view(self.groups, 1, self.features)
-        rows = self.vectors(patches.to(dtype, memory_format=torch.contiguous_format, copy=True))
-        mean = rows.mean(1, keepdim=True)
-        rows -= mean
-        return rows, mean
+        divided = self.divided(self.sampled(x))
+        if self.groups > 1 or not launches.count(x):
+            rows = self.vectors(divided.to(dtype, memory_format=torch.contiguous_format, copy=True))
+            mean = rows.mean(1, keepdim=True)
+            rows -= mean
+            return rows, mean
+        # The mean of patches where they lie: a launch less, but a detour for a CPU.
+        divided = divided if self.parts == 1 else self.shuffled(divided)
+        mean = divided.mean(tuple(range(divided.dim() - 3)), keepdim=True, dtype=dtype)
+        rows = torch.empty(divided.shape, dtype=dtype, device=x.device)
+        launches.write(rows, torch.sub, divided, mean)
+        return rows.view(1, -1, self.features), mean.view(1, 1, -1)
 
     def sampled(self, x: Tensor) -> Tensor:
         """The patches that are sampled from x (N, C, H, W): (P, C, 1, 1) or, of a grid, as `patches` returns them."""
@@ -88,7 +90,7 @@ class Sampling:
                     places[..., row, column, :] += entries[..., row, column, :]
         del places, entries
         inside = padded[:, :, top : top + height, left : left + width]
-        images[:, :, : inside.shape[2], : inside.shape[3]] += inside
+        images[:, :, : inside.shape[2], : inside.shape[3]].add_(inside)
 
     def pixels(self, x: Tensor) -> Tensor:
         """The pixels (P, C) that a 1x1 kernel samples from images (N, C, H, W)."""
@@ -130,13 +132,18 @@ class Sampling:
 
     def vectors(self, divided: Tensor) -> Tensor:
         """Divided patches as vectors: (groups, P, F) or, with one group, (1, P * G, F)."""
-        taps, block, parts = self.positions, self.block, self.parts
         if self.groups > 1:
             # In memory, M is innermost here: with few features, as in depth-wise layers, products are faster so.
-            return divided.reshape(-1, parts * self.features).T.contiguous().view(parts, self.features, -1).mT
+            return (
+                divided.reshape(-1, self.groups * self.features).T.contiguous().view(self.groups, self.features, -1).mT
+            )
+        return self.shuffled(divided).reshape(1, -1, self.features)
+
+    def shuffled(self, divided: Tensor) -> Tensor:
+        """Divided patches as vectors (P, G, T, 1, B), with one group; a view if the patches are contiguous."""
         # Entry (a * G + d) * T + t in the order of the method is that of channel a * G + d and kernel position t, and
         # feature a * T + b of vector g, for d * T + t = b * G + g: two ways to divide the same range of numbers.
-        return divided.reshape(-1, taps, parts, block).transpose(1, 2).reshape(1, -1, self.features)
+        return divided.reshape(-1, self.positions, self.parts, 1, self.block).transpose(1, 2)
 
     def entries(self, vectors: Tensor) -> Tensor:
         """The inverse of `vectors`: (P, part, kh, kw, B)."""
@@ -155,6 +162,8 @@ class Sampling:
         """
         if weight.dim() == 2:
             return weight.view(1, -1, self.features)
+        if self.groups == 1 < self.parts and launches.count(weight) and (flat := flattened(weight)) is not None:
+            return flat.index_select(1, self.order(order, weight)).view(1, -1, self.features)
         divided = self.divided(weight)
         return divided.reshape(self.groups, -1, self.features) if self.groups > 1 else self.vectors(divided)
 
@@ -162,17 +171,24 @@ class Sampling:
         """The inverse of `weight_rows`, in the dtype of the rows. It has the shape and the strides of `like`."""
         if like.dim() == 2:
             return rows.view(like.shape)
-        if self.groups > 1:
-            found = rows.reshape(-1, *self.kernel, self.block).permute(0, 3, 1, 2)
-        else:
-            parts = self.entries(rows).permute(0, 4, 1, 2, 3)
-            found = parts.reshape(like.shape)
+        if self.groups == 1 < self.parts:
+            if launches.count(rows) and flattened(like) is not None:
+                found = rows.view(len(like), -1).index_select(1, self.order(inverse_order, like))
+                return found.as_strided(like.shape, like.stride())
+            found = torch.empty_like(like, dtype=rows.dtype)
+            self.divided(found).copy_(self.entries(rows))
+            return found
+        found = rows.reshape(-1, *self.kernel, self.block).permute(0, 3, 1, 2)
         if found.stride() == like.stride():
             return found
         # The strides of a dimension of one element mean nothing, but optimizers compare them.
         if all(size == 1 or a == b for size, a, b in zip(like.shape, found.stride(), like.stride(), strict=True)):
             return found.as_strided(like.shape, like.stride())
         return torch.empty_like(like, dtype=rows.dtype).copy_(found)
+
+    def order(self, make: Callable[..., Tensor], weight: Tensor) -> Tensor:
+        """The table `order`, or `inverse_order`, of a weight."""
+        return table(make, self.positions, self.parts, self.block, int(weight.is_contiguous()), like=weight)
 
     def ordered(self, statistic: Tensor, dimensions: int) -> Tensor:
         """A statistic with its last `dimensions` over features in the order of the method, in the order used here."""
@@ -212,6 +228,33 @@ def pixels(count: int, height: int, width: int, gap: int, dtype: torch.dtype, de
     taken = torch.arange(0, count * height * width, gap, device=device)
     pixel = taken % (height * width)
     return torch.stack([taken // (height * width), pixel // width, pixel % width])
+
+
+def flattened(weight: Tensor) -> Tensor | None:
+    """A view (out, C * kh * kw) of a weight (out, C, kh, kw) in its order in memory, or None if that has gaps."""
+    if weight.is_contiguous():
+        return weight.flatten(1)
+    last = weight.permute(0, 2, 3, 1)
+    return last.flatten(1) if last.is_contiguous() else None
+
+
+def order(taps: int, parts: int, block: int, contiguous: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Where each entry of the vectors of an output, (G, T, B), is in its part of a weight: int64 (G * T * B,).
+
+    contiguous: 1 for a weight whose channels are outermost in memory, 0 for one where they are innermost.
+    """
+    place = torch.arange(taps * parts * block, device=device)
+    channels = place.view(block, parts, taps) if contiguous else place.view(taps, block, parts).permute(1, 2, 0)
+    return channels.reshape(block, taps, parts).permute(2, 1, 0).flatten()
+
+
+def inverse_order(
+    taps: int, parts: int, block: int, contiguous: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Where each entry of the part of a weight that belongs to an output is among the entries of its vectors."""
+    place = torch.arange(taps * parts * block, device=device)
+    channels = place.view(parts, taps, block).permute(2, 1, 0).reshape(block, parts, taps)
+    return channels.flatten() if contiguous else channels.permute(2, 0, 1).flatten()
 
 
 def swapped(x: Tensor, dimensions: int, outer: int, inner: int) -> Tensor:

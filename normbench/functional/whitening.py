@@ -36,17 +36,23 @@ class Whitened(torch.autograd.Function):
 
         weight: (out, C/groups, kh, kw) or, for a linear layer, (out, C). The new weight and bias have the dtype of x,
         and the weight its strides. mean and root, the whitening matrix, have the order of features of `Sampling` and no
-        gradient. eps, low_precision: see `moments`. iterations: see `inverse_sqrt`.
+        gradient. eps: see `covariance`. iterations: see `inverse_sqrt`. low_precision: round the vectors without their
+        mean to bfloat16, an approximation. Products are still summed in float32.
         """
         with true_float32(x):
             samples, mean = sampling.centred_rows(x)
             samples = samples.to(torch.bfloat16) if low_precision else samples
             root, saved = root_of(covariance(samples, eps), iterations)
+            rows = sampling.weight_rows(weight)
+            factors = [rows, root, repeated(mean, rows, len(weight))]
             # The gradient of images in bfloat16 is in bfloat16, and so are the factors of its products.
-            rows, factor, centre, kept = cast([sampling.weight_rows(weight), root, mean, samples], x.dtype)
+            factors += [] if low_precision else [samples]
+            factors += [] if bias is None else [bias]
+            rows, factor, centre, *others = cast(factors, x.dtype)
+            samples = samples if low_precision else others[0]
             product = matmul(rows, factor)
-            new_bias = centred(product, mean, bias, len(weight)).to(x.dtype)
-        ctx.save_for_backward(weight, kept, centre, factor, rows, product, *saved)
+            new_bias = centred(product, centre, None if bias is None else others[-1])
+        ctx.save_for_backward(weight, samples, centre, factor, rows, product, *saved)
         ctx.shape, ctx.sampling, ctx.has_bias = x.shape, sampling, bias is not None
         ctx.mark_non_differentiable(mean, root)
         ctx.set_materialize_grads(False)
@@ -57,21 +63,21 @@ class Whitened(torch.autograd.Function):
     def backward(
         ctx: Any, of_x: Tensor | None, of_weight: Tensor | None, of_bias: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
-        weight, samples, mean, root, rows, product, *saved = ctx.saved_tensors
+        weight, samples, centre, root, rows, product, *saved = ctx.saved_tensors
         # A layer uses all three, so that none is missing as a rule.
         of_weight = torch.zeros_like(weight, dtype=rows.dtype) if of_weight is None else of_weight
         of_bias = rows.new_zeros(len(weight)) if of_bias is None else of_bias
         if of_x is None and ctx.needs_input_grad[0]:
             of_x = rows.new_zeros(ctx.shape)
-        with true_float32(mean):
-            centre, by_output = repeated(mean, rows, len(weight))
-            of_outputs = of_bias.view(*by_output[:2], 1)
-            of_product = ctx.sampling.weight_rows(of_weight).reshape(by_output)
+        with true_float32(weight):
+            of_outputs = of_bias.view(len(centre), -1, 1)
+            of_product = ctx.sampling.weight_rows(of_weight).reshape(len(centre), -1, centre.shape[2])
             of_product = torch.addcmul(of_product, of_outputs, centre, value=-1).view(rows.shape)
             of_weight = ctx.sampling.weight(matmul(of_product, root), weight)
             if of_x is not None:
                 # The mean enters the bias by its product with the rows of an output.
-                against_mean = matmul(of_outputs.mT, product.reshape(by_output)).view(len(rows), -1, rows.shape[2])
+                against_mean = matmul(of_outputs.mT, product.view(len(centre), -1, centre.shape[2]))
+                against_mean = against_mean.view(len(rows), -1, rows.shape[2])
                 against_mean = against_mean.sum(1, keepdim=True) if against_mean.shape[1] > 1 else against_mean
                 twice = twice_gradient(saved, rows, of_product, of_x.dtype)
                 ctx.sampling.add(of_x, gradient_of(samples.to(of_x.dtype), twice, against_mean.to(of_x.dtype)))
@@ -79,26 +85,21 @@ class Whitened(torch.autograd.Function):
         return of_x, of_weight, of_bias if ctx.has_bias else None, None, None, None, None
 
 
-def centred(rows: Tensor, mean: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+def centred(rows: Tensor, centre: Tensor, bias: Tensor | None) -> Tensor:
     """The bias (out,) with which rows (groups, R, F) of whitened weights act on vectors without their mean.
 
-    mean: (groups, 1, F). bias: the layer's own (out,), or none. The result has the dtype of the mean.
+    centre: from `repeated`. bias: the layer's own (out,), or none.
     """
-    centre, by_output = repeated(mean, rows, outputs)
-    weight = rows.reshape(by_output).to(mean.dtype)
+    weight = rows.reshape(len(centre), -1, centre.shape[2])
     if bias is None:
         return -matmul(weight, centre.mT).view(-1)
-    return addmm(bias.to(mean.dtype).view(*by_output[:2], 1), weight, centre.mT, 1, -1).view(-1)
+    return addmm(bias.view(len(centre), -1, 1), weight, centre.mT, 1, -1).view(-1)
 
 
-def repeated(mean: Tensor, rows: Tensor, outputs: int) -> tuple[Tensor, tuple[int, int, int]]:
-    """A mean (groups, 1, F) once for each row of an output, (groups, 1, K), and the shape (groups, out / groups, K).
-
-    rows: (groups, R, F), which has that shape if the rows of an output are put together.
-    """
-    groups, count, features = rows.shape
-    shape = groups, outputs // groups, count * groups // outputs * features
-    return mean.expand(-1, shape[2] // features, -1).reshape(groups, 1, -1), shape
+def repeated(mean: Tensor, rows: Tensor, outputs: int) -> Tensor:
+    """A mean (groups, 1, F) once for each of the R * groups / out rows (groups, R, F) of an output: (groups, 1, K)."""
+    groups, count, _ = rows.shape
+    return mean.expand(-1, count * groups // outputs, -1).reshape(groups, 1, -1)
 
 
 def gradient_of(samples: Tensor, twice: Tensor, against_mean: Tensor) -> Tensor:

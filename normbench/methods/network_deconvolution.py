@@ -24,7 +24,7 @@ from normbench.functional.inverse_sqrt import inverse_sqrt
 from normbench.functional.pairs import Pair, pair
 from normbench.functional.patch_moments import Sampling
 from normbench.functional.products import matmul
-from normbench.functional.whitening import Whitened, centred
+from normbench.functional.whitening import Whitened, centred, repeated
 from normbench.methods.base import ConvSpec, Count, Limits, Method, Positive, Role
 
 FREEZE_STEPS, FREEZE_CYCLE = 101, 1000  # a frozen layer renews its statistics in the first 101 of every 1000 steps
@@ -74,7 +74,7 @@ class _Whitening(nn.Module):
         mean = self.sampling.ordered(self.running_mean.view(-1, 1, self.features), 1).to(self.weight)
         deconv = self.sampling.ordered(self.running_deconv.view(-1, self.features, self.features), 2).to(self.weight)
         rows = matmul(self.sampling.weight_rows(self.weight), deconv)
-        bias = centred(rows, mean, self.bias, len(self.weight))
+        bias = centred(rows, repeated(mean, rows, len(self.weight)), self.bias)
         return self.sampling.weight(rows, self.weight).to(dtype), bias.to(dtype)
 
 

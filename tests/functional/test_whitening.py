@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normbench.functional import inverse_sqrt as ways
-from normbench.functional import symmetric
+from normbench.functional import launches, symmetric
 from normbench.functional.inverse_sqrt import inverse_sqrt
 from normbench.functional.symmetric import symmetric_product
 from normbench.methods.network_deconvolution import DeconvConv2d, DeconvLinear
@@ -103,18 +103,25 @@ def test_images_are_left_as_they_are(kernel: int | Pair, shape: tuple[int, ...])
 
 @pytest.fixture(params=["products", "eigenvalues"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute a root: on a CPU as a GPU does, and as a CPU does."""
-    monkeypatch.setattr(ways, "MOST_BY_PRODUCTS", 10**6 if request.param == "products" else 0)
+    """Both ways to compute a root and all around it: on a CPU as a GPU does, and as a CPU does."""
+    monkeypatch.setattr(launches, "count", lambda _: request.param == "products")
+    monkeypatch.setattr(ways, "MOST_BY_PRODUCTS", 0)
     return request.param
 
 
-@pytest.mark.parametrize("name", ["interleaved in two", "1x1", "grouped", "depthwise", "15 iterations", "1 iteration"])
-def test_a_layer_equals_explicit_whitening_in_both_ways(name: str, way: str) -> None:
-    """Output and all gradients, also for whole stacks of matrices, as a GPU computes them and as a CPU does."""
+IN_BOTH_WAYS = ["interleaved in two", "interleaved in four", "1x1", "1x1 strided", "grouped", "depthwise", "no bias"]
+IN_BOTH_WAYS += ["15 iterations", "1 iteration", "overlapping by one", "rectangular in all", "column kernel"]
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("name", IN_BOTH_WAYS)
+def test_a_layer_equals_explicit_whitening_in_both_ways(name: str, last: bool, way: str) -> None:
+    """Output and all gradients, as a GPU computes them and as a CPU does, in both memory formats."""
     generator, case = torch.Generator().manual_seed(0), CASES[name]
+    form = torch.channels_last if last else torch.contiguous_format
     torch.manual_seed(1)
-    layer = case.layer()
-    x = correlated(generator, case.count, case.inputs, *case.size).requires_grad_()
+    layer = case.layer().to(memory_format=form)
+    x = correlated(generator, case.count, case.inputs, *case.size).contiguous(memory_format=form).requires_grad_()
     y, (expected, _) = layer(x), case.oracle(x, layer)
     assert oracles.relative_error(y, expected) <= 1e-11
     gy = torch.randn(y.shape, generator=generator, dtype=torch.float64)
@@ -122,6 +129,7 @@ def test_a_layer_equals_explicit_whitening_in_both_ways(name: str, way: str) -> 
     got, want = (torch.autograd.grad((result * gy).sum(), inputs) for result in (y, expected))
     for a, b in zip(got, want, strict=True):
         assert oracles.relative_error(a, b) <= 1e-10
+        assert a.is_contiguous(memory_format=form) or a.dim() == 1
 
 
 @pytest.mark.parametrize("iterations", [5, 10, 15])

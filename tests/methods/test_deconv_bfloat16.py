@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from normbench.functional import launches
 from normbench.methods.network_deconvolution import DeconvConv2d
 
 Layer = nn.Conv2d | DeconvConv2d
@@ -23,9 +24,13 @@ def passes(layer: Layer, x: Tensor, gradient: Tensor, low: bool) -> tuple[Tensor
     return y.detach().float(), image.grad.float(), layer.weight.grad.clone()
 
 
+@pytest.mark.parametrize("as_gpu", [True, False])
 @pytest.mark.parametrize(("channels", "count", "size"), [(16, 16, 16), (64, 8, 8), (256, 8, 4)])
-def test_rounding_is_that_of_a_convolution(channels: int, count: int, size: int) -> None:
+def test_rounding_is_that_of_a_convolution(
+    channels: int, count: int, size: int, as_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Relative to the norm, no error is more than three times that of a plain convolution of images without a large mean."""
+    monkeypatch.setattr(launches, "count", lambda _: as_gpu)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, channels, size, size, generator=generator)
     x = nn.functional.avg_pool2d(x, 3, 1, 1).relu().bfloat16()
