@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normbench.functional.launches import cast
+
 
 def converted(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Copies of tensors of one dtype in another, with their strides.
@@ -25,17 +27,10 @@ class Conversion(torch.autograd.Function):
         """See `converted`."""
         ctx.set_materialize_grads(False)
         ctx.dtype = tensors[0].dtype
-        return tuple(copied(tensors, dtype))
+        return tuple(cast(tensors, dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        found = iter(copied([each for each in gradients if each is not None], ctx.dtype))
+        found = iter(cast([each for each in gradients if each is not None], ctx.dtype))
         return None, *(None if each is None else next(found) for each in gradients)
-
-
-def copied(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Copies in a dtype, without a gradient."""
-    copies = [torch.empty_like(each, dtype=dtype) for each in tensors]
-    torch._foreach_copy_(copies, list(tensors))
-    return copies
