@@ -20,6 +20,7 @@ from normbench.runs.checkpoint import Checkpoints
 from normbench.runs.remote import Remote
 from normbench.system import scratch
 from tests.runs.test_transfer import make
+from tests.support import forks
 from tests.support.project import ROOT, environment
 from tests.support.suite_folder import SuiteFolder
 
@@ -69,8 +70,7 @@ def test_a_kill_between_renames(tmp_path: Path) -> None:
     assert corrupted == [f"corrupted/digits/{name}" for name in ("contrast.npy", "labels.npy", "meta.json")]
     arguments = ("stages.corrupt", "--dataset", "digits")
     for moment in ("before", "after", "between two renames"):
-        command = [sys.executable, "-c", KILLED, moment, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=folder.environment, capture_output=True, text=True)
+        done = forks.run("-c", KILLED, moment, *arguments, cwd=tmp_path, env=folder.environment)
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert len(leftovers(build)) == 1
         if moment != "between two renames":
@@ -180,8 +180,7 @@ def test_archives_and_stores(work: str, tmp_path: Path) -> None:
         "kill_transfers(sys.argv[1], Path(sys.argv[2]))"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT), "NORMBENCH_STORE": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, work, str(tmp_path)]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    done = forks.run("-c", code, work, str(tmp_path), cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 2
 

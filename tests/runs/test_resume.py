@@ -7,8 +7,6 @@ import io
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,16 +24,15 @@ from normbench.runs.checkpoint import Checkpoints, random_state, save_weights, s
 from normbench.system.errors import UserError
 from normbench.training import loop
 from normbench.training.recipe import Recipe
-from tests.support import kill_and_resume
+from tests.support import forks, kill_and_resume
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def scenario(name: str, case: str, folder: Path) -> tuple[Any, str]:
     """What a scenario of `kill_and_resume` found, and what its processes wrote to stderr."""
-    command = [sys.executable, kill_and_resume.__file__, str(folder), name, case]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    done = forks.run(kill_and_resume.__file__, str(folder), name, case, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 

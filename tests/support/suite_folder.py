@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 from normbench.runs.contents import RECORD
 from normbench.runs.record import Record
+from tests.support import forks
 from tests.support.project import ROOT, environment
 
 PARAMS = """
@@ -61,17 +61,9 @@ class SuiteFolder:
         (path / "params.yaml").write_text(PARAMS, encoding="utf-8")
         self.environment = environment(ROOT)
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str] | forks.Forked:
         """Starts `python -m ARGUMENTS` in the folder, in its own process group."""
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=self.path,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return forks.start("-m", *arguments, cwd=self.path, env=self.environment | environment)
 
     def run(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """Returns the output of `python -m ARGUMENTS`, which must exit with `code`."""

@@ -7,8 +7,6 @@ import io
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from normbench.data.sources.imagefolder import ImageFolder
 from normbench.data.sources.npz import Npz
 from normbench.system import files, npy, stage
 from normbench.system.errors import UserError, line
+from tests.support import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,9 +161,8 @@ def test_no_room_is_one_line(writer: Callable[[Path], None], sources: Path) -> N
     target.mkdir()
 
     def limited() -> str:
-        command = [sys.executable, "-c", LIMITED, writer.__name__, str(target)]
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        done = forks.run("-c", LIMITED, writer.__name__, str(target), cwd=Path.cwd(), env=env)
         assert done.returncode == 1, done.stderr
         return done.stderr
 

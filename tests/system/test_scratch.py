@@ -15,6 +15,7 @@ import pytest
 
 from normbench.system import files, scratch
 from normbench.system.errors import UserError
+from tests.support import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,8 +91,8 @@ def test_a_kill_at_any_call_loses_nothing(writer: str, how: str, moment: str, he
     seen: list[object] = []
     for number in range(1, 100):
         write(writer, "old")
-        command = [sys.executable, "-c", KILLED, str(here), writer, str(number), moment, how]
-        code = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
+        arguments = ("-c", KILLED, str(here), writer, str(number), moment, how)
+        code = forks.run(*arguments, cwd=here, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
         assert code in (0, -signal.SIGKILL)
         found = content(here / "made")
         if found is None:

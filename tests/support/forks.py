@@ -1,0 +1,220 @@
+"""Python processes for tests, forked from one that has imported torch and the package, which takes seconds each time.
+
+`start` and `run` take what follows `python` on a command line. The forked process has the arguments, environment, folder,
+streams and session of one that is started with them, one thread, and modules whose functions nobody has called. Its
+command line in /proc is that of the process it is forked from, and so is all that Python itself reads when it starts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import types
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parents[2]
+LARGEST = 1 << 18  # bytes of a request
+STREAMS = 4  # of a request: standard input, output and error, and the socket for answers
+# What the commands import while they work, beside all modules of the package.
+MORE = ("cv2", "sklearn.datasets", "torch._dynamo", "torchmetrics.image.fid", "torchvision.utils")
+
+
+class Forked:
+    """A process that was forked for a test, with what tests use of `subprocess.Popen`.
+
+    stdout: its standard output and error, if they were not given. returncode: negative for a signal, None before
+    `wait`.
+    """
+
+    def __init__(self, pid: int, answers: socket.socket, stdout: IO[str] | None):
+        self.pid, self.stdout = pid, stdout
+        self.returncode: int | None = None
+        self._answers = answers
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Returns the exit code. Raises TimeoutError."""
+        if self.returncode is None:
+            self._answers.settimeout(timeout)
+            self.returncode = int(self._answers.recv(32))
+            self._answers.close()
+        return self.returncode
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """What is left of the output, until every process that may write to it has ended. Kills it at the timeout."""
+        assert self.stdout is not None
+        watch = threading.Timer(timeout, self.kill)
+        watch.start()
+        with self.stdout:
+            printed = self.stdout.read()
+        self.wait()
+        watch.cancel()
+        return printed, None
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@functools.cache
+def _server() -> socket.socket:
+    """Starts the process to fork from, which ends with this one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    theirs.close()
+    atexit.register(lambda: (ours.close(), process.wait()))
+    return ours
+
+
+def _forked(arguments: tuple[str, ...], cwd: Path, env: dict[str, str], out: int, error: int) -> tuple[int, Any]:
+    """The id of a new process, and the socket that gets its exit code."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    request = json.dumps({"arguments": arguments, "folder": str(cwd), "environment": env})
+    with theirs, open(os.devnull) as nothing:
+        socket.send_fds(_server(), [request.encode()], [nothing.fileno(), out, error, theirs.fileno()])
+    return int(ours.recv(32)), ours
+
+
+def start(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Popen[str] | Forked:
+    """Starts `python ARGUMENTS` in a session of its own; its output and errors are the `stdout` of what is returned."""
+    if sys.platform != "linux":
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=cwd,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    reader, writer = os.pipe()
+    try:
+        pid, answers = _forked(arguments, cwd, env, writer, writer)
+    finally:
+        os.close(writer)
+    return Forked(pid, answers, open(reader, encoding="utf-8"))
+
+
+def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs `python ARGUMENTS` to its end, at most 10 minutes."""
+    if sys.platform != "linux":
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as error:
+        pid, answers = _forked(arguments, cwd, env, out.fileno(), error.fileno())
+        process = Forked(pid, answers, None)
+        try:
+            code = process.wait(600)
+        finally:
+            process.kill()
+        printed = [(file.seek(0), file.read())[1] for file in (out, error)]
+    return subprocess.CompletedProcess(arguments, code, *printed)
+
+
+def serve(server: socket.socket) -> None:
+    """Forks for each request, until the other side is closed."""
+    import normbench
+
+    for module in pkgutil.walk_packages(normbench.__path__, "normbench."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in ("stages", *MORE):
+        importlib.import_module(name)
+    path = [entry for entry in sys.path[1:] if entry != str(ROOT)]
+    assert len(os.listdir("/proc/self/task")) == 1, "only a process of one thread may fork"
+    gc.freeze()  # What is here is never freed, so that its memory stays shared.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(server, LARGEST, STREAMS)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            server.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _attend(json.loads(message), descriptors, path)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _attend(request: dict[str, Any], descriptors: list[int], path: list[str]) -> None:
+    """Forks the process, and tells its id and then its exit code."""
+    *streams, answers = descriptors
+    pid = os.fork()
+    if pid == 0:
+        os.close(answers)
+        _work(request, streams, path)
+    for stream in streams:
+        os.close(stream)
+    os.write(answers, str(pid).encode())
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with open(answers, "wb", buffering=0) as told:
+        try:
+            told.write(str(code).encode())
+        finally:
+            os._exit(0)
+
+
+def _work(request: dict[str, Any], streams: list[int], path: list[str]) -> None:
+    """Does what Python does with its arguments, and exits as it does."""
+    code = 1
+    try:
+        os.setsid()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        of_user = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        option, *arguments = request["arguments"]
+        sys.orig_argv = [sys.executable, option, *arguments]
+        first = {"-c": "", "-m": os.getcwd()}.get(option, str(Path(option).parent))
+        sys.path[:] = [first, *(entry for entry in of_user if entry), *path]
+        importlib.invalidate_caches()
+        if option == "-c":
+            script, *arguments = arguments
+            sys.argv = ["-c", *arguments]
+            sys.modules["__main__"] = main = types.ModuleType("__main__")
+            exec(compile(script, "<string>", "exec"), vars(main))
+        elif option == "-m":
+            sys.argv = arguments
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [option, *arguments]
+            runpy.run_path(option, run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            code = end.code or 0
+        else:
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        try:
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code & 0xFF)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
