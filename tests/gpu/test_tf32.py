@@ -1,132 +1,31 @@
-"""TF32 switched on: which products of a network it may round on a GPU, and that the others lose no digit, on a CPU."""
+"""TF32 switched on: what it may not round loses no digit, on a CPU. `tests/gpu/test_traces.py` has what a GPU rounds."""
 
 from __future__ import annotations
 
 import copy
-import itertools
-import linecache
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from normbench.evaluation.folding import fold
 from normbench.functional import circular_filter, inverse_sqrt, patch_moments
-from normbench.functional.placement import placed
-from normbench.gan import loop as gan_loop
 from normbench.methods import registry
-from normbench.methods.base import ConvSpec, Method, Role
-from normbench.models.sngan import sngan
+from normbench.methods.base import ConvSpec, Role
 from normbench.spectral import conv_bound, exact_norm, fantastic_four
-from normbench.system import device as devices
-from normbench.training import loop
-from tests.gpu.test_traces import VARIANTS, images
-from tests.support import subjects
-from tests.support.dispatch import place
 from tests.support.fake_cuda import fake_cuda, obstacle
-from tests.support.short_models import CHANNELS, SHORT, short_classifier
-from tests.support.tf32 import PRODUCTS, tf32
+from tests.support.short_models import short_classifier
+from tests.support.tf32 import Rounded, tf32, tf32_on_cuda
 
 REASON = obstacle()
 on_a_gpu = pytest.mark.skipif(REASON is not None, reason=str(REASON))
-quietly = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
-
-
-class Rounded(TorchDispatchMode):
-    """Notes where products of float32 matrices were made while the switch of CUDA lets them be rounded to TF32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        factors = [args[i] for i in PRODUCTS.get(function.overloadpacket, ())]
-        if torch.backends.cuda.matmul.fp32_precision == "tf32" and any(x.dtype == torch.float32 for x in factors):
-            self.places.append(place())
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def tf32_on_cuda():
-    """Switches TF32 on, as `precision: tf32` does."""
-    devices.set_rounding(True)
-    yield
-    devices.set_rounding(False)
-
-
-def of_a_layer(where: str) -> bool:
-    """Whether a line calls a linear layer: in a model, or in a method by torch's function."""
-    file, _, line = where.partition(":")
-    return file.startswith("normbench/models/") or "functional.linear(" in linecache.getline(file, int(line))
-
-
-def check(places: list[str]) -> None:
-    """Nothing but linear layers is rounded, in the forward pass and in the two products of each in the backward pass."""
-    backward = [where for where in places if where.startswith(("normbench/training/loop.py", "normbench/gan/loop.py"))]
-    forward = [where for where in places if where not in backward]
-    assert forward
-    assert not sorted({where for where in forward if not of_a_layer(where)})
-    assert len(backward) <= 2 * len(forward)
 
 
 @on_a_gpu
-@quietly
-@pytest.mark.parametrize("method", registry.names())
-@pytest.mark.parametrize("model", SHORT)
-def test_only_layers_are_rounded(model: str, method: str, tf32_on_cuda: None) -> None:
-    trace(short_classifier(model, registry.build(method, {})), registry.build(method, {}))
-
-
-@on_a_gpu
-@quietly
-@pytest.mark.parametrize(("method", "options"), VARIANTS)
-def test_with_other_options(method: str, options: dict[str, Any], tf32_on_cuda: None) -> None:
-    made = registry.build(method, options)
-    trace(short_classifier("resnet", made), made)
-
-
-def trace(network: nn.Module, method: Method) -> None:
-    """Trains a network for a step, evaluates it, and what it folds into."""
-    with fake_cuda():
-        placed(network, "cuda")
-        data = images("channels_last")
-        with Rounded() as done:
-            training = loop.Training(network.train(), method, data, subjects.recipe(), 0, print, loop.Nobody())
-            training.train_on(0, 0, data.pixels, data.labels)
-        check(done.places)
-        with Rounded() as done, torch.no_grad():
-            x = data.normalized(data.pixels)
-            network.eval()(x)
-            fold(network)(x)
-        assert not sorted({where for where in done.places if not of_a_layer(where)})
-
-
-@on_a_gpu
-@quietly
-@pytest.mark.parametrize("method", registry.names())
-def test_of_a_gan(method: str, tf32_on_cuda: None) -> None:
-    made, recipe = registry.build(method, {}), subjects.gan_recipe(batch_size=4)
-    generator, discriminator = sngan(made, CHANNELS, 8, recipe.latent, width=4)
-    made.initialize(discriminator)
-    with fake_cuda():
-        for network in (generator, discriminator):
-            placed(network, "cuda").train()
-        data = images("channels_last")
-        training = gan_loop.Training(generator, discriminator, made, data, recipe, 0, print, gan_loop.Nobody())
-        real = torch.empty(4, CHANNELS, 8, 8, device="cuda")
-        with Rounded() as done:
-            training.train_on(itertools.repeat(real), 0)
-    assert done.places
-    forward = [where for where in done.places if not where.startswith("normbench/gan/loop.py")]
-    assert not sorted({where for where in forward if not of_a_layer(where)})
-
-
-@on_a_gpu
-def test_a_product_by_torch_is_found(tf32_on_cuda: None) -> None:
-    with fake_cuda():
+def test_a_product_by_torch_is_found() -> None:
+    """As `tests/gpu/test_traces.py` looks for them in all networks."""
+    with fake_cuda(), tf32_on_cuda():
         x = torch.zeros(3, 3, device="cuda")
         with Rounded() as done:
             x.double() @ x.double()

@@ -1,4 +1,7 @@
-"""What a GPU would be asked to do, without one: every architecture with every method, traced with fake CUDA tensors."""
+"""What a GPU would be asked to do, without one: every architecture with every method, traced with fake CUDA tensors.
+
+That includes which products it may round to TF32 (see `tests.support.tf32`).
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,11 @@ from normbench.training import loop
 from normbench.training.attacks import pgd
 from normbench.training.optimization import autocast
 from tests.support import subjects
+from tests.support.covering import covering
 from tests.support.dispatch import NOT_DETERMINISTIC, Operations, same_strides
 from tests.support.fake_cuda import fake_cuda, obstacle
 from tests.support.short_models import CHANNELS, SHORT, short_classifier
+from tests.support.tf32 import Rounded, of_a_layer, only_layers, tf32_on_cuda
 
 REASON = obstacle()
 pytestmark = [
@@ -34,6 +39,13 @@ pytestmark = [
 ]
 
 BATCH, SIZE = 4, 8
+# TF32 is switched on in all of them. It concerns products of float32 alone, so that it does the least with bfloat16.
+SETTINGS: list[tuple[str, MemoryFormat]] = [
+    ("bfloat16", "channels_last"),
+    ("float32", "contiguous"),
+    ("float32", "channels_last"),
+    ("bfloat16", "contiguous"),
+]
 # Options that change what is computed.
 VARIANTS = [
     ("conv_norm", {"affine": False, "batch_norm": False}),
@@ -43,6 +55,11 @@ VARIANTS = [
     ("spectral_batch_norm", {"statistics": "frequency"}),
     ("spectral_norm", {"batch_norm": False, "power_iterations": 2}),
 ]
+
+
+def shown(value: str | tuple[str, ...]) -> str:
+    """A parameter in the name of a test."""
+    return value if isinstance(value, str) else "-".join(value)
 
 
 def images(layout: MemoryFormat, count: int = BATCH) -> Images:
@@ -77,36 +94,22 @@ def same_layout(network: nn.Module, optimizer: torch.optim.Optimizer, names: tup
                 assert same_strides(parameter, value), (name, parameter.shape, parameter.stride(), value.stride())
 
 
-@pytest.mark.parametrize(("precision", "layout"), [("bfloat16", "channels_last"), ("float32", "contiguous")])
-@pytest.mark.parametrize("method", registry.names())
-@pytest.mark.parametrize("model", SHORT)
-def test_classifier(model: str, method: str, precision: str, layout: MemoryFormat) -> None:
-    """A training step, then the evaluation of the network and of what it folds into, and an attack.
-
-    Without training, memory formats differ in few operations, so that one network is enough for the second one.
-    """
-    made = registry.build(method, {})
-    network = short_classifier(model, made)
-    with fake_cuda():
-        trained(network, made, precision, layout)
-        if layout == "channels_last" or model == "resnet":
-            evaluated(network, precision, layout)
-
-
-@pytest.mark.parametrize(("precision", "layout"), [("float32", "channels_last"), ("bfloat16", "contiguous")])
-@pytest.mark.parametrize("method", registry.names())
-def test_other_pairs_of_precision_and_layout(method: str, precision: str, layout: MemoryFormat) -> None:
-    test_classifier("resnet", method, precision, layout)
+@pytest.mark.parametrize(("model", "method", "setting"), covering(SHORT, registry.names(), SETTINGS), ids=shown)
+def test_classifier(model: str, method: str, setting: tuple[str, MemoryFormat]) -> None:
+    """A training step, then the evaluation of the network and of what it folds into, and an attack."""
+    traced(model, registry.build(method, {}), *setting)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 @pytest.mark.parametrize(("method", "options"), VARIANTS)
 def test_options(method: str, options: dict[str, Any], precision: str) -> None:
-    layout: MemoryFormat = "channels_last"
-    made = registry.build(method, options)
-    network = short_classifier("resnet", made)
-    with fake_cuda():
-        trained(network, made, precision, layout)
+    traced("resnet", registry.build(method, options), precision, "channels_last")
+
+
+def traced(model: str, method: Method, precision: str, layout: MemoryFormat) -> None:
+    network = short_classifier(model, method)
+    with fake_cuda(), tf32_on_cuda():
+        trained(network, method, precision, layout)
         evaluated(network, precision, layout)
 
 
@@ -129,9 +132,11 @@ def trained(network: nn.Module, method: Method, precision: str, layout: MemoryFo
     with Operations() as done:
         batch = next(training.batches.pixels(0))
     assert not done.waits  # The order of an epoch is drawn on the CPU.
-    with Operations() as done:
+    with Operations() as done, Rounded() as rounded:
         training.train_on(0, 0, *batch)
     leaves_nothing_behind(done, "training")
+    if precision == "float32":
+        only_layers(rounded.places)
     same_layout(network, training.optimizer, ("momentum_buffer",))
 
 
@@ -145,35 +150,37 @@ def evaluated(network: nn.Module, precision: str, layout: MemoryFormat) -> None:
             return network(((x - data.mean) / data.std).contiguous(memory_format=data.memory_format)).float()
 
     x = data.pixels.float()
-    with Operations() as done, torch.inference_mode():
+    with Operations() as done, Rounded() as rounded, torch.inference_mode():
         classifier(x)
     leaves_nothing_behind(done, "evaluation")
+    assert {where for where in rounded.places if not of_a_layer(where)} == set()
     with Operations() as done:
         pgd(classifier, x, data.labels, 0.03, 0.01, 1, 1, torch.Generator().manual_seed(0))
     leaves_nothing_behind(done, "an attack")
-    with Operations() as done:
+    with Operations() as done, Rounded() as rounded:
         folded = fold(network)
         with torch.no_grad():
             folded(x)
     leaves_nothing_behind(done, "folding")
+    assert {where for where in rounded.places if not of_a_layer(where)} == set()
 
 
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("method", registry.names())
-def test_gan(method: str, layout: MemoryFormat) -> None:
+@pytest.mark.parametrize(("_", "method", "layout"), covering(["sngan"], registry.names(), list(FORMATS)))
+def test_gan(_: str, method: str, layout: MemoryFormat) -> None:
     """An iteration: two steps of the discriminator and one of the generator, and the generator's moving average."""
     made, recipe = registry.build(method, {}), subjects.gan_recipe(batch_size=BATCH, discriminator_steps=2)
     generator, discriminator = sngan(made, CHANNELS, SIZE, recipe.latent, width=4)
     made.initialize(discriminator)
-    with fake_cuda():
+    with fake_cuda(), tf32_on_cuda():
         for network in (generator, discriminator):
             placed(network, "cuda", layout).train()
         data = images(layout)
         training = gan_loop.Training(generator, discriminator, made, data, recipe, 0, print, gan_loop.Nobody())
         real = torch.empty(BATCH, CHANNELS, SIZE, SIZE, device="cuda").contiguous(memory_format=FORMATS[layout])
-        with Operations() as done:
+        with Operations() as done, Rounded() as rounded:
             training.train_on(itertools.repeat(real), 0)
         leaves_nothing_behind(done, "an iteration")
+        only_layers(rounded.places)
         for network, optimizer in (
             (generator, training.generator_optim),
             (discriminator, training.discriminator_optim),

@@ -1,7 +1,8 @@
-"""What TF32 does to results, on a CPU: the factors of float32 products are rounded to 10 bits after the point."""
+"""TF32 on a CPU, where the factors of float32 products are rounded to 10 bits after the point, and what a GPU would round."""
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from normbench.system import device as devices
+from tests.support.dispatch import place
 
 aten = torch.ops.aten
 # The products of matrices, each with the places of its two factors.
@@ -76,3 +80,42 @@ def tf32() -> Iterator[Tf32]:
     """A context like a GPU with TF32 switched on, for matrices and convolutions on the CPU."""
     with switched_to_tf32(), Tf32() as mode:
         yield mode
+
+
+@contextmanager
+def tf32_on_cuda() -> Iterator[None]:
+    """A context in which TF32 is switched on for CUDA, as `precision: tf32` does."""
+    devices.set_rounding(True)
+    try:
+        yield
+    finally:
+        devices.set_rounding(False)
+
+
+class Rounded(TorchDispatchMode):
+    """Notes where products of float32 matrices were made while the switch of CUDA lets them be rounded to TF32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        factors = [args[i] for i in PRODUCTS.get(function.overloadpacket, ())]
+        if torch.backends.cuda.matmul.fp32_precision == "tf32" and any(x.dtype == torch.float32 for x in factors):
+            self.places.append(place())
+        return function(*args, **(kwargs or {}))
+
+
+def of_a_layer(where: str) -> bool:
+    """Whether a line calls a linear layer: in a model, or in a method by torch's function."""
+    file, _, line = where.partition(":")
+    return file.startswith("normbench/models/") or "functional.linear(" in linecache.getline(file, int(line))
+
+
+def only_layers(places: list[str]) -> None:
+    """In training, only linear layers are rounded: in the forward pass, and in two products of each in the backward pass."""
+    backward = [where for where in places if where.startswith(("normbench/training/loop.py", "normbench/gan/loop.py"))]
+    forward = [where for where in places if where not in backward]
+    assert forward
+    assert not sorted({where for where in forward if not of_a_layer(where)})
+    assert len(backward) <= 2 * len(forward)
