@@ -1,18 +1,29 @@
-"""Every method trains every family of models, and what it trained can be copied and stored."""
+"""Every method trains every family of models, and what it trained can be copied and stored.
+
+The networks are short, with every kind of the family's blocks; each method also trains one as deep as they are used.
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from normbench.methods import registry as methods
-from tests.models.networks import CLASSES, ON_NARROW, built, images, logits_of
+from normbench.methods.base import Method
+from normbench.models import registry
+from normbench.models.preact_resnet import PreActResNet
+from normbench.models.senet import Gate
+from tests.models.networks import CLASSES, NARROW, images, logits_of
+from tests.support import short_models
 
 ON_EACH_METHOD = pytest.mark.parametrize("method_name", methods.names())
 
@@ -24,18 +35,53 @@ STEPS = {"fixup": 5}  # classifier and ends of branches start at zero, so that g
 GATE = r"\.gate\."  # the ReLU in a gate has few units, which may all be off
 
 
+class Network(NamedTuple):
+    """How a network is built from a method, its number of classes, and the size of its images."""
+
+    build: Callable[[Method], nn.Module]
+    classes: int
+    size: int
+
+    def fresh(self, method: Method, seed: int = 0) -> nn.Module:
+        """The network with the weights of a seed."""
+        torch.manual_seed(seed)
+        model = self.build(method)
+        method.initialize(model)
+        return model
+
+    def images(self, seed: int, count: int = 8) -> Tensor:
+        return images(seed, count, size=self.size)
+
+
+def wide_senet(method: Method) -> nn.Module:
+    """With gates of more than one unit, of which not all are off."""
+    return PreActResNet(method, 3, short_models.CLASSES, [1, 1], 32, gate=Gate, architecture="senet")
+
+
+SHORT = {
+    name: Network(build, short_models.CLASSES, 8)
+    for name, build in (short_models.SHORT | {"senet": wide_senet}).items()
+}
+DEEP = {
+    f"{name}, deep": Network(
+        functools.partial(registry.get(name).function, channels=3, classes=CLASSES, **options), CLASSES, 32
+    )
+    for name, options in NARROW.items()
+}
+ON_SHORT = pytest.mark.parametrize("name", SHORT)
+
+
 @functools.cache
 def trained(name: str, method_name: str) -> tuple[nn.Module, dict[str, float], list[float]]:
     """A network after two steps or more, the largest absolute gradient of each parameter in them, and the losses."""
-    if (name, method_name) == ("densenet121", "fixup"):
-        pytest.skip("without residual branches there is nothing that Fixup makes small, and 120 layers explode")
     method = methods.build(method_name, OPTIONS.get(method_name, {}))
-    model = built(name, method).train()
+    network = (SHORT | DEEP)[name]
+    model = network.fresh(method).train()
     optim = torch.optim.SGD(method.param_groups(model, lr=0.01, weight_decay=0.0), lr=0.01)
     largest: dict[str, float] = {}
     losses = []
     for seed in range(STEPS.get(method_name, 2)):
-        loss = functional.cross_entropy(model(images(seed)), torch.arange(8) % CLASSES)
+        loss = functional.cross_entropy(model(network.images(seed)), torch.arange(8) % network.classes)
         penalty = method.penalty(model)
         loss = loss if penalty is None else loss + penalty
         optim.zero_grad()
@@ -49,43 +95,51 @@ def trained(name: str, method_name: str) -> tuple[nn.Module, dict[str, float], l
     return model, largest, losses
 
 
-@ON_EACH_METHOD
-@ON_NARROW
+ONE_DEEP = [  # for each method
+    (name, method_name)
+    for place, method_name in enumerate(methods.names())
+    for name in [list(DEEP)[place % len(DEEP)]]
+    # Without residual branches there is nothing that Fixup makes small, and 120 layers explode.
+    if (name, method_name) != ("densenet121, deep", "fixup")
+]
+
+
+@pytest.mark.parametrize(("name", "method_name"), [*itertools.product(SHORT, methods.names()), *ONE_DEEP])
 def test_training_reaches_every_parameter(name: str, method_name: str) -> None:
     model, largest, losses = trained(name, method_name)
     assert torch.tensor(losses).isfinite().all()
     allowed = "|".join([GATE, *([CANCELLED[method_name]] if method_name in CANCELLED else [])])
     assert [key for key, value in largest.items() if value == 0 and not re.search(allowed, key)] == []
-    if name == "senet18":
+    if name.startswith("senet"):
         gates = [value for key, value in largest.items() if re.search(GATE, key)]
         assert sum(value > 0 for value in gates) > len(gates) / 2
-    x = images(5)
+    x = (SHORT | DEEP)[name].images(5)
     expected = logits_of(model, x)
-    assert expected.shape == (8, CLASSES)
+    assert expected.shape == (8, (SHORT | DEEP)[name].classes)
     assert expected.isfinite().all()
     assert torch.equal(logits_of(model, x), expected)
 
 
 @ON_EACH_METHOD
-@ON_NARROW
+@ON_SHORT
 def test_copies(name: str, method_name: str) -> None:
     """By deepcopy, and through the state dict into a network of other weights."""
     model, _, _ = trained(name, method_name)
-    x = images(5, 2)
+    x = (SHORT | DEEP)[name].images(5, 2)
     expected = logits_of(model, x)
     assert torch.equal(logits_of(copy.deepcopy(model), x), expected)
-    fresh = built(name, methods.build(method_name, OPTIONS.get(method_name, {})), seed=1)
-    assert not torch.equal(logits_of(fresh, x), expected)
-    fresh.load_state_dict(model.state_dict())
-    assert torch.equal(logits_of(fresh, x), expected)
+    other = SHORT[name].fresh(methods.build(method_name, OPTIONS.get(method_name, {})), seed=1)
+    assert not torch.equal(logits_of(other, x), expected)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(logits_of(other, x), expected)
 
 
 @pytest.mark.parametrize("method_name", ["batch_norm", "network_deconvolution", "conv_norm"])
-@ON_NARROW
+@ON_SHORT
 def test_channels_last_and_bfloat16(name: str, method_name: str) -> None:
     """Another memory format changes nothing, and a step in bfloat16 is finite."""
     model, _, _ = trained(name, method_name)
-    x = images(5, 2)
+    x = (SHORT | DEEP)[name].images(5, 2)
     expected = logits_of(model, x)
     found = logits_of(
         copy.deepcopy(model).to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
@@ -93,6 +147,6 @@ def test_channels_last_and_bfloat16(name: str, method_name: str) -> None:
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
     model = copy.deepcopy(model).train()
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(images(6, 4))
+        logits = model(SHORT[name].images(6, 4))
     functional.cross_entropy(logits.float(), torch.arange(4)).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
