@@ -2,7 +2,8 @@
 
 `start` and `run` take what follows `python` on a command line. The forked process has the arguments, environment, folder,
 streams and session of one that is started with them, one thread, and modules whose functions nobody has called. Its
-command line in /proc is that of the process it is forked from, and so is all that Python itself reads when it starts.
+command line in /proc is that of the process it is forked from. Where that could make a difference, because what Python
+and libraries read when they are loaded is another, or the cores are, a fresh process is started.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ import sys
 import tempfile
 import threading
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST = 1 << 18  # bytes of a request
 STREAMS = 4  # of a request: standard input, output and error, and the socket for answers
+# The beginnings of the names of variables that are read when Python, its libraries or an allocator are loaded.
+LOADING = ("CUBLAS_", "GOMP_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "OPENCV_", "PYTHON", "TORCH")
 # What the commands import while they work, beside all modules of the package.
 MORE = ("cv2", "sklearn.datasets", "torch._dynamo", "torchmetrics.image.fid", "torchvision.utils")
 
@@ -71,16 +75,26 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+def _surroundings(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What a process must have as the one it is forked from has it."""
+    variables = {name: value for name, value in environment.items() if name.startswith(LOADING)}
+    return variables | {"cores": sorted(os.sched_getaffinity(0))}
+
+
 @functools.cache
-def _server() -> socket.socket:
-    """Starts the process to fork from, which ends with this one."""
+def _server() -> tuple[socket.socket, dict[str, Any]]:
+    """Starts the process to fork from, which ends with this one; returns its socket and its surroundings."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     theirs.close()
     atexit.register(lambda: (ours.close(), process.wait()))
-    return ours
+    return ours, _surroundings(environment)
+
+
+def _may_fork(environment: Mapping[str, str]) -> bool:
+    return sys.platform == "linux" and _surroundings(environment) == _server()[1]
 
 
 def _forked(arguments: tuple[str, ...], cwd: Path, env: dict[str, str], out: int, error: int) -> tuple[int, Any]:
@@ -88,13 +102,13 @@ def _forked(arguments: tuple[str, ...], cwd: Path, env: dict[str, str], out: int
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     request = json.dumps({"arguments": arguments, "folder": str(cwd), "environment": env})
     with theirs, open(os.devnull) as nothing:
-        socket.send_fds(_server(), [request.encode()], [nothing.fileno(), out, error, theirs.fileno()])
+        socket.send_fds(_server()[0], [request.encode()], [nothing.fileno(), out, error, theirs.fileno()])
     return int(ours.recv(32)), ours
 
 
 def start(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Popen[str] | Forked:
     """Starts `python ARGUMENTS` in a session of its own; its output and errors are the `stdout` of what is returned."""
-    if sys.platform != "linux":
+    if not _may_fork(env):
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=cwd,
@@ -114,7 +128,7 @@ def start(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Popen[s
 
 def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Runs `python ARGUMENTS` to its end, at most 10 minutes."""
-    if sys.platform != "linux":
+    if not _may_fork(env):
         command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as error:

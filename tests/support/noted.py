@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,18 +82,6 @@ class Noted(SuiteFolder):
         self.edit("baseline: batch_norm", "baseline: noting")
         self.edit("gan_variants: [batch_norm]", "gan_variants: [noting]")
         self.edit("\nvariants:", "\nvariants:\n  noting: {method: noting.py:Notes}")
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """In a fresh process, as what it computes with is decided before torch is imported."""
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=self.path,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
 
     def taken(self) -> dict[int, dict[str, Any]]:
         """The notes since the last call, by process."""
