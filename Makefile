@@ -29,8 +29,9 @@ $(READY): requirements.lock pyproject.toml
 results: $(READY)
 	$(BIN)/python -m normbench results
 
+# Each file is tested by one process, in the order of tests/conftest.py.
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/python -m ruff format --check .

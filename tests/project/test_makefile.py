@@ -51,7 +51,9 @@ def test_every_path_is_taken(checkout: Path) -> None:
     assert made[3].startswith("pip install --quiet --python .venv/bin/python")
     assert make(checkout, "results") == ["-m normbench results"]
     assert make(checkout, "lint") == ["-m ruff format --check .", "-m ruff check .", "-m mypy"]
-    assert make(checkout, "test", "PYTEST=tests/a.py") == ["-m pytest -n 2 --dist loadfile tests/a.py"]
+    assert make(checkout, "test", "PYTEST=tests/a.py") == [
+        "-m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/a.py"
+    ]
 
 
 def test_the_environment_comes_first_for_stages(checkout: Path) -> None:
