@@ -81,7 +81,8 @@ def test_the_same_as_by_dvc_alone(project: Project) -> None:
         shutil.rmtree(project.path / name)
     shutil.rmtree(project.path / ".dvc/cache")
     (project.path / "dvc.lock").unlink()
-    project.repro()
+    done = project.dvc("repro")
+    assert done.returncode == 0, done.stderr
     assert scored(project) == before
     assert programs(project) == {"stages." + path.stem for path in (project.path / "stages").glob("[a-z]*.py")}
 

@@ -1,4 +1,8 @@
-"""The pipeline end to end, on a small suite of the real digits, as a user runs it: `dvc repro` in a clone."""
+"""The pipeline end to end, on a small suite of the real digits, as a user runs it: `dvc repro` in a clone.
+
+The stages are forked from one process, as by `make results`; tests/project/test_everything.py compares that with stages
+that run by themselves.
+"""
 
 from __future__ import annotations
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pandas as pd
 
 from normbench.runs.contents import RECORD
 from normbench.runs.record import Record
+from normbench.system.fork_client import SERVER
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = """
@@ -55,6 +58,18 @@ tasks:
 variants:
   batch_norm: {method: batch_norm}
 """
+# A process that stages are forked from until its input ends, as those of `normbench results` are; it prints its place.
+SERVE = f"""
+import os, subprocess
+from normbench.system import preemption, threads
+from normbench.system.fork_server import Server
+
+threads.set_environment()
+preemption.watch()
+with Server() as server:
+    print(os.environ["{SERVER}"], flush=True)
+    server.until(subprocess.Popen(["cat"], stdout=subprocess.DEVNULL).pid)
+"""
 # What the environment of whoever runs the tests must not bring into theirs.
 FOREIGN = ("NORMBENCH_STORE", "NORMBENCH_DOWNLOADS", "NORMBENCH_MIRROR", "NORMBENCH_CHECKPOINT_MINUTES")
 
@@ -90,18 +105,38 @@ class Project:
         subprocess.run(["git", "init", "--quiet", "."], cwd=path, check=True)
         return cls(path)
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = self.environment | environment
+        return subprocess.run(command, cwd=self.path, env=env, capture_output=True, text=True)
 
-    def dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "dvc", *arguments)
+    def dvc(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "dvc", *arguments, **environment)
 
     def normbench(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", "normbench", *arguments)
 
+    @functools.cached_property
+    def server(self) -> dict[str, str]:
+        """The variable that names a process in which the imports of stages are done once. It ends with this object."""
+        if sys.platform != "linux":
+            return {}
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE],
+            cwd=self.path,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        place = process.stdout.readline().strip()
+        assert place
+        weakref.finalize(self, process.communicate)
+        return {SERVER: place}
+
     def repro(self, *arguments: str) -> list[str]:
-        """The stages that `dvc repro` ran; it must succeed."""
-        done = self.dvc("repro", *arguments)
+        """The stages that `dvc repro` ran; it must succeed. They are forked, as those of `normbench results` are."""
+        done = self.dvc("repro", *arguments, **self.server)
         assert done.returncode == 0, done.stdout + done.stderr
         return ran(done.stdout)
 
