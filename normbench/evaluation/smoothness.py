@@ -140,14 +140,17 @@ def features(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     `rms` and `max` are the root mean square and the largest absolute value. `mean`, `low`, `middle` and `high` are the
     fractions of the spectral energy at frequency zero, and at radial frequencies of up to 1/6, of 1/6 to 1/3 and of
     more than 1/3 of a cycle per pixel. Fractions of an output without energy are 0. Values that are not finite become
-    None. Blocks are the modules that the model's code defines or, if there are none, the ReLUs.
+    None. Blocks are the modules that the model's code defines or, if there are none, the ReLUs. Those whose output is
+    no batch of maps (N, C, H, W), such as a classifier, are left out.
     """
     blocks = [m for m in model.modules() if m is not model and is_of_the_model(m, model)]
     blocks = blocks or [m for m in model.modules() if isinstance(m, nn.ReLU)]
     names = ("rms", "max", "mean", "low", "middle", "high")
     found: list[Tensor] = []  # for each block its numbers, on the device
 
-    def note(_: nn.Module, given: Any, output: Tensor) -> None:
+    def note(_: nn.Module, given: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            return
         output = output.detach()
         output = (output.cpu() if output.device.type == "mps" else output).double()  # MPS has no float64
         power = torch.fft.fft2(output).abs().square().sum((0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -52,16 +53,19 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
         complain(f"{folder}: {len(bad) - NAMED} more files are left out for such reasons")
     if not records:
         raise UserError(f"{folder}: none of its {len(paths)} records is valid")
-    scores = list(score_columns(records.values()))
-    return pd.DataFrame([_row(path, record, scores) for path, record in records.items()])
+    # Task and variant are those of the path, since a record keeps the names with which its run was trained.
+    return run_table([(path.parts[-3], path.parts[-2], record) for path, record in records.items()])
 
 
-def _row(path: Path, record: Record, scores: list[str]) -> Row:
-    """Returns the row of a record.
+def run_table(records: Iterable[tuple[str, str, Record]]) -> pd.DataFrame:
+    """Returns the data frame that `load` describes. records: the task, the variant and the record of each run."""
+    named = list(records)
+    scores = list(score_columns(record for *_, record in named))
+    return pd.DataFrame([_row(*each, scores) for each in named])
 
-    Task and variant are those of the path, since a record keeps the names with which its run was trained.
-    """
-    task, variant = path.parts[-3:-1]
+
+def _row(task: str, variant: str, record: Record, scores: list[str]) -> Row:
+    """Returns the row of a record."""
     columns = columns_of(record)
     return {
         "kind": record.kind.value,

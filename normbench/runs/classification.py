@@ -10,6 +10,7 @@ import numpy as np
 from normbench.data.prepared import Splits
 from normbench.functional import placement
 from normbench.methods import registry as methods
+from normbench.methods.base import Method
 from normbench.models import registry as models
 from normbench.runs.checkpoint import save_weights
 from normbench.runs.contents import PREDICTIONS, WEIGHTS
@@ -33,12 +34,16 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
     keeper: saves and restores the state of the training. progress: shows epoch, loss and images per second.
     """
     task = narrowed(run.task, Task, f"run {run.id}: task")
-    recipe, clock = task.recipe, Clock(time.perf_counter)
-    if recipe.compile is not None:
+    if task.recipe.compile is not None:
         keep_compiled(str(layout.store() / "compiled"), max(1, cores() // side_by_side.beside))
     method = methods.build(run.variant.method, run.variant.options)
-    model = models.get(task.model, "classifier")
-    prepared = classifier.prepare(task, model, method, run.bound, run.seed, data)
+    return train_with(method, run, task, data, keeper, progress)
+
+
+def train_with(method: Method, run: Run, task: Task, data: Splits, keeper: Keeper, progress: Progress) -> Trained:
+    """`train` with a method object, which need not be one that its variant refers to. task: that of the run."""
+    recipe, clock = task.recipe, Clock(time.perf_counter)
+    prepared = classifier.prepare(task, models.get(task.model, "classifier"), method, run.bound, run.seed, data)
     parameters = prepared.parameters
     clock.end("setup")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from normbench.data.prepared import Splits
 from normbench.runs import finished, provenance, store
@@ -58,29 +59,37 @@ def train(run: Run, data: Splits) -> None:
             trained = trainer(run.kind)(run, data, checkpoints, progress)
         progress.close(trained.summary)
     with files.atomic_folder(store.folder(run.id)) as folder:
-        trained.write(folder)
-        began = time.perf_counter()
-        memory = trained.step_memory()
-        seconds = {"memory": time.perf_counter() - began, "checkpoints": checkpoints.spent}
-        status = Status.FINISHED if trained.diverged is None else Status.DIVERGED
-        cost = {
-            "images_per_second": trained.images_per_second,
-            "peak_memory_bytes": memory,
-            "parameters": trained.parameters,
-            "epoch_seconds": trained.epoch_seconds,
-            "resumed": trained.resumed,
-            "seconds": trained.seconds | seconds,
-        }
-        record = {
-            "format": FORMAT,
-            "run": run.id,
-            "kind": run.kind,
-            "seed": run.seed,
-            "status": status,
-            "diverged": trained.diverged,
-            "metrics": trained.metrics,
-            "cost": made(Cost, cost),
-            "provenance": provenance.collect(run, trained.numerics, data.device, started),
-            "files": finished.facts(folder, contents(run.kind, status)),
-        }
-        made(TrainedRecord, record).write(folder / RECORD)
+        recorded(run, trained, folder, data.device, started, checkpoints.spent).write(folder / RECORD)
+
+
+def recorded(run: Run, trained: Trained, folder: Path, device: str, started: str, spent: float = 0.0) -> TrainedRecord:
+    """Writes the files of a trained run into a folder, measures the memory of a step, and returns the run's record.
+
+    device: its kind. started: the result of `provenance.now` when the run began. spent: seconds on checkpoints.
+    """
+    trained.write(folder)
+    began = time.perf_counter()
+    memory = trained.step_memory()
+    seconds = {"memory": time.perf_counter() - began, "checkpoints": spent}
+    status = Status.FINISHED if trained.diverged is None else Status.DIVERGED
+    cost = {
+        "images_per_second": trained.images_per_second,
+        "peak_memory_bytes": memory,
+        "parameters": trained.parameters,
+        "epoch_seconds": trained.epoch_seconds,
+        "resumed": trained.resumed,
+        "seconds": trained.seconds | seconds,
+    }
+    record = {
+        "format": FORMAT,
+        "run": run.id,
+        "kind": run.kind,
+        "seed": run.seed,
+        "status": status,
+        "diverged": trained.diverged,
+        "metrics": trained.metrics,
+        "cost": made(Cost, cost),
+        "provenance": provenance.collect(run, trained.numerics, device, started),
+        "files": finished.facts(folder, contents(run.kind, status)),
+    }
+    return made(TrainedRecord, record)

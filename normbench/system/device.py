@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -11,6 +14,8 @@ from normbench.system.memory import keep_freed_memory
 
 KINDS = ("cuda", "mps", "cpu")
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # which cuBLAS reads once; `normbench.system.threads` sets it
+# torch's new switches of the precision of float32 operations, by backend and operation.
+SWITCHES = [("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "matmul"), ("mkldnn", "conv")]
 DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS gives the same bits, by its manual
 
 
@@ -70,6 +75,40 @@ def set_rounding(tf32: bool) -> None:
     for backend, operation in (("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "conv"), ("mkldnn", "matmul")):
         rounded = tf32 and backend == "cuda"
         torch._C._set_fp32_precision_setter(backend, operation, "tf32" if rounded else "ieee")
+
+
+@contextlib.contextmanager
+def settings_kept() -> Iterator[None]:
+    """A context at whose end torch's settings are as they were: all that `prepare` and `use_threads` change but memory.
+
+    For processes that are not normbench's own.
+    """
+    cudnn, deterministic = torch.backends.cudnn, torch.utils.deterministic
+    threads, debug_mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    filled, kernels = deterministic.fill_uninitialized_memory, (cudnn.benchmark, cudnn.deterministic)  # type: ignore[attr-defined]
+    switches = [(*place, torch._C._get_fp32_precision_getter(*place)) for place in SWITCHES]
+    old_switches = [_or_none(torch.get_float32_matmul_precision), _or_none(lambda: cudnn.allow_tf32)]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(debug_mode)
+        deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]  # a class property
+        cudnn.benchmark, cudnn.deterministic = kernels
+        if old_switches[0] is not None:
+            torch.set_float32_matmul_precision(old_switches[0])
+        if old_switches[1] is not None:
+            cudnn.allow_tf32 = old_switches[1]
+        for switch in switches:
+            torch._C._set_fp32_precision_setter(*switch)
+
+
+def _or_none(old_switch: Callable[[], Any]) -> Any:
+    """The value of an old switch of torch; None where it contradicts the new one, so that reading it is an error."""
+    try:
+        return old_switch()
+    except RuntimeError:
+        return None
 
 
 def has_tf32(kind: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -26,27 +27,45 @@ def test_choice(monkeypatch: pytest.MonkeyPatch):
     assert device.choose() == "cuda"
 
 
-SWITCHES = [("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "matmul"), ("mkldnn", "conv")]
-
-
 def switches() -> dict[tuple[str, str], str]:
-    return {each: torch._C._get_fp32_precision_getter(*each) for each in SWITCHES}
+    return {each: torch._C._get_fp32_precision_getter(*each) for each in device.SWITCHES}
 
 
 @pytest.fixture
 def settings() -> Iterator[None]:
     """Puts torch's settings back, as other tests of this process share them."""
+    with device.settings_kept():
+        yield
+
+
+def all_settings() -> list[object]:
+    """Everything that `prepare` and `use_threads` may change."""
+    old: list[object] = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            old.append(read())
+        except RuntimeError:
+            old.append("contradicts the new switch")
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic, torch.get_deterministic_debug_mode()
-    kept = switches(), torch.get_float32_matmul_precision(), torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    device.set_rounding(False)
-    cudnn.benchmark, cudnn.deterministic = before[:2]
-    torch.set_deterministic_debug_mode(before[2])
-    torch.set_float32_matmul_precision(kept[1])
-    torch.utils.deterministic.fill_uninitialized_memory = kept[2]
-    for place, value in kept[0].items():
-        torch._C._set_fp32_precision_setter(*place, value)
+    kernels = [cudnn.benchmark, cudnn.deterministic, torch.get_deterministic_debug_mode(), torch.get_num_threads()]
+    return [switches(), *old, *kernels, torch.utils.deterministic.fill_uninitialized_memory]
+
+
+@pytest.mark.parametrize("kind", device.KINDS)
+def test_settings_are_kept(kind: str, settings: None) -> None:
+    """Those of whoever calls normbench in a process of their own, whichever switches of torch they have used."""
+    for switch_on in (lambda: None, lambda: old_switches(), lambda: new_switches()):
+        switch_on()
+        torch.set_deterministic_debug_mode("error")
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        torch.set_num_threads(3)
+        before = all_settings()
+        with contextlib.suppress(KeyError), device.settings_kept():
+            device.prepare(kind)
+            device.use_threads(2, kind)
+            assert all_settings() != before
+            raise KeyError
+        assert all_settings() == before
 
 
 @pytest.mark.parametrize("kind", device.KINDS)
@@ -68,7 +87,7 @@ def old_switches() -> None:
 
 
 def new_switches() -> None:
-    for place in SWITCHES:
+    for place in device.SWITCHES:
         torch._C._set_fp32_precision_setter(*place, "tf32")
 
 
