@@ -48,6 +48,8 @@ def fold(model: nn.Module) -> nn.Module:
     for conv_name, norm_name in followers(model, nn.Conv2d, nn.BatchNorm2d).items():
         conv = narrowed(model.get_submodule(conv_name), nn.Conv2d, conv_name)
         norm = narrowed(model.get_submodule(norm_name), nn.BatchNorm2d, norm_name)
+        if norm.running_mean is None:
+            continue  # It normalizes with the statistics of its images.
         model.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
         model.set_submodule(norm_name, nn.Identity())
     return model

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from normbench.evaluation.folding import FirstRow, fold
 from normbench.functional.circular_filter import inverse_spectrum_norm
-from normbench.functional.graph import LayerTracer
+from normbench.functional.graph import LayerTracer, computes_as
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
 from normbench.spectral import conv_bound, zero_padded_norm
 from normbench.spectral.frequencies import highest, singular_values_above, symbols
 from normbench.spectral.kernels import by_group, largest_singular_value
+from normbench.system import blame
 from normbench.system.errors import UserError
 
 NEUTRAL = (nn.ReLU, nn.Identity, nn.Flatten, nn.LeakyReLU, FirstRow, ScalarBias)  # Lipschitz constant of at most 1
@@ -42,29 +43,33 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
     to logits: layers in sequence multiply, branches that are summed add up. It is None, and `why` gives the reason, if
     some layer has no bound.
     """
-    try:
-        folded = fold(model)
-        graph = LayerTracer().trace(folded)
-    except UserError as error:
-        return {"layers": [], "product": None, "why": str(error)}
-    layers = dict(folded.named_modules())
     sizes: dict[str, tuple[int, ...]] = {}  # by layer, the shape of its input followed by that of its output
 
     def note(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-            sizes[name] = (*given[0].shape, *made.shape)
+        def hook(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+            if given and isinstance(given[0], Tensor) and isinstance(made, Tensor):
+                sizes[name] = (*given[0].shape, *made.shape)
 
         return hook
 
-    handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items() if name]
-    folded(x)
+    try:
+        folded = fold(model)
+        graph = LayerTracer().trace(folded)
+        layers = dict(folded.named_modules())
+        handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items() if name]
+        folded(x)
+    except UserError as error:
+        return {"layers": [], "product": None, "why": str(error)}
+    except Exception as error:  # The layers may be anybody's.
+        return {"layers": [], "product": None, "why": f"the network cannot be folded: {blame.one_line(error)}"}
     for handle in handles:
         handle.remove()
     found: list[dict[str, Any]] = []
     constants: dict[torch.fx.Node, float] = {}
     try:
         for node in graph.nodes:
-            of_inputs = [constants[given] for given in node.all_input_nodes]
+            of_inputs: list[float] = []  # once for each use, so twice in x + x
+            torch.fx.map_arg((node.args, node.kwargs), lambda given: of_inputs.append(constants[given]))  # noqa: B023
             if node.op == "placeholder":
                 constants[node] = 1.0
             elif node.op == "call_module":
@@ -73,7 +78,7 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
                 if not all(weight.isfinite().all() for weight in layers[name].parameters()):
                     raise Unbounded(f"the weights of {name} are not finite when norms are folded into them")
                 try:
-                    norms = layer_norms(layers[name], sizes[name])
+                    norms = layer_norms(layers[name], sizes.get(name, ()))
                 except Unbounded as error:
                     raise Unbounded(f"{error}, the layer {name}") from None
                 if norms is not None:
@@ -99,15 +104,18 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
     Unbounded for a layer of an unknown kind.
     """
     match layer:
-        case nn.Conv2d():
-            bound = conv_bound(layer.weight, layer.stride[0], groups=layer.groups)
+        case nn.Conv2d() if computes_as(layer, nn.Conv2d):
             padding = layer.padding
-            if isinstance(padding, str):
-                raise Unbounded(f"no norm is known for a convolution with padding '{padding}'")
+            if isinstance(padding, str) or layer.padding_mode != "zeros":
+                kind = padding if isinstance(padding, str) else layer.padding_mode
+                raise Unbounded(f"no norm is known for a convolution with padding '{kind}'")
+            if len(set(layer.stride)) > 1 or set(layer.dilation) != {1}:
+                raise Unbounded("no norm is known for a convolution with dilation, or two different strides")
+            bound = conv_bound(layer.weight, layer.stride[0], groups=layer.groups)
             estimate = zero_padded_norm(
                 layer.weight, (sizes[2], sizes[3]), layer.stride[0], (padding[0], padding[1]), groups=layer.groups
             )
-        case nn.Linear():
+        case nn.Linear() if computes_as(layer, nn.Linear):
             bound = estimate = largest_singular_value(by_group(layer.weight, 1)[0, :, :, 0, 0])
         case ConvNorm2d():
             whole = float(filtered_bound(layer, sizes))
@@ -116,7 +124,7 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
             if layer.batch_norm is not None:
                 whole *= float(largest_gain(layer.batch_norm))
             return {"bound": whole, "estimate": None}
-        case nn.BatchNorm2d():
+        case nn.BatchNorm2d() if computes_as(layer, nn.BatchNorm2d) and layer.running_var is not None:
             gain = float(largest_gain(layer))
             return {"bound": gain, "estimate": gain}
         case BiasedConv2d():
@@ -124,9 +132,9 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
         case ScalarAffine():
             gain = float(layer.scale.abs())
             return {"bound": gain, "estimate": gain}
-        case nn.MaxPool2d() if layer.kernel_size == layer.stride:
+        case nn.MaxPool2d() if layer.kernel_size == layer.stride and layer.dilation == 1:
             return None
-        case _ if isinstance(layer, NEUTRAL):
+        case _ if any(computes_as(layer, kind) for kind in NEUTRAL):
             return None
         case _:
             raise Unbounded(f"no Lipschitz constant is known for {type(layer).__name__}")
@@ -163,6 +171,12 @@ def filtered_bound(layer: ConvNorm2d, sizes: tuple[int, ...]) -> Tensor:
     return norms.max()
 
 
+def over(node: torch.fx.Node) -> tuple[int, ...]:
+    """The dimensions that an operation such as a mean is over; none if it does not list them."""
+    found = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
+    return tuple(side for side in found if isinstance(side, int)) if isinstance(found, tuple | list) else ()
+
+
 def of_operation(node: torch.fx.Node, of_inputs: list[float], sizes: dict[str, tuple[int, ...]]) -> float:
     """The Lipschitz constant of the output of an operation between layers, such as an addition or a mean.
 
@@ -170,15 +184,15 @@ def of_operation(node: torch.fx.Node, of_inputs: list[float], sizes: dict[str, t
     unknown kind.
     """
     name = getattr(node.target, "__name__", str(node.target))
-    if node.target in (operator.add, torch.add) or name == "add":
+    if (node.target in (operator.add, torch.add) or name == "add") and not node.kwargs:
         return sum(of_inputs)
     if name in ("relu", "relu_", "flatten", "leaky_relu", "squeeze", "getitem"):
         return of_inputs[0]
-    if name == "avg_pool2d" and isinstance(node.args[1], int) and len(node.args) == 2:
+    if name == "avg_pool2d" and len(node.args) == 2 and isinstance(node.args[1], int) and not node.kwargs:
         return of_inputs[0] / node.args[1]
     if name == "cat":
         return math.sqrt(sum(constant**2 for constant in of_inputs))
-    if name == "mean":
+    if name == "mean" and {side % 4 for side in over(node)} == {2, 3}:
         # The mean over P pixels has norm 1/sqrt(P). P is known from the output of the last layer before it.
         before = node.all_input_nodes[0]
         while before.op != "call_module" or len(sizes.get(str(before.target), ())) != 8:

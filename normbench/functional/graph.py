@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from normbench.functional.convolution import Conv2d
 from normbench.system.errors import UserError
 
 
@@ -27,11 +28,19 @@ def is_of_the_model(module: nn.Module, network: nn.Module) -> bool:
     return place.startswith("normbench.models.") or (place == own and not own.startswith("torch."))
 
 
+def computes_as(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a layer is of a class of torch and has its forward pass, and not that of a class derived from it."""
+    if not isinstance(layer, kind):
+        return False
+    derived = type(layer).__mro__[: type(layer).__mro__.index(kind)]
+    return not any({"forward", "_conv_forward"} & vars(each).keys() for each in derived if each is not Conv2d)
+
+
 def followers(model: nn.Module, first: type[nn.Module], second: type[nn.Module]) -> dict[str, str]:
     """Finds layers of class `first` whose output is used by one layer of class `second` and by nothing else.
 
-    Returns a dictionary from the name of the former to that of the latter. Raises UserError if the network's forward
-    pass cannot be traced.
+    Returns a dictionary from the name of the former to that of the latter, of layers that `computes_as` their class
+    does. Raises UserError if the network's forward pass cannot be traced.
     """
     try:
         graph = LayerTracer().trace(model)
@@ -41,8 +50,8 @@ def followers(model: nn.Module, first: type[nn.Module], second: type[nn.Module])
     layers = dict(model.named_modules())
     found = {}
     for node in graph.nodes:
-        if node.op == "call_module" and isinstance(layers[node.target], first) and len(node.users) == 1:
+        if node.op == "call_module" and computes_as(layers[node.target], first) and len(node.users) == 1:
             (user,) = node.users
-            if user.op == "call_module" and isinstance(layers[user.target], second):
+            if user.op == "call_module" and computes_as(layers[user.target], second):
                 found[node.target] = user.target
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normbench.evaluation import fold
 from normbench.methods import registry
@@ -147,3 +147,30 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_line() -> None:
 
     with pytest.raises(UserError, match=r"^Branching: its forward pass cannot be traced: [^\n]*$"):
         fold(Branching())
+
+
+class Tripled(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+
+class Standardized(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, (weight - weight.mean()) / weight.std(), bias)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(2, 3, 3), Tripled(3)),
+        (Standardized(2, 3, 3), nn.BatchNorm2d(3)),
+        (nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)),
+    ],
+)
+def test_layers_that_are_not_what_their_class_tells_are_kept(layers: tuple[nn.Module, nn.Module]) -> None:
+    """They compute something else, which a fold of their parameters would lose."""
+    model = nn.Sequential(*layers).double()
+    model(torch.randn(4, 2, 5, 5).double())
+    folded, x = fold(model.eval()), torch.randn(2, 2, 5, 5).double()
+    assert [type(layer) for layer in folded] == [type(layer) for layer in layers]
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-12, atol=1e-12)

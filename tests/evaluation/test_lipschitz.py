@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normbench.data.batches import Images, on_device
 from normbench.evaluation.folding import fold
@@ -130,6 +131,97 @@ def test_what_has_no_bound_says_why(method: str, network: str) -> None:
     assert "no Lipschitz constant is known for" in found["why"]
 
 
+class Doubled(nn.Conv2d):
+    """A convolution whose forward pass is not that of torch's class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * super().forward(x)
+
+
+class DoubledNorm(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * super().forward(x)
+
+
+class Own(nn.Module):
+    """A network of somebody's own. layer: between two convolutions. shorten: from maps to features."""
+
+    def __init__(self, layer: nn.Module, shorten: Callable[[Tensor], Tensor], features: int):
+        super().__init__()
+        self.first, self.layer, self.head = nn.Conv2d(1, 3, 3, padding=1), layer, nn.Linear(features, 4)
+        self.shorten = shorten
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.shorten(self.layer(self.first(x))))
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class Failing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyError("no weight")
+
+
+class Changing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+for _kind in (Doubled, DoubledNorm, Pair, Failing):
+    _kind.__module__ = "elsewhere"  # so that they are layers of the network, and no parts of its code
+
+
+def pooled(x: Tensor) -> Tensor:
+    return x.mean((-2, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shorten", "features", "why"),
+    [
+        (nn.ReLU(), lambda x: pooled(x + x), 3, None),
+        (nn.ReLU(), lambda x: pooled(torch.cat([x, x], 1)), 6, None),
+        (nn.ReLU(), lambda x: pooled(torch.add(x, x, alpha=3)), 3, "for add"),
+        (nn.ReLU(), lambda x: x.mean(1).flatten(1), 36, "for mean"),
+        (nn.ReLU(), lambda x: nn.functional.avg_pool2d(x, 2, stride=1).flatten(1), 75, "for avg_pool2d"),
+        (nn.ReLU(), lambda x: nn.functional.avg_pool2d(x, kernel_size=2).flatten(1), 27, "for avg_pool2d"),
+        (Doubled(3, 3, 1), pooled, 3, "for Doubled"),
+        (DoubledNorm(3), pooled, 3, "for DoubledNorm"),
+        (nn.BatchNorm2d(3, track_running_stats=False), pooled, 3, "for BatchNorm2d"),
+        (nn.MaxPool2d(2, dilation=2), lambda x: x.flatten(1), 12, "for MaxPool2d"),
+        (nn.Conv2d(3, 3, 3, padding=1, padding_mode="replicate"), pooled, 3, "padding 'replicate'"),
+        (nn.Conv2d(3, 3, 1, stride=(1, 2)), pooled, 3, "two different strides"),
+        (nn.Conv2d(3, 3, 3, dilation=2), pooled, 3, "dilation"),
+        (Pair(), lambda pair: pooled(pair[0]), 3, "for Pair"),
+    ],
+)
+def test_a_network_of_somebodys_own(
+    layer: nn.Module, shorten: Callable[[Tensor], Tensor], features: int, why: str | None
+) -> None:
+    """It has a bound that holds, or none; a layer that has more than its class tells is not taken for that class."""
+    torch.manual_seed(0)
+    model = Own(copy.deepcopy(layer), shorten, features).double().eval()
+    x = torch.randn(1, 1, 6, 6, dtype=torch.float64)
+    found = bounds(model, x)
+    if why is not None:
+        assert found["product"] is None
+        assert why in found["why"]
+        return
+    norm = torch.linalg.matrix_norm(torch.autograd.functional.jacobian(model, x).view(4, -1), 2).item()
+    whole = math.prod(each["bound"] for each in found["layers"])
+    assert norm <= found["product"]
+    assert found["product"] / whole == pytest.approx((2 if features == 3 else math.sqrt(2)) / 6)  # over 36 pixels
+
+
+def test_a_network_that_cannot_be_folded_says_why() -> None:
+    for layer, why in ((Changing(), "cannot be traced"), (Failing(), "cannot be folded: KeyError: 'no weight'")):
+        found = bounds(Own(layer, pooled, 3).eval(), torch.ones(1, 1, 3, 3))
+        assert found["product"] is None
+        assert why in found["why"]
+
+
 def test_smoothness_of_a_linear_classifier_is_exact() -> None:
     """With two classes and a linear layer, bound, local constant and certified radius all follow by hand."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -192,6 +284,29 @@ def test_features_of_known_images() -> None:
     assert second["rms"] == pytest.approx(math.sqrt((1 + 2) / 2))
     model = models.classifier("resnet8", {"width": 4}, registry.build("batch_norm", {}), 1, 3)
     assert len(features(model, torch.randn(4, 1, 8, 8))) == 3
+
+
+def test_features_are_those_of_maps_alone() -> None:
+    """The parts of a network of somebody's own may make anything."""
+
+    class Head(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.own, self.head = Changing(), Two(), Head(1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.own(self.layer(x))[0].mean((2, 3)))
+
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    (found,) = features(Net(), 2 * torch.ones(3, 1, 4, 4))
+    assert (found["rms"], found["mean"]) == (2, 1)
 
 
 @pytest.mark.parametrize("axis", [2, 3])
