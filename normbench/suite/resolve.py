@@ -5,6 +5,7 @@ A later stage depends on such files and never on params.yaml itself, so a new va
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from pathlib import Path
@@ -243,7 +244,7 @@ class Resolver:
                 ("variants", name, "options"), f"{blame.place(error) or kind.__name__}: {blame.one_line(error)}"
             )
             return
-        options = {key: getattr(method, key, None) for key in method.__dataclass_fields__}
+        options = {field.name: getattr(method, field.name, None) for field in dataclasses.fields(method)}
         try:
             files.hash_of(options)
         except (TypeError, ValueError) as error:
