@@ -148,7 +148,7 @@ def _checked(model: Model, name: str, count: int) -> Model:
 
 def _places(model: Model, method: Method) -> dict[str, Any]:
     """The fields of a subject that say where method and model are defined."""
-    files = [inspect.getsourcefile(each) for each in (type(method), model.function)]
+    files = [_file(each) for each in (type(method), model.function)]
     method_place = blame.definition(type(method)) or type(method).__name__
     model_place = blame.definition(model.function) or model.name
     own_method, own_model = (file is not None and blame.is_own(file) for file in files)
@@ -159,6 +159,14 @@ def _places(model: Model, method: Method) -> dict[str, Any]:
         "model_place": model_place,
         "place": model_place if own_model and not own_method else method_place,
     }
+
+
+def _file(thing: Any) -> str | None:
+    """The source file of a class or function; None for what was defined in a session, such as that of a notebook."""
+    try:
+        return inspect.getsourcefile(thing)
+    except (OSError, TypeError):
+        return None
 
 
 def _images(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from normbench.system.text import clean, say
@@ -17,6 +18,17 @@ PLAIN_INTERVAL = 5.0  # seconds between two plain lines
 plain = False  # whether to print plain lines on a terminal too, for processes that share one
 # Called with the finished share (0 to 1) and the fields, instead of any display; for a process whose parent shows it.
 listener: Callable[[float, str], None] | None = None
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """A context in which no progress is shown."""
+    global listener
+    before, listener = listener, lambda share, fields: None
+    try:
+        yield
+    finally:
+        listener = before
 
 
 class Progress:
