@@ -147,7 +147,7 @@ def _wanted(scores: Any) -> list[Any]:
         return chosen(asked)  # which refuses it
     given = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(asked)
     always = ALWAYS in given
-    if given.pop(ALWAYS, None) is not None:
+    if given.pop(ALWAYS, None):
         raise UserError(f"scores: {ALWAYS}: has no settings")
     unknown = [name for name in given if name not in names()]
     if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import sys
@@ -136,8 +137,9 @@ def _changed(method: Method) -> dict[str, Any]:
 
 
 def _text_hash(kind: type) -> str:
-    """The hash of the text of a class, for the ids of runs; of its name if the session does not keep its text."""
-    try:
-        return files.hash_of(inspect.getsource(kind))
-    except (OSError, TypeError):
-        return files.hash_of(f"{kind.__module__}:{kind.__qualname__}")
+    """The hash of the name of a class and, as far as the session keeps them, of the texts of its functions."""
+    texts = {}
+    for name, value in vars(kind).items():
+        with contextlib.suppress(OSError, TypeError):
+            texts[name] = inspect.getsource(value) if inspect.isfunction(value) else ""
+    return files.hash_of([kind.__module__, kind.__qualname__, texts])
