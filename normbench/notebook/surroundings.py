@@ -21,7 +21,8 @@ DOWNLOADS = "NORMBENCH_DOWNLOADS"
 def undisturbed(quiet: bool) -> Iterator[None]:
     """A context whose results do not depend on torch's settings, and that leaves them and all generators as they were.
 
-    What is printed goes to stderr. quiet: whether to show no progress.
+    What is printed goes to stderr. quiet: whether to show no progress. A UserError, whose text says all, leaves it
+    without the traceback that a notebook would show below the cell, unless NORMBENCH_TRACEBACK is set.
     """
     state = random_state()
     with contextlib.ExitStack() as stack:
@@ -36,7 +37,12 @@ def undisturbed(quiet: bool) -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         if torch.get_default_device().type != "cpu":
             torch.set_default_device("cpu")
-        yield
+        try:
+            yield
+        except UserError as error:
+            if os.environ.get(blame.TRACEBACK):
+                raise
+            raise UserError(*error.args) from None
 
 
 @contextlib.contextmanager

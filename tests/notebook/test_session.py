@@ -190,6 +190,17 @@ def test_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("title: summary")
 
 
+def test_errors_have_no_long_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def frames() -> int:
+        with pytest.raises(UserError) as error:
+            normbench.compare(["batch_nrm"], quiet=True)
+        return len(error.traceback)
+
+    short = frames()
+    monkeypatch.setenv("NORMBENCH_TRACEBACK", "1")
+    assert short <= 4 < frames()
+
+
 def test_downloads_are_kept_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
     monkeypatch.delenv("NORMBENCH_DOWNLOADS", raising=False)
