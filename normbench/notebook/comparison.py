@@ -7,6 +7,7 @@ import inspect
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -279,8 +280,9 @@ def _recipe(given: dict[str, Any]) -> Recipe:
 
 def _seeds(seeds: Any) -> list[int]:
     """The seeds of the runs. Raises UserError unless they are different whole numbers of at least 0."""
-    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds) if isinstance(seeds, Iterable) else []
-    if not found or any(type(each) is not int or each < 0 for each in found) or len(set(found)) < len(found):
+    given = range(int(seeds)) if isinstance(seeds, Integral) else seeds if isinstance(seeds, Iterable) else ()
+    found = [int(each) if isinstance(each, Integral) else -1 for each in given]
+    if not found or min(found) < 0 or len(set(found)) < len(found):
         raise UserError(f"seeds = {seeds!r}: a number of runs is needed, or different whole numbers of at least 0")
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def corruption_names(names: Any, severities: Any) -> tuple[list[str], list[int]]
     Raises UserError if there is no such corruption or severity.
     """
     chosen = list(corruptions.names()) if names == "all" else [names] if isinstance(names, str) else list(names)
-    levels = [severities] if isinstance(severities, int) else sorted(set(severities))
+    given = [severities] if isinstance(severities, Integral) else severities
+    levels = sorted({int(level) if isinstance(level, Integral) else level for level in given})
     if not chosen:
         raise UserError("corruptions: none is named")
     check_choice(chosen, levels)

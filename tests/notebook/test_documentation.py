@@ -16,7 +16,13 @@ from normbench.suite.file import ParamsFile
 
 ROOT = Path(__file__).resolve().parents[2]
 # What makes the examples quick; they say what they are about.
-QUICK: dict[str, Any] = {"image_size": 8, "model_options": {"width": 4}, "epochs": 1, "corruptions": "fog"}
+QUICK: dict[str, Any] = {
+    "image_size": 8,
+    "model_options": {"width": 4},
+    "epochs": 1,
+    "batch_size": 480,
+    "corruptions": "fog",
+}
 
 
 def blocks(path: str) -> list[str]:

@@ -81,6 +81,7 @@ def test_methods(methods: Any, line: str) -> None:
         ({"baseline": "batch"}, "baseline = 'batch': is not compared; did you mean 'batch_norm'?"),
         ({"seeds": 0}, "seeds = 0: a number of runs is needed"),
         ({"seeds": [1, 1]}, "seeds = [1, 1]: a number of runs is needed"),
+        ({"seeds": [0, "1"]}, "seeds = [0, '1']: a number of runs is needed"),
         ({"seeds": [-1]}, "seeds = [-1]: a number of runs is needed"),
         ({"seed": -1}, "seed: "),
         ({"corrupted_examples": 0}, "corrupted_examples: "),

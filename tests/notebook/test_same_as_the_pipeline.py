@@ -98,7 +98,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         before = set(folder.rglob("*"))
         compared = normbench.compare(
             VARIANTS,
-            seeds=SEEDS,
+            seeds=np.array(SEEDS),
             model_options={"width": 4},
             epochs=1,
             batch_size=128,

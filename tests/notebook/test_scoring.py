@@ -38,7 +38,12 @@ def network() -> nn.Module:
 
 
 def scored(model: nn.Module, images: Any, **given: Any) -> dict[str, Any]:
-    settings = {"scores": ["corruptions"], "corruptions": ["fog", "contrast"], "severities": [2, 5], "quiet": True}
+    settings = {
+        "scores": ["corruptions"],
+        "corruptions": ["fog", "contrast"],
+        "severities": np.array([2, 5]),
+        "quiet": True,
+    }
     return normbench.score(model, images, LABELS, **({"mean": MEAN, "std": STD} | settings | given))
 
 
