@@ -43,6 +43,7 @@ SHAPES_NOTHING = {
     "choose": "which device there is",
     "cores": "how many runs or scores are computed at a time",
     "KINDS": "which device there is",
+    "installed_version": "the digest of a method has the version itself",
     "preload": "imports what is imported in any case",
     "keep_compiled": "kernels that are found again compute the same",
     "load_weights": "reads what the training left",
@@ -133,6 +134,8 @@ def test_the_entry_points_of_a_digest_are_what_its_stage_calls(stage: str) -> No
 def test_all_that_a_stage_calls_and_that_shapes_a_result_is_in_a_digest(stage: str) -> None:
     """In that of the stage, or in that of a stage whose outputs it depends on."""
     digested = definitions([root for each in (stage, *AFTER.get(stage, [])) for root in entry_points(each)])
+    # The digest of a method that is a plain class covers how such classes are used.
+    digested |= definitions([Root(code.PACKAGE / "methods/plain.py", "adapted")])
     digested |= (
         definitions([Root(code.PACKAGE / file, name) for file, name in ONLY_TRIED]) if stage == "bind" else set()
     )
