@@ -38,11 +38,13 @@ class Moments(torch.autograd.Function):
         else:
             variance, mean = torch.var_mean(x, dim, correction=0, keepdim=True)
         ctx.save_for_backward(x, mean)
+        ctx.set_materialize_grads(False)
         return mean, variance
 
     @staticmethod
-    def backward(ctx: Any, of_mean: Tensor, of_variance: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, of_mean: Tensor | None, of_variance: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         count = x.numel() // max(mean.numel(), 1)
-        factor = of_variance * (2 / count)
-        return torch.addcmul(torch.addcmul(of_mean / count, factor, mean, value=-1), x, factor), None
+        factor = of_variance * (-2 / count)
+        summand = factor * mean if of_mean is None else torch.addcmul(of_mean / count, factor, mean)
+        return torch.addcmul(summand, x, factor, value=-1), None

@@ -24,6 +24,12 @@ class Float32GroupNorm(nn.GroupNorm):
             return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
+def groups_of(channels: int, groups: int, channels_per_group: int) -> int:
+    """The largest divisor of the channels that is at most `groups`, and leaves that many channels to each group."""
+    limit = max(1, min(groups, channels // channels_per_group))
+    return max(divisor for divisor in range(1, limit + 1) if math.gcd(divisor, channels) == divisor)
+
+
 @dataclass(frozen=True)
 class GroupNorm(Method):
     """Statistics over (channels of a group, H, W) of each sample.
@@ -38,6 +44,4 @@ class GroupNorm(Method):
     eps: Positive = 1e-5
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
-        limit = max(1, min(self.groups, channels // self.channels_per_group))
-        count = max(divisor for divisor in range(1, limit + 1) if math.gcd(divisor, channels) == divisor)
-        return Float32GroupNorm(count, channels, self.eps)
+        return Float32GroupNorm(groups_of(channels, self.groups, self.channels_per_group), channels, self.eps)

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 # The most launches of a step, as a multiple of those with batch norm.
 GOALS = dict.fromkeys(registry.names(), 2.5) | {"network_deconvolution": 5.0}
-TODAY: dict[str, str] = {}  # the reason by method, where more are launched
+TODAY = {
+    "evonorm_b0": "587 launches, 2.8 times as many",
+    "filter_response_norm": "579 launches, 2.7 times as many",
+    "switchable_norm": "1471 launches, 7.0 times as many",
+}
 
 
 @functools.cache
