@@ -338,6 +338,18 @@ def spectral_batch_norm(
     return y, (mean, variance)
 
 
+# --- IterNorm -------------------------------------------------------------------------------------------------------
+
+
+def newton(covariance: Tensor, iterations: int) -> Tensor:
+    """Algorithm 1 of Iterative Normalization: the inverse square root (d, d) from a covariance over its trace."""
+    trace = covariance.trace()
+    root = torch.eye(len(covariance), dtype=covariance.dtype)
+    for _ in range(iterations):
+        root = 1.5 * root - 0.5 * root @ root @ root @ covariance / trace
+    return root / trace**0.5
+
+
 # --- Fantastic Four --------------------------------------------------------------------------------------------------
 
 
