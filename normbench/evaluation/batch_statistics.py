@@ -23,11 +23,11 @@ from normbench.training.logits import logits
 
 
 def batch_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers with running statistics: those that have a float `momentum` and buffers named `running_...`."""
+    """The layers with running statistics: those with buffers named `running_...` and a `momentum`, a float or None."""
     return [
         layer
         for layer in model.modules()
-        if isinstance(getattr(layer, "momentum", None), float)
+        if isinstance(getattr(layer, "momentum", ""), float | None)
         and any(name.startswith("running_") for name, _ in layer.named_buffers(recurse=False))
     ]
 
