@@ -52,7 +52,7 @@ class VariedBatchNorm2d(nn.BatchNorm2d):
             return functional.batch_norm(x, self.running_mean, self.running_var, *affine, eps=self.eps)
         if self.ghost_batch is None and self.momentum is not None:
             return super().forward(x)
-        parts = x.tensor_split(math.ceil(len(x) / self.ghost_batch)) if self.ghost_batch else (x,)
+        parts = self.parts(x)
         # With a momentum of 1, running statistics become those of the batch.
         new = self.running_mean.new_zeros(2, len(parts), self.num_features)
         affine = self.weight, self.bias
@@ -69,6 +69,14 @@ class VariedBatchNorm2d(nn.BatchNorm2d):
             for own, value in zip(running, new, strict=True):
                 own.lerp_(value, share)
         return torch.cat(y)
+
+    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """A batch (N, channels, H, W) in as few parts of at most `ghost_batch` images as there can be."""
+        if self.ghost_batch is None:
+            return (x,)
+        count = math.ceil(len(x) / self.ghost_batch)
+        size, larger = divmod(len(x), count)
+        return x.split([size + (number < larger) for number in range(count)])
 
     def freeze(self) -> None:
         """Ends the training of the layer: statistics, weight and bias stay."""

@@ -47,7 +47,7 @@ class IterNorm2d(Wide):
     def wide(self, x: Tensor) -> Tensor:
         count, channels, height, width = x.shape
         # (groups, values, size), without a copy if channels are innermost in memory
-        rows = x.permute(0, 2, 3, 1).reshape(count * height * width, -1, self.size).transpose(0, 1)
+        rows = x.permute(0, 2, 3, 1).reshape(count * height * width, channels // self.size, self.size).transpose(0, 1)
         if self.training:
             mean = rows.mean(1, keepdim=True)
             centred = rows - mean

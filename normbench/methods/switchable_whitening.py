@@ -62,7 +62,7 @@ class SwitchableWhitening2d(Wide):
     def wide(self, x: Tensor) -> Tensor:
         count, channels, height, width = x.shape
         # (N, groups, pixels, size), without a copy if channels are innermost in memory
-        rows = x.permute(0, 2, 3, 1).reshape(count, height * width, -1, self.size).transpose(1, 2)
+        rows = x.permute(0, 2, 3, 1).reshape(count, height * width, channels // self.size, self.size).transpose(1, 2)
         own = rows.mean(2, keepdim=True)
         centred = rows - own
         spread = matmul(centred.mT, centred) / (height * width)

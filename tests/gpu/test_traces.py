@@ -48,12 +48,15 @@ SETTINGS: list[tuple[str, MemoryFormat]] = [
 ]
 # Options that change what is computed.
 VARIANTS = [
+    ("batch_norm", {"momentum": None, "ghost_batch": 3}),
     ("conv_norm", {"affine": False, "batch_norm": False}),
     ("fantastic_four", {"form": "log", "layers": "all", "batch_norm": True, "polyphase": True}),
+    ("filter_response_norm", {"learned_eps": True}),
     ("network_deconvolution", {"linear_block": 0, "covariance": "bfloat16"}),
     ("spectral_batch_norm", {"placement": "all", "statistics": "full", "fft_norm": "full"}),
     ("spectral_batch_norm", {"statistics": "frequency"}),
     ("spectral_norm", {"batch_norm": False, "power_iterations": 2}),
+    ("switchable_whitening", {"kinds": "bw_iw_bn_in_ln", "tied": True}),
 ]
 
 

@@ -27,6 +27,11 @@ COMPILED = [
     "SpectralBatchNorm2d, full",
     "SpectralBatchNorm2d, frequency",
     "AfterBatchNorm",
+    "BatchInstanceNorm2d",
+    "EvoNormB0",
+    "IterNorm2d",
+    "SwitchableNorm2d",
+    "VariedBatchNorm2d",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The layers of the four methods in all variants, for tests of what they have in common."""
+"""The layers of the methods that have some of their own, for tests of what they have in common."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from normbench.methods.batch_instance_norm import BatchInstanceNorm2d
+from normbench.methods.batch_norm import VariedBatchNorm2d
 from normbench.methods.conv_norm import ConvNorm2d
+from normbench.methods.evonorm_b0 import EvoNormB0Layer
+from normbench.methods.evonorm_s0 import EvoNormS0Layer
+from normbench.methods.filter_response_norm import FilterResponseNorm2d, ThresholdedLinearUnit
+from normbench.methods.instance_norm import InstanceNorm2d
+from normbench.methods.iter_norm import IterNorm2d
+from normbench.methods.layer_norm_channels import PixelLayerNorm
 from normbench.methods.network_deconvolution import ChannelDeconv, DeconvConv2d, DeconvLinear
 from normbench.methods.spectral_batch_norm import AfterBatchNorm, SpectralBatchNorm2d
+from normbench.methods.switchable_norm import SwitchableNorm2d
+from normbench.methods.switchable_whitening import SwitchableWhitening2d
 
 CHANNELS = 4
 
@@ -41,6 +51,18 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "SpectralBatchNorm2d, frequency": lambda: SpectralBatchNorm2d(CHANNELS, statistics="frequency"),
     "AfterBatchNorm": after,
     "AfterBatchNorm, frequency": lambda: after(statistics="frequency"),
+    "BatchInstanceNorm2d": lambda: BatchInstanceNorm2d(CHANNELS, 1e-5, 0.1),
+    "EvoNormB0": lambda: EvoNormB0Layer(CHANNELS, 1e-3, 0.1),
+    "EvoNormS0": lambda: EvoNormS0Layer(CHANNELS, 2, 1e-5),
+    "FilterResponseNorm2d": lambda: nn.Sequential(
+        FilterResponseNorm2d(CHANNELS, 1e-6, True), ThresholdedLinearUnit(CHANNELS)
+    ),
+    "InstanceNorm2d": lambda: InstanceNorm2d(CHANNELS, 1e-5, True),
+    "IterNorm2d": lambda: IterNorm2d(CHANNELS, 2, 5, 1e-5, 0.1),
+    "PixelLayerNorm": lambda: PixelLayerNorm(CHANNELS, 1e-6),
+    "SwitchableNorm2d": lambda: SwitchableNorm2d(CHANNELS, 1e-5, 0.1, True),
+    "SwitchableWhitening2d": lambda: SwitchableWhitening2d(CHANNELS, 2, "bw_iw_ln", False, 5, 1e-5, 0.1),
+    "VariedBatchNorm2d": lambda: VariedBatchNorm2d(CHANNELS, 1e-5, None, 4),
 }
 
 
