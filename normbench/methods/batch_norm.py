@@ -9,7 +9,8 @@ Its options make the variants that have names of their own:
 - Frozen batch norm: `freeze_after`. From then on a layer normalizes with its running statistics in training too, and
   these, its weight and its bias do not change any more.
 - A cumulative average, `momentum: null`: the running statistics are the mean over all training steps, as with torch's
-  `momentum=None`, for which torch makes the host wait for a GPU in every step.
+  `momentum=None`, for which torch makes the host wait for a GPU in every step. In a short training it lags behind the
+  weights.
 """
 
 from __future__ import annotations

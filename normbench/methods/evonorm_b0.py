@@ -2,10 +2,11 @@
 
     weight * x / max(sqrt(variance of the batch + eps), v * x + sqrt(variance of the map + eps)) + bias
 
-It replaces a batch norm and the activation that follows it. Where no activation follows, and after residual additions,
-it is as in `evonorm_s0`. eps is that of timm (huggingface/pytorch-image-models at aa4b5850); the authors' code
-(tensorflow/tpu at 0325bfff) has 1e-5. The running variance is unbiased, as in timm and in torch's batch norm; the
-authors' is biased. timm divides by zero for a batch with a single value in each channel, whose variance is zero here.
+It replaces a batch norm and the activation that follows it. Where no activation follows, after residual additions, and
+at the beginning, it is as `evonorm_s0` is. eps is that of timm (huggingface/pytorch-image-models at aa4b5850); the
+authors' code (tensorflow/tpu at 0325bfff) has 1e-5. The running variance is unbiased, as in timm and in torch's batch
+norm; the authors' is biased. timm divides by zero for a batch with a single value in each channel, whose variance is
+zero here.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from normbench.functional.moments import moments, pooled
 from normbench.functional.running import track, unbiased
 from normbench.functional.wide import Wide
-from normbench.methods.base import Method, Positive, Role
-from normbench.methods.evonorm_s0 import without_activation
+from normbench.methods.base import ConvSpec, Method, Positive, Role
+from normbench.methods.evonorm_s0 import scaled_by_fan_in, without_activation
 
 
 class EvoNormB0Layer(Wide):
@@ -87,12 +88,15 @@ class EvoNormB0(Method):
     """The norms with their activations; what an architecture has after a residual addition stays.
 
     momentum: the weight of the new value in the running variance.
-    zero_init: whether residual branches start at zero, as those of the authors do.
+    zero_init: whether residual branches start at zero.
     """
 
     eps: Positive = 1e-3
     momentum: Positive = 0.1
-    zero_init: bool = True
+    zero_init: bool = False
+
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        return scaled_by_fan_in(super().conv(spec))
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         if not role.activation:

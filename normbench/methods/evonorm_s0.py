@@ -4,8 +4,12 @@
 
 It replaces a batch norm and the activation that follows it, and does not depend on other images. As in the authors'
 code (tensorflow/tpu at 0325bfff, models/official/resnet/resnet_model.py), a norm that no activation follows, such as
-the last one before a residual addition or that of a shortcut, is only the weight and the bias; the weight of the last
-one of a residual branch starts at zero; and the activation after an addition stays a ReLU.
+the last one before a residual addition or that of a shortcut, is only the weight and the bias, and the activation after
+an addition stays a ReLU. Nothing undoes the scale of the kernels there, so that these start as the authors' do, with a
+variance of one over the fan-in.
+
+Their residual branches start at zero, those with batch norm too. Here they do so with `zero_init` only, since no other
+method has it, and since a short training of a narrow network may not get going with it.
 
 Deviation: the paper's 32 groups would leave a single channel to each group in narrow networks, so that maps of one
 pixel had no variance. The number of groups is chosen as that of `group_norm` is, with the same default.
@@ -22,7 +26,7 @@ from torch import Tensor, nn
 from normbench.functional.channel_affine import ChannelAffine
 from normbench.functional.moments import moments
 from normbench.functional.wide import Wide
-from normbench.methods.base import Count, Method, Positive, Role
+from normbench.methods.base import ConvSpec, Count, Method, Positive, Role
 from normbench.methods.group_norm import groups_of
 
 
@@ -62,6 +66,12 @@ class Gated(torch.autograd.Function):
         return of_x, of_v, of_gain, of_bias
 
 
+def scaled_by_fan_in(layer: nn.Module) -> nn.Module:
+    """The layer with a new weight of variance 1 / fan-in."""
+    nn.init.kaiming_normal_(layer.get_parameter("weight"), nonlinearity="linear")
+    return layer
+
+
 def without_activation(channels: int, role: Role, zero_init: bool) -> ChannelAffine:
     """What an EvoNorm is where no activation follows: weight and bias, zero at the end of a residual branch."""
     layer = ChannelAffine(channels)
@@ -76,13 +86,16 @@ class EvoNormS0(Method):
 
     groups: the paper's 32, for wide layers.
     channels_per_group: the least channels that a group keeps.
-    zero_init: whether residual branches start at zero, as those of the authors do.
+    zero_init: whether residual branches start at zero.
     """
 
     groups: Count = 32
     channels_per_group: Count = 4
     eps: Positive = 1e-5
-    zero_init: bool = True
+    zero_init: bool = False
+
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        return scaled_by_fan_in(super().conv(spec))
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         if not role.activation:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from normbench.functional.channel_affine import ChannelAffine
 from normbench.methods import registry
-from normbench.methods.base import Role
+from normbench.methods.base import ConvSpec, Role
 from normbench.methods.evonorm_b0 import EvoNormB0Layer
 from normbench.methods.evonorm_s0 import EvoNormS0Layer
 from normbench.models.registry import classifier
@@ -81,19 +81,29 @@ def test_factors_and_summands() -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_in_a_residual_network(name: str) -> None:
-    """ReLUs stay after additions only. Branches begin at zero, and end in a weight and a bias, as shortcuts do."""
-    network = classifier("resnet8", {"width": 4}, registry.build(name, {}), 1, 3)
-    assert sum(isinstance(module, LAYERS[name]) for module in network.modules()) == 4  # the stem's and three blocks'
-    assert sum(isinstance(module, nn.ReLU) for module in network.modules()) == 3
-    ends = [module for module in network.modules() if isinstance(module, ChannelAffine)]
-    assert [bool((end.weight == 0).all()) for end in ends] == [True, True, False, True, False]
-    started = registry.build(name, {"zero_init": False}).norm(4, role=Role("body", last_in_block=True))
-    assert torch.equal(started.weight, torch.ones(4))
+    """ReLUs stay after additions only. Branches end in a weight and a bias, as shortcuts do, and may begin at zero."""
+
+    def ends(**options: object) -> list[bool]:
+        network = classifier("resnet8", {"width": 4}, registry.build(name, options), 1, 3)
+        assert sum(isinstance(module, LAYERS[name]) for module in network.modules()) == 4  # the stem's, three blocks'
+        assert sum(isinstance(module, nn.ReLU) for module in network.modules()) == 3
+        found = [module for module in network.modules() if isinstance(module, ChannelAffine)]
+        return [bool((end.weight == 0).all()) for end in found]
+
+    assert ends() == [False] * 5
+    assert ends(zero_init=True) == [True, True, False, True, False]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_kernels_start_with_a_variance_of_one_over_the_fan_in(name: str) -> None:
+    torch.manual_seed(0)
+    layer = registry.build(name, {}).conv(ConvSpec(32, 64, 3, Role("body")))
+    assert abs(layer.weight.var() * 32 * 9 - 1) < 0.05  # torch's own is a third of it
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_without_an_addition_no_layer_begins_at_zero(name: str) -> None:
-    network = classifier("vgg11", {"width": 4}, registry.build(name, {}), 1, 3)
+    network = classifier("vgg11", {"width": 4}, registry.build(name, {"zero_init": True}), 1, 3)
     assert all((module.weight != 0).all() for module in network.modules() if isinstance(module, LAYERS[name]))
     assert not any(isinstance(module, nn.ReLU | ChannelAffine) for module in network.modules())
 
