@@ -9,6 +9,7 @@ forward pass, and the iteration is in float32 whatever autocast says. Gradients 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,13 @@ from torch.nn.utils import parametrize
 from normbench.functional.constants import constant
 from normbench.functional.power_iteration import divided, in_format_of, power_steps, rows, units
 from normbench.functional.products import matmul
+from normbench.functional.together import Together, compute_together
 from normbench.methods.base import ConvSpec, Count, Method, Role
 
 START_STEPS = 15
 
 
-class UnitNorm(nn.Module):
+class UnitNorm(Together):
     """A parametrization that divides a weight (out, ...) by its spectral norm.
 
     In training mode each use takes `steps` steps of power iteration; in evaluation the vectors stay what they are.
@@ -37,7 +39,6 @@ class UnitNorm(nn.Module):
     def __init__(self, weight: Tensor, steps: int):
         super().__init__()
         self.steps = steps
-        self.ahead: Tensor | None = None  # the weight for the next use, if the network has computed it
         with torch.no_grad():
             matrix = rows(in_format_of(weight, weight))
             drawn = [torch.randn(size, dtype=weight.dtype, device=weight.device) for size in matrix.shape]
@@ -47,13 +48,21 @@ class UnitNorm(nn.Module):
             self.register_buffer("_u", u)
             self.register_buffer("_v", v.as_strided((1, *weight.shape[1:]), weight.stride()))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        ahead, self.ahead = self.ahead, None
-        if ahead is not None:
-            return ahead
+    @classmethod
+    def of_all(cls, parts: Sequence[UnitNorm], originals: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The weights over their spectral norms, after the steps of power iteration of one use in training mode."""
+        with torch.autocast(originals[0].device.type, enabled=False):
+            weights = [in_format_of(weight, weight) for weight in originals]
+            with torch.no_grad():
+                before = [part.aligned(weight) for part, weight in zip(parts, weights, strict=True)]
+                left, right, found = power_steps([rows(weight) for weight in weights], before, parts[0].steps)
+                torch._foreach_copy_([*(part._u for part in parts), *before], [*left, *right])
+            return divided(weights, left, right, found)
+
+    def alone(self, original: Tensor) -> Tensor:
         if self.training:
-            return iterated([self], [weight])[0]
-        return constant(self, "weight", (weight,), lambda: self.evaluated(weight))
+            return self.of_all([self], [original])[0]
+        return constant(self, "weight", (original,), lambda: self.evaluated(original))
 
     def aligned(self, weight: Tensor) -> Tensor:
         """The rows (1, k) of v, a view of the buffer, which takes the weight's memory format if it has another."""
@@ -78,34 +87,6 @@ class UnitNorm(nn.Module):
             if saved is not None and saved.dim() == 1 and saved.numel() == own.numel():
                 state_dict[prefix + name] = saved.view(own.shape)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-def iterated(norms: list[UnitNorm], weights: list[Tensor]) -> tuple[Tensor, ...]:
-    """The weights over their spectral norms, after the steps of power iteration of one use in training mode."""
-    with torch.autocast(weights[0].device.type, enabled=False):
-        weights = [in_format_of(weight, weight) for weight in weights]
-        with torch.no_grad():
-            before = [norm.aligned(weight) for norm, weight in zip(norms, weights, strict=True)]
-            left, right, found = power_steps([rows(weight) for weight in weights], before, norms[0].steps)
-            torch._foreach_copy_([*(norm._u for norm in norms), *before], [*left, *right])
-        return divided(weights, left, right, found)
-
-
-def normalize_ahead(network: nn.Module, _: Any) -> None:
-    """Forward pre-hook of a network in training mode that normalizes all of its weights together."""
-    lists = [each for each in network.modules() if isinstance(each, parametrize.ParametrizationList)]
-    used = [(each[0], each.original) for each in lists if isinstance(each[0], UnitNorm) and each[0].training]
-    if network.training and used:
-        norms, weights = map(list, zip(*used, strict=True))
-        for norm, weight in zip(norms, iterated(norms, weights), strict=True):
-            norm.ahead = weight
-
-
-def forget_ahead(network: nn.Module, *_: Any) -> None:
-    """Forward hook that drops the weights that the pass had no use for."""
-    for each in network.modules():
-        if isinstance(each, UnitNorm):
-            each.ahead = None
 
 
 @dataclass(frozen=True)
@@ -134,5 +115,4 @@ class SpectralNorm(Method):
         return parametrize.register_parametrization(layer, "weight", unit_norm)
 
     def initialize(self, model: nn.Module) -> None:
-        model.register_forward_pre_hook(normalize_ahead)
-        model.register_forward_hook(forget_ahead)
+        compute_together(model)
