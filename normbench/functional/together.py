@@ -36,28 +36,36 @@ class Together(nn.Module):
         return self.alone(original) if ahead is None else ahead
 
 
-def compute_ahead(network: nn.Module, _: Any) -> None:
-    """Forward pre-hook of a network in training mode that computes all of its weights, those of each class together."""
-    lists = [each for each in network.modules() if isinstance(each, parametrize.ParametrizationList)]
-    used: dict[type[Together], list[tuple[Together, Tensor]]] = {}
-    for each in lists if network.training else ():
-        part = each[0]
-        if isinstance(part, Together) and part.training:
-            used.setdefault(type(part), []).append((part, each.original))
-    for kind, of_kind in used.items():
-        parts, originals = map(list, zip(*of_kind, strict=True))
-        for part, weight in zip(parts, kind.of_all(parts, originals), strict=True):
-            part.ahead = weight
+class Ahead:
+    """The hooks of a network, before and after its forward pass in training. parts: those computed in this pass."""
 
+    def __init__(self) -> None:
+        self.parts: list[Together] = []
 
-def forget_ahead(network: nn.Module, *_: Any) -> None:
-    """Forward hook that drops the weights that the pass had no use for."""
-    for each in network.modules():
-        if isinstance(each, Together):
-            each.ahead = None
+    def compute(self, network: nn.Module, _: Any) -> None:
+        """Computes all weights, those of each class together."""
+        self.parts = []
+        used: dict[type[Together], list[tuple[Together, Tensor]]] = {}
+        for each in network.modules() if network.training else ():
+            if isinstance(each, parametrize.ParametrizationList):
+                part = each[0]
+                if isinstance(part, Together) and part.training:
+                    used.setdefault(type(part), []).append((part, each.original))
+        for kind, of_kind in used.items():
+            parts, originals = map(list, zip(*of_kind, strict=True))
+            for part, weight in zip(parts, kind.of_all(parts, originals), strict=True):
+                part.ahead = weight
+            self.parts += parts
+
+    def forget(self, *_: Any) -> None:
+        """Drops the weights that the pass had no use for."""
+        for part in self.parts:
+            part.ahead = None
+        self.parts = []
 
 
 def compute_together(network: nn.Module) -> None:
     """Makes a network compute the weights of its `Together` parametrizations ahead of each forward pass in training."""
-    network.register_forward_pre_hook(compute_ahead)
-    network.register_forward_hook(forget_ahead)
+    ahead = Ahead()
+    network.register_forward_pre_hook(ahead.compute)
+    network.register_forward_hook(ahead.forget)

@@ -28,6 +28,7 @@ def same_as_alone(method: Method, alone: Method, layout: MemoryFormat) -> None:
     alone: a method whose layers compute their weights themselves. The gradients have the strides of their parameters.
     """
     model, reference = network(method), network(alone, seed=1)
+    model(images(9))  # some buffers take the size of the images
     reference.load_state_dict(model.state_dict())
     model = model.to(memory_format=placement.FORMATS[layout])
     for seed in range(2):
