@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from normbench.evaluation.folding import FirstRow, fold
 from normbench.functional.circular_filter import inverse_spectrum_norm
 from normbench.functional.graph import LayerTracer, computes_as
+from normbench.functional.maxmin import MaxMin
+from normbench.methods.cayley import CayleyConv2d
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
 from normbench.spectral import conv_bound, zero_padded_norm
@@ -24,7 +26,15 @@ from normbench.spectral.kernels import by_group, largest_singular_value
 from normbench.system import blame
 from normbench.system.errors import UserError
 
-NEUTRAL = (nn.ReLU, nn.Identity, nn.Flatten, nn.LeakyReLU, FirstRow, ScalarBias)  # Lipschitz constant of at most 1
+NEUTRAL = (
+    nn.ReLU,
+    nn.Identity,
+    nn.Flatten,
+    nn.LeakyReLU,
+    MaxMin,
+    FirstRow,
+    ScalarBias,
+)  # Lipschitz constant of at most 1
 
 
 class Unbounded(Exception):
@@ -124,6 +134,11 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
             if layer.batch_norm is not None:
                 whole *= float(largest_gain(layer.batch_norm))
             return {"bound": whole, "estimate": None}
+        case CayleyConv2d():
+            # Orthogonal up to rounding, which this includes.
+            height, width = -(-sizes[2] // layer.stride), -(-sizes[3] // layer.stride)
+            matrices = layer.matrices(height, width, layer.weight.dtype).to(torch.complex128)
+            bound = estimate = largest_singular_value(matrices).max()
         case nn.BatchNorm2d() if computes_as(layer, nn.BatchNorm2d) and layer.running_var is not None:
             gain = float(largest_gain(layer))
             return {"bound": gain, "estimate": gain}

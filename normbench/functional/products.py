@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FLOAT32 = (torch.float32, torch.complex64)  # what is rounded
 BACKENDS = {"cuda": "cuda", "cpu": "mkldnn"}  # torch's name of what multiplies on a kind of device
 
 
@@ -79,7 +80,7 @@ def true_float32(like: Tensor) -> AbstractContextManager[None]:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a (..., M, K) @ b (..., K, N) -> (..., M, N), as `torch.matmul` of tensors of two or more dimensions."""
-    if a.dtype != torch.float32 or not rounded(a.device.type):
+    if a.dtype not in FLOAT32 or not rounded(a.device.type):
         return plain(None, a, b, 0.0, 1.0)
     return Product.apply(None, a, b, 0.0, 1.0)
 
@@ -89,7 +90,7 @@ def addmm(added: Tensor, a: Tensor, b: Tensor, beta: float = 1.0, alpha: float =
 
     added: broadcasts to (M, N) or (S, M, N). a: (M, K) or (S, M, K). b: (K, N) or (S, K, N).
     """
-    if a.dtype != torch.float32 or not rounded(a.device.type):
+    if a.dtype not in FLOAT32 or not rounded(a.device.type):
         return plain(added, a, b, beta, alpha)
     return Product.apply(added, a, b, beta, alpha)
 
@@ -151,7 +152,7 @@ class Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_added = (gradient * ctx.beta).sum_to_size(ctx.added)
         if ctx.needs_input_grad[1]:
-            of_a = (matmul(gradient, b.mT) * ctx.alpha).sum_to_size(a.shape)
+            of_a = (matmul(gradient, b.mH) * ctx.alpha).sum_to_size(a.shape)
         if ctx.needs_input_grad[2]:
-            of_b = (matmul(a.mT, gradient) * ctx.alpha).sum_to_size(b.shape)
+            of_b = (matmul(a.mH, gradient) * ctx.alpha).sum_to_size(b.shape)
         return of_added, of_a, of_b, None, None

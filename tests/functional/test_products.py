@@ -44,6 +44,26 @@ def test_products_and_gradients_are_those_without_tf32(shapes):
         torch.testing.assert_close(one, exact.float(), rtol=1e-5, atol=1e-4)
 
 
+def test_complex_products_and_gradients():
+    """With the switch off while they are computed, in both passes; the gradients are those of torch."""
+    seen = []
+
+    def watched(*given):
+        seen.append(switch())
+        return products_plain(*given)
+
+    a, b = (torch.complex(*factors(*[shape] * 2)).detach().requires_grad_() for shape in ((3, 5, 7), (3, 7, 4)))
+    products_plain = products.plain
+    with pytest.MonkeyPatch.context() as patch, switched_to_tf32():
+        patch.setattr(products, "plain", watched)
+        y = products.matmul(a, b)
+        found = torch.autograd.grad((y * y.detach()).imag.sum(), (a, b))
+    assert seen == ["ieee"] * 3
+    y = a @ b
+    for one, other in zip(found, torch.autograd.grad((y * y.detach()).imag.sum(), (a, b)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_the_emulation_rounds_what_does_not_use_them():
     """A product by torch itself differs as TF32 differs, so a test that uses the emulation can fail."""
     a, b = factors((5, 300), (300, 5))
