@@ -20,6 +20,7 @@ from normbench.functional.maxmin import MaxMin
 from normbench.methods.cayley import CayleyConv2d
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
+from normbench.methods.soc import SocConv2d
 from normbench.spectral import conv_bound, zero_padded_norm
 from normbench.spectral.frequencies import highest, singular_values_above, symbols
 from normbench.spectral.kernels import by_group, largest_singular_value
@@ -139,6 +140,11 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
             height, width = -(-sizes[2] // layer.stride), -(-sizes[3] // layer.stride)
             matrices = layer.matrices(height, width, layer.weight.dtype).to(torch.complex128)
             bound = estimate = largest_singular_value(matrices).max()
+        case SocConv2d():
+            # The series of a skew-symmetric matrix with the eigenvalues it is within t^(n+1) / (n+1)! of exp(it).
+            norm, terms = float(conv_bound(layer.weight, groups=layer.groups)), layer.eval_terms
+            rest = norm ** (terms + 1) / math.factorial(terms + 1)
+            return {"bound": 1 + rest, "estimate": max(0.0, 1 - rest)}
         case nn.BatchNorm2d() if computes_as(layer, nn.BatchNorm2d) and layer.running_var is not None:
             gain = float(largest_gain(layer))
             return {"bound": gain, "estimate": gain}

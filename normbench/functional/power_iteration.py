@@ -83,3 +83,35 @@ class Divided(torch.autograd.Function):
         torch._foreach_div_(found, norms)
         shaped = (f.as_strided(r.shape, r.stride()) for f, r in zip(found, results, strict=True))
         return (None, *[None] * (3 * count), *shaped)
+
+
+def quotients(weights: Sequence[Tensor], norms: Sequence[Tensor], slopes: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Weights over their norms, of which the gradients with respect to the weights are given.
+
+    norms: broadcast over the weights, in as many dimensions. slopes: of the shape of the weights.
+    """
+    return Quotients.apply(len(weights), *weights, *norms, *slopes)
+
+
+class Quotients(torch.autograd.Function):
+    """See `quotients`."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """count: of weights. tensors: weights, norms and slopes, one after another."""
+        weights, norms, slopes = (tensors[k * count : (k + 1) * count] for k in range(3))
+        results = torch._foreach_div(weights, norms)
+        ctx.save_for_backward(*results, *norms, *slopes)
+        return tuple(results)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved, count = ctx.saved_tensors, len(gradients)
+        results, norms, slopes = (saved[k * count : (k + 1) * count] for k in range(3))
+        given = [in_format_of(g, result) for g, result in zip(gradients, results, strict=True)]
+        products = torch._foreach_mul(given, results)
+        along = [product.sum_to_size(norm.shape) for product, norm in zip(products, norms, strict=True)]
+        found = torch._foreach_sub(given, torch._foreach_mul(slopes, along))
+        torch._foreach_div_(found, norms)
+        return (None, *found, *[None] * (2 * count))

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from normbench.functional.blocks import blocks
 from normbench.functional.cayley_transform import cayley
 from normbench.functional.constants import constant
 from normbench.functional.maxmin import MaxMin
@@ -66,19 +66,6 @@ class Scaled(torch.autograd.Function):
         weight, norm, factor = ctx.saved_tensors
         of_alpha = (gradient * weight).sum() / norm
         return (gradient - weight * (of_alpha / norm)) * factor, of_alpha
-
-
-def blocks(x: Tensor, stride: int) -> Tensor:
-    """The pixels of each stride x stride block as channels: (N, C, H, W) -> (N, C * stride^2, H', W').
-
-    Where the stride does not divide H or W, there are zeros below and on the right.
-    """
-    if stride == 1:
-        return x
-    below, right = -x.shape[2] % stride, -x.shape[3] % stride
-    if below or right:
-        x = functional.pad(x, (0, right, 0, below))
-    return functional.pixel_unshuffle(x, stride)
 
 
 class CayleyConv2d(nn.Module):

@@ -28,7 +28,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from normbench.functional.constants import constant
-from normbench.functional.power_iteration import EPS, in_format_of
+from normbench.functional.power_iteration import EPS, in_format_of, quotients
 from normbench.functional.products import matmul
 from normbench.functional.together import Together
 from normbench.methods.spectral_norm import START_STEPS, SpectralNorm
@@ -64,8 +64,8 @@ class ConvUnitNorm(Together):
             with torch.no_grad():
                 left, norms = stepped(parts, originals, parts[0].steps)
                 slopes = [part.slope(*each) for part, *each in zip(parts, left, norms, originals, strict=True)]
-                norms = [norm.amax() for norm in norms]
-            return Quotient.apply(len(originals), *originals, *norms, *slopes)
+                norms = [norm.amax().view(1, 1, 1, 1) for norm in norms]
+            return quotients(originals, norms, slopes)
 
     def alone(self, original: Tensor) -> Tensor:
         if self.training:
@@ -137,29 +137,6 @@ def stepped(parts: Sequence[ConvUnitNorm], weights: Sequence[Tensor], steps: int
         right = torch._foreach_div(back, norms)
         torch._foreach_copy_([part._v.view(part.groups, -1) for part in parts], right)
     return left, [norm[:, 0] for norm in norms]
-
-
-class Quotient(torch.autograd.Function):
-    """Weights over norms (0-d), whose gradients with respect to the weights are given."""
-
-    @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """count: of weights. tensors: weights, norms, and the gradients of the norms."""
-        weights, norms, slopes = (tensors[k * count : (k + 1) * count] for k in range(3))
-        results = torch._foreach_div(weights, norms)
-        ctx.save_for_backward(*results, *norms, *slopes)
-        return tuple(results)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        saved, count = ctx.saved_tensors, len(gradients)
-        results, norms, slopes = (saved[k * count : (k + 1) * count] for k in range(3))
-        given = [in_format_of(g, result) for g, result in zip(gradients, results, strict=True)]
-        along = [product.sum() for product in torch._foreach_mul(given, results)]
-        found = torch._foreach_sub(given, torch._foreach_mul(slopes, along))
-        torch._foreach_div_(found, norms)
-        return (None, *found, *[None] * (2 * count))
 
 
 def fit_to_images(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
