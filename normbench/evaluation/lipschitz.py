@@ -20,6 +20,7 @@ from normbench.functional.maxmin import MaxMin
 from normbench.methods.cayley import CayleyConv2d
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
+from normbench.methods.scaled_weight_standardization import ScaledActivation, SkipInit
 from normbench.methods.soc import SocConv2d
 from normbench.spectral import conv_bound, zero_padded_norm
 from normbench.spectral.frequencies import highest, singular_values_above, symbols
@@ -152,6 +153,11 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
             return layer_norms(layer.layer, sizes)
         case ScalarAffine():
             gain = float(layer.scale.abs())
+            return {"bound": gain, "estimate": gain}
+        case ScaledActivation():
+            return {"bound": layer.gain, "estimate": None}  # an activation may be constant where its inputs are
+        case SkipInit():
+            gain = float((layer.alpha * layer.gain).abs())
             return {"bound": gain, "estimate": gain}
         case nn.MaxPool2d() if layer.kernel_size == layer.stride and layer.dilation == 1:
             return None

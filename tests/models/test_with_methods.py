@@ -31,7 +31,10 @@ ON_EACH_METHOD = pytest.mark.parametrize("method_name", methods.names())
 OPTIONS = {"no_norm": {"residual_gain": 0.1}}
 # Parameters whose gradient is zero, but for rounding: constants that the normalization after them takes away.
 CANCELLED = {"conv_norm": r"affine\.bias$", "network_deconvolution": r"\.bias$"}
-STEPS = {"fixup": 5}  # classifier and ends of branches start at zero, so that gradients come to the rest one by one
+STEPS = {
+    "fixup": 5,
+    "scaled_weight_standardization": 3,
+}  # classifier and ends of branches start at zero, so that gradients come to the rest one by one
 GATE = r"\.gate\."  # the ReLU in a gate has few units, which may all be off
 
 
