@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -32,6 +33,16 @@ VARIANTS = {
     "fantastic_four": ("fantastic_four", {}),
     "spectral_norm": ("spectral_norm", {}),
 }
+# Whose weights or layers are constrained, in two of the networks.
+CONSTRAINED = {
+    "cayley": ("cayley", {}),
+    "conv_spectral_norm": ("conv_spectral_norm", {}),
+    "orthogonal": ("orthogonal", {}),
+    "scaled_weight_standardization": ("scaled_weight_standardization", {"skip_gain": 1.0}),
+    "soc": ("soc", {}),
+    "weight_norm": ("weight_norm", {"mean_only_batch_norm": True}),
+    "weight_standardization": ("weight_standardization", {}),
+}
 NETWORKS = {
     "resnet8": {"width": 4},
     "preact_resnet18": {"width": 4},
@@ -44,7 +55,7 @@ NETWORKS = {
 def trained(variant: str, network: str) -> nn.Module:
     """A float64 network after three training steps, so that all statistics have moved."""
     torch.manual_seed(0)
-    method = registry.build(VARIANTS[variant][0], VARIANTS[variant][1])
+    method = registry.build(*(VARIANTS | CONSTRAINED)[variant])
     model = models.classifier(network, NETWORKS[network], method, 3, 5).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     for _ in range(3):
@@ -59,8 +70,10 @@ def left(model: nn.Module, *kinds: type[nn.Module]) -> int:
     return sum(isinstance(layer, kinds) for layer in model.modules())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "network"),
+    [*itertools.product(VARIANTS, NETWORKS), *itertools.product(CONSTRAINED, ["resnet8", "mobilenet_v2"])],
+)
 def test_the_same_outputs_from_plain_layers(variant: str, network: str) -> None:
     model = trained(variant, network)
     before = copy.deepcopy(model.state_dict())
