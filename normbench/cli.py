@@ -182,6 +182,22 @@ def sweep(
     guarded(lambda: command.sweep(jobs, ray, store))
 
 
+@app.command()
+def tune(
+    trials: Annotated[int, typer.Option(help="Trainings of each variant on each task.")],
+    variant: Annotated[
+        list[str] | None, typer.Option(help="A variant of the suite; several times (default: all).")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task of the suite; several times (default: all).")] = None,
+    validation: Annotated[float, typer.Option(help="Fraction of the training images to measure on.")] = 0.2,
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side (default: as many as there is room for).")] = None,
+) -> None:
+    """Tune learning rate, weight decay and options, equally for every variant, and write the best into params.yaml."""
+    from normbench.tuning import command
+
+    guarded(lambda: command.tune(variant or [], task or [], trials, jobs, validation))
+
+
 @runs_app.command("list")
 def runs_list(as_json: Json = False) -> None:
     """List the runs of the suite and the others in the run store: id, task, variant, seed, status, clean accuracy."""

@@ -9,15 +9,15 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_type_hints
 
 from torch import Tensor, nn
 
-from normbench.methods.base import START, ConvSpec, Method, Role
+from normbench.methods.base import START, Between, ConvSpec, Method, Role
 from normbench.methods.plain import PlainMethod, installed_version
 from normbench.system import blame
-from normbench.system.errors import nearest
+from normbench.system.errors import hint, nearest
 from normbench.system.schema import SCALARS, Strict, is_expressible
 
 # Each hook with the call that models and training make, as text and as arguments.
@@ -31,6 +31,7 @@ HOOKS: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "penalty": ("penalty(self, model, moment)", (None, START), {}),
     "param_groups": ("param_groups(self, model, lr, weight_decay)", (None, 0.1, 0.0), {}),
 }
+MOST_TUNABLE = 2  # options, so that the search is as large for every method
 ALIKE = 0.7  # similarity from which a name counts as a misspelt hook
 
 
@@ -44,7 +45,7 @@ def problems(kind: type[Method]) -> list[str]:
         return found or [*_values(kind)]
     own = [each for each in kind.__mro__ if issubclass(each, Method) and _is_checked(each, kind)]
     found = [line for each in own for line in (*_file(each), *_options(each))]
-    found += [*_hooks(kind, own)]
+    found += [*_hooks(kind, own), *_tunable(kind)]
     return list(dict.fromkeys(found or [*_values(kind)]))
 
 
@@ -54,6 +55,25 @@ def _is_checked(each: type, kind: type) -> bool:
 
 def _at(thing: Any, kind: type) -> str:
     return blame.definition(thing) or blame.definition(kind) or kind.__name__
+
+
+def _tunable(kind: type[Method]) -> Iterator[str]:
+    """Yields the mistakes in what `normbench tune` is to choose."""
+    where = _assigned(_body(kind), "tunable", _file_of(kind)) if "tunable" in vars(kind) else _at(kind, kind)
+    values = kind.tunable
+    if not isinstance(values, Mapping) or len(values) > MOST_TUNABLE:
+        yield f"{where}: {kind.__name__}.tunable must be a dictionary with at most {MOST_TUNABLE} options"
+        return
+    options = [field.name for field in dataclasses.fields(kind)]
+    for name, among in values.items():
+        what = f"{where}: {kind.__name__}.tunable: {name}"
+        if name not in options:
+            yield f"{what} is no option; {hint(name, options)}"
+        elif isinstance(among, Between):
+            if not (among.low < among.high and (among.low > 0 or not among.log)):
+                yield f"{what} is between {among.low} and {among.high}; expected low < high, and low > 0 with log=True"
+        elif not isinstance(among, tuple) or len(set(among)) < 2:
+            yield f"{what} is {described(among)}; expected Between(low, high) or a tuple of choices"
 
 
 # --- hooks -----------------------------------------------------------------------------------------------------------

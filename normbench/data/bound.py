@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from normbench.system.quantities import Finite, Sha256
-from normbench.system.schema import ImageSize, Positive, PositiveReal, Strict
+from normbench.system.schema import ImageSize, Positive, PositiveReal, Seed, Share, Strict
 
 
 def _not_bool(value: Any) -> Any:
@@ -19,13 +19,24 @@ def _not_bool(value: Any) -> Any:
 Channels = Annotated[Literal[1, 3], BeforeValidator(_not_bool)]
 
 
+class Validation(Strict):
+    """Training images that are held out, and take the place of the test images.
+
+    fraction: of each class. seed: of their choice.
+    """
+
+    fraction: Share
+    seed: Seed
+
+
 class Bound(Strict):
     """A prepared dataset: where it is stored and what it contains.
 
     path: the folder of its arrays. fingerprint: sha256 over the arrays. image_size: in pixels, one number for a square,
     or height and width. train, test: numbers of images. mean, std: the mean and standard deviation of each channel with
     which inputs are normalized, for pixels in 0..1. origin: where the data came from. note: a remark about the data for
-    readers of the results, or None.
+    readers of the results, or None. validation: for a run that must not see the test images, those that it is measured
+    on instead.
     """
 
     name: str
@@ -40,6 +51,7 @@ class Bound(Strict):
     std: list[PositiveReal]
     origin: str
     note: str | None = None
+    validation: Validation | None = None
 
     def identity(self, normalized: bool = True) -> dict[str, Any]:
         """Returns what shapes a run: the content and, for classifiers, the number of classes and the normalization.
@@ -47,6 +59,7 @@ class Bound(Strict):
         normalized: False for GANs, which learn images in -1..1 and see no labels.
         """
         kept = {"fingerprint", "classes", "mean", "std"} if normalized else {"fingerprint"}
+        kept |= {"validation"} if self.validation is not None else set()
         return self.model_dump(mode="json", include=kept)
 
 

@@ -88,3 +88,12 @@ def part_of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.nda
         members = random.permutation(np.flatnonzero(labels == label))
         parts.append(members[: max(1, int(fraction * len(members)))])
     return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.intp)
+
+
+def validation_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending positions of the labels that are kept and of those that are held out, a random fraction of each class.
+
+    The smaller part of a class is rounded up, so that one image of a class at least is kept.
+    """
+    kept = part_of_each_class(labels, 1 - fraction, seed)
+    return kept, np.setdiff1d(np.arange(len(labels)), kept)

@@ -10,6 +10,7 @@ import torch
 
 from normbench.data.batches import Images, on_device
 from normbench.data.bound import Bound
+from normbench.data.labels import validation_split
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,16 @@ def images(pixels: np.ndarray, labels: np.ndarray, bound: Bound, device: str) ->
 
 
 def load(bound: Bound, device: str) -> Splits:
-    """Reads both splits of a prepared dataset from its folder and moves them to a device."""
-    return placed(read(Path(bound.path)), bound, device)
+    """Reads both splits of a prepared dataset from its folder and moves them to a device.
+
+    With `bound.validation` the test images stay unread: those of the training images that are held out are the test
+    split, and the others the training split.
+    """
+    if bound.validation is None:
+        return placed(read(Path(bound.path)), bound, device)
+    pixels, labels = (np.load(Path(bound.path) / f"train_{what}.npy") for what in ("images", "labels"))
+    kept, held_out = validation_split(labels, bound.validation.fraction, bound.validation.seed)
+    return Splits(*(images(pixels[part], labels[part], bound, device) for part in (kept, held_out)))
 
 
 def held_out(bound: Bound, device: str) -> Images:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -49,6 +49,18 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": functools.partial(nn.LeakyReLU, 0.1),
 }
+
+
+@dataclass(frozen=True)
+class Between:
+    """The values of an option among which `normbench tune` chooses: from `low` to `high`.
+
+    log: whether to choose evenly by the logarithm. If both ends are whole numbers, so are the values.
+    """
+
+    low: float
+    high: float
+    log: bool = True
 
 
 @dataclass(frozen=True)
@@ -132,7 +144,11 @@ class Method:
     Training calls `param_groups` once and `penalty` at every step. By default a network has plain convolutions without
     biases, each followed by batch norm, the activations of its architecture, and a linear classifier. A method object
     has no state of its own: state belongs in modules or buffers of the network, so that it is saved with the network.
+
+    tunable: at most two options that `normbench tune` chooses, each with its values: `Between`, or a tuple of choices.
     """
+
+    tunable: ClassVar[Mapping[str, Between | tuple[bool | int | float | str, ...]]] = {}
 
     def conv(self, spec: ConvSpec) -> nn.Module:
         """A convolution (N, in, H, W) -> (N, out, H', W'). It has no bias, as a norm follows it, except in a gate."""

@@ -15,14 +15,14 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from normbench.functional.four_norms import Kernels, LeastNorm, Side, Size, columns, pairing, power_step
 from normbench.functional.graph import followers
-from normbench.methods.base import START, Method, Moment, NotNegative
+from normbench.methods.base import START, Between, Method, Moment, NotNegative
 from normbench.spectral.kernels import polyphase
 
 START_ITERATIONS = 50
@@ -147,6 +147,8 @@ class FantasticFour(Method):
         effect on the network, and the penalty acts like a weight decay, as in the authors' code.
     polyphase: bound a strided convolution by the kernel of its phases, which is tighter than ignoring the stride.
     """
+
+    tunable: ClassVar = {"coefficient": Between(1e-5, 1e-2)}
 
     coefficient: NotNegative = 8e-4
     form: Literal["sum", "log"] = "sum"

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch.nn import functional
 from normbench.functional.products import true_float32
 from normbench.functional.tables import table
 from normbench.functional.weight_matrices import stacked
-from normbench.methods.base import START, Count, Limits, Method, Moment, NotNegative
+from normbench.methods.base import START, Between, Count, Limits, Method, Moment, NotNegative
 from normbench.spectral.kernels import polyphase
 
 # After so many squarings the largest eigenvalue of a matrix of Frobenius norm 1 and n rows is at least n^-8, far from
@@ -147,6 +147,8 @@ class GramPenalty(Method):
         the supremum over all frequencies by a factor of at most 1.17 with 8 points and 1.04 with 16.
     polyphase: bound a strided convolution by the kernel of its phases, which is tighter than ignoring the stride.
     """
+
+    tunable: ClassVar = {"coefficient": Between(1e-3, 1.0), "threshold": Between(0.5, 4.0)}
 
     coefficient: NotNegative = 0.1
     threshold: NotNegative = 1.0

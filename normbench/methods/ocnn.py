@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from normbench.functional.convolution import Conv2d
 from normbench.functional.products import addmm, matmul
 from normbench.functional.tables import table
 from normbench.functional.weight_matrices import from_orthogonal, stacked
-from normbench.methods.base import START, ConvSpec, Method, Moment, NotNegative
+from normbench.methods.base import START, Between, ConvSpec, Method, Moment, NotNegative
 
 
 class PenalizedConv2d(Conv2d):
@@ -100,6 +100,8 @@ class OCNN(Method):
     padding: `full` for all shifts with an overlap; `released` is that of the authors' code.
     layers: `released` are those of the authors' code; `all` are all convolutions but the stem.
     """
+
+    tunable: ClassVar = {"coefficient": Between(1e-3, 1.0)}
 
     coefficient: NotNegative = 0.1
     padding: Literal["full", "released"] = "full"

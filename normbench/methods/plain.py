@@ -108,7 +108,7 @@ def adapted(layer: type[nn.Module]) -> type[PlainMethod]:
     """
     parameters = _parameters(layer)
     names = list(parameters)
-    facts: dict[str, Any] = {"layer": layer}
+    facts: dict[str, Any] = {"layer": layer, "tunable": getattr(layer, "tunable", {})}
     if "kernel_size" in names[:3]:
         base: type[PlainMethod] = PlainConv
         accepted = frozenset(PLACED & {*names})

@@ -11,12 +11,13 @@ no such layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from normbench.functional.weight_matrices import all_weights, from_orthogonal
-from normbench.methods.base import START, Method, Moment, NotNegative
+from normbench.methods.base import START, Between, Method, Moment, NotNegative
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class SoftOrthogonality(Method):
     coefficient: there is no default to go by, the paper tunes it; 1e-4 is that of BigGAN's orthogonal regularization
         (arXiv 1809.11096).
     """
+
+    tunable: ClassVar = {"coefficient": Between(1e-6, 1e-2)}
 
     coefficient: NotNegative = 1e-4
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from normbench.functional.products import matmul
 from normbench.functional.weight_matrices import all_weights, from_orthogonal
-from normbench.methods.base import START, Method, Moment, NotNegative
+from normbench.methods.base import START, Between, Method, Moment, NotNegative
 from normbench.system.transfer import to_device
 
 # After how many of 200 epochs the coefficient is multiplied by what.
@@ -44,6 +44,8 @@ class SRIP(Method):
         long the training is; `scaled` after the same shares of the training, which they are of 200 epochs; `constant`
         not at all.
     """
+
+    tunable: ClassVar = {"coefficient": Between(1e-4, 1.0), "schedule": ("published", "scaled", "constant")}
 
     coefficient: NotNegative = 1e-2
     schedule: Literal["published", "scaled", "constant"] = "published"

@@ -1,4 +1,4 @@
-"""The best variant of a column, if one is clearly the best."""
+"""The best variant of a column, if one is clearly the best; tuned variants and others are compared among themselves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ import math
 import numpy as np
 
 from normbench.results.tables.table import Row
+
+
+def alike(rows: list[Row]) -> list[list[Row]]:
+    """Returns the rows in groups that can be compared: those that are not tuned, and those tuned by as many trials."""
+    kinds: dict[int, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(0 if math.isnan(row["tuned"]) else int(row["tuned"]), []).append(row)
+    return list(kinds.values())
+
+
+def clear_bests(rows: list[Row], column: str, highest: bool) -> list[str]:
+    """Returns the variants that are clearly the best among those like them (see `alike`, `clear_best`)."""
+    found = [clear_best(group, column, highest) for group in alike(rows)]
+    return [variant for variant in found if variant is not None]
 
 
 def clear_best(rows: list[Row], column: str, highest: bool) -> str | None:

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from normbench.results.best import clear_best
+from normbench.results.best import clear_best, clear_bests
 from normbench.results.columns import Columns, robustness_columns, smoothness_columns, suspicious
 from normbench.results.drawing import WIDTH, Look, inline
 from normbench.results.heatmap import heatmap
@@ -44,7 +44,7 @@ TITLES = {
 class TaskSection:
     """The values that the template shows for a task.
 
-    rows: of the leaderboard. best: column -> the variant to mark, or None. suspicious: variants whose attacks cannot be
+    rows: of the leaderboard. best: column -> the variants to mark. suspicious: variants whose attacks cannot be
     trusted. off: the scores that `evaluation` has off. notes: why cells of the leaderboard are empty. unfinished:
     variants without a finished run. plots: by their keys in `TITLES`. wide: whether plots are as wide as the page.
     """
@@ -52,7 +52,7 @@ class TaskSection:
     name: str
     facts: TaskFacts
     rows: list[Row]
-    best: dict[str, str | None]
+    best: dict[str, list[str]]
     robustness: Columns
     suspicious: list[str]
     smoothness: Columns
@@ -98,7 +98,7 @@ def task_section(
         rows=rows,
         off=missing["off"].get(name, []),
         notes=Notes(why["leaderboard"], SHOWN),
-        best={column: clear_best(rows, column, True) for column in ("clean_accuracy", "corruption_accuracy")},
+        best={column: clear_bests(rows, column, True) for column in ("clean_accuracy", "corruption_accuracy")},
         robustness=robustness_columns(variants, own["robustness"], why["robustness"]),
         suspicious=suspicious(own["robustness"]),
         smoothness=smoothness_columns(variants, own["smoothness"], why["smoothness"]),

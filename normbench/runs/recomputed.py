@@ -166,7 +166,7 @@ def _predictions_problems(record: Record, predicted: np.ndarray) -> Iterator[str
         return
     if predicted.min() < 0 or predicted.max() >= bound.classes:
         yield f"has classes from {predicted.min()} to {predicted.max()}, the dataset has {bound.classes} classes"
-    labels = test_labels(bound.fingerprint)
+    labels = test_labels(bound.fingerprint) if bound.validation is None else None
     if labels is not None:
         found = float((predicted == labels).mean())
         if found != accuracy:

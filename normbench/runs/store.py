@@ -15,13 +15,14 @@ from filelock import FileLock, Timeout
 from normbench.runs.contents import CHECKPOINTS, RECORD
 from normbench.runs.finished import record_in
 from normbench.runs.record import TrainedRecord
-from normbench.system import files, layout
+from normbench.system import files, layout, scratch
 from normbench.system.errors import UserError
 from normbench.system.text import complain
 
 ID = re.compile("[0-9a-f]{16}")
-# What a store has: runs, their checkpoints, results that were set aside, locks, compiled code, and temporary folders.
-MEMBERS = re.compile(r"[0-9a-f]{16}(\.unfinished|\.bad-[0-9]+)?|locks|compiled|\..*")
+# What a store has: runs, their checkpoints, results that were set aside, locks, compiled code, studies, and temporary
+# folders.
+MEMBERS = re.compile(r"[0-9a-f]{16}(\.unfinished|\.bad-[0-9]+)?|locks|compiled|studies|\..*")
 NAMED = 20  # results that cannot be used which a process names
 
 _named: list[str] = []
@@ -122,6 +123,12 @@ def checkpoints(run: str) -> list[Path]:
 def forget(run: str) -> None:
     """Removes the checkpoints of a run."""
     shutil.rmtree(unfinished(run), ignore_errors=True)
+
+
+def discard(run: str) -> None:
+    """Removes a finished run, which nothing needs any more."""
+    with claimed(run):
+        scratch.discard(folder(run))
 
 
 @contextmanager

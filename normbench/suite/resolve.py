@@ -23,6 +23,7 @@ from normbench.data.sources.base import COMMON_KEYS, Source
 from normbench.evaluation.registry import SCORES
 from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.methods import registry as methods
+from normbench.methods.base import Method
 from normbench.models import registry as models
 from normbench.models.trial import size_problem
 from normbench.runs.run import Kind
@@ -232,7 +233,7 @@ class Resolver:
         wrong = check_options(kind, variant.options)
         for option, message in wrong:
             self.problem(("variants", name, "options", option), message)
-        if wrong:
+        if wrong or not self.tuned(name, kind):
             return
         try:
             method = kind(**typed_options(kind, variant.options))
@@ -256,8 +257,30 @@ class Resolver:
             name=name,
             method=variant.method,
             options=options,
+            tuned={
+                task: each.model_copy(update={"options": typed_options(kind, each.options)})
+                for task, each in variant.tuned.items()
+            },
             method_code=code.method(variant.method),
         )
+
+    def tuned(self, name: str, kind: type[Method]) -> bool:
+        """Whether the tuned values of a variant are valid: each is for a task, and its options are of the method."""
+        before = len(self.problems)
+        variant = self.params.variants[name]
+        for task, chosen in variant.tuned.items():
+            place = ("variants", name, "tuned", task)
+            if task not in self.params.tasks:
+                self.problem(place, f"unknown task; {hint(task, self.params.tasks)}")
+            wrong = check_options(kind, chosen.options)
+            for option, message in wrong:
+                self.problem((*place, "options", option), message)
+            if not wrong:
+                try:
+                    kind(**typed_options(kind, variant.options | chosen.options))
+                except Exception as error:  # __post_init__ may be the user's own.
+                    self.problem((*place, "options"), f"{blame.place(error) or kind.__name__}: {blame.one_line(error)}")
+        return len(self.problems) == before
 
     def corruptions(self) -> None:
         """Checks the section `corruptions` and looks up the corruptions."""

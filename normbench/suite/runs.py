@@ -67,8 +67,7 @@ def of_suite(resolved: Resolved, bound: dict[str, Bound]) -> list[Run]:
     return [
         Run(
             kind,
-            resolved.tasks[kind][task],
-            resolved.variants[variant],
+            *resolved.variants[variant].on(resolved.tasks[kind][task]),
             seed,
             bound[task],
             code[kind],

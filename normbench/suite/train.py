@@ -31,7 +31,7 @@ def train_gans(task: str, variant: str) -> None:
 
 def complete(kind: Kind, task_name: str, variant_name: str) -> None:
     """Trains the missing seeds of a task and variant, and copies the runs of all its seeds into the stage's output."""
-    task, variant = resolved.task(kind, task_name), resolved.variant(variant_name)
+    task, variant = resolved.variant(variant_name).on(resolved.task(kind, task_name))
     bound = Bound.read(layout.BOUND / f"{task_name}.json")
     digest, device = resolved.digest(STAGES[kind]), devices.choose()
     titles = {seed: _title(kind, task_name, variant_name, seed) for seed in task.seeds}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from normbench.data import prepared
+from normbench.data.bound import Validation
 from normbench.data.prepared import Splits
 from normbench.runs import store
 from normbench.runs.run import Run
@@ -41,15 +43,16 @@ class Child:
     other: bool = False
 
 
-def train_all(todo: list[Run], processes: int, device: str) -> set[int]:
+def train_all(todo: list[Run], processes: int, device: str, done: Callable[[Run], object] = lambda _: None) -> set[int]:
     """Trains the runs, at most `processes` at a time, and returns the set of the processes' exit codes.
 
     A run that fails does not stop the others. A run that another process is training is skipped and looked at again
-    later. If this process is to end, the others save their state first. device: its kind.
+    later. If this process is to end, the others save their state first. device: its kind. done: called with each run
+    as soon as it is in the store.
     """
     forked = device == "cpu" and FORKS
     context: Any = multiprocessing.get_context("fork" if forked else "spawn")
-    data: dict[str, Splits] = {}
+    data: dict[tuple[str, Validation | None], Splits] = {}  # of one dataset at a time
     before = torch.get_num_threads()
     if forked:
         make_forkable(todo, device)
@@ -60,6 +63,7 @@ def train_all(todo: list[Run], processes: int, device: str) -> set[int]:
                 for run in [run for run in waiting if store.sound(run.id)]:
                     waiting.remove(run)
                     board.tell(run.id, "done", 1.0, worker.outcome(run) + OTHER)
+                    done(run)
                 for run in list(waiting):
                     if len(running) == processes:
                         break
@@ -67,17 +71,21 @@ def train_all(todo: list[Run], processes: int, device: str) -> set[int]:
                         board.tell(run.id, "elsewhere")
                         continue
                     waiting.remove(run)
-                    path = run.bound.path
-                    if forked and path not in data:
-                        data = {path: prepared.load(run.bound, device)}
+                    images = run.bound.path, run.bound.validation
+                    if forked and images not in data:
+                        data = {images: prepared.load(run.bound, device)}
                     with preemption.saved():  # Only children in the list are told to end.
-                        running.append(start(context, run, data.get(path), processes))
+                        running.append(start(context, run, data.get(images), processes))
                     if preemption.requested():
                         raise SystemExit(preemption.EXIT_CODE)
                     board.tell(run.id, "running", 0.0, "")
                 multiprocessing.connection.wait([child.process.sentinel for child in running], timeout=POLL)
-                running, ended = look(running, board)
+                looked_at = running
+                running, ended = look(looked_at, board)
                 codes |= ended
+                for child in looked_at:
+                    if child not in running and child.process.exitcode == 0:
+                        done(child.run)
                 board.tick()
         finally:
             for child in running:

@@ -56,7 +56,8 @@ def outcome(run: Run) -> str:
     if record.diverged is not None:
         return f"diverged at step {record.diverged['step']}"
     accuracy = record.metrics.get("clean_accuracy")
-    return "finished" if accuracy is None else f"clean accuracy {accuracy:.4f}"
+    images = "clean" if record.provenance.dataset.validation is None else "validation"
+    return "finished" if accuracy is None else f"{images} accuracy {accuracy:.4f}"
 
 
 def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: int) -> None:

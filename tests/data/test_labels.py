@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from normbench.data import corrupt_labels
-from normbench.data.labels import part_of_each_class
+from normbench.data.labels import part_of_each_class, validation_split
 from normbench.system.errors import UserError
 
 LABELS = np.arange(20_000) % 10
@@ -84,3 +84,14 @@ def test_parts_are_nested_and_of_every_class() -> None:
     assert parts[-1] == set(range(1000))
     found = np.bincount(labels[sorted(parts[2])])
     assert found.tolist() == [int(0.3 * count) for count in np.bincount(labels)]
+
+
+def test_a_validation_split_parts_every_class() -> None:
+    labels = np.random.default_rng(0).integers(0, 7, 1000)
+    kept, held_out = validation_split(labels, 0.2, 5)
+    assert np.array_equal(np.sort(np.concatenate([kept, held_out])), np.arange(1000))
+    counts = np.bincount(labels)
+    assert np.bincount(labels[kept]).tolist() == [int(0.8 * count) for count in counts]
+    assert all(np.array_equal(a, b) for a, b in zip(validation_split(labels, 0.2, 5), (kept, held_out), strict=True))
+    assert not np.array_equal(validation_split(labels, 0.2, 6)[1], held_out)
+    assert validation_split(np.arange(3), 0.5, 0)[0].tolist() == [0, 1, 2]

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from normbench.data.bound import Validation
 from normbench.data.labels import LabelNoise
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
 from normbench.runs.run import Kind, Run
-from normbench.runs.variant import Variant
+from normbench.runs.variant import Tuned, Variant
 from normbench.training.recipe import Adversary, Recipe
 from normbench.training.task import Task
 from tests.support import sample_runs
@@ -112,6 +113,9 @@ IN: dict[str, Run] = {
     "classes": sample_runs.run(bound=sample_runs.bound(classes=5)),
     "mean": sample_runs.run(bound=sample_runs.bound(mean=[0.4])),
     "std": sample_runs.run(bound=sample_runs.bound(std=[0.4])),
+    "images that are held out": sample_runs.run(bound=sample_runs.bound(validation=Validation(fraction=0.2, seed=0))),
+    "how many are held out": sample_runs.run(bound=sample_runs.bound(validation=Validation(fraction=0.3, seed=0))),
+    "which are held out": sample_runs.run(bound=sample_runs.bound(validation=Validation(fraction=0.2, seed=1))),
 }
 
 
@@ -140,6 +144,9 @@ NOT_IN: dict[str, Run] = {
     "list of seeds": sample_runs.run(task=sample_runs.task(seeds=[0, 1, 2])),
     "name of the variant": sample_runs.run(variant=sample_runs.variant(name="other")),
     "how the method is referred to": sample_runs.run(variant=sample_runs.variant(method="my_methods/a.py:BatchNorm")),
+    "which study chose the values": sample_runs.run(
+        variant=sample_runs.variant(tuned={"t": Tuned(lr=0.5, weight_decay=0.1, study="s", trials=3)})
+    ),
     "name of the dataset": sample_runs.run(bound=sample_runs.bound(name="other")),
     "path of the data": sample_runs.run(bound=sample_runs.bound(path="elsewhere/d")),
     "origin of the data": sample_runs.run(bound=sample_runs.bound(origin="another mirror")),
@@ -166,3 +173,29 @@ def test_no_field_is_forgotten_here(kind: type[BaseModel], named: dict[str, Run]
     for field in kind.model_fields:
         if field != "recipe":  # Its fields have tests of their own.
             assert any(getattr(getattr(run, part), field) != getattr(first, field) for run in named.values()), field
+
+
+def test_tuned_values_are_in_and_the_name_of_their_study_is_not() -> None:
+    """They take the place of those of the recipe and the variant, on their task alone."""
+    task, ids = sample_runs.task(), []
+    for values in (
+        {},
+        {"study": "another", "trials": 9},
+        {"lr": 0.3},
+        {"weight_decay": 0.3},
+        {"options": {"eps": 0.5}},
+    ):
+        chosen = Tuned(**{"lr": 0.5, "weight_decay": 0.1, "study": "s", "trials": 3} | values)
+        trained, variant = sample_runs.variant(tuned={task.name: chosen, "other": chosen}).on(task)
+        assert (trained.recipe.lr, trained.recipe.weight_decay) == (chosen.lr, chosen.weight_decay)
+        assert variant.applied == chosen
+        assert variant.tuned == {task.name: chosen}
+        ids.append(sample_runs.run(task=trained, variant=variant).id)
+    assert ids[0] == ids[1]
+    assert len({ID, *ids}) == 5
+    by_hand = task.model_copy(update={"recipe": task.recipe.model_copy(update={"lr": 0.5, "weight_decay": 0.1})})
+    assert sample_runs.run(task=by_hand).id == ids[0]
+    elsewhere, plain = sample_runs.variant(tuned={"other": chosen}).on(task)
+    assert (elsewhere, plain) == (task, sample_runs.variant())
+    gan = sample_runs.gan_task()
+    assert sample_runs.variant(tuned={gan.name: chosen}).on(gan) == (gan, sample_runs.variant())

@@ -59,6 +59,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "variants": {"v": {"method": "batch_norm"}},
 }
 NEEDED: dict[str, dict[str, Any]] = {"adversary": {"kind": "free"}, "label_noise": {"fraction": 0.5}}
+NEEDED["a"] = {"lr": 0.1, "weight_decay": 0.0, "study": "s", "trials": 1}  # what was tuned for a task
 MARK = "STANDS-HERE"
 
 

@@ -15,6 +15,7 @@ from normbench.results.tables.means import Runs
 from normbench.results.tables.portable import portable
 from normbench.runs.record import Device, Git, Record
 from normbench.runs.run import Kind
+from normbench.runs.variant import Tuned, Variant
 from normbench.suite.suite import Suite
 from normbench.system.schema import ImageSize, Strict
 from normbench.system.size import sides
@@ -46,11 +47,15 @@ class TaskFacts(Strict):
 
 
 class VariantFacts(Strict):
-    """A variant. about: the first paragraph of the docstring of the method's file, or null."""
+    """A variant. about: the first paragraph of the docstring of the method's file, or null. tuned: its values by task.
+
+    options: those that the variant has where it is not tuned, or else those of its first task.
+    """
 
     method: str
     options: dict[str, Any]
     about: str | None
+    tuned: dict[str, Tuned]
 
 
 class DatasetFacts(Strict):
@@ -132,9 +137,9 @@ def tasks(runs: Runs) -> dict[str, TaskFacts]:
 
 
 def of_task(records: list[Record]) -> TaskFacts:
-    """Returns what the runs of a task have in common."""
+    """Returns what the runs of a task have in common; the recipe is that of a variant that is not tuned, if any is."""
     numerics = [record.provenance.numerics for record in records]
-    task = records[0].provenance.task
+    task = next((each for each in records if not each.provenance.variant.tuned), records[0]).provenance.task
     return TaskFacts(
         task=task.model_copy(update={"model": portable(task.model)}),
         precision=numerics[0].precision,
@@ -145,12 +150,19 @@ def of_task(records: list[Record]) -> TaskFacts:
 
 def variants(runs: dict[Kind, Runs]) -> dict[str, VariantFacts]:
     """Returns the variants of all kinds, by their names in the suite."""
-    found = {}
+    used: dict[str, dict[str, Variant]] = {}
     for of_kind in runs.values():
-        for (_, name), records in of_kind.items():
-            variant = records[0].provenance.variant
-            method = portable(variant.method)
-            found[name] = VariantFacts(method=method, options=variant.options, about=about(variant.method))
+        for (task, name), records in of_kind.items():
+            used.setdefault(name, {})[task] = records[0].provenance.variant
+    found = {}
+    for name, by_task in used.items():
+        variant = next((each for each in by_task.values() if not each.tuned), next(iter(by_task.values())))
+        found[name] = VariantFacts(
+            method=portable(variant.method),
+            options=variant.options,
+            about=about(variant.method),
+            tuned={task: each.applied for task, each in by_task.items() if each.applied is not None},
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -12,12 +13,14 @@ from normbench.results.tables.costs import COST, COSTS, costs
 from normbench.results.tables.means import Runs, finished, mean, std
 from normbench.results.tables.portable import portable
 from normbench.results.tables.reasons import MISSING, UNTIMED, explained, unfinished, unspread
-from normbench.results.tables.table import PERCENT, PLAIN, SHARE, Table, ranked, with_std
+from normbench.results.tables.table import COUNT, PERCENT, PLAIN, SHARE, Table, ranked, with_std
 from normbench.runs.record import Record
 
+TUNED = "tuned"
 NUMBERS = ["clean_accuracy", "clean_accuracy_std", "corruption_accuracy", "corruption_accuracy_std", "mce", *COST]
 LEADERBOARD = (
     dict.fromkeys(("task", "variant", "method"), PLAIN)
+    | {TUNED: COUNT}
     | with_std(("clean_accuracy", "corruption_accuracy"), SHARE)
     | {"mce": PERCENT, "mce_corruptions": PLAIN}
     | COSTS
@@ -28,7 +31,8 @@ LEADERBOARD = (
 def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> Table:
     """Returns a row for each task and variant; within a task the highest clean accuracy comes first.
 
-    baseline: the variant to which the mCE is relative.
+    The column `tuned` has the number of trials by which the values of a row were chosen. baseline: the variant to which
+    the mCE is relative.
     """
     main = corruptions.main
     rows = []
@@ -41,6 +45,7 @@ def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> T
             "task": task,
             "variant": variant,
             "method": portable(records[0].provenance.variant.method),
+            TUNED: trials(records),
             "clean_accuracy": mean(clean),
             "clean_accuracy_std": std(clean),
             "corruption_accuracy": mean(corrupted),
@@ -58,6 +63,12 @@ def reason(records: list[Record], no_mce: str, column: str) -> str:
     if column.endswith("_std") and finished(records):
         return unspread(records)
     return unfinished(records) or (no_mce if column == "mce" else UNTIMED)
+
+
+def trials(records: list[Record]) -> float:
+    """Returns the number of trials by which the values of a variant were tuned for its task; NaN if they were not."""
+    tuned = records[0].provenance.variant.applied
+    return math.nan if tuned is None else tuned.trials
 
 
 def corruption_accuracy(record: Record) -> float:

@@ -38,7 +38,7 @@ def _cells(row: Row, marks: Marks) -> list[str]:
     numbers = [marked(cell(row[name], form), name) for name, form in FORMATS.items()]
     return [
         markdown_cell(row["task"]),
-        markdown_cell(row["variant"]),
+        markdown_cell(row["variant"]) + ("" if math.isnan(row["tuned"]) else f" (tuned, {row['tuned']} trials)"),
         *accuracies,
         *numbers,
         outcome(row["finished"], row["diverged"]),
@@ -50,6 +50,11 @@ def _caption(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
     if suite.tasks:
         over = f"{len(corruptions.main)} of the {len(MAIN)} main corruptions"
         sentences.append(f"mCE is relative to `{suite.baseline}`, over {over}.")
+    if any(not math.isnan(row["tuned"]) for row in rows):
+        sentences.append(
+            "Tuned: learning rate, weight decay and options were chosen by so many trials on training images that were "
+            "held out; compare such rows with each other."
+        )
     if rows:
         beside = max(row["side_by_side"] for row in rows)
         shared = f"of which up to {beside} shared the machine" if beside > 1 else "that had the machine to themselves"
