@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from normbench.data.bound import Bound
@@ -95,6 +95,19 @@ class Study:
             lock.release()
 
 
+class Held(JournalFileOpenLock):
+    """The lock of a journal that `Study.opened` holds already.
+
+    Optuna's own locks are files, which a killed process leaves behind, and then the next one waits for ever.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
 class Trials:
     """The finished trials of a study, by number. Each is one line of the journal, written at once and flushed to disk.
 
@@ -106,7 +119,7 @@ class Trials:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         whole_lines(study.path)
         try:
-            storage = JournalStorage(JournalFileBackend(str(study.path)))
+            storage = JournalStorage(JournalFileBackend(str(study.path), Held(str(study.path))))
             self.stored = optuna.create_study(
                 storage=storage, study_name=study.id, direction="maximize", load_if_exists=True
             )

@@ -116,6 +116,18 @@ def test_a_line_that_a_killed_process_has_half_written() -> None:
             assert trials.values == {0: 0.5, 1: 0.7}
 
 
+def test_a_lock_that_a_killed_process_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna would leave it where it writes, and wait for it for ever: the path of the store is relative."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NORMBENCH_STORE", "runs")
+    each = study()
+    each.path.parent.mkdir(parents=True)
+    Path(f"{each.path}.lock").symlink_to(each.path)
+    with each.opened() as trials:
+        trials.add(0, record(each, 0, 0.5))
+    assert Path(f"{each.path}.lock").is_symlink()
+
+
 def test_a_damaged_journal_is_one_line() -> None:
     each = study()
     each.path.parent.mkdir(parents=True)
