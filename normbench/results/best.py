@@ -13,7 +13,7 @@ def alike(rows: list[Row]) -> list[list[Row]]:
     """Returns the rows in groups that can be compared: those that are not tuned, and those tuned by as many trials."""
     kinds: dict[int, list[Row]] = {}
     for row in rows:
-        kinds.setdefault(0 if math.isnan(row["tuned"]) else int(row["tuned"]), []).append(row)
+        kinds.setdefault(row["tuned"], []).append(row)
     return list(kinds.values())
 
 

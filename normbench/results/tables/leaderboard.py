@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import numpy as np
 
@@ -13,14 +12,14 @@ from normbench.results.tables.costs import COST, COSTS, costs
 from normbench.results.tables.means import Runs, finished, mean, std
 from normbench.results.tables.portable import portable
 from normbench.results.tables.reasons import MISSING, UNTIMED, explained, unfinished, unspread
-from normbench.results.tables.table import COUNT, PERCENT, PLAIN, SHARE, Table, ranked, with_std
+from normbench.results.tables.table import PERCENT, PLAIN, SHARE, Table, ranked, with_std
 from normbench.runs.record import Record
 
 TUNED = "tuned"
 NUMBERS = ["clean_accuracy", "clean_accuracy_std", "corruption_accuracy", "corruption_accuracy_std", "mce", *COST]
 LEADERBOARD = (
     dict.fromkeys(("task", "variant", "method"), PLAIN)
-    | {TUNED: COUNT}
+    | {TUNED: PLAIN}
     | with_std(("clean_accuracy", "corruption_accuracy"), SHARE)
     | {"mce": PERCENT, "mce_corruptions": PLAIN}
     | COSTS
@@ -31,8 +30,8 @@ LEADERBOARD = (
 def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> Table:
     """Returns a row for each task and variant; within a task the highest clean accuracy comes first.
 
-    The column `tuned` has the number of trials by which the values of a row were chosen. baseline: the variant to which
-    the mCE is relative.
+    The column `tuned` has the number of trials by which the values of a row were chosen, or 0. baseline: the variant to
+    which the mCE is relative.
     """
     main = corruptions.main
     rows = []
@@ -65,10 +64,10 @@ def reason(records: list[Record], no_mce: str, column: str) -> str:
     return unfinished(records) or (no_mce if column == "mce" else UNTIMED)
 
 
-def trials(records: list[Record]) -> float:
-    """Returns the number of trials by which the values of a variant were tuned for its task; NaN if they were not."""
+def trials(records: list[Record]) -> int:
+    """Returns the number of trials by which the values of a variant were tuned for its task; 0 if they were not."""
     tuned = records[0].provenance.variant.applied
-    return math.nan if tuned is None else tuned.trials
+    return 0 if tuned is None else tuned.trials
 
 
 def corruption_accuracy(record: Record) -> float:

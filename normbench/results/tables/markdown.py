@@ -38,7 +38,7 @@ def _cells(row: Row, marks: Marks) -> list[str]:
     numbers = [marked(cell(row[name], form), name) for name, form in FORMATS.items()]
     return [
         markdown_cell(row["task"]),
-        markdown_cell(row["variant"]) + ("" if math.isnan(row["tuned"]) else f" (tuned, {row['tuned']} trials)"),
+        markdown_cell(row["variant"]) + (f" (tuned, {row['tuned']} trials)" if row["tuned"] else ""),
         *accuracies,
         *numbers,
         outcome(row["finished"], row["diverged"]),
@@ -50,7 +50,7 @@ def _caption(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
     if suite.tasks:
         over = f"{len(corruptions.main)} of the {len(MAIN)} main corruptions"
         sentences.append(f"mCE is relative to `{suite.baseline}`, over {over}.")
-    if any(not math.isnan(row["tuned"]) for row in rows):
+    if any(row["tuned"] for row in rows):
         sentences.append(
             "Tuned: learning rate, weight decay and options were chosen by so many trials on training images that were "
             "held out; compare such rows with each other."
