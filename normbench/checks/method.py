@@ -228,7 +228,7 @@ def _options(kind: type[Method]) -> Iterator[str]:
 
     annotated = inspect.get_annotations(kind)
     for name, value in vars(kind).items():
-        constant = name.startswith("_") or name.upper() == name or name in annotated
+        constant = name.startswith("_") or name.upper() == name or name in annotated or name == "tunable"
         if _is_learned(value):
             yield line(name, " is made once for the class, so that all layers share it; make it in a layer")
         elif not constant and (isinstance(value, (*SCALARS, list, dict, set, tuple, Tensor))):

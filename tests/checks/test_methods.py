@@ -45,6 +45,12 @@ def hook(body: str, name: str = "norm(self, channels, *, role)", rest: str = "")
     return method(f"def {name}:  {HERE}\n    {body}\n") + rest
 
 
+def tuned(values: str) -> str:
+    """A method with an option `eps` that declares what is tuned."""
+    body = f"    tunable = {values}  {HERE}\n    eps: float = 1e-5\n{NORM}"
+    return f"from normbench.methods.base import Between\n{FROZEN}class Mine(Method):\n{body}"
+
+
 # name -> source, whose marked line the message must name, and what the message must say
 MISTAKES = {
     # the class
@@ -54,6 +60,10 @@ MISTAKES = {
     "misspelt in a subclass of a method": (f"from normbench.methods.group_norm import GroupNorm\n{FROZEN}class Mine(GroupNorm):\n    def initialise(self, model):  {HERE}\n        pass\n", "did you mean 'initialize'?"),
     "no hook": (f"{FROZEN}class Mine(Method):  {HERE}\n    eps: float = 1e-5\n", "Mine overrides no hook, so it would train plain batch norm; a hook is one of conv, norm, activation, linear"),
     "no hook, but a like name": (f"{FROZEN}class Mine(Method):  {HERE}\n    def norm_layer(self, channels):\n        return nn.Identity()\n", "norm_layer is none: did you mean 'norm'?"),
+    "tuned option that there is none of": (tuned("{'esp': Between(1e-6, 1e-2)}"), "Mine.tunable: esp is no option; did you mean 'eps'?"),
+    "tuned between wrong ends": (tuned("{'eps': Between(0.0, 1e-2)}"), "Mine.tunable: eps is between 0.0 and 0.01; expected low < high, and low > 0 with log=True"),
+    "one tuned choice": (tuned("{'eps': (1e-5,)}"), "Mine.tunable: eps is a tuple; expected Between(low, high) or a tuple of choices"),
+    "too much to tune": (tuned("{'a': (1, 2), 'eps': (1, 2), 'c': (1, 2)}"), "Mine.tunable must be a dictionary with at most 2 options"),
     "no role": (hook("return nn.Identity()", "norm(self, channels)"), "unexpected keyword argument 'role'); expected norm(self, channels, *, role)"),
     "no self": (hook("return nn.Identity()", "norm(channels, *, role)"), "too many positional arguments); expected norm(self, channels, *, role)"),
     "one argument more": (hook("return spec.plain(False)", "conv(self, spec, groups)"), "missing a required argument: 'groups'); expected conv(self, spec)"),
