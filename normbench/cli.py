@@ -49,10 +49,44 @@ def _commands(
 
 @app.command()
 def check(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="A variant of params.yaml, a method, package.module:Class or path/to/file.py:Class; none checks "
+            "params.yaml."
+        ),
+    ] = None,
+    option: Annotated[list[str] | None, typer.Option(help="An option of TARGET, as name=value; repeatable.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Examine TARGET in one network, with fewer steps.")] = False,
     refresh: Annotated[bool, typer.Option(help="Let DVC see files of your own where it does not look.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check params.yaml and try your own methods and models; show what has changed since the last `dvc repro`."""
+    """Examine TARGET: one line a check, pass, warn or fail, and exit code 1 if one fails.
+
+    Without TARGET: check params.yaml, try your own methods and models, and show what has changed since the last
+    `dvc repro`.
+    """
+    if target is None:
+        if option or quick:
+            raise UserError(f"{'--option' if option else '--quick'}: is for a TARGET, and none is given")
+        _check_params(refresh, as_json)
+        return
+    if refresh:
+        raise UserError("--refresh: is for the check of params.yaml, without a TARGET")
+    from normbench.suite import kit
+
+    chosen = kit.target(target, option or ())
+    found = kit.run(chosen, quick, shown=not as_json)
+    if as_json:
+        _print_json(kit.as_json(chosen, found))
+    else:
+        counts = {outcome: sum(each.outcome == outcome for each in found) for outcome in ("pass", "warn", "fail")}
+        say(f"{target}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
+    if any(each.outcome == "fail" for each in found):
+        raise typer.Exit(1)
+
+
+def _check_params(refresh: bool, as_json: bool) -> None:
     from normbench.suite import check as checking
 
     checked = checking.check(refresh)
@@ -60,6 +94,17 @@ def check(
         _print_json(checking.as_json(checked))
     else:
         checking.tell(checked)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Of the file: lower-case letters, digits and underscores, as my_norm.")],
+) -> None:
+    """Write my_methods/NAME.py, a norm as a plain module to start from, and a test beside it."""
+    from normbench.suite import new as starting
+
+    for line in starting.write(name):
+        say(line)
 
 
 @app.command()

@@ -41,7 +41,7 @@ def examine(subject: Subject) -> list[str]:
     with (
         warnings.catch_warnings(action="ignore"),
         torch.random.fork_rng([]),
-        _other_generators_kept(),
+        other_generators_kept(),
         blame.in_one_line(subject.name, watch.located),
     ):
         return Examination(subject, watch).notes()
@@ -63,13 +63,14 @@ class Examination:
 
     def notes(self) -> list[str]:
         network = self.built()
+        self.attributes(network)
         other = self.built_again(network)
         optimizer = self.optimizer(network)
         self.first_step(network, optimizer)
         self.stored_and_loaded(network, optimizer, other)
         self.evaluated(network, other)
         self.copied(network)
-        self.on_another_device(other)
+        self.device_problem(other)
         return self.found
 
     def fail(self, place: str | None, message: str) -> UserError:
@@ -83,7 +84,7 @@ class Examination:
     # --- building ---
 
     def built(self) -> nn.Module:
-        """Builds the network; its layers and their attributes are in order."""
+        """Builds the network; its layers are in order."""
         subject, watch = self.subject, self.watch
         with self.seeded("building the network"):
             network = subject.build(watch.method)
@@ -91,8 +92,6 @@ class Examination:
             message = "the model asks its method for no layer, so that all methods would give the same network"
             raise self.fail(subject.model_place, f"{message}; use method.conv, method.norm and method.linear")
         registered = {id(part) for part in (*network.parameters(), *network.buffers(), *network.modules())}
-        for module in network.modules():
-            self.attributes(module, registered)
         for layer in watch.layers:
             if id(layer.module) not in registered and list(layer.module.parameters()):
                 message = f"the {layer.hook} of {layer.call} is no part of the network that the model returned"
@@ -119,11 +118,14 @@ class Examination:
                 self.subject.model_place, f"no method changes these layers, as no hook made them: {listed(names)}"
             )
 
-    def attributes(self, module: nn.Module, registered: set[int]) -> None:
-        """Refuses tensors, parameters and layers in plain attributes of a module, where torch does not find them.
+    def attributes(self, network: nn.Module) -> None:
+        """Refuses tensors, parameters and layers in plain attributes of modules, where torch does not find them."""
+        registered = {id(part) for part in (*network.parameters(), *network.buffers(), *network.modules())}
+        for module in network.modules():
+            self.attributes_of(module, registered)
 
-        registered: the ids of all parameters, buffers and modules of the network.
-        """
+    def attributes_of(self, module: nn.Module, registered: set[int]) -> None:
+        """`attributes` for one module. registered: the ids of all parameters, buffers and modules of the network."""
         kind = self.watch.own_class(module)
         if kind is None:
             return
@@ -149,7 +151,7 @@ class Examination:
 
     def built_again(self, network: nn.Module) -> nn.Module:
         """Builds a second network from the same seed; it equals the first and shares nothing with it."""
-        other = self.subject.build(Watch(self.subject).method)
+        other = self.subject.build(Watch(self.subject, self.watch.aspects).method)
         state = other.state_dict()
         for name, value in network.state_dict().items():
             if not isinstance(value, Tensor):
@@ -157,7 +159,7 @@ class Examination:
             if name not in state or value.shape != state[name].shape or not torch.equal(value, state[name]):
                 message = f"two networks from one seed differ in {name}; draw from torch's global generator"
                 raise self.fail(self.owner(network, name), message)
-            if value.numel() and value.data_ptr() == state[name].data_ptr():
+            if "sharing" in self.watch.aspects and value.numel() and value.data_ptr() == state[name].data_ptr():
                 message = f"two networks share {name}; make it anew for each layer"
                 raise self.fail(self.owner(network, name), message)
         return other
@@ -302,17 +304,22 @@ class Examination:
             self.note(where, f"the network cannot be copied after a gradient was computed, as some scores do: {text}")
 
     @torch.no_grad()
-    def on_another_device(self, network: nn.Module) -> None:
-        """Refuses tensors that a forward pass makes on the CPU, whatever the device of its input is."""
+    def device_problem(self, network: nn.Module) -> str | None:
+        """Refuses tensors that a forward pass makes on the CPU, whatever the device of its input is.
+
+        Returns why this cannot be tried, as the device `meta` lacks some operations, or None. It moves the network.
+        """
         x = self.subject.images(network, COUNT)
         try:
-            network.eval().to("meta")(x.to("meta"))
-        except Exception as error:  # The device `meta` lacks some operations: only its word on devices counts.
+            with _without_autocast():  # which does not know this device
+                network.eval().to("meta")(x.to("meta"))
+        except Exception as error:  # Only its word on devices counts.
             if "on the expected device" not in str(error):
-                return
+                return blame.one_line(error)
             where = blame.place(error, self.subject.files) or self.subject.place
             message = "a tensor is made on the CPU, which fails on a GPU; make it with device=x.device, or in a buffer"
             raise self.fail(where, message) from error
+        return None
 
     # --- places and conditions ---
 
@@ -378,13 +385,24 @@ def _close(one: Tensor, other: Tensor, tolerance: float = SAME) -> bool:
     )
 
 
+@contextlib.contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Lets `torch.autocast` do nothing."""
+    kept = torch.autocast, torch.amp.autocast
+    try:
+        torch.autocast = torch.amp.autocast = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment,misc]
+        yield
+    finally:
+        torch.autocast, torch.amp.autocast = kept  # type: ignore[misc]
+
+
 def _numpy_state() -> tuple[bytes, int]:
     state: Any = np.random.get_state(legacy=False)["state"]
     return state["key"].tobytes(), state["pos"]
 
 
 @contextlib.contextmanager
-def _other_generators_kept() -> Iterator[None]:
+def other_generators_kept() -> Iterator[None]:
     """Restores the global random generators of Python and numpy at the end."""
     states = random.getstate(), np.random.get_state()
     try:

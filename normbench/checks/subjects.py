@@ -39,7 +39,7 @@ def check(task: Task | GanTask, model: Model, method: Method, bound: Bound, name
     if isinstance(task, GanTask):
         notes = examine(_discriminator(task, model, method, bound, name))
         return notes + _generator(task, model, method, bound, name)
-    return examine(_classifier(task, model, method, bound, name))
+    return examine(classifier_subject(task, model, method, bound, name))
 
 
 def last_batch(task: Task | GanTask, bound: Bound) -> int:
@@ -53,7 +53,8 @@ def last_batch(task: Task | GanTask, bound: Bound) -> int:
     return rest if rest and known and not dropped else size
 
 
-def _classifier(task: Task, model: Model, method: Method, bound: Bound, name: str) -> Subject:
+def classifier_subject(task: Task, model: Model, method: Method, bound: Bound, name: str) -> Subject:
+    """A method in the classifier of a task, as `examine` takes it. The arguments are those of `check`."""
     recipe, places = task.recipe, _places(model, method)
     checked = _checked(model, name, 1)
 

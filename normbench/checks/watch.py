@@ -25,6 +25,8 @@ PLACES = ("stem", "body", "downsample", "depthwise", "grouped", "projection", "g
 Uninitialized = UninitializedParameter | UninitializedBuffer
 LAZY = "has no shape before the first batch (a lazy module); the optimizer needs it before"
 GROUP_KEYS = ("params", "lr", "weight_decay")
+# What is checked of layers: that each has parameters of its own, and five things of each of their calls.
+ASPECTS = frozenset({"sharing", "shape", "type", "in place", "finite", "gradient"})
 
 
 @dataclass
@@ -75,10 +77,11 @@ class Subject:
 class Watch:
     """Notes the layers that a method makes and checks each of their calls; `method` is given to the model.
 
-    active: the layers that are being called, the innermost last.
+    aspects: what is checked, some of `ASPECTS`. active: the layers that are being called, the innermost last.
     """
 
     subject: Subject
+    aspects: frozenset[str] = ASPECTS
     layers: list[Layer] = field(default_factory=list)
     active: list[Layer] = field(default_factory=list)
 
@@ -231,7 +234,7 @@ class Watch:
         if any(isinstance(each, Uninitialized) for each in (*module.parameters(), *module.buffers())):
             raise self.fail(where, f"{hook} returned a {type(module).__name__}, which {LAZY}")
         state = {id(each) for each in (*module.parameters(), *module.buffers())}
-        for other in self.layers:
+        for other in self.layers if "sharing" in self.aspects else ():
             if state & {id(each) for each in (*other.module.parameters(), *other.module.buffers())}:
                 again = "the same layer" if other.module is module else "a layer with the same parameters"
                 message = f"{hook} returned {again} ({type(module).__name__}) for two places, which would share it"
@@ -297,35 +300,38 @@ class Watch:
     def check_call(self, layer: Layer, x: Tensor, kept: Tensor, output: Any) -> None:
         """Checks what a layer has made of its input. kept: the values of the input before the call."""
         what = f"{type(layer.module).__name__}, the {layer.hook} of {layer.call},"
-        where = self.place_of(layer)
+        where, aspects = self.place_of(layer), self.aspects
         expected = layer.size(x) if x.dim() > 1 else tuple(x.shape)
         if not isinstance(output, Tensor):
             raise self.fail(where, f"{what} returned {described(output)}; expected a tensor of shape {expected}")
-        if tuple(output.shape) != expected:
+        if "shape" in aspects and tuple(output.shape) != expected:
             raise self.fail(
                 where,
                 f"{what} made shape {tuple(output.shape)} of {tuple(x.shape)}; expected {expected}",
             )
         allowed = {x.dtype, torch.float32, torch.bfloat16} if torch.is_autocast_enabled("cpu") else {x.dtype}
-        if output.dtype not in allowed:
+        if "type" in aspects and output.dtype not in allowed:
             raise self.fail(where, f"{what} made {_dtype(output)} of {_dtype(x)}; expected the same type")
-        if not torch.equal(x.detach(), kept) and bool(kept.isfinite().all()):
+        if "in place" in aspects and not torch.equal(x.detach(), kept) and bool(kept.isfinite().all()):
             raise self.fail(where, f"{what} changes its input in place; expected a new tensor")
-        if kept.isfinite().all() and not output.isfinite().all():
+        if "finite" in aspects and kept.isfinite().all() and not output.isfinite().all():
             raise self.fail(where, f"{what} made values that are not finite of ordinary input")
-        if not torch.is_grad_enabled():
-            return
+        if torch.is_grad_enabled() and aspects & {"gradient", "finite"}:
+            self.check_gradient(layer, what, x, output)
+
+    def check_gradient(self, layer: Layer, what: str, x: Tensor, output: Tensor) -> None:
+        """Checks the gradient that a layer passes to its input. what: names the layer."""
+        where = self.place_of(layer)
         learns = x.requires_grad or any(p.requires_grad for p in layer.module.parameters())
-        if learns and not output.requires_grad:
+        if "gradient" in self.aspects and learns and not output.requires_grad:
             raise self.fail(where, f"{what} returned a tensor without a gradient, so that it cannot learn")
-        if x.requires_grad:
-            (gradient,) = torch.autograd.grad(output.sum(), x, retain_graph=True, allow_unused=True)
-            if gradient is None:
-                raise self.fail(
-                    layer.place, f"{what} passes no gradient to its input, so that nothing before it learns"
-                )
-            if not gradient.isfinite().all():
-                raise self.fail(where, f"{what} passes a gradient to its input that is not finite")
+        if not (x.requires_grad and output.requires_grad):
+            return
+        (gradient,) = torch.autograd.grad(output.sum(), x, retain_graph=True, allow_unused=True)
+        if gradient is None and "gradient" in self.aspects:
+            raise self.fail(layer.place, f"{what} passes no gradient to its input, so that nothing before it learns")
+        if gradient is not None and "finite" in self.aspects and not gradient.isfinite().all():
+            raise self.fail(where, f"{what} passes a gradient to its input that is not finite")
 
 
 for _hook in HOOKS:

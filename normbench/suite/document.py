@@ -29,11 +29,12 @@ class Document:
     Keys of the top level that begin with `x-` are left out: they hold anchors. A mapping has text as keys, merge keys
     (`<<`) are followed, and numbers are finite. Raises UserError, with one line for each mistake, if the file is not
     such YAML.
+    path: the file, as messages name it. text: its content, where it has been read already.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, text: str | None = None):
         self.path = path
-        self._text = files.read_text(path)
+        self._text = files.read_text(path) if text is None else text
         self._nodes: dict[Keys, tuple[int, Node]] = {}  # by place, the line of the key and the value
         self._problems: dict[tuple[int, str], str] = {}  # by node and message: one line, however often it is used
         self._yaml = YAML(typ="safe", pure=True)
