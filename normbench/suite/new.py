@@ -26,6 +26,9 @@ class CLASS(nn.Module):
     else is kept from step to step is a buffer. eps: added to the variance. momentum: of the new running statistics.
     """
 
+    mean: Tensor
+    var: Tensor
+
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.eps, self.momentum = eps, momentum
@@ -37,7 +40,7 @@ class CLASS(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean, var = self.mean, self.var
         if self.training:
-            var, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+            var, mean = torch.var_mean(x.to(self.mean.dtype), (0, 2, 3), correction=0)
             self.mean.lerp_(mean.detach(), self.momentum)
             self.var.lerp_(var.detach(), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
@@ -85,7 +88,7 @@ def write(name: str) -> list[str]:
         if path.exists():
             raise UserError(f"{path}: exists already, and is kept; choose another name")
     if importlib.util.find_spec(name) is not None:
-        raise UserError(f"new {name}: an installed module has this name, which the test would import; add to it")
+        raise UserError(f"new {name}: an installed module has this name, which the test would import; add a word to it")
     kind = "".join(part.capitalize() for part in name.split("_"))
     for path, text in zip(paths, (NORM, TEST), strict=True):
         files.write_text(path, text.replace("CLASS", kind).replace("NAME", name))

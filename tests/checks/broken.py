@@ -10,13 +10,10 @@ from normbench.methods.base import Method
 
 HEAD = """
 import random
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
-
-from normbench.methods.base import Method
 
 
 class Base(nn.Module):
@@ -43,13 +40,6 @@ class Base(nn.Module):
         return (x - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
 
 
-"""
-METHOD = """
-
-@dataclass(frozen=True)
-class Mine(Method):
-    def norm(self, channels, *, role):
-        return Layer(channels)
 """
 RIGHT = "class Layer(Base):\n    pass\n"
 
@@ -361,8 +351,8 @@ DOUBTFUL: dict[str, tuple[str, str, str]] = {
 }  # fmt: skip
 
 
-def written(folder: Path, text: str, name: str = "mine") -> Method:
-    """The method of a class `Layer`, in a file of its own."""
-    path = folder / f"{name}.py"
-    path.write_text(HEAD + textwrap.dedent(text) + METHOD)
-    return registry.build(f"{path}:Mine", {})
+def written(folder: Path, text: str) -> Method:
+    """The method that is made of a plain class `Layer`, in a file of its own."""
+    path = folder / "mine.py"
+    path.write_text(HEAD + textwrap.dedent(text))
+    return registry.build(f"{path}:Layer", {})

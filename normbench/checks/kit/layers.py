@@ -189,7 +189,7 @@ def sizes(case: Case) -> str:
     network = case.trained()
     before = set(network.state_dict())
     larger = case.side + 8 if case.model != "vgg11" else 64
-    for count, side in ((2 * COUNT, case.side), (3, larger)):
+    for count, side in ((2 * COUNT, case.side), (COUNT + 2, larger)):
         what = f"{count} images of {side} x {side} after {COUNT} of {case.side} x {case.side}"
         try:
             evaluate(network, case.images(count, side))

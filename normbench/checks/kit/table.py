@@ -116,22 +116,21 @@ def _cases(method: Method, quick: bool) -> tuple[list[Case], Finding | None]:
     """The networks, wide enough for the method, and a finding if it does not take 8 channels."""
     names = [RESIDUAL] if quick else [*SIDES]
     narrow, wide = ([Case(method, name, SIDES[name], width, quick) for name in names] for width in WIDTHS)
-    problem = _unbuilt(narrow)
-    if problem is None or _unbuilt(wide) is not None:
+    problem = _problem(narrow[0])
+    if problem is None or _problem(wide[0]) is not None:
         return narrow, None
     seen = f"it does not take {WIDTHS[0]} channels: {problem}"
     advice = f"examined with {WIDTHS[1]} and more; such networks alone can be trained with these options"
     return wide, Finding("channels", "warn", seen, advice)
 
 
-def _unbuilt(cases: list[Case]) -> str | None:
-    """Why a network cannot be built, or None."""
+def _problem(case: Case) -> str | None:
+    """Why a network cannot be built or does not run, or None."""
     with torch.random.fork_rng([]), warnings.catch_warnings(action="ignore"):
-        for case in cases:
-            try:
-                case.network()
-            except Exception as error:  # The layers may be anybody's.
-                return blame.one_line(error)
+        try:
+            case.network()(case.images())
+        except Exception as error:  # The layers may be anybody's.
+            return blame.one_line(error)
     return None
 
 
