@@ -388,12 +388,14 @@ def _close(one: Tensor, other: Tensor, tolerance: float = SAME) -> bool:
 @contextlib.contextmanager
 def _without_autocast() -> Iterator[None]:
     """Lets `torch.autocast` do nothing."""
-    kept = torch.autocast, torch.amp.autocast
+    off, kept = contextlib.nullcontext(), (torch.autocast, torch.amp.autocast, torch.is_autocast_enabled)
+    module: Any = torch
     try:
-        torch.autocast = torch.amp.autocast = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment,misc]
+        module.autocast = module.amp.autocast = lambda *_, **__: off
+        module.is_autocast_enabled = lambda *_: False
         yield
     finally:
-        torch.autocast, torch.amp.autocast = kept  # type: ignore[misc]
+        module.autocast, module.amp.autocast, module.is_autocast_enabled = kept
 
 
 def _numpy_state() -> tuple[bytes, int]:

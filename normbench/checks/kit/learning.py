@@ -14,38 +14,40 @@ from normbench.training import loop
 from normbench.training.logits import logits
 from normbench.training.recipe import Recipe
 
-EPOCHS, FEWER = 15, 5
-RATES = 0.1, 0.02  # the second is tried if the first does not do
+# Epochs and learning rate of each attempt: the next is made if the one before does not do.
+ATTEMPTS = (5, 0.1), (15, 0.1), (15, 0.02)
+BATCH = 64
 ENOUGH, PROGRESS = 0.6, 0.99  # the accuracy that counts as learned, and the share of the first loss that counts as none
 TEST = 360  # of the 1,797 images
 
 
 def learning(case: Case) -> str:
-    """The training loop of the suite, on digits of 8 x 8 pixels."""
+    """The training loop of the suite learns digits of 8 x 8 pixels, in up to 20 s where a step is not very slow."""
     train, test = _digits()
     said, best, moved = list[str](), 0.0, False
-    for rate in RATES:
-        recipe = Recipe(epochs=FEWER if case.quick else EPOCHS, batch_size=64, lr=rate, crop_padding=1, drop_last=True)
+    for epochs, rate in ATTEMPTS:
+        recipe = Recipe(epochs=epochs, batch_size=BATCH, lr=rate, crop_padding=1, drop_last=True)
         torch.manual_seed(0)
         network = classifier("resnet8", {"width": case.width}, case.method, 1, CLASSES)
         network = placement.placed(network, "cpu", recipe.memory_format)
         outcome = loop.fit(network, case.method, train.made_for(network), recipe, 0, lambda *_: None)
         images = test.made_for(network)
+        what = f"after {epochs * (len(train) // BATCH)} steps at a learning rate of {rate:g}"
         if outcome.diverged is None:
             predicted = logits(network, images, images.pixels, "float32").argmax(1)
             share = (predicted == test.labels).double().mean().item()
             losses = [epoch["loss"] for epoch in outcome.history]
             best, moved = max(best, share), moved or losses[-1] < PROGRESS * losses[0]
-            said.append(f"{share:.0%} right at a learning rate of {rate:g}")
+            said.append(f"{share:.0%} of the digits right {what}")
         else:
-            said.append(f"diverged at a learning rate of {rate:g}")
+            said.append(f"diverged {what}")
         if best >= ENOUGH:
             break
-    seen = f"digits after {recipe.epochs} epochs of {len(train) // recipe.batch_size} steps: {', '.join(said)}"
+    seen = ", ".join(said)
     if not moved:
         raise Fail(f"{seen}; the loss does not fall", "see the checks of gradients and finite values")
-    if best < ENOUGH or len(said) > 1:
-        raise Warn(seen, "it needs another learning rate, or more steps, than batch norm does")
+    if len(said) > 1:
+        raise Warn(seen, "it needs more steps or another learning rate than batch norm, or other initial weights")
     return seen
 
 

@@ -132,6 +132,7 @@ def memory_growth(case: Case) -> str:
         saved.add(kept)
         return kept
 
+    case.step(network, optimizer, x)  # the first step may prepare things
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
         for _ in range(2):
             case.step(network, optimizer, x)
