@@ -138,10 +138,9 @@ def _errors(module: nn.Module, x: Tensor) -> dict[str, float]:
     # Zeros, as behind another activation, would be where a ReLU has no derivative.
     x = x + 0.1 * x.square().mean().sqrt() * torch.randn(x.shape, generator=generator, dtype=x.dtype)
     module = copy.deepcopy(module)
-    with torch.no_grad():  # and a parameter may begin at the end of its range
+    with torch.no_grad():  # and a parameter may begin at the end of its range, such as 1
         for parameter in learned(module):
-            size = parameter.square().mean().sqrt() + 0.1
-            parameter.add_(0.05 * size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+            parameter.mul_(1 - 0.1 * torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype))
     part = copy.deepcopy(module)
     leaf = x.clone().requires_grad_()
     parameters = learned(part)
