@@ -42,9 +42,15 @@ def stored_state(case: Case) -> str:
     if abs(losses[0] - losses[1]) > SAME * abs(losses[0]):
         seen = f"a network with the same state_dict has the training loss {losses[1]:.6g} in place of {losses[0]:.6g}"
         raise Fail(seen, advice)
-    if moved:
+    # What is no number or text, such as a tensor that is kept for the next step, has no effect here.
+    values = {
+        (kind, key): getattr(m, key, None) for m in network.modules() for kind, key in moved if isinstance(m, kind)
+    }
+    counts = [f"{kind.__name__}.{key}" for (kind, key), value in values.items() if isinstance(value, int | float | str)]
+    if counts:
         raise Warn(
-            f"{names} changes in training and is not in the state_dict", "a resumed run starts with the first value"
+            f"{listed(counts)} changes in training and is not in the state_dict",
+            "a resumed run starts with the first value",
         )
     return "a network with the same state_dict trains and evaluates in the same way"
 
