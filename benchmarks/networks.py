@@ -78,9 +78,10 @@ WITHOUT = {"network_deconvolution": "no_norm"}
 class Case:
     """A network with a method: a training step and an evaluation of one batch, and what the method adds to each.
 
-    trained: the network that the evaluation is of.
+    network: the one that the steps train. trained: the one that the evaluation is of.
     """
 
+    network: nn.Module
     trained: nn.Module
     step: Callable[[], object]
     evaluation: Callable[[], object]
@@ -110,7 +111,9 @@ def case(model: str, name: str, recipe: Recipe) -> Case:
     step_parts, evaluation_parts = (
         floors.parts(trained, images.normalized(pixels), training, size) for training in (True, False)
     )
-    return Case(trained, step, lambda: logits(trained, images, pixels, recipe.precision), step_parts, evaluation_parts)
+    return Case(
+        network, trained, step, lambda: logits(trained, images, pixels, recipe.precision), step_parts, evaluation_parts
+    )
 
 
 def cells(spent: float, floor: float | None, base: float, goal: float | None) -> str:
