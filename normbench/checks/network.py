@@ -63,7 +63,6 @@ class Examination:
 
     def notes(self) -> list[str]:
         network = self.built()
-        self.attributes(network)
         other = self.built_again(network)
         optimizer = self.optimizer(network)
         self.first_step(network, optimizer)
@@ -84,7 +83,7 @@ class Examination:
     # --- building ---
 
     def built(self) -> nn.Module:
-        """Builds the network; its layers are in order."""
+        """Builds the network; its layers and their attributes are in order."""
         subject, watch = self.subject, self.watch
         with self.seeded("building the network"):
             network = subject.build(watch.method)
@@ -92,6 +91,8 @@ class Examination:
             message = "the model asks its method for no layer, so that all methods would give the same network"
             raise self.fail(subject.model_place, f"{message}; use method.conv, method.norm and method.linear")
         registered = {id(part) for part in (*network.parameters(), *network.buffers(), *network.modules())}
+        for module in network.modules() if "attributes" in watch.aspects else ():
+            self.attributes(module, registered)
         for layer in watch.layers:
             if id(layer.module) not in registered and list(layer.module.parameters()):
                 message = f"the {layer.hook} of {layer.call} is no part of the network that the model returned"
@@ -118,14 +119,11 @@ class Examination:
                 self.subject.model_place, f"no method changes these layers, as no hook made them: {listed(names)}"
             )
 
-    def attributes(self, network: nn.Module) -> None:
-        """Refuses tensors, parameters and layers in plain attributes of modules, where torch does not find them."""
-        registered = {id(part) for part in (*network.parameters(), *network.buffers(), *network.modules())}
-        for module in network.modules():
-            self.attributes_of(module, registered)
+    def attributes(self, module: nn.Module, registered: set[int]) -> None:
+        """Refuses tensors, parameters and layers in plain attributes of a module, where torch does not find them.
 
-    def attributes_of(self, module: nn.Module, registered: set[int]) -> None:
-        """`attributes` for one module. registered: the ids of all parameters, buffers and modules of the network."""
+        registered: the ids of all parameters, buffers and modules of the network.
+        """
         kind = self.watch.own_class(module)
         if kind is None:
             return

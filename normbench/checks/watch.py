@@ -25,8 +25,8 @@ PLACES = ("stem", "body", "downsample", "depthwise", "grouped", "projection", "g
 Uninitialized = UninitializedParameter | UninitializedBuffer
 LAZY = "has no shape before the first batch (a lazy module); the optimizer needs it before"
 GROUP_KEYS = ("params", "lr", "weight_decay")
-# What is checked of layers: that each has parameters of its own, and five things of each of their calls.
-ASPECTS = frozenset({"sharing", "shape", "type", "in place", "finite", "gradient"})
+# What is checked of layers: their plain attributes, that each has parameters of its own, and five things of each call.
+ASPECTS = frozenset({"attributes", "sharing", "shape", "type", "in place", "finite", "gradient"})
 
 
 @dataclass

@@ -20,9 +20,8 @@ STEPS, FEWER = 200, 20  # steps over which memory must not grow
 
 def stored_state(case: Case) -> str:
     """All that training changes is in the state_dict: a network that loads it goes on and evaluates in the same way."""
-    examination = case.examination()
+    examination = case.examination(["attributes"])
     network = examination.built()
-    examination.attributes(network)
     plain = examination.plain(network)
     optimizer = case.optimizer(network)
     for number in range(3):
