@@ -31,6 +31,10 @@ TRAINING = {
 }
 
 
+# How a plain class of layers is used as a method.
+ADAPTED = Root(PACKAGE / "methods/plain.py", "adapted")
+
+
 def training(kind: Kind) -> str:
     """Returns the digest of the code that trains a run of a kind, without its model and its method."""
     return digest([Root(PACKAGE / file, name) for file, name in TRAINING[kind]])
@@ -45,7 +49,7 @@ def model(reference: str) -> str:
 def method(reference: str) -> str:
     """Returns the digest of the code of a method; for a plain class of an installed package, of its version."""
     kind = methods.method_class(reference)
-    roots = [Root(PACKAGE / "methods/plain.py", "adapted")] if issubclass(kind, PlainMethod) else []
+    roots = [ADAPTED] if issubclass(kind, PlainMethod) else []
     version = installed_version(kind)
     if version is not None:
         return files.hash_of([version, kind.__module__, kind.__qualname__, digest(roots)])
@@ -94,7 +98,9 @@ def unusable(run: Run) -> str | None:
             file = Path(place)
             if file.suffix != ".py" or not file.resolve().is_relative_to(Path.cwd()) or not file.is_file():
                 return f"its {what} {reference} is no file of this project"
-            if digest([Root(file, name)]) != was:
+            code = Root(file, name)
+            # Before its import, nothing tells whether a method is a plain class.
+            if was not in [digest([code]), *([digest([ADAPTED, code])] if what == "method" else [])]:
                 return f"its {what} {reference} has other code here"
         return problem(run)
     except (UserError, OSError, ValueError) as error:

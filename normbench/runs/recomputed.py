@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from normbench.data import intact
 from normbench.gan import trainer
@@ -127,11 +128,13 @@ def _network(record: Record, size: int) -> Expected | str | int:
     if key not in _expected:
         try:
             with torch.random.fork_rng([]):
-                with torch.device("meta"):  # without values, for its size
+                with FakeTensorMode():  # without values, for its size
                     large = sum(each.nbytes for each in _networks(record, False)[0].parameters())
                 if large > 2 * size + MARGIN:
                     return large
                 stored, counted = _networks(record, True)
+                if record.kind is Kind.CLASSIFICATION:
+                    _see_images(stored, record)
         except Exception as error:  # a model and a method may raise anything
             _expected[key] = f"its network cannot be built here ({type(error).__name__}: {_line(error)})"
         else:
@@ -157,6 +160,13 @@ def _networks(record: Record, initialized: bool) -> tuple[nn.Module, nn.Module]:
     else:
         network = model.function(method, bound.channels, bound.classes, **task.model_options)
     return network, network
+
+
+@torch.no_grad()
+def _see_images(network: nn.Module, record: Record) -> None:
+    """Makes a forward pass in training: some layers have buffers that take the size of the first images."""
+    bound = record.provenance.dataset
+    network.train()(torch.randn(2, bound.channels, *sides(bound.image_size)))
 
 
 def _predictions_problems(record: Record, predicted: np.ndarray) -> Iterator[str]:

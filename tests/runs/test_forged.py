@@ -31,9 +31,9 @@ from tests.support.prepared import by_hand
 Json = dict[str, Any]
 
 
-def real_run(kind: Kind, bound: Bound | None = None) -> Run:
+def real_run(kind: Kind, bound: Bound | None = None, method: str = "batch_norm", **options: Any) -> Run:
     """A tiny run of the code that is here."""
-    variant = sample_runs.variant(options={}, method_code=code.method("batch_norm"))
+    variant = sample_runs.variant(method=method, options=options, method_code=code.method(method))
     if kind is Kind.GAN:
         recipe = {"iterations": 2, "batch_size": 16, "latent": 8}
         task: Any = sample_runs.gan_task(recipe=recipe, model_code=code.model("sngan"))
@@ -403,6 +403,46 @@ def test_other_code_is_not_compared_and_the_line_says_so(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("v on t: weights not compared: ")
     assert why in line
+
+
+PLAIN = """
+import torch
+from torch import nn
+
+class Norm(nn.Module):
+    def __init__(self, num_features, eps: float = 1e-5):
+        super().__init__()
+        self.scale, self.eps = nn.Parameter(torch.ones(num_features, 1, 1)), eps
+
+    def forward(self, x):
+        return x * self.scale * (x.square().mean((1, 2, 3), keepdim=True) + self.eps).rsqrt()
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "key"),
+    [
+        ("conv_spectral_norm", {}, "conv.parametrizations.weight.0._v"),  # a buffer of the size of the images
+        ("spectral_batch_norm", {"statistics": "frequency"}, "running_var"),
+        ("own.py:Norm", {"eps": 1e-4}, "norm.scale"),
+    ],
+)
+def test_the_state_is_compared_with_that_of_a_network_that_has_seen_images(
+    method: str, options: Json, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(PLAIN)
+    run = real_run(Kind.CLASSIFICATION, None, method, **options)
+    claim_and_train(run, splits)
+    trained = shutil.move(store.folder(run.id), tmp_path / "trained")
+    assert archive.import_(forged(trained, lambda record, parts: None)) == (run.id, True)
+    assert "not compared" not in capsys.readouterr().err
+    shutil.rmtree(store.folder(run.id))
+
+    def cut(state: Json) -> Json:
+        name = next(name for name in state if name.endswith(key))
+        return state | {name: state[name][:1].clone() if name.endswith("scale") else state[name][..., :1].clone()}
+
+    assert key in refused(forged(trained, weights(cut)))
 
 
 def test_code_that_a_foreign_record_names_is_not_run(made: dict[Kind, Path], tmp_path: Path) -> None:
