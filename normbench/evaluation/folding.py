@@ -11,6 +11,7 @@ from torch.nn.utils import fuse_conv_bn_eval, parametrize
 from normbench.functional.convolution import Conv2d
 from normbench.functional.graph import followers
 from normbench.functional.pooled_spectral_norm import Plane
+from normbench.methods.batch_norm import VariedBatchNorm2d
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fantastic_four import TrackedNorms
 from normbench.methods.network_deconvolution import DeconvConv2d, DeconvLinear
@@ -89,6 +90,11 @@ def plain_layer(layer: nn.Module) -> nn.Module | None:
         case ConvNorm2d() if layer.affine is not None and layer.batch_norm is not None:
             layer.affine, layer.batch_norm = fuse_conv_bn_eval(layer.affine, layer.batch_norm), None
             return None
+        case VariedBatchNorm2d():  # which is one of torch in evaluation
+            norm = nn.BatchNorm2d(layer.num_features, layer.eps)
+            norm.weight, norm.bias = layer.weight, layer.bias
+            norm.running_mean, norm.running_var = layer.running_mean, layer.running_var
+            return norm.eval()
         case AfterBatchNorm():
             batch_norm = narrowed(layer[0], nn.BatchNorm2d, "the first of two norms")
             spectral = narrowed(layer[1], SpectralBatchNorm2d, "the second of two norms")

@@ -32,6 +32,7 @@ from normbench.functional.power_iteration import EPS, in_format_of, quotients
 from normbench.functional.products import matmul
 from normbench.functional.together import Together
 from normbench.methods.spectral_norm import START_STEPS, SpectralNorm
+from normbench.system.narrowing import narrowed
 
 START_SIZE = 8  # pixels a side, before the size of the images is known
 
@@ -48,8 +49,8 @@ class ConvUnitNorm(Together):
 
     def __init__(self, layer: nn.Conv2d, steps: int):
         super().__init__()
-        assert not isinstance(layer.padding, str)
-        self.kernel_size, self.stride, self.padding = layer.kernel_size, layer.stride, layer.padding
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride
+        self.padding = narrowed(layer.padding, tuple, "the padding of a convolution")
         self.groups, self.steps = layer.groups, steps
         height, width = (max(START_SIZE, taps) for taps in layer.kernel_size)
         drawn = torch.randn(layer.in_channels, height, width, dtype=layer.weight.dtype, device=layer.weight.device)

@@ -9,6 +9,7 @@ and libraries read when they are loaded is another, or the cores are, a fresh pr
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -56,10 +57,17 @@ class Forked:
             self._answers.close()
         return self.returncode
 
-    def communicate(self, timeout: float) -> tuple[str, None]:
+    def poll(self) -> int | None:
+        """Returns the exit code, or None if the process has not ended."""
+        with contextlib.suppress(BlockingIOError):
+            self.wait(0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """What is left of the output, until every process that may write to it has ended. Kills it at the timeout."""
         assert self.stdout is not None
-        watch = threading.Timer(timeout, self.kill)
+        watch = threading.Timer(timeout or threading.TIMEOUT_MAX, self.kill)
+        watch.daemon = True
         watch.start()
         with self.stdout:
             printed = self.stdout.read()
