@@ -43,7 +43,8 @@ def compiling(case: Case) -> str:
         level = logger.level
         logger.setLevel(logging.CRITICAL)  # which would print what is said here in one line
         try:
-            found = difference(expected, torch.compile(network, backend=count)(x).detach())
+            with dynamo.config.patch(wrap_top_frame=True):  # as normbench.training.compilation sets it
+                found = difference(expected, torch.compile(network, backend=count)(x).detach())
         except Exception as error:  # The layers may be anybody's.
             advice = "leave `compile` out of recipes, or avoid what the compiler does not know"
             raise Warn(f"{name}: torch.compile fails: {blame.one_line(error)}", advice) from error

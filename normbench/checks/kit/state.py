@@ -42,13 +42,16 @@ def stored_state(case: Case) -> str:
         seen = f"a network with the same state_dict has the training loss {losses[1]:.6g} in place of {losses[0]:.6g}"
         raise Fail(seen, advice)
     # What is no number or text, such as a tensor that is kept for the next step, has no effect here.
-    values = {
-        (kind, key): getattr(m, key, None) for m in network.modules() for kind, key in moved if isinstance(m, kind)
-    }
-    counts = [f"{kind.__name__}.{key}" for (kind, key), value in values.items() if isinstance(value, int | float | str)]
+    values = [
+        (f"{kind.__name__}.{key}", getattr(one, key, None), getattr(another, key, None))
+        for one, another in zip(network.modules(), other.modules(), strict=True)
+        for kind, key in moved
+        if isinstance(one, kind)
+    ]
+    counts = [name for name, one, another in values if isinstance(one, int | float | str) and one != another]
     if counts:
         raise Warn(
-            f"{listed(counts)} changes in training and is not in the state_dict",
+            f"{listed(dict.fromkeys(counts))} changes in training and is not in the state_dict",
             "a resumed run starts with the first value",
         )
     return "a network with the same state_dict trains and evaluates in the same way"
