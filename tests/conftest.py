@@ -12,7 +12,7 @@ threads.set_environment()  # before torch is imported; what the tests start inhe
 os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # so that what a test calls is called in its own process
 
 import pytest  # noqa: E402  # the variables come first
-import torch  # noqa: E402
+import torch  # noqa: E402  # the variables come first
 
 torch.set_num_threads(1)
 

@@ -81,6 +81,7 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
     try:
         for node in graph.nodes:
             of_inputs: list[float] = []  # once for each use, so twice in x + x
+            # The function is called at once, and not kept beyond this turn of the loop.
             torch.fx.map_arg((node.args, node.kwargs), lambda given: of_inputs.append(constants[given]))  # noqa: B023
             if node.op == "placeholder":
                 constants[node] = 1.0

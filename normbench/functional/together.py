@@ -25,7 +25,7 @@ class Together(nn.Module):
     @classmethod
     def of_all(cls, parts: Sequence[Any], originals: Sequence[Tensor]) -> Sequence[Tensor]:
         """The weights of several parametrizations of this class, as one use of each gives them in training mode."""
-        raise NotImplementedError
+        raise NotImplementedError  # A subclass defines it.
 
     def alone(self, original: Tensor) -> Tensor:
         """The weight of this parametrization, without those of others."""

@@ -19,4 +19,4 @@ class Wide(nn.Module):
 
     def wide(self, x: Tensor) -> Tensor:
         """The layer for images in float32 or float64; keeps the shape and the dtype."""
-        raise NotImplementedError
+        raise NotImplementedError  # A subclass defines it.

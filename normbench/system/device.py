@@ -85,6 +85,7 @@ def settings_kept() -> Iterator[None]:
     """
     cudnn, deterministic = torch.backends.cudnn, torch.utils.deterministic
     threads, debug_mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    # The first of them is a class property, which torch does not declare.
     filled, kernels = deterministic.fill_uninitialized_memory, (cudnn.benchmark, cudnn.deterministic)  # type: ignore[attr-defined]
     switches = [(*place, torch._C._get_fp32_precision_getter(*place)) for place in SWITCHES]
     old_switches = [_or_none(torch.get_float32_matmul_precision), _or_none(lambda: cudnn.allow_tf32)]
@@ -121,7 +122,7 @@ def preload() -> None:
 
     It takes more than a second of each process that imports it by itself.
     """
-    import torch._dynamo  # noqa: F401
+    import torch._dynamo  # noqa: F401  # for what the import does
 
 
 def use_threads(count: int, kind: str) -> None:

@@ -218,7 +218,7 @@ def test_a_new_norm_is_ready_to_run(folder: Path, monkeypatch: pytest.MonkeyPatc
         done = subprocess.run([sys.executable, "-m", *tool, *options, "my_methods"], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
     monkeypatch.syspath_prepend(folder / "my_methods")
-    import test_kit_norm  # type: ignore[import-not-found]
+    import test_kit_norm  # type: ignore[import-not-found]  # `normbench new` has just written it
 
     test_kit_norm.test_the_formula()
     test_kit_norm.test_no_check_fails()
