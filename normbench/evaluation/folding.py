@@ -91,9 +91,10 @@ def plain_layer(layer: nn.Module) -> nn.Module | None:
             layer.affine, layer.batch_norm = fuse_conv_bn_eval(layer.affine, layer.batch_norm), None
             return None
         case VariedBatchNorm2d():  # which is one of torch in evaluation
-            norm = nn.BatchNorm2d(layer.num_features, layer.eps)
+            norm = nn.BatchNorm2d(layer.num_features, layer.eps, device="meta")
             norm.weight, norm.bias = layer.weight, layer.bias
             norm.running_mean, norm.running_var = layer.running_mean, layer.running_var
+            norm.num_batches_tracked = layer.num_batches_tracked
             return norm.eval()
         case AfterBatchNorm():
             batch_norm = narrowed(layer[0], nn.BatchNorm2d, "the first of two norms")

@@ -62,15 +62,15 @@ print(json.dumps(found))
 def test_runs_that_share_the_cores_do_not_each_compile_on_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config, "compile_threads", 32)
     monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "kept")
-    keep_compiled(str(tmp_path), 3)
-    assert config.compile_threads == 3
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "kept"
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "3")
-    keep_compiled(str(tmp_path), 5)
-    assert config.compile_threads == 3
+    with config.patch(compile_threads=32):  # monkeypatch would leave it deleted, see `config.__delattr__`
+        keep_compiled(str(tmp_path), 3)
+        assert config.compile_threads == 3
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "kept"
+        monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "3")
+        keep_compiled(str(tmp_path), 5)
+        assert config.compile_threads == 3
 
 
 @pytest.mark.slow
