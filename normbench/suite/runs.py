@@ -12,16 +12,15 @@ from normbench.runs import archive, store
 from normbench.runs.contents import RECORD
 from normbench.runs.finished import record_in
 from normbench.runs.record import TrainedRecord
-from normbench.runs.run import OUTPUTS, Kind, Run
+from normbench.runs.run import OUTPUTS, Run
 from normbench.suite.resolved import Resolved, is_written
-from normbench.suite.suite import Suite
+from normbench.suite.suite import TRAINING_STAGES, Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
 from normbench.system.schema import first_problem
 from normbench.system.text import complain
 
 NAMED = 5  # damaged runs that have a line of their own
-STAGES = {Kind.CLASSIFICATION: "train", Kind.GAN: "gan"}  # the stage that trains the runs of a kind
 
 
 def bound_tasks(resolved: Resolved) -> tuple[dict[str, Bound], dict[str, str]]:
@@ -63,7 +62,7 @@ def of_suite(resolved: Resolved, bound: dict[str, Bound]) -> list[Run]:
 
     bound: the datasets by task, as `bound_tasks` returns them.
     """
-    code = {kind: resolved.code[stage]["digest"] for kind, stage in STAGES.items()}
+    code = {kind: resolved.code[stage]["digest"] for kind, stage in TRAINING_STAGES.items()}
     return [
         Run(
             kind,

@@ -50,3 +50,4 @@ class Suite(Strict):
 
 # The name of the section of params.yaml, and of the folder in build/resolved, with the tasks of a kind.
 SECTIONS = {Kind.CLASSIFICATION: "tasks", Kind.GAN: "gan_tasks"}
+TRAINING_STAGES = {Kind.CLASSIFICATION: "train", Kind.GAN: "gan"}  # the stage that trains the runs of a kind

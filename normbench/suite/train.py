@@ -10,8 +10,7 @@ from normbench.runs import store
 from normbench.runs.run import OUTPUTS, Kind, Run
 from normbench.runs.train import claim_and_train
 from normbench.suite import code, resolved
-from normbench.suite.runs import STAGES
-from normbench.suite.suite import Suite
+from normbench.suite.suite import TRAINING_STAGES, Suite
 from normbench.system import device as devices
 from normbench.system import files, layout
 from normbench.system.errors import UserError
@@ -33,7 +32,7 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
     """Trains the missing seeds of a task and variant, and copies the runs of all its seeds into the stage's output."""
     task, variant = resolved.variant(variant_name).on(resolved.task(kind, task_name))
     bound = Bound.read(layout.BOUND / f"{task_name}.json")
-    digest, device = resolved.digest(STAGES[kind]), devices.choose()
+    digest, device = resolved.digest(TRAINING_STAGES[kind]), devices.choose()
     titles = {seed: _title(kind, task_name, variant_name, seed) for seed in task.seeds}
     runs = [Run(kind, task, variant, seed, bound, digest, title) for seed, title in titles.items()]
     todo = []
@@ -62,4 +61,4 @@ def _title(kind: Kind, task: str, variant: str, seed: int) -> str:
     names = Suite.resolved().names()
     name = (kind, task, variant, seed)
     place = f", run {names.index(name) + 1} of {len(names)}" if name in names else ""
-    return f"{STAGES[kind]} {task} {variant} seed {seed}{place}"
+    return f"{TRAINING_STAGES[kind]} {task} {variant} seed {seed}{place}"

@@ -26,8 +26,8 @@ from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
 from normbench.suite import resolved
 from normbench.suite.resolved import Resolved
-from normbench.suite.runs import STAGES, bound_dataset, bound_tasks
-from normbench.suite.suite import Suite
+from normbench.suite.runs import bound_dataset, bound_tasks
+from normbench.suite.suite import TRAINING_STAGES, Suite
 from normbench.system import files
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
@@ -82,7 +82,7 @@ def of_params(values: Resolved) -> list[Cell]:
         for name in tasks:
             task = values.tasks[kind][name]
             bound = known.get(name) or _assumed(task, values.datasets[task.dataset])
-            code = values.code[STAGES[kind]]["digest"]
+            code = values.code[TRAINING_STAGES[kind]]["digest"]
             found += [Cell(task, values.variants[each], code, bound) for each in variants if bound is not None]
     return found
 
@@ -90,7 +90,7 @@ def of_params(values: Resolved) -> list[Cell]:
 def of_files(suite: Suite) -> list[Cell]:
     """The tasks and variants of a suite whose resolved values and prepared data are in build."""
     return [
-        Cell(task, resolved.variant(variant), resolved.digest(STAGES[kind]), bound_dataset(task.dataset))
+        Cell(task, resolved.variant(variant), resolved.digest(TRAINING_STAGES[kind]), bound_dataset(task.dataset))
         for kind in Kind
         for task in (resolved.task(kind, name) for name in suite.of_kind(kind)[0])
         for variant in suite.of_kind(kind)[1]

@@ -11,13 +11,14 @@ from ruamel.yaml import YAML
 
 from normbench.runs.run import Kind
 from normbench.runs.train import TRAINERS
-from normbench.suite import code, runs
+from normbench.suite import code
+from normbench.suite.suite import TRAINING_STAGES
 from normbench.system import layout
 from normbench.system.fingerprint import Root, closure
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-TRAINING = {stage: kind for kind, stage in runs.STAGES.items()}
+TRAINING = {stage: kind for kind, stage in TRAINING_STAGES.items()}
 # `look` runs always, and `resolve` depends on the code itself. The code behind a dataset has its digest in the JSON of
 # the dataset.
 BY_DIGEST = [stage for stage in STAGES if stage not in ("look", "resolve", "download")]

@@ -153,7 +153,15 @@ def write_suite(**changed: Any) -> None:
     } | changed
     files.write_json("build/resolved/suite.json", suite)
     files.write_json("build/resolved/corruptions.json", {"names": NAMES, "severities": SEVERITIES, **OTHERS})
+    resolved = Path("build/resolved")
+    for variant in GAN_VARIANTS:
+        origin = gan_record(variant, 0).provenance
+        origin.task.write(resolved / f"gan_tasks/{GAN_TASK}.json")
+        origin.variant.write(resolved / f"variants/{variant}.json")
     for variant in VARIANTS:
+        origin = classification_record(variant, 0).provenance
+        origin.task.write(resolved / f"tasks/{TASK}.json")
+        origin.variant.write(resolved / f"variants/{variant}.json")
         for seed in SEEDS:
             classification_record(variant, seed).write(place(variant, seed))
     for variant in GAN_VARIANTS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from normbench.results.tables.means import finished, mean
@@ -26,8 +28,8 @@ def costs(records: list[Record]) -> Row:
     each = [cost(record.cost) for record in timed]
     return {
         "images_per_second": float(pd.Series([row["images_per_second"] for row in each], dtype=float).median()),
-        "peak_memory_mib": max(record.cost.peak_memory_bytes for record in records) / MIB,
-        "parameters": records[0].cost.parameters,
+        "peak_memory_mib": max((record.cost.peak_memory_bytes for record in records), default=math.nan) / MIB,
+        "parameters": next((record.cost.parameters for record in records), math.nan),
         "seconds": mean(row["seconds"] for row in each),
         "compile_seconds": mean(row["compile_seconds"] for row in each),
         "finished": done,

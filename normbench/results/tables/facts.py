@@ -16,6 +16,7 @@ from normbench.results.tables.portable import portable
 from normbench.runs.record import Device, Git, Record
 from normbench.runs.run import Kind
 from normbench.runs.variant import Tuned, Variant
+from normbench.suite import resolved
 from normbench.suite.suite import Suite
 from normbench.system.schema import ImageSize, Strict
 from normbench.system.size import sides
@@ -109,7 +110,7 @@ def facts(suite: Suite, corruptions: Corruptions, runs: dict[Kind, Runs]) -> Fac
     return Facts(
         suite=suite,
         corruptions=corruptions,
-        tasks={kind: tasks(of_kind) for kind, of_kind in runs.items()},
+        tasks={kind: tasks(kind, of_kind) for kind, of_kind in runs.items()},
         variants=variants(runs),
         datasets={
             name: DatasetFacts.model_validate(
@@ -128,35 +129,39 @@ def facts(suite: Suite, corruptions: Corruptions, runs: dict[Kind, Runs]) -> Fac
     )
 
 
-def tasks(runs: Runs) -> dict[str, TaskFacts]:
-    """Returns the tasks of one kind, by their names in the suite."""
+def tasks(kind: Kind, runs: Runs) -> dict[str, TaskFacts]:
+    """Returns the tasks of one kind, by their names in the suite. A task without records is as it is resolved."""
     records: dict[str, list[Record]] = {}
     for (task, _), cell in runs.items():
         records.setdefault(task, []).extend(cell)
-    return {task: of_task(own) for task, own in records.items()}
+    return {task: of_task(own, kind, task) for task, own in records.items()}
 
 
-def of_task(records: list[Record]) -> TaskFacts:
+def of_task(records: list[Record], kind: Kind, name: str) -> TaskFacts:
     """Returns what the runs of a task have in common; the recipe is that of a variant that is not tuned, if any is."""
     numerics = [record.provenance.numerics for record in records]
-    task = next((each for each in records if not each.provenance.variant.tuned), records[0]).provenance.task
+    first = next((each for each in records if not each.provenance.variant.tuned), next(iter(records), None))
+    task = first.provenance.task if first is not None else resolved.task(kind, name)
     return TaskFacts(
         task=task.model_copy(update={"model": portable(task.model)}),
-        precision=numerics[0].precision,
+        precision=task.recipe.precision if isinstance(task, Task) else "float32",
         memory_formats=list(dict.fromkeys(each.memory_format for each in numerics)),
         threads=next((each.threads for each in numerics if each.threads is not None), None),
     )
 
 
 def variants(runs: dict[Kind, Runs]) -> dict[str, VariantFacts]:
-    """Returns the variants of all kinds, by their names in the suite."""
+    """Returns the variants of all kinds, by their names in the suite. Without records, one is as it is resolved."""
     used: dict[str, dict[str, Variant]] = {}
     for of_kind in runs.values():
         for (task, name), records in of_kind.items():
-            used.setdefault(name, {})[task] = records[0].provenance.variant
+            own = used.setdefault(name, {})
+            if records:
+                own[task] = records[0].provenance.variant
     found = {}
     for name, by_task in used.items():
-        variant = next((each for each in by_task.values() if not each.tuned), next(iter(by_task.values())))
+        first = next((each for each in by_task.values() if not each.tuned), next(iter(by_task.values()), None))
+        variant = first or resolved.variant(name)
         found[name] = VariantFacts(
             method=portable(variant.method),
             options=variant.options,

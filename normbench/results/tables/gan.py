@@ -6,7 +6,7 @@ import functools
 
 from normbench.results.tables.costs import COST, COSTS, costs
 from normbench.results.tables.means import Runs, finished, mean, std
-from normbench.results.tables.portable import portable
+from normbench.results.tables.reading import method
 from normbench.results.tables.reasons import MISSING, UNTIMED, explained, unfinished, unspread
 from normbench.results.tables.table import PERCENT, PLAIN, Table, ranked, with_std
 from normbench.runs.record import Record
@@ -19,8 +19,13 @@ def gan_table(runs: Runs) -> Table:
     rows = []
     for (task, variant), records in runs.items():
         fid = [record.metrics["fid"] for record in finished(records)]
-        method = portable(records[0].provenance.variant.method)
-        row = {"task": task, "variant": variant, "method": method, "fid": mean(fid), "fid_std": std(fid)}
+        row = {
+            "task": task,
+            "variant": variant,
+            "method": method(records, variant),
+            "fid": mean(fid),
+            "fid_std": std(fid),
+        }
         rows.append(explained(row | costs(records), ["fid", "fid_std", *COST], functools.partial(reason, records)))
     return Table(GAN, ranked(rows, "fid", falling=False))
 

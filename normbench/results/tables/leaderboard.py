@@ -10,7 +10,7 @@ from normbench.results.tables.corruption_error import mce, undefined
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.costs import COST, COSTS, costs
 from normbench.results.tables.means import Runs, finished, mean, std
-from normbench.results.tables.portable import portable
+from normbench.results.tables.reading import method
 from normbench.results.tables.reasons import MISSING, UNTIMED, explained, unfinished, unspread
 from normbench.results.tables.table import PERCENT, PLAIN, SHARE, Table, ranked, with_std
 from normbench.runs.record import Record
@@ -43,7 +43,7 @@ def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> T
         row = {
             "task": task,
             "variant": variant,
-            "method": portable(records[0].provenance.variant.method),
+            "method": method(records, variant),
             TUNED: trials(records),
             "clean_accuracy": mean(clean),
             "clean_accuracy_std": std(clean),
@@ -66,7 +66,7 @@ def reason(records: list[Record], no_mce: str, column: str) -> str:
 
 def trials(records: list[Record]) -> int:
     """Returns the number of trials by which the values of a variant were tuned for its task; 0 if they were not."""
-    tuned = records[0].provenance.variant.applied
+    tuned = records[0].provenance.variant.applied if records else None
     return 0 if tuned is None else tuned.trials
 
 

@@ -41,7 +41,7 @@ def _cells(row: Row, marks: Marks) -> list[str]:
         markdown_cell(row["variant"]) + (f" (tuned, {row['tuned']} trials)" if row["tuned"] else ""),
         *accuracies,
         *numbers,
-        outcome(row["finished"], row["diverged"]),
+        marked(outcome(row["finished"], row["diverged"]), "runs"),
     ]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-import pandas as pd
+import numpy as np
 
 from normbench.runs.record import Record
 
@@ -17,10 +18,17 @@ def finished(records: Iterable[Record]) -> list[Record]:
 
 
 def mean(values: Iterable[float]) -> float:
-    """Returns the mean; NaN if there are no values."""
-    return float(pd.Series(list(values), dtype=float).mean())
+    """Returns the mean of the values that are not NaN; NaN if there are none."""
+    known = _known(values)
+    return float(known.mean()) if len(known) else math.nan
 
 
 def std(values: Iterable[float]) -> float:
-    """Returns the sample standard deviation; NaN if there are fewer than two values."""
-    return float(pd.Series(list(values), dtype=float).std(ddof=1))
+    """Returns the sample standard deviation of the values that are not NaN; NaN if there are fewer than two."""
+    known = _known(values)
+    return float(known.std(ddof=1)) if len(known) > 1 else math.nan
+
+
+def _known(values: Iterable[float]) -> np.ndarray:
+    found = np.array(list(values), dtype=float)
+    return found[~np.isnan(found)]

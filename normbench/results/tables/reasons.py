@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from normbench.results.tables.means import finished
-from normbench.results.tables.table import Row
+from normbench.results.tables.table import Row, Table
 from normbench.runs.record import Record
 
 Why = dict[str, str]  # column -> the reason why it has no number
@@ -37,9 +37,11 @@ def in_words(why: Why) -> str:
 
 
 def unfinished(records: list[Record]) -> str:
-    """Returns why runs have no results: all of them diverged; an empty string if one finished."""
+    """Returns why runs have no results: no record can be used, or all diverged; an empty string if one finished."""
     if finished(records):
         return ""
+    if not records:
+        return "no record of its runs can be used"
     return "the run diverged" if len(records) == 1 else f"all {len(records)} runs diverged"
 
 
@@ -66,6 +68,22 @@ def unscored(records: list[Record], column: str, score: str | None) -> str:
     if score is not None and all(is_off(record, score) for record in done):
         return f"`{score}` is off in `evaluation`"
     return "no finished run was scored with it"
+
+
+def with_left_out(table: Table, left_out: Mapping[tuple[str, str], Mapping[int, str]], seeds: int) -> Table:
+    """Returns a table whose rows also say, for the column `runs`, which records of the variant were left out and why.
+
+    left_out: (task, variant) -> seed -> why. seeds: the number of the suite's.
+    """
+    rows = []
+    for row in table.rows:
+        absent = left_out.get((row["task"], row["variant"]), {})
+        if absent:
+            each = ", ".join(f"seed {seed}: {why}" for seed, why in absent.items())
+            found = row["why"] | {"runs": f"{seeds - len(absent)} of {seeds} records, the others left out ({each})"}
+            row = row | {"why": found, MISSING: in_words(found)}
+        rows.append(row)
+    return Table(table.columns, rows)
 
 
 def is_off(record: Record, score: str) -> bool:

@@ -12,8 +12,8 @@ from normbench.results.tables.markdown import markdown
 from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.metrics import metrics
 from normbench.results.tables.pictures import copy_samples, draw_contact_sheets
-from normbench.results.tables.reading import check_corruptions, read
-from normbench.results.tables.reasons import Why, is_off
+from normbench.results.tables.reading import read
+from normbench.results.tables.reasons import Why, is_off, with_left_out
 from normbench.results.tables.robustness import robustness_table
 from normbench.results.tables.smoothness import feature_table, layer_table, smoothness_table
 from normbench.results.tables.table import Table
@@ -45,12 +45,13 @@ def off(runs: Runs) -> dict[str, list[str]]:
 def aggregate() -> None:
     """Write the tables of results/ and the folder build/tables.
 
-    Raises UserError if a record is missing or was scored with other corruptions.
+    A record that is missing or cannot be used is named on stderr, and the rows of its variant say so. Raises UserError
+    if that leaves no record.
     """
     suite, corruptions = Suite.resolved(), Corruptions.resolved()
-    runs = {kind: read(suite, kind) for kind in Kind}
+    found = read(suite, corruptions)
+    runs = {kind: each.runs for kind, each in found.items()}
     classifiers, gans = runs[Kind.CLASSIFICATION], runs[Kind.GAN]
-    check_corruptions(classifiers, corruptions)
 
     board, gan = leaderboard(classifiers, suite.baseline, corruptions), gan_table(gans)
     tables = {
@@ -63,12 +64,15 @@ def aggregate() -> None:
         "features": feature_table(classifiers),
         "curves": curve_table(classifiers),
     }
+    for name in EXPLAINED:
+        left_out = found[Kind.GAN if name == "gan" else Kind.CLASSIFICATION].left_out
+        tables[name] = with_left_out(tables[name], left_out, len(suite.seeds))
     texts = {f"{name}.csv": table.csv() for name, table in tables.items()}
     origin = facts(suite, corruptions, runs)
 
     for name, text in texts.items():
         files.write_text(layout.RESULTS / name, text)
-    files.write_text(layout.RESULTS / "leaderboard.md", markdown(board.rows, suite, corruptions))
+    files.write_text(layout.RESULTS / "leaderboard.md", markdown(tables["leaderboard"].rows, suite, corruptions))
     files.write_json(layout.RESULTS / "metrics.json", metrics(board.rows, gan.rows))
     with files.atomic_folder(layout.TABLES) as folder:
         for name, text in texts.items():
