@@ -106,7 +106,7 @@ def recipe(facts: TaskFacts) -> str:
 
 def numerics(facts: TaskFacts) -> str:
     """Returns a sentence about the settings that decide the last digits of the results, besides the device."""
-    parts = [facts.precision, " and ".join(facts.memory_formats)]
+    parts = [facts.precision, *filter(None, [" and ".join(facts.memory_formats)])]
     if facts.threads is not None:
         parts.append(f"{counted(facts.threads, 'thread')} a run on a CPU")
     return f"Computed in {', '.join(parts)}."

@@ -134,19 +134,29 @@ def tasks(kind: Kind, runs: Runs) -> dict[str, TaskFacts]:
     records: dict[str, list[Record]] = {}
     for (task, _), cell in runs.items():
         records.setdefault(task, []).extend(cell)
-    return {task: of_task(own, kind, task) for task, own in records.items()}
+    return {task: of_task(own) if own else as_resolved(kind, task) for task, own in records.items()}
 
 
-def of_task(records: list[Record], kind: Kind, name: str) -> TaskFacts:
+def of_task(records: list[Record]) -> TaskFacts:
     """Returns what the runs of a task have in common; the recipe is that of a variant that is not tuned, if any is."""
     numerics = [record.provenance.numerics for record in records]
-    first = next((each for each in records if not each.provenance.variant.tuned), next(iter(records), None))
-    task = first.provenance.task if first is not None else resolved.task(kind, name)
+    task = next((each for each in records if not each.provenance.variant.tuned), records[0]).provenance.task
+    return TaskFacts(
+        task=task.model_copy(update={"model": portable(task.model)}),
+        precision=numerics[0].precision,
+        memory_formats=list(dict.fromkeys(each.memory_format for each in numerics)),
+        threads=next((each.threads for each in numerics if each.threads is not None), None),
+    )
+
+
+def as_resolved(kind: Kind, name: str) -> TaskFacts:
+    """Returns what is known of a task without records."""
+    task = resolved.task(kind, name)
     return TaskFacts(
         task=task.model_copy(update={"model": portable(task.model)}),
         precision=task.recipe.precision if isinstance(task, Task) else "float32",
-        memory_formats=list(dict.fromkeys(each.memory_format for each in numerics)),
-        threads=next((each.threads for each in numerics if each.threads is not None), None),
+        memory_formats=[],
+        threads=None,
     )
 
 
