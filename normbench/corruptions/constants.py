@@ -30,6 +30,9 @@ EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 
 BENCHMARK = MAIN + EXTRA
 
+# The kinds of corruptions as the benchmark groups them; the four more are a group of their own here.
+GROUPS = {"noise": MAIN[:3], "blur": MAIN[3:7], "weather": MAIN[7:11], "digital": MAIN[11:], "extra": EXTRA}
+
 SEVERITIES = (1, 2, 3, 4, 5)
 
 # Three benchmarks with constants of their own: CIFAR-10-C (32 x 32 pixels), Tiny-ImageNet-C (64 x 64) and ImageNet-C

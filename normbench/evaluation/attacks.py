@@ -95,31 +95,41 @@ def attacks(subject: Subject, settings: Attacks) -> Scores:
     with the usual number of steps on fewer images; `auto_attack`, its result and PGD's on the same images. There is a
     `warning` if accuracy under FGSM is far above that under PGD: either training with a one-step attack has overfitted
     to it, or gradients are masked.
+
+    The predictions file has the attacked images (`attack_index`) and their predicted classes under each attack, of
+    which some have fewer images, the first ones.
     """
     chosen = subject.drawn("attacked", settings.examples).to(subject.images.pixels.device)
     pixels, labels = subject.images.pixels[chosen].float() / LEVELS, subject.images.labels[chosen]
     classifier, count = classifier_of(subject), len(chosen)
 
-    def left(count: int, steps: int | None) -> float:
-        return accuracy_left(classifier, pixels[:count], labels[:count], settings, steps, subject.seed)
+    predictions = {"attack_index": chosen.to(torch.int32).cpu().numpy()}
+
+    def left(count: int, steps: int | None, name: str | None = None) -> float:
+        found = predicted(classifier, pixels[:count], labels[:count], settings, steps, subject.seed).cpu()
+        if name is not None:
+            predictions[name] = found.to(torch.int16).numpy()
+        return int((found == labels[:count].cpu()).sum()) / count
 
     with torch.no_grad():
         found: dict[str, Any] = {"examples": count, "clean": accuracy(classifier(pixels), labels)}
-    found["fgsm"], found["pgd"] = left(count, None), left(count, settings.steps)
+    found["fgsm"] = left(count, None, "attack_fgsm")
+    found["pgd"] = left(count, settings.steps, "attack_pgd")
     columns = {f"attack_{name}": found[name] for name in ("examples", "clean", "fgsm", "pgd")}
     if settings.long_examples:
         few = min(settings.long_examples, count)
         found["pgd_long"] = {"examples": few, "steps": settings.long_steps, "pgd": left(few, settings.steps)}
-        found["pgd_long"]["pgd_long"] = columns["attack_pgd_long"] = left(few, settings.long_steps)
+        found["pgd_long"]["pgd_long"] = columns["attack_pgd_long"] = left(few, settings.long_steps, "attack_pgd_long")
     if settings.auto_attack_examples:
         few = min(settings.auto_attack_examples, count)
-        result = under_auto_attack(subject, classifier, pixels[:few], labels[:few], settings)
+        under, result = under_auto_attack(subject, classifier, pixels[:few], labels[:few], settings)
+        predictions["auto_attack"] = under.to(torch.int16).cpu().numpy()
         found["auto_attack"] = {"examples": few, "pgd": left(few, settings.steps)} | result
         columns |= {"auto_attack_examples": few, "auto_attack": result["accuracy"]}
     if found["fgsm"] > found["pgd"] + SUSPICIOUS:
         gap = 100 * (found["fgsm"] - found["pgd"])
         found["warning"] = f"FGSM leaves {gap:.1f} points more accuracy than PGD: its gradients cannot be trusted"
-    return Scores({"attacks": found}, columns)
+    return Scores({"attacks": found}, columns, predictions)
 
 
 def classifier_of(subject: Subject) -> Classifier:
@@ -141,15 +151,15 @@ def classifier_of(subject: Subject) -> Classifier:
     return classifier
 
 
-def accuracy_left(
+def predicted(
     classifier: Classifier, pixels: Tensor, labels: Tensor, settings: Attacks, steps: int | None, seed: int
-) -> float:
-    """Accuracy on images (N, C, H, W) in 0..1 under attack: PGD with `steps` steps, or FGSM if `steps` is None.
+) -> Tensor:
+    """Predicted classes (N,) of images (N, C, H, W) in 0..1 under attack: PGD with `steps` steps, FGSM if it is None.
 
     seed: the suite's, of PGD's random starts.
     """
     epsilon, step = settings.epsilon / LEVELS, settings.step / LEVELS
-    right = torch.zeros((), dtype=torch.int64, device=labels.device)  # which the host reads once
+    found = []
     for start in range(0, len(labels), settings.batch_size):
         x, y = pixels[start:][: settings.batch_size], labels[start:][: settings.batch_size]
         if steps is None:
@@ -158,18 +168,21 @@ def accuracy_left(
             generator = torch.Generator().manual_seed(derive(seed, "attack", start))
             moved = pgd(classifier, x, y, epsilon, step, steps, settings.restarts, generator)
         with torch.no_grad():
-            right += (classifier(moved).argmax(1) == y).sum()
-    return int(right) / len(labels)
+            found.append(classifier(moved).argmax(1))
+    return torch.cat(found)
 
 
 def under_auto_attack(
     subject: Subject, classifier: Classifier, pixels: Tensor, labels: Tensor, settings: Attacks
-) -> dict[str, Any]:
-    """The result of AutoAttack on images (N, C, H, W) in 0..1 (see `normbench.evaluation.auto_attack.auto_attack`)."""
+) -> tuple[Tensor, dict[str, Any]]:
+    """The predicted classes of images (N, C, H, W) in 0..1 under AutoAttack, and its result.
+
+    See `normbench.evaluation.auto_attack.auto_attack`.
+    """
     trained = [parameter for parameter in subject.model.parameters() if parameter.requires_grad]
     subject.model.requires_grad_(False)  # The attack calls backward(), which would fill the gradients of parameters.
     seed = derive(subject.seed, "auto_attack")
-    _, result = auto_attack(classifier, pixels, labels, settings.epsilon / LEVELS, settings.batch_size, seed)
+    _, found, result = auto_attack(classifier, pixels, labels, settings.epsilon / LEVELS, settings.batch_size, seed)
     for parameter in trained:
         parameter.requires_grad_()
-    return result
+    return found, result

@@ -41,16 +41,17 @@ def parts(classes: int) -> list[str]:
 
 def auto_attack(
     classifier: Classifier, images: Tensor, labels: Tensor, epsilon: float, batch_size: int, seed: int
-) -> tuple[Tensor, dict[str, Any]]:
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Runs AutoAttack on images (N, C, H, W) in 0..1 with labels (N,).
 
     classifier: must return a new tensor of logits at each call, and gradients without NaN. epsilon: the largest change
     of a pixel, in 0..1. batch_size: images attacked at a time. Images of a batch share some random draws, so results
     depend slightly on it. seed: of all random draws; the caller's random generators are left unchanged.
 
-    Returns the images (N, C, H, W), adversarial ones in place of those for which one was found, and a dictionary with
-    the robust `accuracy` (0 to 1), the names of the `attacks`, the `package` with its version, and `warnings`: messages
-    of the package about doubtful results, the first of each kind. Raises UserError if the package is not installed.
+    Returns the images (N, C, H, W), adversarial ones in place of those for which one was found, their predicted classes
+    (N,), and a dictionary with the robust `accuracy` (0 to 1), the names of the `attacks`, the `package` with its
+    version, and `warnings`: messages of the package about doubtful results, the first of each kind. Raises UserError if
+    the package is not installed.
     """
     package = version()
     from pyautoattack import AutoAttack
@@ -74,7 +75,7 @@ def auto_attack(
         "package": package,
         "warnings": list(heard.messages.values()),
     }
-    return moved, found
+    return moved, predicted, found
 
 
 class Listener(logging.Handler):

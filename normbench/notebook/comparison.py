@@ -31,10 +31,12 @@ from normbench.notebook.measuring import chosen, measured
 from normbench.notebook.predictions import Arrays, prediction_table
 from normbench.notebook.surroundings import about, undisturbed
 from normbench.notebook.variants import Compared, compared
-from normbench.results.frame import run_table
+from normbench.results.frame import run_frame
+from normbench.results.tables.comparisons import comparisons
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.leaderboard import leaderboard
 from normbench.results.tables.means import Runs
+from normbench.results.tables.outcomes import Predictions
 from normbench.runs import classification, provenance
 from normbench.runs.contents import WEIGHTS
 from normbench.runs.record import Record, problem_of
@@ -70,11 +72,13 @@ BASELINE = "batch_norm"
 
 
 class Comparison(pd.DataFrame):
-    """The leaderboard of a comparison: a data frame with a row for each variant, and three attributes.
+    """The leaderboard of a comparison: a data frame with a row for each variant, and four attributes.
 
     Columns: those of results/leaderboard.csv. Rows: the highest clean accuracy first.
 
     runs: a data frame with a row for each run, as `normbench.results.load` returns it.
+    comparisons: a data frame with a row for each measure and two variants, with intervals and verdicts, as
+        results/comparisons.csv.
     predictions: a data frame with a row for each finished run and test image, clean and under each corruption and
         severity: `variant`, `seed`, `corruption` (`clean` for none), `severity` (0 for none), `image` (its number in
         the test set, from 0), `label` and `predicted` (the class).
@@ -84,9 +88,10 @@ class Comparison(pd.DataFrame):
     of several, as by `pandas.concat`, has none of them.
     """
 
-    _metadata = ["runs", "predictions", "records"]
+    _metadata = ["runs", "comparisons", "predictions", "records"]
 
     runs: pd.DataFrame
+    comparisons: pd.DataFrame
     predictions: pd.DataFrame
     records: dict[tuple[str, int], Record]
 
@@ -220,11 +225,15 @@ class Every:
         runs: Runs = {}
         for (variant, _), record in self.records.items():
             runs.setdefault((self.task.name, variant), []).append(record)
+        labels = self.data.test.labels.cpu().numpy()
+        known = {self.records[key].run: Predictions.of(dict(found), labels) for key, found in self.predictions.items()}
+        compared = comparisons({Kind.CLASSIFICATION: runs}, dict(known))
         chosen = Corruptions(names=self.corrupted.names, severities=self.corrupted.severities)
-        table = leaderboard(runs, baseline, chosen)
+        table = leaderboard(runs, baseline, chosen, compared)
         found = Comparison(table.rows, columns=list(table.columns))
-        found.runs = run_table((self.task.name, variant, record) for (variant, _), record in self.records.items())
-        found.predictions = prediction_table(self.predictions, self.data.test.labels.cpu().numpy())
+        found.runs = run_frame((self.task.name, variant, record) for (variant, _), record in self.records.items())
+        found.comparisons = pd.DataFrame(compared.rows, columns=list(compared.columns))
+        found.predictions = prediction_table(self.predictions, labels)
         found.records = self.records
         return found
 

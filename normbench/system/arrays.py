@@ -49,8 +49,8 @@ BROKEN = (
 )
 
 
-def read_npz(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Returns some arrays of an .npz file. Unpickles nothing.
+def read_npz(path: Path, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Returns some arrays of an .npz file, and those of the optional ones that it has. Unpickles nothing.
 
     Raises UserError, with a line that begins with the path, if the file is no .npz or has not all of the arrays.
     """
@@ -70,7 +70,7 @@ def read_npz(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
             listed = ", ".join(stored.files[:LISTED]) + (", ..." if len(stored.files) > LISTED else "")
             raise UserError(f"{path}: no array '{missing[0]}' among {listed or 'none'}")
         found = {}
-        for name in names:
+        for name in [*names, *(name for name in optional if name in stored.files)]:
             try:
                 found[name] = stored[name]
             except BROKEN as error:

@@ -20,7 +20,7 @@ TABLES = 1_000
 # Effects of seeds and examples; `benchmarks/coverage.py` has more.
 TRUTHS = {
     "some": Truth(),
-    "large": Truth((0.7, 0.7), example=1.0, seed=0.5),
+    "large": Truth((0.7, 0.7), example=0.5, seed=0.5),
 }
 
 

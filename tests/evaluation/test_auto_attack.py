@@ -62,8 +62,9 @@ def linear(classes: int) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Te
 def test_of_a_linear_classifier_it_finds_the_worst_case(classes: int) -> None:
     classifier, images, labels, worst = linear(classes)
     assert 0.2 < float((worst > 0).double().mean()) < 0.95
-    moved, found = auto_attack(classifier, images, labels, EPSILON, 16, 0)
+    moved, predicted, found = auto_attack(classifier, images, labels, EPSILON, 16, 0)
     assert torch.equal(classifier(moved).argmax(1) == labels, worst > 0)
+    assert torch.equal(predicted == labels, worst > 0)
     assert found["accuracy"] == pytest.approx(float((worst > 0).double().mean()), abs=1e-12)
     assert (moved - images).abs().max() <= EPSILON + 1e-6
     assert moved.min() >= 0
@@ -84,7 +85,7 @@ def test_the_attacks_are_those_of_the_standard_version() -> None:
 def test_another_size_of_batch_finds_the_same_of_a_linear_classifier() -> None:
     classifier, images, labels, worst = linear(4)
     for size in (7, 1000):
-        moved, _ = auto_attack(classifier, images, labels, EPSILON, size, 0)
+        moved, _, _ = auto_attack(classifier, images, labels, EPSILON, size, 0)
         assert torch.equal(classifier(moved).argmax(1) == labels, worst > 0)
 
 

@@ -6,33 +6,40 @@ import functools
 
 import numpy as np
 
+from normbench.results.tables.comparisons import against
 from normbench.results.tables.corruption_error import mce, undefined
 from normbench.results.tables.corruptions import Corruptions
-from normbench.results.tables.costs import COST, COSTS, costs
+from normbench.results.tables.costs import COSTS, costs
 from normbench.results.tables.means import Runs, finished, mean, std
 from normbench.results.tables.reading import method
-from normbench.results.tables.reasons import MISSING, UNTIMED, explained, unfinished, unspread
+from normbench.results.tables.reasons import MISSING, explained, unfinished, unspread
 from normbench.results.tables.table import PERCENT, PLAIN, SHARE, Table, ranked, with_std
 from normbench.runs.record import Record
+from normbench.runs.run import Kind
 
 TUNED = "tuned"
-NUMBERS = ["clean_accuracy", "clean_accuracy_std", "corruption_accuracy", "corruption_accuracy_std", "mce", *COST]
+NUMBERS = ["clean_accuracy", "clean_accuracy_std", "corruption_accuracy", "corruption_accuracy_std", "mce"]
 LEADERBOARD = (
     dict.fromkeys(("task", "variant", "method"), PLAIN)
     | {TUNED: PLAIN}
-    | with_std(("clean_accuracy", "corruption_accuracy"), SHARE)
-    | {"mce": PERCENT, "mce_corruptions": PLAIN}
+    | with_std(("clean_accuracy",), SHARE)
+    | {"clean_verdict": PLAIN}
+    | with_std(("corruption_accuracy",), SHARE)
+    | {"corruption_verdict": PLAIN, "mce": PERCENT, "mce_corruptions": PLAIN}
     | COSTS
     | {MISSING: PLAIN}
 )
 
 
-def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> Table:
+def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions, compared: Table) -> Table:
     """Returns a row for each task and variant; within a task the highest clean accuracy comes first.
 
     The column `tuned` has the number of trials by which the values of a row were chosen, or 0. baseline: the variant to
-    which the mCE is relative.
+    which the mCE is relative, and on which the verdicts are. compared: see `comparisons`.
     """
+    verdicts = {
+        name: against(compared, Kind.CLASSIFICATION, f"{name}_accuracy", baseline) for name in ("clean", "corruption")
+    }
     main = corruptions.main
     rows = []
     for (task, variant), records in runs.items():
@@ -49,6 +56,8 @@ def leaderboard(runs: Runs, baseline: str | None, corruptions: Corruptions) -> T
             "clean_accuracy_std": std(clean),
             "corruption_accuracy": mean(corrupted),
             "corruption_accuracy_std": std(corrupted),
+            "clean_verdict": verdicts["clean"].get((task, variant), ""),
+            "corruption_verdict": verdicts["corruption"].get((task, variant), ""),
             "mce": mce(done, reference, main),
             "mce_corruptions": len(main),
         }
@@ -61,7 +70,7 @@ def reason(records: list[Record], no_mce: str, column: str) -> str:
     """Returns why a column of a variant is empty. no_mce: why there is no mCE, if there are finished runs."""
     if column.endswith("_std") and finished(records):
         return unspread(records)
-    return unfinished(records) or (no_mce if column == "mce" else UNTIMED)
+    return unfinished(records) or no_mce
 
 
 def trials(records: list[Record]) -> int:

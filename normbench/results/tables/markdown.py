@@ -11,11 +11,11 @@ from normbench.results.tables.marks import Marks
 from normbench.results.tables.table import Row, cell
 from normbench.suite.suite import Suite
 
-HEAD = ["task", "variant", "clean accuracy (%)", "corruption accuracy (%)", "mCE (%)", "images/s"]
-HEAD += ["peak memory (MiB)", "parameters", "seconds", "runs"]
+HEAD = ["task", "variant", "clean accuracy (%)", "corruption accuracy (%)", "mCE (%)"]
+HEAD += ["peak memory (MiB)", "parameters", "runs"]
 DASH = "\N{EN DASH}"
-ALIGNED = ["---", "---", *["---:"] * 7, "---"]
-FORMATS = {"mce": ".1f", "images_per_second": ".0f", "peak_memory_mib": ".1f", "parameters": "d", "seconds": ".1f"}
+ALIGNED = ["---", "---", *["---:"] * 5, "---"]
+FORMATS = {"mce": ".1f", "peak_memory_mib": ".1f", "parameters": "d"}
 
 
 def markdown(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
@@ -55,10 +55,6 @@ def _caption(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
             "Tuned: learning rate, weight decay and options were chosen by so many trials on training images that were "
             "held out; compare such rows with each other."
         )
-    if rows:
-        beside = max(row["side_by_side"] for row in rows)
-        shared = f"of which up to {beside} shared the machine" if beside > 1 else "that had the machine to themselves"
-        sentences.append(f"Speed and seconds are those of runs {shared}.")
     return " ".join(sentences)
 
 

@@ -13,14 +13,25 @@ Runs = dict[tuple[str, str], list[Record]]  # (task, variant) -> a record for ea
 
 
 def finished(records: Iterable[Record]) -> list[Record]:
-    """Returns the records of the runs that did not diverge."""
-    return [record for record in records if record.finished]
+    """Returns the records of the runs that have not failed: they neither diverged nor collapsed."""
+    return [record for record in records if record.finished and not collapsed(record)]
+
+
+def collapsed(record: Record) -> bool:
+    """Whether a run finished with a network that is no better than always naming the commonest class."""
+    return bool(record.metrics.get("collapsed", False))
 
 
 def mean(values: Iterable[float]) -> float:
     """Returns the mean of the values that are not NaN; NaN if there are none."""
     known = _known(values)
     return float(known.mean()) if len(known) else math.nan
+
+
+def median(values: Iterable[float]) -> float:
+    """Returns the median of the values that are not NaN; NaN if there are none."""
+    known = _known(values)
+    return float(np.median(known)) if len(known) else math.nan
 
 
 def std(values: Iterable[float]) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from normbench.results.tables import checksums
+from normbench.results.tables import checksums, outcomes
+from normbench.results.tables.agreement import agreement_table, class_table
+from normbench.results.tables.comparisons import comparisons
 from normbench.results.tables.corruptions import Corruptions, corruption_table
+from normbench.results.tables.costs import speed_table
 from normbench.results.tables.curves import curve_table
 from normbench.results.tables.facts import facts
 from normbench.results.tables.gan import gan_table
@@ -11,10 +14,13 @@ from normbench.results.tables.leaderboard import leaderboard
 from normbench.results.tables.markdown import markdown
 from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.metrics import metrics
+from normbench.results.tables.overall import overall_table
 from normbench.results.tables.pictures import copy_samples, draw_contact_sheets
 from normbench.results.tables.reading import read
 from normbench.results.tables.reasons import Why, is_off, with_left_out
 from normbench.results.tables.robustness import robustness_table
+from normbench.results.tables.run_facts import run_facts
+from normbench.results.tables.runs import cost_table, run_table
 from normbench.results.tables.smoothness import feature_table, layer_table, smoothness_table
 from normbench.results.tables.table import Table
 from normbench.runs.run import Kind
@@ -53,10 +59,27 @@ def aggregate() -> None:
     runs = {kind: each.runs for kind, each in found.items()}
     classifiers, gans = runs[Kind.CLASSIFICATION], runs[Kind.GAN]
 
-    board, gan = leaderboard(classifiers, suite.baseline, corruptions), gan_table(gans)
+    named = [
+        (task, variant, record)
+        for of_kind in runs.values()
+        for (task, variant), records in of_kind.items()
+        for record in records
+    ]
+    predictions = {
+        record.run: outcomes.read(task, variant, record)
+        for (task, variant), records in classifiers.items()
+        for record in finished(records)
+    }
+    compared = comparisons(runs, predictions)
+    board = leaderboard(classifiers, suite.baseline, corruptions, compared)
+    gan = gan_table(gans, suite.baseline, compared)
     tables = {
         "leaderboard": board,
         "gan": gan,
+        "comparisons": compared,
+        "overall": overall_table(classifiers, suite.baseline),
+        "runs": run_table(named),
+        "costs": cost_table(named),
         "robustness": robustness_table(classifiers, suite.baseline, corruptions),
         "corruptions": corruption_table(classifiers, corruptions),
         "smoothness": smoothness_table(classifiers),
@@ -68,6 +91,11 @@ def aggregate() -> None:
         left_out = found[Kind.GAN if name == "gan" else Kind.CLASSIFICATION].left_out
         tables[name] = with_left_out(tables[name], left_out, len(suite.seeds))
     texts = {f"{name}.csv": table.csv() for name, table in tables.items()}
+    of_report = {
+        "speeds": speed_table(runs, suite.baseline),
+        "classes": class_table(classifiers, predictions),
+        "agreement": agreement_table(classifiers, predictions),
+    }
     origin = facts(suite, corruptions, runs)
 
     for name, text in texts.items():
@@ -77,6 +105,9 @@ def aggregate() -> None:
     with files.atomic_folder(layout.TABLES) as folder:
         for name, text in texts.items():
             files.write_text(folder / name, text)
+        for name, table in of_report.items():
+            files.write_text(folder / f"{name}.csv", table.csv())
+        files.write_json(folder / "runs.json", run_facts(named))
         origin.write(folder / "provenance.json")
         missing = {name: reasons(tables[name]) for name in EXPLAINED}
         files.write_json(folder / "missing.json", missing | {"off": off(classifiers)})

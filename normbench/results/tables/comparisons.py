@@ -1,0 +1,127 @@
+"""The table of paired comparisons: every two variants of a task, by every measure, with a verdict."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from normbench.comparison import permutation
+from normbench.comparison.paired import Difference, paired
+from normbench.comparison.verdicts import FEWEST, Verdict, judged
+from normbench.results.tables import outcomes
+from normbench.results.tables.means import Runs, finished
+from normbench.results.tables.outcomes import Predictions
+from normbench.results.tables.reasons import MISSING
+from normbench.results.tables.table import PLAIN, SHARE, Row, Table
+from normbench.runs.run import Kind
+
+LOWER_IS_BETTER = {"fid"}
+NUMBERS = ("difference", "low", "high", "p", "p_holm", "p_examples", "p_seeds")
+COLUMNS = (
+    dict.fromkeys(("kind", "task", "measure", "variant", "other", "seeds", "examples"), PLAIN)
+    | dict.fromkeys(NUMBERS, SHARE)
+    | {"verdict": PLAIN, "smallest_effect": SHARE, MISSING: PLAIN}
+)
+
+Outcomes = dict[int, dict[str, np.ndarray]]  # seed -> measure -> a value for each example, or one value of the run
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the finished runs of a variant gave, and why runs have no outcomes."""
+
+    outcomes: Outcomes = field(default_factory=dict)
+    missing: str = ""
+
+
+def comparisons(runs: dict[Kind, Runs], predictions: dict[str, Predictions | str]) -> Table:
+    """Returns a row for each task, measure and two variants, in the order of the suite.
+
+    A difference is that of the first variant minus the second, a fraction of images or an FID. predictions: of the
+    finished classifiers by the ids of their runs, or why there are none. The verdicts of one task and measure are
+    adjusted together. Runs that failed are in no comparison.
+    """
+    rows: list[Row] = []
+    for kind, of_kind in runs.items():
+        scored = {cell: _scored(kind, records, predictions) for cell, records in of_kind.items()}
+        for task in dict.fromkeys(task for task, _ in of_kind):
+            variants = {variant: found for (of, variant), found in scored.items() if of == task}
+            for measure in outcomes.NAMES:
+                if any(measure in values for each in variants.values() for values in each.outcomes.values()):
+                    rows += _table(kind, task, measure, variants)
+    return Table(COLUMNS, rows)
+
+
+def against(table: Table, kind: Kind, measure: str, reference: str | None) -> dict[tuple[str, str], str]:
+    """Returns (task, variant) -> the verdict on a variant against a reference; an empty text where there is none."""
+    found = {}
+    for row in table.rows:
+        if (row["kind"], row["measure"]) == (kind, measure) and reference in (row["variant"], row["other"]):
+            first = row["other"] == reference
+            verdict = row["verdict"] and (row["verdict"] if first else Verdict(row["verdict"]).reversed())
+            found[row["task"], row["variant"] if first else row["other"]] = verdict
+    return found
+
+
+def _scored(kind: Kind, records: Iterable, predictions: dict[str, Predictions | str]) -> Scored:
+    done = finished(records)
+    if kind is Kind.GAN:
+        return Scored({record.seed: {"fid": np.asarray(record.metrics["fid"], float)} for record in done})
+    found = {record.seed: predictions[record.run] for record in done}
+    why = next((each for each in found.values() if isinstance(each, str)), "")
+    return Scored({seed: each.outcomes() for seed, each in found.items() if isinstance(each, Predictions)}, why)
+
+
+def _table(kind: Kind, task: str, measure: str, variants: dict[str, Scored]) -> list[Row]:
+    """Returns the rows of a task and measure, with their verdicts."""
+    rows, differences = [], {}
+    for place, (first, second) in enumerate(itertools.combinations(variants, 2)):
+        one, other = (
+            {seed: values[measure] for seed, values in variants[name].outcomes.items() if measure in values}
+            for name in (first, second)
+        )
+        seeds = sorted(one.keys() & other.keys())
+        row: Row = {"kind": kind.value, "task": task, "measure": measure, "variant": first, "other": second}
+        row |= {"seeds": len(seeds), "examples": ""} | dict.fromkeys(NUMBERS, math.nan)
+        row |= {"verdict": "", "smallest_effect": math.nan, MISSING: ""}
+        if len({one[seed].shape for seed in seeds} | {other[seed].shape for seed in seeds}) > 1:
+            row[MISSING] = "scored on different examples"
+        elif not seeds:
+            row[MISSING] = variants[first].missing or variants[second].missing or "no seed of which both runs finished"
+        else:
+            stacked = np.stack([one[seed] for seed in seeds]), np.stack([other[seed] for seed in seeds])
+            row["difference"] = float((stacked[0] - stacked[1]).mean())
+            if len(seeds) > 1:
+                found = paired(*stacked)
+                row |= _numbers(found, stacked[0] - stacked[1])
+                if len(seeds) >= FEWEST:
+                    differences[place] = found
+            if len(seeds) < FEWEST:
+                counted = f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}"
+                row[MISSING] = f"verdict: {counted} in common, and a verdict needs {FEWEST}"
+        rows.append(row)
+    verdicts = judged(list(differences.values()), lower_is_better=measure in LOWER_IS_BETTER)
+    for place, each in zip(differences, verdicts, strict=True):
+        rows[place] |= {
+            "p_holm": each.adjusted,
+            "verdict": each.verdict.value,
+            "smallest_effect": each.smallest_effect,
+        }
+    return rows
+
+
+def _numbers(found: Difference, values: np.ndarray) -> Row:
+    """Returns what a row says of a difference. values: (seeds, examples), or (seeds,)."""
+    by_example = values.ndim == 2
+    return {
+        "examples": found.examples or "",
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "p_examples": permutation.of_examples(values) if by_example else math.nan,
+        "p_seeds": permutation.of_seeds(values.mean(1) if by_example else values),
+    }

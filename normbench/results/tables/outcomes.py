@@ -1,0 +1,78 @@
+"""What the runs gave for each test example: the values that comparisons pair."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from normbench.corruptions.constants import GROUPS
+from normbench.runs.record import Record
+from normbench.runs.run import Kind
+from normbench.system import arrays, layout
+from normbench.system.errors import UserError
+
+ATTACKS = ("attack_fgsm", "attack_pgd", "attack_pgd_long", "auto_attack")
+NAMES = ("clean_accuracy", "corruption_accuracy", *(f"corruption_{group}" for group in GROUPS), *ATTACKS, "fid")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predicted classes of a run, and the labels of all test images.
+
+    clean: (images,). index: the images that were scored with corruptions. corrupted: (names, severities, index).
+    attacked: the attacked images. attacks: name -> (attacked,), or fewer, the first ones.
+    """
+
+    labels: np.ndarray
+    clean: np.ndarray
+    names: list[str]
+    index: np.ndarray
+    corrupted: np.ndarray
+    attacked: np.ndarray
+    attacks: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, found: dict[str, np.ndarray], labels: np.ndarray) -> Predictions:
+        """Returns those of a predictions file. Raises ValueError if it does not fit the labels."""
+        index, clean, corrupted = found["index"], found["clean"], found["corrupted"]
+        attacks = {name: found[name] for name in ATTACKS if name in found}
+        attacked = found.get("attack_index", np.zeros(0, np.int32))
+        shapes = (len(found["names"]), len(found["severities"]), len(index))
+        if clean.shape != labels.shape or corrupted.shape != shapes:
+            raise ValueError(f"predictions of shapes {clean.shape} and {corrupted.shape} for {labels.shape} labels")
+        if any(len(each) > len(attacked) for each in attacks.values()):
+            raise ValueError("more predictions under attack than attacked images")
+        return cls(labels, clean, found["names"].tolist(), index, corrupted, attacked, attacks)
+
+    def outcomes(self) -> dict[str, np.ndarray]:
+        """Returns measure -> a value for each of its examples: 1 if right, 0 if wrong, or the mean over corruptions."""
+        right = self.corrupted == self.labels[self.index]
+        found = {"clean_accuracy": self.clean == self.labels}
+        if len(self.names):
+            found["corruption_accuracy"] = right.mean((0, 1))
+        for group, members in GROUPS.items():
+            chosen = [place for place, name in enumerate(self.names) if name in members]
+            if chosen:
+                found[f"corruption_{group}"] = right[chosen].mean((0, 1))
+        for name, predicted in self.attacks.items():
+            found[name] = predicted == self.labels[self.attacked[: len(predicted)]]
+        return {name: np.asarray(values, float) for name, values in found.items()}
+
+
+def read(task: str, variant: str, record: Record) -> Predictions | str:
+    """Returns the predictions of a finished classifier, or why there are none."""
+    path = layout.SCORES / Kind.CLASSIFICATION / task / variant / f"{record.seed}.npz"
+    names = ("names", "severities", "index", "clean", "corrupted")
+    try:
+        found = arrays.read_npz(path, names, optional=("attack_index", *ATTACKS))
+        return Predictions.of(found, labels_of(record.provenance.dataset.name))
+    except (UserError, ValueError, OSError) as error:
+        return str(error)
+
+
+@functools.lru_cache(maxsize=8)
+def labels_of(dataset: str) -> np.ndarray:
+    """Returns the labels of the test images of a prepared dataset."""
+    return np.asarray(np.load(layout.DATA / dataset / "test_labels.npy"))
