@@ -36,7 +36,7 @@ from normbench.results.tables.comparisons import comparisons
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.leaderboard import leaderboard
 from normbench.results.tables.means import Runs
-from normbench.results.tables.outcomes import Predictions
+from normbench.results.tables.outcomes import Known, Predictions
 from normbench.runs import classification, provenance
 from normbench.runs.contents import WEIGHTS
 from normbench.runs.record import Record, problem_of
@@ -226,8 +226,10 @@ class Every:
         for (variant, _), record in self.records.items():
             runs.setdefault((self.task.name, variant), []).append(record)
         labels = self.data.test.labels.cpu().numpy()
-        known = {self.records[key].run: Predictions.of(dict(found), labels) for key, found in self.predictions.items()}
-        compared = comparisons({Kind.CLASSIFICATION: runs}, dict(known))
+        known: Known = {
+            (self.task.name, *key): Predictions.of(dict(found), labels) for key, found in self.predictions.items()
+        }
+        compared = comparisons({Kind.CLASSIFICATION: runs}, known)
         chosen = Corruptions(names=self.corrupted.names, severities=self.corrupted.severities)
         table = leaderboard(runs, baseline, chosen, compared)
         found = Comparison(table.rows, columns=list(table.columns))

@@ -20,16 +20,19 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the whole suite was aggregated and reported. Tests leave these files as they are."""
+    """Where the whole suite was aggregated. Tests leave these files as they are."""
     path = tmp_path_factory.mktemp("suite")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         write_suite()
         aggregate()
-        report()
     return path
 
 
 @pytest.fixture(scope="session")
 def page(folder: Path) -> str:
+    """The report of that suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        report()
     return (folder / "results/report.html").read_text(encoding="utf-8")

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from normbench.corruptions.constants import EXTRA, MAIN
 from normbench.runs.contents import SAMPLES
 from normbench.runs.record import Record, Stored
-from normbench.system import files
+from normbench.system import files, npy
 from tests.support.records import ITERATIONS, change, corrupted_images, record
 
 TASK, GAN_TASK = "digits-resnet8", "digits-sngan"
@@ -23,6 +24,8 @@ OTHERS = {"seed": 0, "engine": "normbench", "constants": "auto", "source": None}
 SEVERITIES = [1, 2, 3, 4, 5]
 NAMES = [*MAIN, *EXTRA]
 EPOCHS = 12
+IMAGES = 360  # test images
+WORSE = "group_norm"  # whose predictions are worse than its record says, so that a verdict is clear
 # Clean accuracy, images a second, MiB, parameters; of the last, no run finishes.
 VARIANTS: dict[str, tuple[float, float, float, int]] = {
     "batch_norm": (0.982, 5200, 61.5, 77_530),
@@ -80,6 +83,35 @@ def classification_record(variant: str, seed: int) -> Record:
             "corrupted": None if diverged else corrupted_images(NAMES, SEVERITIES),
         },
     )
+
+
+def predictions(variant: str, seed: int) -> dict[str, np.ndarray]:
+    """The predicted classes of a finished run, right about as often as its record says."""
+    metrics, labels = classification_record(variant, seed).metrics, labels_of_test()
+    less = 0.5 if variant == WORSE else 0.0
+    draw = np.random.default_rng([list(VARIANTS).index(variant), seed])
+
+    def predicted(right: float, index: np.ndarray) -> np.ndarray:
+        wrong = (labels[index] + 1) % 10
+        return np.where(draw.random(len(index)) < right, labels[index], wrong).astype(np.int16)
+
+    index = np.arange(0, IMAGES, 3)
+    corrupted = [[predicted(right, index) for right in metrics["corruption_accuracy"][name]] for name in NAMES]
+    return {
+        "names": np.array(NAMES),
+        "severities": np.array(SEVERITIES),
+        "index": index,
+        "clean": predicted(metrics["clean_accuracy"] - less, np.arange(IMAGES)),
+        "corrupted": np.array(corrupted),
+        "attack_index": index[:50].astype(np.int32),
+        "attack_fgsm": predicted(0.6, index[:50]),
+        "attack_pgd": predicted(0.5, index[:50]),
+    }
+
+
+def labels_of_test() -> np.ndarray:
+    """The labels of the test images, ten classes of equal size."""
+    return np.arange(IMAGES) % 10
 
 
 def smoothness(variant: str, seed: int) -> dict[str, Any]:
@@ -164,6 +196,10 @@ def write_suite(**changed: Any) -> None:
         origin.variant.write(resolved / f"variants/{variant}.json")
         for seed in SEEDS:
             classification_record(variant, seed).write(place(variant, seed))
+            if (variant, seed) not in DIVERGED:
+                npy.save_compressed(place(variant, seed).with_suffix(".npz"), predictions(variant, seed))
+    Path("build/data/digits").mkdir(parents=True, exist_ok=True)
+    npy.save(Path("build/data/digits/test_labels.npy"), labels_of_test())
     for variant in GAN_VARIANTS:
         for seed in SEEDS:
             path = place(variant, seed, "gan")

@@ -7,17 +7,18 @@ import itertools
 import numpy as np
 
 from normbench.results.tables.means import Runs, finished
-from normbench.results.tables.outcomes import Predictions
+from normbench.results.tables.outcomes import Known, Predictions
 from normbench.results.tables.table import PLAIN, SHARE, Table
+from normbench.runs.record import Record
 
 SHARES = ("both_right", "only_first", "only_second", "both_wrong")
 
 
-def class_table(runs: Runs, predictions: dict[str, Predictions | str]) -> Table:
+def class_table(runs: Runs, predictions: Known) -> Table:
     """Returns a row for each task, variant and class: its clean test images, and the accuracy over finished runs."""
     rows = []
     for (task, variant), records in runs.items():
-        known = _known(records, predictions)
+        known = _known((task, variant), records, predictions)
         if known:
             labels = next(iter(known.values())).labels
             right = np.mean([each.clean == each.labels for each in known.values()], axis=0)
@@ -28,9 +29,9 @@ def class_table(runs: Runs, predictions: dict[str, Predictions | str]) -> Table:
     return Table(dict.fromkeys(("task", "variant", "class", "examples"), PLAIN) | {"accuracy": SHARE}, rows)
 
 
-def agreement_table(runs: Runs, predictions: dict[str, Predictions | str]) -> Table:
+def agreement_table(runs: Runs, predictions: Known) -> Table:
     """Returns a row for each task and two variants: shares of the clean test images, over the seeds of both."""
-    known = {cell: _known(records, predictions) for cell, records in runs.items()}
+    known = {cell: _known(cell, records, predictions) for cell, records in runs.items()}
     rows = []
     for (task, first), (of, second) in itertools.combinations(known, 2):
         one, other = known[task, first], known[of, second]
@@ -43,7 +44,7 @@ def agreement_table(runs: Runs, predictions: dict[str, Predictions | str]) -> Ta
     return Table(dict.fromkeys(("task", "variant", "other"), PLAIN) | dict.fromkeys(SHARES, SHARE), rows)
 
 
-def _known(records: list, predictions: dict[str, Predictions | str]) -> dict[int, Predictions]:
+def _known(cell: tuple[str, str], records: list[Record], predictions: Known) -> dict[int, Predictions]:
     """Returns the predictions of the finished runs that have some, by seed."""
-    found = {record.seed: predictions[record.run] for record in finished(records)}
+    found = {record.seed: predictions[*cell, record.seed] for record in finished(records)}
     return {seed: each for seed, each in found.items() if isinstance(each, Predictions)}

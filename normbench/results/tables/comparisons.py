@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +13,10 @@ from normbench.comparison.paired import Difference, paired
 from normbench.comparison.verdicts import FEWEST, Verdict, judged
 from normbench.results.tables import outcomes
 from normbench.results.tables.means import Runs, finished
-from normbench.results.tables.outcomes import Predictions
+from normbench.results.tables.outcomes import Known, Predictions
 from normbench.results.tables.reasons import MISSING
 from normbench.results.tables.table import PLAIN, SHARE, Row, Table
+from normbench.runs.record import Record
 from normbench.runs.run import Kind
 
 LOWER_IS_BETTER = {"fid"}
@@ -38,16 +38,16 @@ class Scored:
     missing: str = ""
 
 
-def comparisons(runs: dict[Kind, Runs], predictions: dict[str, Predictions | str]) -> Table:
+def comparisons(runs: dict[Kind, Runs], predictions: Known) -> Table:
     """Returns a row for each task, measure and two variants, in the order of the suite.
 
     A difference is that of the first variant minus the second, a fraction of images or an FID. predictions: of the
-    finished classifiers by the ids of their runs, or why there are none. The verdicts of one task and measure are
+    finished classifiers, or why there are none. The verdicts of one task and measure are
     adjusted together. Runs that failed are in no comparison.
     """
     rows: list[Row] = []
     for kind, of_kind in runs.items():
-        scored = {cell: _scored(kind, records, predictions) for cell, records in of_kind.items()}
+        scored = {cell: _scored(kind, cell, records, predictions) for cell, records in of_kind.items()}
         for task in dict.fromkeys(task for task, _ in of_kind):
             variants = {variant: found for (of, variant), found in scored.items() if of == task}
             for measure in outcomes.NAMES:
@@ -67,11 +67,11 @@ def against(table: Table, kind: Kind, measure: str, reference: str | None) -> di
     return found
 
 
-def _scored(kind: Kind, records: Iterable, predictions: dict[str, Predictions | str]) -> Scored:
+def _scored(kind: Kind, cell: tuple[str, str], records: list[Record], predictions: Known) -> Scored:
     done = finished(records)
     if kind is Kind.GAN:
         return Scored({record.seed: {"fid": np.asarray(record.metrics["fid"], float)} for record in done})
-    found = {record.seed: predictions[record.run] for record in done}
+    found = {record.seed: predictions[*cell, record.seed] for record in done}
     why = next((each for each in found.values() if isinstance(each, str)), "")
     return Scored({seed: each.outcomes() for seed, each in found.items() if isinstance(each, Predictions)}, why)
 

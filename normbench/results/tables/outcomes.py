@@ -14,6 +14,7 @@ from normbench.system import arrays, layout
 from normbench.system.errors import UserError
 
 ATTACKS = ("attack_fgsm", "attack_pgd", "attack_pgd_long", "auto_attack")
+Known = dict[tuple[str, str, int], "Predictions | str"]  # (task, variant, seed) -> predictions, or why there are none
 NAMES = ("clean_accuracy", "corruption_accuracy", *(f"corruption_{group}" for group in GROUPS), *ATTACKS, "fid")
 
 

@@ -66,7 +66,7 @@ def aggregate() -> None:
         for record in records
     ]
     predictions = {
-        record.run: outcomes.read(task, variant, record)
+        (task, variant, record.seed): outcomes.read(task, variant, record)
         for (task, variant), records in classifiers.items()
         for record in finished(records)
     }

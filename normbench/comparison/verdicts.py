@@ -1,0 +1,64 @@
+"""Verdicts over the comparisons of one table: better, worse or indistinguishable, with the error of the whole table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from statsmodels.stats.multitest import multipletests
+
+from normbench.comparison.paired import LEVEL, Difference
+
+FEWEST = 3  # seeds: with fewer, there is no verdict
+
+
+class Verdict(StrEnum):
+    """What a comparison says of its first variant."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    INDISTINGUISHABLE = "indistinguishable"
+
+    def reversed(self) -> Verdict:
+        """The verdict on the second variant."""
+        return {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}.get(self, self)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comparison with its verdict.
+
+    adjusted: the p-value by Holm over the table. smallest_effect: see `Difference.smallest_effect`, at the level that
+    Holm's first step has, so that it could have been shown in this table.
+    """
+
+    difference: Difference
+    adjusted: float
+    verdict: Verdict
+    smallest_effect: float
+
+
+def judged(differences: Sequence[Difference], lower_is_better: bool = False) -> list[Judged]:
+    """Returns the comparisons of one table with their verdicts.
+
+    The probability that a table of variants that do not differ has any other verdict than indistinguishable is at most
+    5 % (Holm, Scandinavian Journal of Statistics 6 (1979), 65-70). Raises ValueError for fewer than 3 seeds.
+    """
+    if any(each.seeds < FEWEST for each in differences):
+        raise ValueError(f"a verdict needs {FEWEST} seeds")
+    if not differences:
+        return []
+    adjusted = np.asarray(multipletests([each.p for each in differences], alpha=LEVEL, method="holm")[1])
+    level = LEVEL / len(differences)
+    return [
+        Judged(each, float(p), _verdict(each, float(p), lower_is_better), each.smallest_effect(level))
+        for each, p in zip(differences, adjusted, strict=True)
+    ]
+
+
+def _verdict(difference: Difference, p: float, lower_is_better: bool) -> Verdict:
+    if p >= LEVEL:
+        return Verdict.INDISTINGUISHABLE
+    return Verdict.BETTER if (difference.mean < 0) is lower_is_better else Verdict.WORSE
