@@ -115,6 +115,19 @@ def results() -> None:
     guarded(everything.make)
 
 
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Where it listens; 0 takes one that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="The address; any other than this one is reached from other machines.")] = (
+        "127.0.0.1"
+    ),
+) -> None:
+    """Show the report in a browser while runs are under way, with their progress."""
+    from normbench.serve import server
+
+    guarded(lambda: server.serve(host, port))
+
+
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """The names that params.yaml may use: methods, models and sources with their options, corruptions and scores."""

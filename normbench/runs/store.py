@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from normbench.runs.contents import CHECKPOINTS, RECORD
 from normbench.runs.finished import record_in
 from normbench.runs.record import TrainedRecord
+from normbench.runs.run import Run
 from normbench.system import files, layout, scratch
 from normbench.system.errors import UserError
 from normbench.system.text import complain
@@ -52,6 +53,16 @@ def record(run: str) -> TrainedRecord:
     if found.run != run:
         raise UserError(f"{folder(run) / RECORD}: is the record of run {found.run}")
     return found
+
+
+def done(run: Run) -> bool:
+    """Whether a run is finished: either in the run store, or in the output of its stage, where `dvc pull` puts it."""
+    if finished(run.id):
+        return True
+    try:
+        return record_in(run.linked, whole=False).run == run.id
+    except UserError:
+        return False
 
 
 def all_finished() -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from normbench.data.prepared import Splits
-from normbench.runs import finished, provenance, store
+from normbench.runs import finished, provenance, store, under_way
 from normbench.runs.checkpoint import Checkpoints
 from normbench.runs.contents import RECORD, contents
 from normbench.runs.record import FORMAT, Cost, TrainedRecord, made, problem_of
@@ -53,13 +53,14 @@ def claim_and_train(run: Run, data: Callable[[], Splits]) -> bool:
 
 def train(run: Run, data: Splits) -> None:
     """Trains a run, from its last checkpoint if it has one, and moves its files and its record into the store."""
-    started, checkpoints = provenance.now(), Checkpoints(store.unfinished(run.id))
-    with Progress(run.title, run.steps) as progress:
+    started, checkpoints, notes = provenance.now(), Checkpoints(store.unfinished(run.id)), under_way.Notes(run.id)
+    with Progress(run.title, run.steps, also=notes) as progress:
         with preemption.saved():
             trained = trainer(run.kind)(run, data, checkpoints, progress)
         progress.close(trained.summary)
     with files.atomic_folder(store.folder(run.id)) as folder:
         recorded(run, trained, folder, data.device, started, checkpoints.spent).write(folder / RECORD)
+    notes.forget()
 
 
 def recorded(run: Run, trained: Trained, folder: Path, device: str, started: str, spent: float = 0.0) -> TrainedRecord:

@@ -10,7 +10,6 @@ from normbench.data import intact
 from normbench.data.bound import Bound
 from normbench.runs import archive, store
 from normbench.runs.contents import RECORD
-from normbench.runs.finished import record_in
 from normbench.runs.record import TrainedRecord
 from normbench.runs.run import OUTPUTS, Run
 from normbench.suite.resolved import Resolved, is_written
@@ -75,16 +74,6 @@ def of_suite(resolved: Resolved, bound: dict[str, Bound]) -> list[Run]:
         for kind, task, variant, seed in resolved.suite.names()
         if task in bound
     ]
-
-
-def done(run: Run) -> bool:
-    """Whether a run is finished: either in the run store, or in the output of its stage, where `dvc pull` puts it."""
-    if store.finished(run.id):
-        return True
-    try:
-        return record_in(run.linked, whole=False).run == run.id
-    except UserError:
-        return False
 
 
 def adopt_outputs(suite: Suite) -> None:

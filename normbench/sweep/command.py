@@ -137,7 +137,7 @@ def commands(resolved: Resolved) -> list[list[str]]:
 def is_complete(resolved: Resolved) -> bool:
     """Whether the data is prepared and each run is finished, in the store or in the output of its stage."""
     bound, absent = runs.bound_tasks(resolved)
-    return not absent and is_bound(resolved) and all(map(runs.done, runs.of_suite(resolved, bound)))
+    return not absent and is_bound(resolved) and all(map(store.done, runs.of_suite(resolved, bound)))
 
 
 def is_bound(resolved: Resolved) -> bool:

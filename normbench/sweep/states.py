@@ -16,7 +16,6 @@ from normbench.runs.contents import RECORD
 from normbench.runs.record import Provenance, Record, TrainedRecord
 from normbench.runs.run import UNITS, Kind, Run
 from normbench.runs.variant import Variant
-from normbench.suite import runs
 from normbench.system.errors import UserError
 from normbench.training.task import Task
 
@@ -64,7 +63,7 @@ def of_run(run: Run, before: Record | None) -> Planned:
 
     before: the record of the last finished run of this task, variant and seed, or None.
     """
-    if runs.done(run):
+    if store.done(run):
         return Planned(run, State.DONE)
     reasons = differences(before.provenance, run) if before is not None else []
     share = checkpointed(run)
@@ -79,7 +78,7 @@ def finished_before(suite: list[Run]) -> dict[tuple[str, str, int], Record]:
     A record in the output of the stage comes first, then the newest record in the store. Unreadable records are left
     out.
     """
-    wanted = {run.name: run for run in suite if not runs.done(run)}
+    wanted = {run.name: run for run in suite if not store.done(run)}
     found: dict[tuple[str, str, int], Record] = {}
     for there in store.all_finished() if wanted else []:
         record = store.record(there)

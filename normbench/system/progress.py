@@ -34,14 +34,17 @@ def silenced() -> Iterator[None]:
 class Progress:
     """A context that shows a title, the finished part of `total`, free text such as the loss, and the remaining time.
 
-    stream: where to write, stderr by default.
+    stream: where to write, stderr by default. also: is called at each update, with the finished share (0 to 1) and the
+    text.
 
     >>> with Progress("corrupt digits", total=19) as progress:
     ...     progress.update(3, fields="gaussian_noise")
     """
 
-    def __init__(self, title: str, total: float, stream: TextIO | None = None):
-        self.title, self.total = title, total
+    def __init__(
+        self, title: str, total: float, stream: TextIO | None = None, also: Callable[[float, str], None] | None = None
+    ):
+        self.title, self.total, self.also = title, total, also
         self.stream = stream if stream is not None else sys.stderr
         self.started = self.printed = time.monotonic()
         self.live: RichProgress | None = None
@@ -66,6 +69,8 @@ class Progress:
 
     def update(self, done: float, fields: str = "") -> None:
         """Shows that `done` of `total` is finished, with the text `fields` beside it."""
+        if self.also is not None:
+            self.also(done / self.total, fields)
         if listener is not None:
             listener(done / self.total, fields)
         elif self.live is not None:

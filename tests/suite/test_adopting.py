@@ -36,7 +36,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_whole_run_is_taken_byte_for_byte(output: Path) -> None:
-    assert runs.done(RUN)
+    assert store.done(RUN)
     assert not store.finished(RUN.id)
     runs.adopt_outputs(SUITE)
     assert content(store.folder(RUN.id)) == content(output)
@@ -80,4 +80,4 @@ def test_what_the_suite_does_not_ask_for_is_left_where_it_is(output: Path) -> No
 def test_a_damaged_record_in_an_output_is_not_done(output: Path) -> None:
     for text in ("{", "[1]", "{}"):
         (output / "record.json").write_text(text)
-        assert not runs.done(RUN)
+        assert not store.done(RUN)

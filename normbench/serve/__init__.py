@@ -1,0 +1,1 @@
+"""The report in a browser, with the progress of the suite's runs."""
