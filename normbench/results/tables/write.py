@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from normbench.results import published
 from normbench.results.tables import checksums, outcomes
 from normbench.results.tables.agreement import agreement_table, class_table
 from normbench.results.tables.comparisons import comparisons
@@ -16,6 +17,7 @@ from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.metrics import metrics
 from normbench.results.tables.overall import overall_table
 from normbench.results.tables.pictures import copy_samples, draw_contact_sheets
+from normbench.results.tables.published import published_table
 from normbench.results.tables.reading import read
 from normbench.results.tables.reasons import Why, is_off, with_left_out
 from normbench.results.tables.robustness import robustness_table
@@ -86,6 +88,7 @@ def aggregate() -> None:
         "layers": layer_table(classifiers),
         "features": feature_table(classifiers),
         "curves": curve_table(classifiers),
+        "published": published_table(classifiers, published.facts()),
     }
     for name in EXPLAINED:
         left_out = found[Kind.GAN if name == "gan" else Kind.CLASSIFICATION].left_out
