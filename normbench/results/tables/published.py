@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from scipy import stats
+import numpy as np
 
+from normbench.comparison.paired import interval
+from normbench.comparison.verdicts import FEWEST
 from normbench.data.bound import Bound
 from normbench.results.published import Fact, Stated
 from normbench.results.tables.means import Runs, finished, mean
@@ -29,7 +31,6 @@ from normbench.training.recipe import Recipe
 from normbench.training.task import Task
 
 AGREES, DIFFERS, NOT_COMPARABLE = "agrees", "differs", "not comparable"
-LEAST_SEEDS = 3
 COLUMNS = (
     dict.fromkeys(("task", "variant", "measure", "metric", "published_method"), PLAIN)
     | dict.fromkeys(("published", "published_std", "ours", "ours_low", "ours_high", "difference"), PERCENT)
@@ -102,7 +103,7 @@ def published_table(runs: Runs, facts: list[Fact]) -> Table:
         _row(task, variant, records, fact)
         for (task, variant), records in runs.items()
         for fact in facts
-        if _is_about(fact, records[0])
+        if records and _is_about(fact, records[0])
     ]
     return Table(COLUMNS, rows)
 
@@ -139,7 +140,7 @@ def _is_dataset(published: str, bound: Bound) -> bool:
 def _row(task: str, variant: str, records: list[Record], fact: Fact) -> Row:
     measure, done = MEASURES[fact.metric], finished(records)
     values = measure.values(done)
-    low, high = interval(values) if len(values) >= LEAST_SEEDS else (math.nan, math.nan)
+    low, high = interval(np.array(values)) if len(values) >= FEWEST else (math.nan, math.nan)
     ours, spread = mean(values), fact.std or 0.0
     why = _incomparable(measure, records, values)
     within = low - spread <= fact.value <= high + spread
@@ -166,12 +167,6 @@ def _row(task: str, variant: str, records: list[Record], fact: Fact) -> Row:
     }
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Returns the 95 % t interval of the mean of at least two values."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return mean(values) - half, mean(values) + half
-
-
 def _incomparable(measure: Measure, records: list[Record], values: list[float]) -> str:
     """Returns why runs cannot be compared with a published number; empty if they can."""
     settings = (records[0].provenance.evaluation or {}).get("attacks")
@@ -182,7 +177,7 @@ def _incomparable(measure: Measure, records: list[Record], values: list[float]) 
         if others:
             said = (f"{name} {_text(value)}, published {_text(measure.attack[name])}" for name, value in others.items())
             return f"another attack: {'; '.join(said)}"
-    if len(values) < LEAST_SEEDS:
+    if len(values) < FEWEST:
         failed = "" if len(values) == len(records) else f" of {len(records)} finished"
         return f"{len(values)} seed{'' if len(values) == 1 else 's'}{failed}"
     return ""

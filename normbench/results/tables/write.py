@@ -5,6 +5,9 @@ from __future__ import annotations
 from normbench.results import published
 from normbench.results.tables import checksums, outcomes
 from normbench.results.tables.agreement import agreement_table, class_table
+from normbench.results.tables.claims.declared import declared
+from normbench.results.tables.claims.measured import Measured
+from normbench.results.tables.claims.table import claim_table, claims_markdown
 from normbench.results.tables.comparisons import comparisons
 from normbench.results.tables.corruptions import Corruptions, corruption_table
 from normbench.results.tables.costs import speed_table
@@ -54,9 +57,9 @@ def aggregate() -> None:
     """Write the tables of results/ and the folder build/tables.
 
     A record that is missing or cannot be used is named on stderr, and the rows of its variant say so. Raises UserError
-    if that leaves no record.
+    if that leaves no record, or if claims.yaml has a mistake.
     """
-    suite, corruptions = Suite.resolved(), Corruptions.resolved()
+    suite, corruptions, claimed = Suite.resolved(), Corruptions.resolved(), declared()
     found = read(suite, corruptions)
     runs = {kind: each.runs for kind, each in found.items()}
     classifiers, gans = runs[Kind.CLASSIFICATION], runs[Kind.GAN]
@@ -100,9 +103,14 @@ def aggregate() -> None:
         "agreement": agreement_table(classifiers, predictions),
     }
     origin = facts(suite, corruptions, runs)
+    measured = Measured(tables, origin, classifiers)
+    claims = claim_table(claimed, measured, timed=False)
+    of_report["claims"] = claim_table(claimed, measured, timed=True)
 
     for name, text in texts.items():
         files.write_text(layout.RESULTS / name, text)
+    files.write_text(layout.RESULTS / "claims.csv", claims.csv())
+    files.write_text(layout.RESULTS / "claims.md", claims_markdown(claims))
     files.write_text(layout.RESULTS / "leaderboard.md", markdown(tables["leaderboard"].rows, suite, corruptions))
     files.write_json(layout.RESULTS / "metrics.json", metrics(board.rows, gan.rows))
     with files.atomic_folder(layout.TABLES) as folder:

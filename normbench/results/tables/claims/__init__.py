@@ -1,0 +1,1 @@
+"""Claims of papers as statements that results support or contradict; `claims.yaml` declares them."""
