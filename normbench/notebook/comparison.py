@@ -28,10 +28,10 @@ from normbench.models.build import load_weights
 from normbench.models.trial import size_problem
 from normbench.notebook import dataset as datasets
 from normbench.notebook.measuring import chosen, measured
-from normbench.notebook.predictions import Arrays, prediction_table
 from normbench.notebook.surroundings import about, undisturbed
 from normbench.notebook.variants import Compared, compared
 from normbench.results.frame import run_frame
+from normbench.results.predicted import Arrays, prediction_table
 from normbench.results.tables.comparisons import comparisons
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.leaderboard import leaderboard

@@ -7,13 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from normbench.results.records import found_in
 from normbench.results.tables.runs import Named, cost_table, run_table
-from normbench.runs.record import Record
 from normbench.system import layout
-from normbench.system.errors import UserError
-from normbench.system.text import complain
-
-NAMED = 20  # files that are no records which are named
 
 
 def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
@@ -29,26 +25,7 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
     >>> runs = load("build/scores")
     >>> runs.groupby(["task", "variant"])["clean_accuracy"].mean()
     """
-    folder = Path(folder)
-    found = [path for path in folder.glob("*/*/*/*.json") if path.stem.isdecimal()]
-    paths = sorted(found, key=lambda path: (path.parts[:-1], int(path.stem)))
-    if not paths:
-        raise UserError(f"{folder}: has no records <kind>/<task>/<variant>/<seed>.json")
-    records: dict[Path, Record] = {}
-    bad: list[str] = []
-    for path in paths:
-        try:
-            records[path] = Record.read(path)
-        except (OSError, UserError) as error:
-            bad.append(str(error))
-    for text in bad[:NAMED]:
-        complain(f"{text}; left out")
-    if len(bad) > NAMED:
-        complain(f"{folder}: {len(bad) - NAMED} more files are left out for such reasons")
-    if not records:
-        raise UserError(f"{folder}: none of its {len(paths)} records is valid")
-    # Task and variant are those of the path, since a record keeps the names with which its run was trained.
-    return run_frame([(path.parts[-3], path.parts[-2], record) for path, record in records.items()])
+    return run_frame((each.task, each.variant, each.record) for each in found_in(Path(folder)))
 
 
 def run_frame(records: Iterable[Named]) -> pd.DataFrame:
