@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib import style
 
 from normbench.corruptions import MAIN
-from normbench.results import words
+from normbench.results import vega, words
 from normbench.results.drawing import STYLE, Look
 from normbench.results.sections import data_address, gan_section, task_section
 from normbench.results.tables import checksums
@@ -30,11 +30,12 @@ FILTERS = (words.number, words.spread, words.pairs, words.cited, words.machine, 
 
 
 def report() -> None:
-    """Write results/report.html from build/tables.
+    """Write results/report.html from build/tables, and build/vega.js for the page of `dvc plots`.
 
     Raises UserError, with the command that mends it, if a file there is not as `aggregate` has written it.
     """
     checksums.check(layout.TABLES)
+    vega.write()
     files.write_text(layout.RESULTS / "report.html", render(layout.TABLES))
 
 
