@@ -128,6 +128,27 @@ def serve(
     guarded(lambda: server.serve(host, port))
 
 
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(metavar="REV", help="A revision of git, such as HEAD~1 or v1.0.")],
+    after: Annotated[
+        str | None, typer.Argument(metavar="[REV2]", help="Another one (default: results/ in the working tree).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which results have moved between two revisions, with verdicts on runs that are paired by seed."""
+    from normbench.results import diff as differences
+    from normbench.results import revisions
+
+    old = revisions.of(before)
+    new = revisions.of_working_tree() if after is None else revisions.of(after)
+    found = differences.diff(old, new)
+    if as_json:
+        _print_json(differences.as_json(found))
+    else:
+        differences.tell(found)
+
+
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """The names that params.yaml may use: methods, models and sources with their options, corruptions and scores."""
