@@ -19,8 +19,7 @@ SYNTAX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}",
+    '"': "''",  # The sign itself has no glyph in every encoding of fonts.
     "`": r"\textasciigrave{}",
     "-": "{-}",  # Two of them would be a dash.
     "[": "{[}",  # After the end of a row, it would begin an argument.
