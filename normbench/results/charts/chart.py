@@ -1,0 +1,133 @@
+"""A chart: a Vega-Lite specification with its data, and the same chart as a static SVG.
+
+The page shows the SVG, and where scripts run replaces it by the interactive chart. Both need no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import vl_convert
+from markupsafe import Markup
+
+from normbench.results.charts.look import INK
+
+Spec = dict[str, Any]
+
+VEGA_LITE = "6.4"  # the version of Vega-Lite that the specifications are written for
+WIDTH, HEIGHT = 640, 320  # of the static picture, and of the plotting area where nothing else decides it; pixels
+SIDES = 64  # what an axis of numbers with its title takes of the width of a panel
+NARROWEST = 140  # width of a panel
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl_convert measures text in the first; all are equally wide
+MUTED = {"opacity": 0.55}
+
+CONFIG: Spec = {
+    "aria": False,  # the page gives the alternative text of the whole chart
+    "background": None,
+    "font": FONT,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "domainColor": INK,
+        "tickColor": INK,
+        "gridColor": INK,
+        "domainOpacity": 0.5,
+        "tickOpacity": 0.5,
+        "gridOpacity": 0.13,
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "labelLimit": 200,
+        "titlePadding": 8,
+    },
+    "legend": {"labelColor": INK, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 11, "labelLimit": 200},
+    "title": {"color": INK, "fontSize": 11, "fontWeight": "bold", "anchor": "start", "offset": 6},
+    "text": {"color": INK, "fontSize": 10.5},
+    "rule": {"color": INK},
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the report.
+
+    key: unique within a task. alt: one sentence that says what the chart shows, with its main numbers. note: how to
+    read it. spec: the Vega-Lite specification, as wide as its container, or with panels that `fit.js` fits to it. svg:
+    the same chart for pages without scripts, in colours that suit light and dark pages, with ids of its own.
+    """
+
+    key: str
+    title: str
+    alt: str
+    note: str
+    spec: Spec
+    svg: Markup
+
+
+def chart(key: str, title: str, alt: str, note: str, spec: Spec) -> Chart:
+    """Returns a chart. spec: one view, to which the width is added, or a `concat` of panels with their `columns`."""
+    whole = {"$schema": f"https://vega.github.io/schema/vega-lite/v{VEGA_LITE.split('.')[0]}.json", **spec}
+    whole["config"] = CONFIG | spec.get("config", {})
+    whole["params"] = [{"name": "wide", "value": WIDTH}, *spec.get("params", [])]  # `fit.js` sets it
+    if "concat" in spec:
+        return Chart(key, title, alt, note, whole, svg(whole, alt))
+    whole |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+    return Chart(key, title, alt, note, whole, svg(whole | {"width": WIDTH}, alt))
+
+
+def panels(each: list[Spec], columns: int, sides: int = SIDES, params: Sequence[Spec] = ()) -> Spec:
+    """Returns the specification of a chart of several panels, `columns` side by side, each with its own scales.
+
+    sides: what the labels and the title of the vertical axis take of the width of a panel, in pixels.
+    """
+    columns = min(columns, len(each))
+    sized = [{"width": max(NARROWEST, WIDTH // columns - sides), **panel} for panel in each]
+    return {"concat": sized, "columns": columns, "spacing": 18, "usermeta": {"sides": sides}, "params": list(params)}
+
+
+def svg(spec: Spec, alt: str) -> Markup:
+    """Returns a specification as an svg element whose ids occur in no other chart of the page."""
+    text = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+    head, body = text.split(">", 1)
+    view = re.search(r'viewBox="[0-9. -]+"', head)
+    if view is None:
+        raise ValueError("vl_convert has written an SVG without a viewBox")
+    # Vega counts its ids on from one chart to the next. Here they begin anew, with a prefix that the content decides.
+    prefix = f"v{hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]}-"
+    ids = {
+        name: f"{prefix}{place}" for place, name in enumerate(dict.fromkeys(re.findall(r'<[^>]* id="([^"]+)"', body)))
+    }
+
+    def tidy(tag: re.Match[str]) -> str:
+        """Returns a tag without roles, as parts of a picture have none, and without what is too small to be seen."""
+        found = re.sub(r' (?:role|aria-[a-z]+|pointer-events|class)="[^"]*"', "", tag[0])
+        found = re.sub(r"(\d\.\d\d)\d+", r"\1", found)
+        return re.sub(r'( id="|href="#|url\(#)([^")]+)', lambda each: each[1] + ids.get(each[2], each[2]), found)
+
+    # Text between tags has no angle brackets, and so nothing of it is touched.
+    body = re.sub(r"<[^>]+>", tidy, body)
+    return Markup('<svg xmlns="http://www.w3.org/2000/svg" {} role="img" aria-label="{}">{}').format(
+        Markup(view[0]), alt, Markup(body)
+    )
+
+
+def seen(value: Any, decimals: int = 2) -> float | None:
+    """Returns a number as far as a chart can show it; None for a missing one."""
+    return None if value is None or not math.isfinite(value) else round(float(value), decimals)
+
+
+def brief(value: Any, digits: int = 4) -> float | None:
+    """Returns a number of any size with a few significant digits; None for a missing one."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")
+
+
+def sentence(text: str) -> str:
+    """Returns a text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,51 @@
+"""Panels of lines: one line for each variant, with a marker at each value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from normbench.results.charts.chart import HEIGHT, Spec, brief
+from normbench.results.charts.scales import LABEL, logarithmic, reach, ticks
+from normbench.results.charts.variants import faded
+
+PANEL_HEIGHT = round(0.72 * HEIGHT)
+MOST_MARKERS = 24  # values of a line; the markers of longer lines would hide it
+
+
+def up(values: list[float], field: str, title: str | None, log: bool | None = None) -> Spec:
+    """Returns the encoding of the vertical axis, logarithmic if the values ask for it."""
+    kind = logarithmic(values) if log is None else log
+    axis: Spec = {"title": title, "labelExpr": LABEL}
+    if not kind:
+        return {"field": field, "type": "quantitative", "scale": {"zero": False}, "axis": axis | {"tickCount": 6}}
+    low, high = 10 ** np.array(reach(np.log10(values), 0.04))
+    scale = {"type": "log", "domain": [brief(low), brief(high)], "nice": False}
+    return {"field": field, "type": "quantitative", "scale": scale, "axis": axis | {"values": ticks(low, high, True)}}
+
+
+def lines(rows: list[Spec], x: Spec, y: Spec, look: Spec, tooltip: list[Spec], name: str, **more: Any) -> Spec:
+    """Returns a panel. rows: its data. name: of the layer that a highlighter needs."""
+    longest = max(
+        (sum(row["variant"] == first for row in rows) for first in {row["variant"] for row in rows}), default=0
+    )
+    shown = {key: look[key] for key in ("color", "strokeDash") if key in look}
+    layers: list[Spec] = [
+        {
+            "name": name,
+            "mark": {"type": "line", "strokeWidth": 1.5},
+            "encoding": shown | {"opacity": faded(1)},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 36 if longest <= MOST_MARKERS else 12},
+            "encoding": {key: look[key] for key in ("color", "shape")} | {"opacity": faded(1), "tooltip": tooltip},
+        },
+    ]
+    return {
+        "height": PANEL_HEIGHT,
+        "data": {"values": rows},
+        "encoding": {"x": x, "y": y},
+        "layer": [*more.pop("below", []), *layers],
+        **more,
+    }
