@@ -18,9 +18,9 @@ from normbench.results.charts.conditions import condition_charts
 from normbench.results.charts.corruptions import corruption_chart
 from normbench.results.charts.cost import cost_chart
 from normbench.results.charts.curves import curve_chart
-from normbench.results.charts.features import energy_chart, feature_chart
+from normbench.results.charts.features import BANDS, SIZES, energy_chart, feature_chart
 from normbench.results.charts.fid import fid_chart
-from normbench.results.charts.layers import layer_chart
+from normbench.results.charts.layers import NORMS, layer_chart
 from normbench.results.charts.look import Look, looks
 from normbench.results.charts.profile import profile_chart
 from normbench.results.charts.robustness import robustness_chart
@@ -31,6 +31,37 @@ from normbench.training.task import Task
 __all__ = ["VEGA_LITE", "Chart", "Look", "Looks", "charts", "gan_charts", "looks", "overall_charts"]
 
 Tables = Mapping[str, pd.DataFrame]  # by the name of their file
+
+# The columns that the charts need. A table leaves out columns without a value, and one without rows need not be there.
+COSTS = ("peak_memory_mib", "parameters")
+NEEDED: dict[str, tuple[str, ...]] = {
+    "leaderboard": (
+        "task",
+        "variant",
+        "clean_accuracy",
+        "clean_accuracy_std",
+        "corruption_accuracy",
+        "corruption_accuracy_std",
+        "mce",
+        *COSTS,
+    ),
+    "gan": ("task", "variant", "fid", "fid_std", *COSTS),
+    "runs": ("kind", "task", "variant", "seed", "status", "clean_accuracy", "corruption_accuracy", "fid"),
+    "speeds": ("kind", "task", "variant", "images_per_second", "seconds", "ratio"),
+    "comparisons": ("kind", "task", "measure", "variant", "other", "difference", "low", "high", "verdict"),
+    "robustness": ("task", "variant"),
+    "corruptions": ("task", "variant", "corruption", "mean"),
+    "curves": ("task", "variant", "seed", "epoch", "loss", "accuracy"),
+    "layers": ("task", "variant", "layer", *NORMS),
+    "features": ("task", "variant", "when", "block", *SIZES, *BANDS),
+    "overall": (
+        "variant",
+        "tasks",
+        *(f"{name}{end}" for name in ("iqm", "improvement") for end in ("", "_low", "_high")),
+        "average_rank",
+        "critical_difference",
+    ),
+}
 
 
 def charts(task: str, tables: Tables, looks: Looks) -> list[Chart]:
@@ -72,21 +103,26 @@ def overall_charts(tables: Tables, looks: Looks, tasks: Mapping[str, Task]) -> l
 
     Those of `overall` and of runs need that table, which only suites with comparable tasks have.
     """
-    found: list[Chart | None] = []
-    overall = tables.get("overall")
-    if overall is not None and len(overall):
-        runs = tables["runs"]
-        found.append(across_chart(overall, looks))
-        compared = set(overall["variant"])
-        classifiers = runs[(runs["kind"] == Kind.CLASSIFICATION.value) & runs["variant"].isin(compared)]
-        found.append(profile_chart(classifiers, looks))
-    return [chart for chart in found if chart is not None] + condition_charts(tables["leaderboard"], tasks, looks)
+    overall, runs = _whole(tables, "overall"), _whole(tables, "runs")
+    compared = (runs["kind"] == Kind.CLASSIFICATION.value) & runs["variant"].isin(overall["variant"])
+    found = [across_chart(overall, looks), profile_chart(runs[compared], looks)]
+    return [chart for chart in found if chart is not None] + condition_charts(
+        _whole(tables, "leaderboard"), tasks, looks
+    )
 
 
 def _of(tables: Tables, kind: Kind, task: str) -> dict[str, pd.DataFrame]:
     """Returns the rows of a task in each table; a task and a GAN task may have the same name."""
     own = {}
-    for name, table in tables.items():
-        found = table[table["task"] == task] if "task" in table else table
+    for name in NEEDED:
+        found = _whole(tables, name)
+        if "task" in found:
+            found = found[found["task"] == task]
         own[name] = found[found["kind"] == kind.value] if "kind" in found else found
     return own
+
+
+def _whole(tables: Tables, name: str) -> pd.DataFrame:
+    """Returns a table with all columns that the charts need."""
+    table = tables.get(name, pd.DataFrame())
+    return table.reindex(columns=list(dict.fromkeys([*table.columns, *NEEDED[name]])))

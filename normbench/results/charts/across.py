@@ -51,18 +51,17 @@ def _rank_panel(table: pd.DataFrame, names: list[str], looks: Looks) -> Spec:
     rows = [{"variant": row["variant"], "rank": brief(row["average_rank"])} for row in table.to_dict("records")]
     layers: list[Spec] = []
     best, reach = float(table["average_rank"].min()), float(table["critical_difference"].iloc[0])
-    highest = float(table["average_rank"].max())
+    highest = max(float(table["average_rank"].max()), best + (0.0 if pd.isna(reach) else reach))
+    scale = {"domain": [0.9, brief(highest + 0.1)], "nice": False, "zero": False}
+    x = {"field": "rank", "type": "quantitative", "title": "average rank", "scale": scale, "axis": {"tickCount": 6}}
     if pd.notna(reach):
         layers.append(
             {
                 "data": {"values": [{"low": brief(best), "high": brief(best + reach)}]},
                 "mark": {"type": "rect", "color": "currentColor", "opacity": 0.12},
-                "encoding": {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}},
+                "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}},
             }
         )
-        highest = max(highest, best + reach)
-    scale = {"domain": [1, brief(highest)], "nice": False, "padding": 8}
-    x = {"field": "rank", "type": "quantitative", "title": "average rank", "scale": scale}
     layers.append(
         {
             "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},

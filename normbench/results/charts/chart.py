@@ -106,15 +106,15 @@ def svg(spec: Spec, alt: str) -> Markup:
     }
 
     def tidy(tag: re.Match[str]) -> str:
-        """Returns a tag without roles, as parts of a picture have none, and without what is too small to be seen."""
-        found = re.sub(r' (?:role|aria-[a-z]+|pointer-events|class)="[^"]*"', "", tag[0])
+        """Returns a tag without roles, as parts of a picture have none, and without what is said once or not seen."""
+        found = re.sub(r' (?:role|aria-[a-z]+|pointer-events|class|font-family)="[^"]*"| opacity="1"', "", tag[0])
         found = re.sub(r"(\d\.\d\d)\d+", r"\1", found)
         return re.sub(r'( id="|href="#|url\(#)([^")]+)', lambda each: each[1] + ids.get(each[2], each[2]), found)
 
     # Text between tags has no angle brackets, and so nothing of it is touched.
-    body = re.sub(r"<[^>]+>", tidy, body)
-    return Markup('<svg xmlns="http://www.w3.org/2000/svg" {} role="img" aria-label="{}">{}').format(
-        Markup(view[0]), alt, Markup(body)
+    body = re.sub(r"<[^>]+>", tidy, re.sub(r'<path [^>]*\bd=""[^>]*/>', "", body))
+    return Markup('<svg xmlns="http://www.w3.org/2000/svg" {} font-family="{}" role="img" aria-label="{}">{}').format(
+        Markup(view[0]), FONT, alt, Markup(body)
     )
 
 

@@ -12,7 +12,7 @@ from normbench.results.charts.scales import reach
 from normbench.results.charts.variants import Looks, name_width
 from normbench.results.words import counted
 
-ROW = 18  # height of a row in pixels
+ROW, LOW_ROW, MANY = 18, 13, 12  # height of a row in pixels, and of one of more rows than that
 # Verdict -> colour and marker.
 VERDICTS = {
     "better": ("#0064e6", SHAPES[2]),
@@ -114,7 +114,7 @@ def _panel(rows: list[Spec], measure: str, names: list[str]) -> Spec:
     x = {"field": "difference", "type": "quantitative", "title": unit, "scale": scale, "axis": {"tickCount": 5}}
     return {
         "title": TITLES.get(measure, measure),
-        "height": ROW * len(names),
+        "height": (ROW if len(names) <= MANY else LOW_ROW) * len(names),
         "data": {"values": [{key: value for key, value in row.items() if key != "measure"} for row in rows]},
         "layer": [
             {"data": {"values": [{}]}, "mark": {"type": "rule", **MUTED}, "encoding": {"x": {"datum": 0}}},

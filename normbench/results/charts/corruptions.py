@@ -136,7 +136,7 @@ def _spec(rows: list[Spec], severities: list[str], height: int, compared: bool) 
                 "mark": {"type": "text", "fontSize": 9.5, "color": {"expr": f"({bright}) ? 'black' : 'white'"}},
                 "encoding": {
                     "text": {"field": "value", "type": "quantitative", "format": ".0f"},
-                    "opacity": {"value": {"expr": f"width > {22 * len(order)} ? 1 : 0"}},
+                    "opacity": {"value": {"expr": f"width > {19 * len(order)} ? 1 : 0"}},
                 },
             },
         ],

@@ -71,7 +71,7 @@ def comparable(speeds: pd.DataFrame) -> pd.DataFrame:
 
 def _cost_axis(values: pd.Series) -> Spec:
     log = logarithmic(values, 3)
-    low, high = reach(np.log10(values) if log else values)
+    low, high = reach(np.log10(values) if log else values, 0.12)  # room for names at the sides
     each = ticks(10**low, 10**high, True) if log else ticks(low, high, False)
     return {
         "log": log,

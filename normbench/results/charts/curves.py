@@ -103,7 +103,7 @@ def _panel(name: str, whole: list[Spec], broken: list[Spec], log: bool, title: s
         ],
     }
     y = up([row["value"] for row in [*whole, *broken]], "value", title, log)
-    return lines(whole, x, y, look, tooltip, name, below=[band, *([thin] if broken else [])])
+    return lines(whole, x, y, look, tooltip, name, below=[band], above=[thin] if broken else [])
 
 
 def _ends(last: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 # The places around a point at which its name is tried: distances in pixels, and angles in degrees.
-DISTANCES, ANGLES = (9, 18, 30, 44), (0, 180, 90, 270, 30, 150, 330, 210)
+DISTANCES, ANGLES = (9, 18, 30, 44, 60), (0, 180, 90, 270, 30, 150, 330, 210)
 NEAR = DISTANCES[0]  # a name at this distance needs no line to its point
 FONT_SIZE = 10.5
 MARKER = 5.0  # half the side of a marker

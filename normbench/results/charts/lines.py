@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from normbench.results.charts.scales import LABEL, logarithmic, reach, ticks
 from normbench.results.charts.variants import faded
 
 PANEL_HEIGHT = round(0.72 * HEIGHT)
-MOST_MARKERS = 24  # values of a line; the markers of longer lines would hide it
+MOST_MARKERS, SPARSE = 24, 8  # values of a line that have a marker each; the markers of a longer line
 
 
 def up(values: list[float], field: str, title: str | None, log: bool | None = None) -> Spec:
@@ -25,11 +26,30 @@ def up(values: list[float], field: str, title: str | None, log: bool | None = No
     return {"field": field, "type": "quantitative", "scale": scale, "axis": axis | {"values": ticks(low, high, True)}}
 
 
-def lines(rows: list[Spec], x: Spec, y: Spec, look: Spec, tooltip: list[Spec], name: str, **more: Any) -> Spec:
-    """Returns a panel. rows: its data. name: of the layer that a highlighter needs."""
+def lines(
+    rows: list[Spec],
+    x: Spec,
+    y: Spec,
+    look: Spec,
+    tooltip: list[Spec],
+    name: str,
+    below: Sequence[Spec] = (),
+    above: Sequence[Spec] = (),
+    **more: Any,
+) -> Spec:
+    """Returns a panel.
+
+    rows: its data. name: of the layer that a highlighter needs. below, above: more layers, behind the lines and in
+    front of them.
+    """
     longest = max(
         (sum(row["variant"] == first for row in rows) for first in {row["variant"] for row in rows}), default=0
     )
+    every = 1 if longest <= MOST_MARKERS else -(-longest // SPARSE)
+    marked: dict[str, int] = {}
+    for row in rows:
+        place = marked[row["variant"]] = marked.get(row["variant"], -1) + 1
+        row |= {"mark": 1} if place % every == 0 else {}
     shown = {key: look[key] for key in ("color", "strokeDash") if key in look}
     layers: list[Spec] = [
         {
@@ -38,7 +58,8 @@ def lines(rows: list[Spec], x: Spec, y: Spec, look: Spec, tooltip: list[Spec], n
             "encoding": shown | {"opacity": faded(1)},
         },
         {
-            "mark": {"type": "point", "filled": True, "size": 36 if longest <= MOST_MARKERS else 12},
+            "transform": [{"filter": "datum.mark"}],
+            "mark": {"type": "point", "filled": True, "size": 36},
             "encoding": {key: look[key] for key in ("color", "shape")} | {"opacity": faded(1), "tooltip": tooltip},
         },
     ]
@@ -46,6 +67,6 @@ def lines(rows: list[Spec], x: Spec, y: Spec, look: Spec, tooltip: list[Spec], n
         "height": PANEL_HEIGHT,
         "data": {"values": rows},
         "encoding": {"x": x, "y": y},
-        "layer": [*more.pop("below", []), *layers],
+        "layer": [*below, *layers, *above],
         **more,
     }

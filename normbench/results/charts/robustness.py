@@ -27,6 +27,7 @@ def robustness_chart(board: pd.DataFrame, looks: Looks) -> Chart | None:
             found |= {f"sd_{axis}": spread} if spread else {}
         rows.append(found)
     domains = {axis: _domain(rows, axis) for axis in AXES}
+    rows.sort(key=lambda row: (not looks[row["variant"]].baseline, -row["y"]))
     name_points(rows, domains["x"], domains["y"])
     legend = any("named" not in row for row in rows)
     low, high = min(rows, key=lambda row: row["y"]), max(rows, key=lambda row: row["y"])
@@ -34,16 +35,16 @@ def robustness_chart(board: pd.DataFrame, looks: Looks) -> Chart | None:
         "robustness",
         "Clean and corrupted images",
         f"Corruption accuracy of {counted(len(rows), 'variant')} against their clean accuracy: "
-        f"corrupted from {low['y']:g} % ({low['variant']}) to {high['y']:g} % ({high['variant']}), clean from {min(row['x'] for row in rows):g} to "
-        f"{max(row['x'] for row in rows):g} %.",
+        f"corrupted from {low['y']:g} % ({low['variant']}) to {high['y']:g} % ({high['variant']}), "
+        f"clean from {min(row['x'] for row in rows):g} to {max(row['x'] for row in rows):g} %.",
         "Corruption accuracy is the mean over all corruptions and severities. Bars: standard deviation over seeds.",
-        _spec(rows, domains, [row["variant"] for row in rows], looks, legend),
+        _spec(rows, domains, [name for name in board["variant"] if name in set(shown["variant"])], looks, legend),
     )
 
 
 def _domain(rows: list[Spec], axis: str) -> list[float]:
     values = [row[axis] + sign * row.get(f"sd_{axis}", 0) for row in rows for sign in (-1, 1)]
-    low, high = reach(values)
+    low, high = reach(values, 0.12)  # room for names at the sides
     return [round(low, 2), round(high, 2)]
 
 
