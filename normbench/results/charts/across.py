@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from normbench.results.charts.chart import MUTED, Chart, Spec, brief, chart, panels, seen
+from normbench.results.charts.tooltips import RANGE, tooltip
 from normbench.results.charts.variants import Looks, encoding, name_width
 from normbench.results.words import counted
 
@@ -65,7 +66,7 @@ def _rank_panel(table: pd.DataFrame, names: list[str], looks: Looks) -> Spec:
     layers.append(
         {
             "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
-            "encoding": {"x": x, "y": _row(names), "tooltip": [{"field": "variant"}, {"field": "rank"}]}
+            "encoding": {"x": x, "y": _row(names), "tooltip": tooltip("variant", "rank")}
             | encoding(names, looks, "color", "shape", legend=False),
         }
     )
@@ -82,7 +83,6 @@ def _interval_panel(
         found |= {end: seen(100 * row[f"{column}_{end}"]) for end in ("low", "high")}
         rows.append(found)
     look = encoding(names, looks, "color", "shape", legend=False)
-    about = [{"field": "variant"}, *({"field": field, "type": "quantitative"} for field in ("value", "low", "high"))]
     x = {"field": "value", "type": "quantitative", "title": title, "scale": {"zero": False, "padding": 8}}
     layers: list[Spec] = [
         {
@@ -92,10 +92,17 @@ def _interval_panel(
         },
         {
             "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
-            "encoding": {"y": _row(names), "x": x, "tooltip": about} | look,
+            "encoding": {"y": _row(names), "x": x, "tooltip": tooltip("variant", "value", range="95 % interval")}
+            | look,
         },
     ]
     if mark is not None:
         line = {"data": {"values": [{}]}, "mark": {"type": "rule", **MUTED}, "encoding": {"x": {"datum": mark}}}
         layers.insert(0, line)
-    return {"title": title.split(" (")[0], "height": ROW * len(names), "data": {"values": rows}, "layer": layers}
+    return {
+        "title": title.split(" (")[0],
+        "height": ROW * len(names),
+        "data": {"values": rows},
+        "transform": [RANGE],
+        "layer": layers,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from normbench.results.charts.chart import HEIGHT, Chart, Spec, chart, seen
+from normbench.results.charts.tooltips import RANGE, tooltip
 from normbench.results.charts.variants import Looks, encoding, faded, highlighter
 from normbench.results.words import counted
 
@@ -54,13 +55,12 @@ def attack_chart(robustness: pd.DataFrame, runs: pd.DataFrame, names: list[str],
 def _spec(rows: list[Spec], attacks: list[str], drawn: list[str], looks: Looks) -> Spec:
     look = encoding(drawn, looks, "color", "shape", "strokeDash")
     shift = {"field": "variant", "type": "nominal", "scale": {"domain": drawn, "paddingOuter": 1}}
-    about = [{"field": "variant"}, {"field": "attack"}]
-    about += [{"field": field, "type": "quantitative"} for field in ("value", "low", "high")]
     colour = {"color": look["color"], "opacity": faded(1)}
     return {
         "height": HEIGHT,
         "data": {"values": rows},
         "params": [highlighter("lines")],
+        "transform": [RANGE],
         "encoding": {
             "x": {
                 "field": "attack",
@@ -85,7 +85,11 @@ def _spec(rows: list[Spec], attacks: list[str], drawn: list[str], looks: Looks) 
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 55},
-                "encoding": {"shape": look["shape"], "tooltip": about, **colour},
+                "encoding": {
+                    "shape": look["shape"],
+                    "tooltip": tooltip("variant", "attack", "value", "range"),
+                    **colour,
+                },
             },
         ],
     }

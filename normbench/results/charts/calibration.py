@@ -6,7 +6,8 @@ import pandas as pd
 
 from normbench.results.charts.chart import Chart, Spec, brief, chart, panels
 from normbench.results.charts.look import COLOURS, SHAPES
-from normbench.results.charts.variants import name_width
+from normbench.results.charts.tooltips import tooltip
+from normbench.results.charts.variants import name_width, plain_legend
 from normbench.results.words import counted
 
 ROW = 18  # height of a row in pixels
@@ -50,10 +51,9 @@ def calibration_chart(robustness: pd.DataFrame, names: list[str]) -> Chart | Non
 
 def _panel(rows: list[Spec], title: str, names: list[str]) -> Spec:
     images = list(IMAGES.values())
-    look: Spec = {"field": "images", "type": "nominal", "legend": {"title": None, "orient": "bottom"}}
+    look: Spec = {"field": "images", "type": "nominal", "legend": plain_legend(len(images))}
     y = {"field": "variant", "type": "nominal", "sort": names, "scale": {"domain": names}}
     y["axis"] = {"title": None, "grid": True, "domain": False, "ticks": False}
-    about = [{"field": "variant"}, {"field": "images"}, {"field": "value", "type": "quantitative", "title": title}]
     return {
         "height": ROW * len(names),
         "data": {"values": rows},
@@ -68,7 +68,7 @@ def _panel(rows: list[Spec], title: str, names: list[str]) -> Spec:
                 "encoding": {
                     "color": look | {"scale": {"domain": images, "range": list(COLOURS[:2])}},
                     "shape": look | {"scale": {"domain": images, "range": list(SHAPES[:2])}},
-                    "tooltip": about,
+                    "tooltip": tooltip("variant", "images", value=title),
                 },
             },
         ],

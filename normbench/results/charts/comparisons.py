@@ -9,7 +9,8 @@ import pandas as pd
 from normbench.results.charts.chart import MUTED, Chart, Spec, brief, chart, panels
 from normbench.results.charts.look import INK, SHAPES
 from normbench.results.charts.scales import reach
-from normbench.results.charts.variants import Looks, name_width
+from normbench.results.charts.tooltips import RANGE, tooltip
+from normbench.results.charts.variants import Looks, name_width, plain_legend
 from normbench.results.words import counted
 
 ROW, LOW_ROW, MANY = 18, 13, 12  # height of a row in pixels, and of one of more rows than that
@@ -100,15 +101,13 @@ def _verdicts(rows: list[Spec], measure: str) -> str:
 
 def _panel(rows: list[Spec], measure: str, names: list[str]) -> Spec:
     verdicts = list(VERDICTS)
-    look: Spec = {"field": "verdict", "type": "nominal", "legend": {"title": None, "orient": "bottom"}}
+    look: Spec = {"field": "verdict", "type": "nominal", "legend": plain_legend(len(verdicts))}
     colour = look | {"scale": {"domain": verdicts, "range": [colour for colour, _ in VERDICTS.values()]}}
     shape = look | {"scale": {"domain": verdicts, "range": [shape for _, shape in VERDICTS.values()]}}
     unit = "difference in FID" if measure == "fid" else "difference (points)"
     values = [row[key] for row in rows for key in ("low", "difference", "high") if row.get(key) is not None]
     low, high = reach([*values, 0.0], 0.05)
     scale = {"domain": [brief(low), brief(high)], "nice": False}
-    about = [{"field": field} for field in ("variant", "verdict")]
-    about += [{"field": field, "type": "quantitative", "format": "+.3~r"} for field in ("difference", "low", "high")]
     y = {"field": "variant", "type": "nominal", "sort": names, "scale": {"domain": names}}
     y["axis"] = {"title": None, "domain": False, "ticks": False, "grid": True}
     x = {"field": "difference", "type": "quantitative", "title": unit, "scale": scale, "axis": {"tickCount": 5}}
@@ -116,6 +115,7 @@ def _panel(rows: list[Spec], measure: str, names: list[str]) -> Spec:
         "title": TITLES.get(measure, measure),
         "height": (ROW if len(names) <= MANY else LOW_ROW) * len(names),
         "data": {"values": [{key: value for key, value in row.items() if key != "measure"} for row in rows]},
+        "transform": [RANGE],
         "layer": [
             {"data": {"values": [{}]}, "mark": {"type": "rule", **MUTED}, "encoding": {"x": {"datum": 0}}},
             {
@@ -125,7 +125,13 @@ def _panel(rows: list[Spec], measure: str, names: list[str]) -> Spec:
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 55, "opacity": 1},
-                "encoding": {"y": y, "x": x, "color": colour, "shape": shape, "tooltip": about},
+                "encoding": {
+                    "y": y,
+                    "x": x,
+                    "color": colour,
+                    "shape": shape,
+                    "tooltip": tooltip("variant", "verdict", "difference", range="95 % interval"),
+                },
             },
         ],
     }

@@ -12,6 +12,7 @@ import pandas as pd
 
 from normbench.results.charts.chart import Chart, Spec, chart, seen, sentence
 from normbench.results.charts.lines import PANEL_HEIGHT, lines
+from normbench.results.charts.tooltips import RANGE, tooltip
 from normbench.results.charts.variants import Looks, encoding, faded, highlighter
 from normbench.results.words import counted
 from normbench.training.task import Task
@@ -104,13 +105,14 @@ def _chart(
     x = {"field": "at", "type": "quantitative", "title": axis, "scale": {"zero": False, "nice": False, "padding": 10}}
     x["axis"] = {"values": sorted({row["at"] for row in rows}), "format": "~g"}
     y = {"field": "value", "type": "quantitative", "title": "clean accuracy (%)", "scale": {"zero": False}}
-    about = [{"field": field} for field in ("variant", "task", "at", "value")]
     ends = ", ".join(
         f"at {at:g} % from {min(own):g} to {max(own):g} %"
         for at in (rows[0]["at"], rows[-1]["at"])
         for own in [[row["value"] for row in rows if row["at"] == at]]
     )
-    panel = lines(rows, x, y, look, about, "lines", below=[bars])
+    panel = lines(
+        rows, x, y, look, tooltip("variant", "task", "value", "range"), "lines", below=[bars], transform=[RANGE]
+    )
     return chart(
         key,
         title,

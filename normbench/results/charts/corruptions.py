@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from normbench.results.charts.chart import Chart, Spec, chart, seen
+from normbench.results.charts.tooltips import tooltip
 from normbench.results.charts.variants import Looks
 from normbench.results.words import counted
 
@@ -63,8 +64,10 @@ def corruption_chart(board: pd.DataFrame, grid: pd.DataFrame, looks: Looks) -> C
 def _spec(rows: list[Spec], severities: list[str], height: int, compared: bool) -> Spec:
     """compared: whether there is a baseline to compare with."""
     titles = ["mean over severities", *(f"severity {severity}" for severity in severities)]
-    places = ", ".join(f"{place}: {severity}" for place, severity in enumerate(severities, 1))
-    slider = {"input": "range", "min": 0, "max": len(severities), "step": 1, "name": f"Severity (0: mean, {places}) "}
+    places = enumerate(severities, 1)
+    meanings = ["0: mean", *(f"{place}: {severity}" for place, severity in places if str(place) != severity)]
+    slider = {"input": "range", "min": 0, "max": len(severities), "step": 1}
+    slider["name"] = f"Severity ({', '.join(meanings)}) "
     options = ["accuracy", DIFFERENCE] if compared else ["accuracy"]
     shown = {"input": "select", "options": options, "name": "Shown "}
     differs = f"shown == '{DIFFERENCE}'"
@@ -92,7 +95,8 @@ def _spec(rows: list[Spec], severities: list[str], height: int, compared: bool) 
         "type": "quantitative",
         "scale": {
             "scheme": {"expr": f"{differs} ? 'blueorange' : 'viridis'"},
-            "domain": {"expr": f"{differs} ? [{gap}, {-gap}] : [{low}, {high}]"},
+            "reverse": {"expr": differs},
+            "domain": {"expr": f"{differs} ? [{-gap}, {gap}] : [{low}, {high}]"},
         },
         "legend": {
             "title": None,
@@ -125,8 +129,7 @@ def _spec(rows: list[Spec], severities: list[str], height: int, compared: bool) 
                 "axis": {"title": None, "domain": False, "ticks": False},
             },
             "tooltip": [
-                {"field": "variant"},
-                {"field": "corruption"},
+                *tooltip("variant", "corruption"),
                 {"field": "value", "type": "quantitative", "format": ".1f"},
             ],
         },

@@ -12,6 +12,7 @@ from normbench.results.charts.chart import HEIGHT, MUTED, Chart, Spec, brief, ch
 from normbench.results.charts.pareto import front
 from normbench.results.charts.points import error_bar, leaders, name_points, names_of_points
 from normbench.results.charts.scales import logarithmic, number, reach, ticks
+from normbench.results.charts.tooltips import deviation, tooltip
 from normbench.results.charts.variants import Looks, encoding, faded, highlighter
 from normbench.results.words import counted
 
@@ -148,16 +149,11 @@ def _spec(rows: list[Spec], axes: dict[str, Spec], names: list[str], looks: Look
     }
     look = encoding(names, looks, "color", "shape", legend=legend)
     opacity = faded(1) if legend else {"value": 1}
-    about = [
-        {"field": "variant", "title": "variant"},
-        {"field": "y", "type": "quantitative", "title": "value"},
-        {"field": "sd_y", "type": "quantitative", "title": "standard deviation"},
-        {"field": "of", "type": "nominal", "title": "cost"},
-    ]
+    about = tooltip("variant", shown_y="value", of="cost")
     return {
         "height": HEIGHT,
         "data": {"values": rows},
-        "transform": [{"filter": "datum.measure == measure && datum.cost == cost"}],
+        "transform": [{"filter": "datum.measure == measure && datum.cost == cost"}, deviation("y")],
         "params": [*params, *([highlighter("points")] if legend else [])],
         "encoding": {"x": x, "y": y},
         "layer": [

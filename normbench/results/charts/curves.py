@@ -8,6 +8,7 @@ import pandas as pd
 from normbench.results.charts.chart import Chart, Spec, brief, chart, panels, seen
 from normbench.results.charts.lines import lines, up
 from normbench.results.charts.scales import logarithmic
+from normbench.results.charts.tooltips import RANGE, tooltip
 from normbench.results.charts.variants import Looks, encoding, faded, highlighter
 from normbench.results.words import counted
 
@@ -76,8 +77,6 @@ def _broken(history: pd.DataFrame, column: str, factor: float, epochs: list[int]
 
 
 def _panel(name: str, whole: list[Spec], broken: list[Spec], log: bool, title: str, look: Spec) -> Spec:
-    tooltip = [{"field": field} for field in ("variant", "epoch")]
-    tooltip += [{"field": field, "type": "quantitative"} for field in ("value", "low", "high")]
     ticks = {"tickMinStep": 1, "format": "d", "title": "epoch"}
     x = {"field": "epoch", "type": "quantitative", "scale": {"zero": False, "nice": False, "padding": 8}, "axis": ticks}
     band = {
@@ -98,12 +97,22 @@ def _panel(name: str, whole: list[Spec], broken: list[Spec], log: bool, title: s
             {
                 "transform": [{"filter": "datum.end"}],
                 "mark": {"type": "point", "shape": "M-1,-1L1,1M-1,1L1,-1", "size": 50, "strokeWidth": 1.5},
-                "encoding": {"tooltip": [{"field": "variant"}, {"field": "seed"}, {"field": "epoch"}]},
+                "encoding": {"tooltip": tooltip("variant", "seed", "epoch")},
             },
         ],
     }
     y = up([row["value"] for row in [*whole, *broken]], "value", title, log)
-    return lines(whole, x, y, look, tooltip, name, below=[band], above=[thin] if broken else [])
+    return lines(
+        whole,
+        x,
+        y,
+        look,
+        tooltip("variant", "epoch", "value", "range"),
+        name,
+        below=[band],
+        above=[thin] if broken else [],
+        transform=[RANGE],
+    )
 
 
 def _ends(last: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from normbench.results.charts.chart import Chart, Spec, brief, chart, panels, seen
 from normbench.results.charts.lines import lines, up
+from normbench.results.charts.tooltips import tooltip
 from normbench.results.charts.variants import Looks, encoding, highlighter
 from normbench.results.words import counted
 
@@ -17,7 +18,6 @@ BANDS = {
     "energy_middle": "middle, to 1/3 cycle a pixel",
     "energy_high": "high, above 1/3 cycle a pixel",
 }
-ABOUT = [{"field": "variant"}, {"field": "block"}, {"field": "value", "type": "quantitative"}]
 BLOCK: Spec = {
     "field": "block",
     "type": "quantitative",
@@ -110,7 +110,7 @@ def _rows(features: pd.DataFrame, column: str, factor: float = 1) -> list[Spec]:
 
 
 def _panel(rows: list[Spec], y: Spec, look: Spec, name: str, title: str) -> Spec:
-    return lines(rows, BLOCK, y, look, ABOUT, name, title=title)
+    return lines(rows, BLOCK, y, look, tooltip("variant", "block", "value"), name, title=title)
 
 
 def _share(band: str, share: float) -> str:

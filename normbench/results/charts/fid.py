@@ -6,6 +6,7 @@ import pandas as pd
 
 from normbench.results.charts.chart import Chart, Spec, brief, chart
 from normbench.results.charts.scales import logarithmic
+from normbench.results.charts.tooltips import tooltip
 from normbench.results.charts.variants import Looks, encoding
 from normbench.results.words import counted
 
@@ -40,7 +41,6 @@ def _spec(rows: list[Spec], means: list[Spec], names: list[str], looks: Looks) -
     y = {"field": "variant", "type": "nominal", "sort": names, "scale": {"domain": names}}
     y["axis"] = {"title": None, "domain": False, "ticks": False}
     look = encoding(names, looks, "color", "shape", legend=False)
-    about = [{"field": field} for field in ("variant", "seed", "fid")]
     return {
         "height": ROW * len(names),
         "encoding": {"y": y},
@@ -53,7 +53,7 @@ def _spec(rows: list[Spec], means: list[Spec], names: list[str], looks: Looks) -
             {
                 "data": {"values": rows},
                 "mark": {"type": "point", "filled": True, "size": 60, "opacity": 0.8},
-                "encoding": {"x": x, "tooltip": about} | look,
+                "encoding": {"x": x, "tooltip": tooltip("variant", "seed", fid="FID")} | look,
             },
         ],
     }

@@ -8,6 +8,7 @@ import pandas as pd
 
 from normbench.results.charts.chart import Chart, Spec, brief, chart, panels
 from normbench.results.charts.lines import lines, up
+from normbench.results.charts.tooltips import tooltip
 from normbench.results.charts.variants import Looks, encoding, highlighter
 from normbench.results.words import counted
 
@@ -35,8 +36,7 @@ def layer_chart(layers: pd.DataFrame, names: list[str], looks: Looks) -> Chart |
             for row in layers[layers[column].notna()].to_dict("records")
         ]
         if rows:
-            about = [{"field": "variant"}, {"field": "layer"}, {"field": "value", "type": "quantitative"}]
-            each.append(lines(rows, x, up(values, "value", title), look, about, column))
+            each.append(lines(rows, x, up(values, "value", title), look, tooltip("variant", "layer", "value"), column))
     largest = layers.loc[layers["bound"].idxmax()] if layers["bound"].notna().any() else None
     most = (
         f"; the largest bound is {brief(largest['bound'], 3):g} ({largest['variant']})" if largest is not None else ""

@@ -7,6 +7,7 @@ import pandas as pd
 
 from normbench.results.charts.chart import Chart, Spec, chart, panels, seen
 from normbench.results.charts.lines import PANEL_HEIGHT
+from normbench.results.charts.tooltips import tooltip
 from normbench.results.charts.variants import Looks, encoding, faded, highlighter
 from normbench.results.words import counted
 
@@ -59,11 +60,10 @@ def _panel(name: str, scores: dict[str, np.ndarray], title: str, look: Spec) -> 
     ends = [seen(100 * thresholds[0]), seen(100 * thresholds[-1])]
     x = {"field": "above", "type": "quantitative", "title": title, "scale": {"domain": ends, "nice": False}}
     y = {"field": "share", "type": "quantitative", "title": "runs above (%)", "scale": {"domain": [0, 100]}}
-    tooltip = [{"field": field} for field in ("variant", "above", "share")]
     return {
         "name": name,
         "height": PANEL_HEIGHT,
         "data": {"values": rows},
         "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.5},
-        "encoding": {"x": x, "y": y, "opacity": faded(1), "tooltip": tooltip} | look,
+        "encoding": {"x": x, "y": y, "opacity": faded(1), "tooltip": tooltip("variant", "above", "share")} | look,
     }

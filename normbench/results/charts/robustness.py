@@ -7,6 +7,7 @@ import pandas as pd
 from normbench.results.charts.chart import HEIGHT, Chart, Spec, chart, seen
 from normbench.results.charts.points import error_bar, leaders, name_points, names_of_points
 from normbench.results.charts.scales import reach
+from normbench.results.charts.tooltips import deviation, tooltip
 from normbench.results.charts.variants import Looks, encoding, faded, highlighter
 from normbench.results.words import counted
 
@@ -61,10 +62,7 @@ def _spec(rows: list[Spec], domains: dict[str, list[float]], names: list[str], l
         }
         for axis, column in AXES.items()
     }
-    about = [{"field": "variant", "title": "variant"}]
-    for axis, column in AXES.items():
-        about.append({"field": axis, "type": "quantitative", "title": f"{column.replace('_', ' ')} (%)"})
-        about.append({"field": f"sd_{axis}", "type": "quantitative", "title": "standard deviation"})
+    about = tooltip("variant", **{f"shown_{axis}": f"{column.replace('_', ' ')} (%)" for axis, column in AXES.items()})
     points = {
         "name": "points",
         "mark": {"type": "point", "filled": True, "size": 90},
@@ -75,6 +73,7 @@ def _spec(rows: list[Spec], domains: dict[str, list[float]], names: list[str], l
         "height": HEIGHT,
         "data": {"values": rows},
         "params": [highlighter("points")] if legend else [],
+        "transform": [deviation(axis) for axis in AXES],
         "encoding": position,
         "layer": [*bars, leaders(), points, names_of_points()],
     }

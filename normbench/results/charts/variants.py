@@ -44,6 +44,11 @@ def encoding(names: Iterable[str], looks: Looks, *channels: str, legend: bool = 
     }
 
 
+def plain_legend(entries: int) -> Spec:
+    """Returns a legend of a few short entries, in as many columns as have room."""
+    return {"title": None, "orient": "bottom", "columns": {"expr": f"max(1, min({entries}, floor(wide / 160)))"}}
+
+
 def name_width(names: Iterable[str]) -> int:
     """Returns the width in pixels that names take as the labels of rows, with what is beside them."""
     return round(24 + min(200, max(text_width(name, LEGEND_FONT) for name in names)))
