@@ -13,49 +13,57 @@ from normbench.results.drawing import PLAIN_TEXT
 from normbench.system import files
 from normbench.system.text import clean
 
-CELL = 0.52  # height of an image in the picture, in inches
-GAP = 0.06  # distance between images, relative to their height
+SHOWN = 56  # pixels: about the height at which images are shown; smaller ones are enlarged by a whole factor
+WIDTH = 1100  # pixels: the sheet is no wider, unless a single column is
+GAP = 4  # pixels between images
+DPI = 110
+FONT_SIZE, LETTER = 8, 8  # of labels in points; pixels that one letter takes at most
 
 
 def contact_sheet(data: Path, corrupted: Path, out: Path, index: int = 0) -> None:
     """Draws a test image of a prepared dataset, clean and corrupted.
 
-    There is a row for each corruption, with the clean image and then one column for each severity. data: the folder of
-    the dataset. corrupted: the folder of its corrupted images. out: the PNG to write. index: number of the image.
+    The clean image comes first, and then for each corruption a strip with its name and an image for each severity; the
+    strips flow in columns. data: the folder of the dataset. corrupted: the folder of its corrupted images. out: the PNG
+    to write. index: number of the image.
     """
     meta = files.read_json(corrupted / "meta.json")
-    clean = np.load(data / "test_images.npy", mmap_mode="r")
-    names, severities = meta["names"], meta["severities"]
-    height, width = clean.shape[1:3]
-    gap = max(1, round(GAP * height))
-    down, across = height + gap, width + gap
-    sheet = np.full((len(names) * down, (1 + len(severities)) * across, 3), 255, np.uint8)
-    for row, name in enumerate(names):
+    images = np.load(data / "test_images.npy", mmap_mode="r")
+    strips = [("clean", [shown(images[index])])]
+    for name in meta["names"]:
         stored = np.load(corrupted / f"{name}.npy", mmap_mode="r")
-        shown = [clean[index], *(stored[level * len(clean) + index] for level in range(len(severities)))]
-        for column, image in enumerate(shown):
-            sheet[row * down : row * down + height, column * across : column * across + width] = image
+        strips.append((name, [shown(stored[level * len(images) + index]) for level in range(len(meta["severities"]))]))
     with rc_context(PLAIN_TEXT):
-        _draw(sheet, names, severities, (down, across), (height, width), out)
+        _draw(strips, out)
 
 
-def _draw(
-    sheet: np.ndarray, names: list[str], severities: list[int], step: tuple[int, int], size: tuple[int, int], out: Path
-) -> None:
-    """Draws the sheet of images (H, W, 3) with its labels. step, size: height and width of a cell and of its image."""
-    (down, across), (height, width) = step, size
-    figure = Figure(
-        figsize=(CELL * width / height * (1 + len(severities)) + 1.6, CELL * len(names) + 0.4), layout="constrained"
-    )
-    axes = figure.subplots()
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_xticks([across * i + width / 2 for i in range(1 + len(severities))], ["clean", *map(str, severities)])
-    axes.set_yticks(
-        [down * i + height / 2 for i in range(len(names))], [clean(name.replace("_", " ")) for name in names]
-    )
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0, labelsize=8)
-    axes.set_frame_on(False)
+def shown(image: np.ndarray) -> np.ndarray:
+    """Returns an image (H, W, 1 or 3) as it is drawn: in colour, and enlarged if it is small."""
+    scale = max(1, SHOWN // image.shape[0])
+    return np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, 0).repeat(scale, 1)
+
+
+def _draw(strips: list[tuple[str, list[np.ndarray]]], out: Path) -> None:
+    """Draws the sheet, pixel for pixel. strips: labels with images, all of one size."""
+    labels = [clean(name.replace("_", " ")) for name, _ in strips]
+    height, width = strips[0][1][0].shape[:2]
+    margin = LETTER * max(map(len, labels)) + 2 * GAP
+    down, across = height + GAP, margin + max(len(images) for _, images in strips) * (width + GAP)
+    columns = max(1, min(len(strips), WIDTH // across))
+    rows = -(-len(strips) // columns)
+    columns = -(-len(strips) // rows)
+    sheet = np.full((rows * down + GAP, columns * across, 3), 255, np.uint8)
+
+    figure = Figure(figsize=(sheet.shape[1] / DPI, sheet.shape[0] / DPI))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for place, (label, images) in enumerate(zip(labels, (images for _, images in strips), strict=True)):
+        top, left = GAP + place % rows * down, place // rows * across + margin
+        for number, image in enumerate(images):
+            start = left + number * (width + GAP)
+            sheet[top : top + height, start : start + width] = image
+        axes.text(left - 2 * GAP, top + height / 2, label, ha="right", va="center", fontsize=FONT_SIZE)
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     files.put(out, buffer.getbuffer())

@@ -19,7 +19,7 @@ from normbench.results.tables.markdown import markdown
 from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.metrics import metrics
 from normbench.results.tables.overall import overall_table
-from normbench.results.tables.pictures import copy_samples, draw_contact_sheets
+from normbench.results.tables.pictures import copy_samples, draw_contact_sheets, draw_real_images
 from normbench.results.tables.published import published_table
 from normbench.results.tables.reading import read
 from normbench.results.tables.reasons import Why, is_off, with_left_out
@@ -123,5 +123,6 @@ def aggregate() -> None:
         missing = {name: reasons(tables[name]) for name in EXPLAINED}
         files.write_json(folder / "missing.json", missing | {"off": off(classifiers)})
         copy_samples(gans, folder / "samples")
+        draw_real_images(gans, folder / "real")
         draw_contact_sheets(suite.datasets, folder / "corrupted")
         checksums.note(folder)
