@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-RESAMPLES = 9_999  # the smallest p-value of a test that cannot try all is one in 10,000
+RESAMPLES = 1_999  # the smallest p-value of a test that cannot try all is one in 2,000
 ALL = 12  # with at most this many seeds, all signs are tried
 RELATIVE = 1e-9  # two sums that differ by less are equal, however they were rounded
 

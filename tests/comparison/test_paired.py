@@ -102,17 +102,17 @@ def test_many_exchanged_seeds_are_drawn() -> None:
     values = np.random.default_rng(5).normal(0.4, 1, 14)
     signs = 1 - 2 * ((np.arange(2**14)[:, None] >> np.arange(14)) & 1)
     exact = (np.abs(signs @ values) >= abs(values.sum()) - 1e-12).mean()
-    assert permutation.of_seeds(values) == pytest.approx(exact, abs=0.015)
+    assert permutation.of_seeds(values) == pytest.approx(exact, abs=0.03)
 
 
 def test_exchanged_examples_have_the_exact_distribution() -> None:
-    """Against all signs of twelve examples, to the error of 10,000 draws."""
+    """Against all signs of twelve examples, to the error of 2,000 draws."""
     generator = np.random.default_rng(6)
     for _ in range(5):
         values = generator.integers(-1, 2, (3, 12)).astype(float)
         signs = 1 - 2 * ((np.arange(2**12)[:, None] >> np.arange(12)) & 1)
         exact = (np.abs(signs @ values.sum(0)) >= abs(values.sum()) - 1e-9).mean()
-        assert permutation.of_examples(values) == pytest.approx(exact, abs=0.02)
+        assert permutation.of_examples(values) == pytest.approx(exact, abs=0.04)
 
 
 def test_p_values_of_permutations_are_repeatable() -> None:

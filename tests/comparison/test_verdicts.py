@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from normbench.comparison.paired import Difference, paired
-from normbench.comparison.verdicts import Verdict, judged
+from normbench.comparison.verdicts import Verdict, holm, judged
 from tests.comparison.simulated import Truth
 
 PLAIN = Difference(0.1, 0.02, 10, 0.05, 0.15, 0.5, 3, 100)
@@ -22,6 +23,14 @@ def test_p_values_are_adjusted_over_the_table() -> None:
     assert all(each.verdict is Verdict.BETTER for each in found)
     found = judged([replace(PLAIN, p=p) for p in (0.04, 0.03, 0.3)])
     assert all(each.verdict is Verdict.INDISTINGUISHABLE for each in found)
+
+
+def test_the_adjustment_is_that_of_statsmodels() -> None:
+    generator = np.random.default_rng(3)
+    for count in (1, 2, 7, 40):
+        p = np.concatenate([generator.random(count) ** 3, [0.01, 0.01]])
+        assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], rel=1e-12)
+    assert holm(np.zeros(0)).tolist() == []
 
 
 @pytest.mark.parametrize("mean", [0.1, -0.1])

@@ -6,8 +6,8 @@ import itertools
 import math
 
 import pytest
-from normbench.comparison.verdicts import Verdict
 
+from normbench.comparison.verdicts import Verdict
 from normbench.results.tables.standing import Standing
 from normbench.results.tables.table import Row
 
