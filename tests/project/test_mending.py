@@ -28,8 +28,8 @@ def test_dvc_repro_restores_what_is_damaged(tmp_path: Path) -> None:
     for stage, path in (("train", labels), ("evaluate", labels)):
         if stage == "train":  # It has to read the labels only for a run that is not there.
             project.edit("seeds: [0]", "seeds: [0, 1]")
-            assert project.run("python", "-m", "stages.resolve").returncode == 0
-        refused = project.run("python", "-m", f"stages.{stage}", *CELL)
+            assert project.run("stages.resolve").returncode == 0
+        refused = project.run(f"stages.{stage}", *CELL)
         assert refused.returncode == 1
         (line,) = refused.stderr.splitlines()
         assert line.startswith(f"{path.relative_to(tmp_path)}: is not what was prepared; `dvc repro` restores it")
@@ -38,4 +38,4 @@ def test_dvc_repro_restores_what_is_damaged(tmp_path: Path) -> None:
 
     project.repro("evaluate@small-batch_norm")
     assert {path: path.read_bytes() for path in before} == before
-    assert project.run("python", "-m", "stages.evaluate", *CELL).returncode == 0
+    assert project.run("stages.evaluate", *CELL).returncode == 0

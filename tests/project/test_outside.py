@@ -163,13 +163,13 @@ def test_data_that_are_not_there(root: Path) -> None:
     """What was made of them stays in use with a line; what was not made ends in a line."""
     project = Project(root / "normbench")
     (root / "photos").rename(root / "moved")
-    done = project.dvc("repro", "bind")
+    done = project.try_repro("bind")
     assert done.returncode == 0
     assert "../photos: not there; what was made of it is kept as it is" in done.stderr
     assert "Running stage 'resolve'" not in done.stdout
     assert changed_by_check(project) == []
     project.edit("path: ../photos", "path: ../photoz")
-    done = project.dvc("repro", "bind")
+    done = project.try_repro("bind")
     assert done.returncode != 0
     assert "dataset 'photos': ../photoz: no such folder" in done.stderr
     assert "Traceback" not in done.stderr
@@ -202,7 +202,7 @@ def test_who_has_pulled_the_results_needs_no_data(root: Path, tmp_path: Path) ->
 def test_mistakes_in_params_are_left_to_resolve(root: Path) -> None:
     project = Project(root / "normbench")
     project.edit("path: ../photos,", "path: ../photos, backgrounds: red,")
-    done = project.dvc("repro", "bind")
+    done = project.try_repro("bind")
     assert done.returncode != 0
     assert "datasets.photos.backgrounds = 'red': unknown key; did you mean 'background'?" in done.stderr
     assert "Traceback" not in done.stderr

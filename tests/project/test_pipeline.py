@@ -10,8 +10,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pytest
 
 from normbench.runs.record import Record
 from normbench.runs.run import Status
+from tests.support import forks
 from tests.support.project import ROOT, Project, ran
 from tests.support.suite_folder import outcome
 
@@ -189,7 +188,7 @@ def test_bit_for_bit(project: Project):
 )
 def test_bad_input_ends_in_resolve(project: Project, old: str, new: str, line: str):
     project.edit(old, new)
-    done = project.dvc("repro")
+    done = project.try_repro()
     assert done.returncode != 0
     assert ran(done.stdout) == ["resolve"]
     assert line in done.stderr
@@ -227,8 +226,8 @@ def test_a_kill_keeps_finished_seeds(project: Project):
     project.edit("seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4, 5, 6, 7]")
     project.repro("bind")  # It takes the runs in the outputs of the stages into the store, so this comes first.
     shutil.rmtree(project.path / "runs")
-    command = [sys.executable, "-m", "stages.train", "--task", "small", "--variant", "batch_norm"]
-    process = subprocess.Popen(command, cwd=project.path, env=project.environment, start_new_session=True)
+    command = ["stages.train", "--task", "small", "--variant", "batch_norm"]
+    process = forks.start("-m", *command, cwd=project.path, env=project.environment)
     deadline = time.monotonic() + 120
     while not list((project.path / "runs").glob("[0-9a-f]*/record.json")) and time.monotonic() < deadline:
         time.sleep(0.02)

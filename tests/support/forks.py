@@ -3,7 +3,8 @@
 `start` and `run` take what follows `python` on a command line. The forked process has the arguments, environment, folder,
 streams and session of one that is started with them, one thread, and modules whose functions nobody has called. Its
 command line in /proc is that of the process it is forked from. Where that could make a difference, because what Python
-and libraries read when they are loaded is another, or the cores are, a fresh process is started.
+and libraries read when they are loaded is another, or the cores are, a fresh process is started. A process whose
+PYTHONPATH is not this checkout, as those in a clone, is forked from one that has imported the libraries alone.
 """
 
 from __future__ import annotations
@@ -33,19 +34,22 @@ LARGEST = 1 << 18  # bytes of a request
 STREAMS = 4  # of a request: standard input, output and error, and the socket for answers
 # The beginnings of the names of variables that are read when Python, its libraries or an allocator are loaded.
 LOADING = ("CUBLAS_", "GOMP_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "OPENCV_", "PYTHON", "TORCH")
-# What the commands import while they work, beside all modules of the package.
-MORE = ("cv2", "sklearn.datasets", "torch._dynamo", "torchmetrics.image.fid", "torchvision.utils")
+# What the commands, and DVC, import while they work, beside all modules of the package.
+LIBRARIES = (
+    *("cv2", "dvc.cli.parser", "dvc.repo", "matplotlib.pyplot", "optuna", "pandas", "pydantic", "ruamel.yaml"),
+    *("scipy.stats", "sklearn.datasets", "torch._dynamo", "torchmetrics.image.fid", "torchvision.utils", "typer"),
+)
 
 
 class Forked:
     """A process that was forked for a test, with what tests use of `subprocess.Popen`.
 
-    stdout: its standard output and error, if they were not given. returncode: negative for a signal, None before
-    `wait`.
+    stdin, stdout: its standard input, and its output and errors, if it was not given others. returncode: negative for
+    a signal, None before `wait`.
     """
 
-    def __init__(self, pid: int, answers: socket.socket, stdout: IO[str] | None):
-        self.pid, self.stdout = pid, stdout
+    def __init__(self, pid: int, answers: socket.socket, stdin: IO[str] | None = None, stdout: IO[str] | None = None):
+        self.pid, self.stdin, self.stdout = pid, stdin, stdout
         self.returncode: int | None = None
         self._answers = answers
 
@@ -64,8 +68,13 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """What is left of the output, until every process that may write to it has ended. Kills it at the timeout."""
+        """Ends the input. Returns what is left of the output, until every process that may write to it has ended.
+
+        Kills it at the timeout.
+        """
         assert self.stdout is not None
+        if self.stdin is not None:
+            self.stdin.close()
         watch = threading.Timer(timeout or threading.TIMEOUT_MAX, self.kill)
         watch.daemon = True
         watch.start()
@@ -86,52 +95,75 @@ class Forked:
 def _surroundings(environment: Mapping[str, str]) -> dict[str, Any]:
     """What a process must have as the one it is forked from has it."""
     variables = {name: value for name, value in environment.items() if name.startswith(LOADING)}
+    variables.pop("PYTHONPATH", None)
     return variables | {"cores": sorted(os.sched_getaffinity(0))}
 
 
 @functools.cache
-def _server() -> tuple[socket.socket, dict[str, Any]]:
-    """Starts the process to fork from, which ends with this one; returns its socket and its surroundings."""
+def _server(package: bool) -> tuple[socket.socket, dict[str, Any]]:
+    """Starts a process to fork from, which ends with this one; returns its socket and its surroundings.
+
+    package: whether it has imported the package too. That one is forked from the one that has the libraries alone.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-    theirs.close()
-    atexit.register(lambda: (ours.close(), process.wait()))
+    module = ("-m", "tests.support.forks", *(["package"] if package else []))
+    with theirs:
+        if package:
+            _forked(module, ROOT, environment, theirs.fileno(), 1, 2, package=False)
+            atexit.register(ours.close)
+        else:
+            process = subprocess.Popen([sys.executable, *module], cwd=ROOT, env=environment, stdin=theirs)
+            atexit.register(lambda: (ours.close(), process.wait()))
     return ours, _surroundings(environment)
 
 
+def _has_package(environment: Mapping[str, str]) -> bool:
+    return environment.get("PYTHONPATH") == str(ROOT)
+
+
 def _may_fork(environment: Mapping[str, str]) -> bool:
-    return sys.platform == "linux" and _surroundings(environment) == _server()[1]
+    return sys.platform == "linux" and _surroundings(environment) == _server(_has_package(environment))[1]
 
 
-def _forked(arguments: tuple[str, ...], cwd: Path, env: dict[str, str], out: int, error: int) -> tuple[int, Any]:
-    """The id of a new process, and the socket that gets its exit code."""
+def _forked(
+    arguments: tuple[str, ...], cwd: Path, env: dict[str, str], *streams: int, package: bool | None = None
+) -> tuple[int, socket.socket]:
+    """The id of a new process, and the socket that gets its exit code. streams: its input, output and errors."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     request = json.dumps({"arguments": arguments, "folder": str(cwd), "environment": env})
-    with theirs, open(os.devnull) as nothing:
-        socket.send_fds(_server()[0], [request.encode()], [nothing.fileno(), out, error, theirs.fileno()])
+    server, _ = _server(_has_package(env) if package is None else package)
+    with theirs:
+        socket.send_fds(server, [request.encode()], [*streams, theirs.fileno()])
     return int(ours.recv(32)), ours
 
 
-def start(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Popen[str] | Forked:
-    """Starts `python ARGUMENTS` in a session of its own; its output and errors are the `stdout` of what is returned."""
+def start(*arguments: str, cwd: Path, env: dict[str, str], has_input: bool = False) -> subprocess.Popen[str] | Forked:
+    """Starts `python ARGUMENTS` in a session of its own; its output and errors are the `stdout` of what is returned.
+
+    has_input: whether it has an input, the `stdin` of what is returned, which lasts until that is closed.
+    """
     if not _may_fork(env):
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=cwd,
             env=env,
+            stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
-    reader, writer = os.pipe()
+    (its_input, to_it), (from_it, its_output) = os.pipe(), os.pipe()
     try:
-        pid, answers = _forked(arguments, cwd, env, writer, writer)
+        pid, answers = _forked(arguments, cwd, env, its_input, its_output, its_output)
     finally:
-        os.close(writer)
-    return Forked(pid, answers, open(reader, encoding="utf-8"))
+        os.close(its_input)
+        os.close(its_output)
+    stdin = os.fdopen(to_it, "w", encoding="utf-8")
+    if not has_input:
+        stdin.close()
+    return Forked(pid, answers, stdin, os.fdopen(from_it, encoding="utf-8"))
 
 
 def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -139,9 +171,13 @@ def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Completed
     if not _may_fork(env):
         command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as error:
-        pid, answers = _forked(arguments, cwd, env, out.fileno(), error.fileno())
-        process = Forked(pid, answers, None)
+    with (
+        open(os.devnull) as nothing,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as error,
+    ):
+        pid, answers = _forked(arguments, cwd, env, nothing.fileno(), out.fileno(), error.fileno())
+        process = Forked(pid, answers)
         try:
             code = process.wait(600)
         finally:
@@ -150,15 +186,17 @@ def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Completed
     return subprocess.CompletedProcess(arguments, code, *printed)
 
 
-def serve(server: socket.socket) -> None:
+def serve(server: socket.socket, package: bool) -> None:
     """Forks for each request, until the other side is closed."""
-    import normbench
-
-    for module in pkgutil.walk_packages(normbench.__path__, "normbench."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    for name in ("stages", *MORE):
+    for name in LIBRARIES:
         importlib.import_module(name)
+    if package:
+        import normbench
+        import stages  # noqa: F401
+
+        for module in pkgutil.walk_packages(normbench.__path__, "normbench."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
     path = [entry for entry in sys.path[1:] if entry != str(ROOT)]
     assert len(os.listdir("/proc/self/task")) == 1, "only a process of one thread may fork"
     gc.freeze()  # What is here is never freed, so that its memory stays shared.
@@ -239,4 +277,7 @@ def _work(request: dict[str, Any], streams: list[int], path: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    with open(os.devnull) as nothing:
+        requests = os.dup(0)
+        os.dup2(nothing.fileno(), 0)
+    serve(socket.socket(fileno=requests), "package" in sys.argv)

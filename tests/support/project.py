@@ -16,6 +16,7 @@ import pandas as pd
 from normbench.runs.contents import RECORD
 from normbench.runs.record import Record
 from normbench.system.fork_client import SERVER
+from tests.support import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = """
@@ -105,38 +106,35 @@ class Project:
         subprocess.run(["git", "init", "--quiet", "."], cwd=path, check=True)
         return cls(path)
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        env = self.environment | environment
-        return subprocess.run(command, cwd=self.path, env=env, capture_output=True, text=True)
+    def run(self, module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs `python -m MODULE ARGUMENTS`."""
+        return forks.run("-m", module, *arguments, cwd=self.path, env=self.environment | environment)
 
     def dvc(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "dvc", *arguments, **environment)
+        return self.run("dvc", *arguments, **environment)
 
     def normbench(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "normbench", *arguments)
+        return self.run("normbench", *arguments)
 
     @functools.cached_property
     def server(self) -> dict[str, str]:
         """The variable that names a process in which the imports of stages are done once. It ends with this object."""
         if sys.platform != "linux":
             return {}
-        process = subprocess.Popen(
-            [sys.executable, "-c", SERVE],
-            cwd=self.path,
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        process = forks.start("-c", SERVE, cwd=self.path, env=self.environment, has_input=True)
         assert process.stdout is not None
         place = process.stdout.readline().strip()
-        assert place
+        assert Path(place).is_socket(), place
         weakref.finalize(self, process.communicate)
         return {SERVER: place}
 
+    def try_repro(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs `dvc repro`, whose stages are forked, as those of `normbench results` are."""
+        return self.dvc("repro", *arguments, **self.server)
+
     def repro(self, *arguments: str) -> list[str]:
-        """The stages that `dvc repro` ran; it must succeed. They are forked, as those of `normbench results` are."""
-        done = self.dvc("repro", *arguments, **self.server)
+        """The stages that `dvc repro` ran; it must succeed."""
+        done = self.try_repro(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return ran(done.stdout)
 
