@@ -186,6 +186,8 @@ def write_suite(**changed: Any) -> None:
     files.write_json("build/resolved/suite.json", suite)
     files.write_json("build/resolved/corruptions.json", {"names": NAMES, "severities": SEVERITIES, **OTHERS})
     resolved = Path("build/resolved")
+    for stage in ("evaluate", "fid"):
+        files.write_json(resolved / f"code/{stage}.json", {"digest": "7" * 64})
     for variant in GAN_VARIANTS:
         origin = gan_record(variant, 0).provenance
         origin.task.write(resolved / f"gan_tasks/{GAN_TASK}.json")

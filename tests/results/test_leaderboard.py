@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from pathlib import Path
@@ -13,19 +12,11 @@ import pytest
 from normbench.corruptions.constants import MAIN
 from normbench.results.report import report
 from normbench.results.tables import LEADERBOARD, aggregate
-from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.costs import costs
-from normbench.results.tables.leaderboard import leaderboard
-from normbench.results.tables.markdown import markdown
-from normbench.results.tables.metrics import metrics
-from normbench.suite.suite import Suite
 from normbench.system import files
 from tests.results.made_up_suite import (
-    GAN_TASK,
-    NAMES,
     OTHERS,
     SEEDS,
-    SEVERITIES,
     TASK,
     VARIANTS,
     edit,
@@ -78,28 +69,6 @@ def test_it_is_ordered_by_accuracy_with_the_unfinished_last(suite: None) -> None
     assert order[:-1] == sorted(accuracy, key=lambda variant: -accuracy[variant])
 
 
-def test_markdown_says_what_the_csv_says(suite: None) -> None:
-    aggregate()
-    text = Path("results/leaderboard.md").read_text(encoding="utf-8")
-    assert "relative to `batch_norm`, over 15 of the 15 main corruptions" in text
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    shown = [[part.strip() for part in line.strip("|").split("|")] for line in lines]
-    assert len({len(line) for line in shown}) == 1
-    for cells, row in zip(shown[2:], rows("results/leaderboard.csv"), strict=True):
-        assert cells[:2] == [row["task"], row["variant"]]
-        if row["clean_accuracy"]:
-            mean, deviation = cells[2].split(" ± ")
-            assert float(mean) == pytest.approx(100 * float(row["clean_accuracy"]), abs=0.006)
-            assert float(deviation) == pytest.approx(100 * float(row["clean_accuracy_std"]), abs=0.006)
-            assert float(cells[4]) == pytest.approx(float(row["mce"]), abs=0.06)
-            assert float(cells[5]) == pytest.approx(float(row["images_per_second"]), abs=0.6)
-        assert int(cells[7]) == int(row["parameters"])
-    last = {cells[1]: cells for cells in shown[2:]}
-    assert last["spectral_norm"][2:6] == ["\N{EN DASH} (a)"] * 4
-    assert "(a) all 3 runs diverged" in text
-    assert [last[v][-1] for v in ("spectral_norm", "no_norm", "conv_norm")] == ["diverged 3/3", "diverged 1/3", "3/3"]
-
-
 def test_costs_are_of_runs_that_had_the_machine_to_themselves() -> None:
     def runs(*beside: int) -> list[Any]:
         shared = [{"device": {"side_by_side": count}} for count in beside]
@@ -116,29 +85,6 @@ def test_costs_are_of_runs_that_had_the_machine_to_themselves() -> None:
     assert (found["seconds"], found["compile_seconds"]) == (5.0 + 20.0, 20.0)
     found = costs(runs(2, 2, 4))
     assert (found["images_per_second"], found["side_by_side"], found["compile_seconds"]) == (20.0, 4, 30.0)
-
-
-@pytest.mark.parametrize(
-    ("beside", "told"), [(1, "runs that had the machine to themselves."), (3, "of which up to 3 shared the machine.")]
-)
-def test_the_caption_says_whether_runs_shared_the_machine(beside: int, told: str) -> None:
-    made = {"corruption_accuracy": {name: [0.5] * 5 for name in NAMES}, "clean_accuracy": 0.9}
-    runs = {("t", "batch_norm"): [record("t", metrics=made, provenance={"device": {"side_by_side": beside}})]}
-    chosen = Corruptions(names=NAMES, severities=SEVERITIES)
-    table = leaderboard(runs, "batch_norm", chosen)
-    assert told in markdown(table.rows, a_suite(), chosen)
-
-
-def a_suite() -> Suite:
-    return Suite(
-        seeds=[0],
-        datasets=["digits"],
-        tasks=["t"],
-        variants=["batch_norm"],
-        baseline="batch_norm",
-        gan_tasks=[],
-        gan_variants=[],
-    )
 
 
 def test_memory_and_parameters_use_all_runs_and_speed_and_time_finished_ones() -> None:
@@ -158,23 +104,6 @@ def test_a_run_without_a_speed_leaves_it_to_the_others() -> None:
     speeds = (None, 100.0, 300.0)
     assert costs([record(cost={"images_per_second": s}) for s in speeds])["images_per_second"] == 200.0
     assert math.isnan(costs([record(cost={"images_per_second": None})])["images_per_second"])
-
-
-def test_metrics_are_nested_rounded_and_leave_out_what_has_no_value(suite: None) -> None:
-    aggregate()
-    found = json.loads(Path("results/metrics.json").read_text(encoding="utf-8"))
-    assert set(found) == {TASK, GAN_TASK}
-    assert found[TASK]["spectral_norm"] == {}
-    assert found[TASK]["batch_norm"]["mce"] == 100.0
-    assert found[GAN_TASK] == {"batch_norm": {"fid": 63.0}, "spectral_norm_alone": {"fid": 35.25}}
-    clean = statistics.mean(run.metrics["clean_accuracy"] for run in finished("conv_norm"))
-    assert found[TASK]["conv_norm"]["clean_accuracy"] == float(f"{clean:.6g}")
-
-
-def test_a_task_and_a_gan_task_of_one_name_share_their_metrics() -> None:
-    board = [{"task": "t", "variant": "v", "clean_accuracy": 0.5, "corruption_accuracy": math.nan, "mce": math.nan}]
-    found = metrics(board, [{"task": "t", "variant": "v", "fid": 2.0}])
-    assert found == {"t": {"v": {"clean_accuracy": 0.5, "fid": 2.0}}}
 
 
 def test_mce_is_over_the_main_corruptions_that_were_run_and_the_chosen_severities(suite: None) -> None:

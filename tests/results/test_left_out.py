@@ -154,7 +154,7 @@ def test_the_baseline_may_be_without_records(suite: None) -> None:
 
 def test_nothing_is_written_without_any_record(suite: None) -> None:
     aggregate()
-    before = {path: path.read_bytes() for path in Path("results").iterdir()}
+    before = {path: path.read_bytes() for path in Path("results").rglob("*.*")}
     for path in Path("build/scores").rglob("*.json"):
         path.unlink()
     with pytest.raises(UserError) as error:
@@ -162,7 +162,7 @@ def test_nothing_is_written_without_any_record(suite: None) -> None:
     first, last = str(error.value).split("\n")
     assert first.startswith(f"{place('batch_norm', 0)}: no such record")
     assert last == "none of the suite's 30 records can be used"
-    assert {path: path.read_bytes() for path in Path("results").iterdir()} == before
+    assert {path: path.read_bytes() for path in Path("results").rglob("*.*")} == before
 
 
 def test_a_task_without_records_is_as_it_is_resolved(suite: None) -> None:
@@ -190,7 +190,7 @@ def test_a_run_with_other_settings_is_foreign(suite: None, capsys: pytest.Captur
 
 def test_what_is_not_of_the_suite_is_named_once(suite: None, capsys: pytest.CaptureFixture[str]) -> None:
     aggregate()
-    before = {path: path.read_bytes() for path in Path("results").iterdir()}
+    before = {path: path.read_bytes() for path in Path("results").rglob("*.*")}
     capsys.readouterr()
     folder = place("batch_norm", 0).parent
     (folder / "0 (copy).json").write_bytes((folder / "0.json").read_bytes())
@@ -209,7 +209,7 @@ def test_what_is_not_of_the_suite_is_named_once(suite: None, capsys: pytest.Capt
         f"build/scores/classification/{TASK}/gone: not of a variant of the suite; left out",
         "build/scores/more: not of a kind of runs; left out",
     }
-    assert {path: path.read_bytes() for path in Path("results").iterdir()} == before
+    assert {path: path.read_bytes() for path in Path("results").rglob("*.*")} == before
 
 
 def test_two_variants_may_share_a_run(suite: None, capsys: pytest.CaptureFixture[str]) -> None:

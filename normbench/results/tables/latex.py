@@ -66,7 +66,7 @@ ROBUSTNESS = (
     Column("batch_corruption_accuracy", r"Corruption accuracy, batch statistics (\%)", 100, ".2f"),
     Column("attack_fgsm", r"FGSM (\%)", 100, ".1f", "attack_fgsm"),
     Column("attack_pgd", r"PGD (\%)", 100, ".1f", "attack_pgd"),
-    Column("attack_pgd_long", r"PGD, long (\%)", 100, ".1f"),
+    Column("attack_pgd_long", r"PGD, long (\%)", 100, ".1f", "attack_pgd_long"),
     Column("auto_attack", r"AutoAttack (\%)", 100, ".1f", "auto_attack"),
 )
 REST = {"task", "variant", "warnings", "missing", "batch_mce", *BUILT_IN, *(column.name for column in ROBUSTNESS)}

@@ -3,51 +3,75 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+from normbench.comparison.verdicts import FEWEST, Verdict
 from normbench.corruptions import MAIN
 from normbench.results.tables.cells import markdown_cell
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.marks import Marks
+from normbench.results.tables.standing import Standing
 from normbench.results.tables.table import Row, cell
 from normbench.suite.suite import Suite
 
-HEAD = ["task", "variant", "clean accuracy (%)", "corruption accuracy (%)", "mCE (%)"]
-HEAD += ["peak memory (MiB)", "parameters", "runs"]
+HEAD = ["task", "variant", "clean accuracy (%)", "against baseline", "corruption accuracy (%)", "against baseline"]
+HEAD += ["mCE (%)", "peak memory (MiB)", "parameters", "finished runs", "failed runs"]
+ALIGNED = ["---", "---", "---:", "---", "---:", "---", "---:", "---:", "---:", "---", "---"]
 DASH = "\N{EN DASH}"
-ALIGNED = ["---", "---", *["---:"] * 5, "---"]
+ACCURACIES = {"clean_accuracy": "clean_verdict", "corruption_accuracy": "corruption_verdict"}
 FORMATS = {"mce": ".1f", "peak_memory_mib": ".1f", "parameters": "d"}
 
 
-def markdown(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
-    """Returns the text of the file: heading, caption and the rows of the leaderboard."""
+def markdown(
+    rows: list[Row], suite: Suite, corruptions: Corruptions, standing: Standing, test_images: Mapping[str, int]
+) -> str:
+    """Returns the text of the file: heading, caption, the rows of the leaderboard, and what they can show.
+
+    test_images: how many there are, by task.
+    """
     marks = Marks(row["why"] for row in rows)
-    lines = [HEAD, ALIGNED, *(_cells(row, marks) for row in rows)]
+    leaders = {name: standing.leaders(rows, name, name) for name in ACCURACIES}
+    lines = [HEAD, ALIGNED, *(_cells(row, marks, suite.baseline, standing, leaders) for row in rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    below = [_resolution(test_images), _verdicts(rows, suite.baseline)]
     notes = "".join(f"\n({mark}) {markdown_cell(reason)}  " for mark, reason in marks.reasons())
-    return f"# Leaderboard\n\n{_caption(rows, suite, corruptions)}\n\n{table}\n" + (f"{notes}\n" if notes else "")
+    parts = ["# Leaderboard", _caption(rows, suite, corruptions), table, *filter(None, below)]
+    return "\n\n".join(parts) + "\n" + (f"{notes}\n" if notes else "")
 
 
-def _cells(row: Row, marks: Marks) -> list[str]:
+def _cells(
+    row: Row, marks: Marks, baseline: str | None, standing: Standing, leaders: Mapping[str, set[tuple[str, str]]]
+) -> list[str]:
     def marked(text: str, name: str) -> str:
         mark = marks.of(row["why"], name)
-        return f"{text or DASH} ({mark})" if mark else text
+        return f"{text or DASH} ({mark})" if mark else text or DASH
 
-    accuracies = [
-        marked(percent(row[name], row[f"{name}_std"]), name) for name in ("clean_accuracy", "corruption_accuracy")
-    ]
-    numbers = [marked(cell(row[name], form), name) for name, form in FORMATS.items()]
+    shown: list[str] = []
+    for name, verdict in ACCURACIES.items():
+        bold = (row["task"], row["variant"]) in leaders[name]
+        shown.append(marked(percent(row[name], row[f"{name}_std"], bold), name))
+        effect = standing.smallest_effect(row["task"], name, row["variant"], baseline or "")
+        shown.append("baseline" if row["variant"] == baseline else marked(_verdict(row[verdict], effect), verdict))
     return [
         markdown_cell(row["task"]),
         markdown_cell(row["variant"]) + (f" (tuned, {row['tuned']} trials)" if row["tuned"] else ""),
-        *accuracies,
-        *numbers,
-        marked(outcome(row["finished"], row["diverged"]), "runs"),
+        *shown,
+        *(marked(cell(row[name], form), name) for name, form in FORMATS.items()),
+        marked(f"{row['finished']}/{row['runs']}", "runs"),
+        failures(row),
     ]
+
+
+def _verdict(verdict: str, smallest_effect: float) -> str:
+    """Returns a verdict, with the smallest effect in points where the two do not differ."""
+    if verdict == Verdict.INDISTINGUISHABLE and not math.isnan(smallest_effect):
+        return f"{verdict} ({100 * smallest_effect:.2f})"
+    return verdict
 
 
 def _caption(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
     sentences = ["Mean ± sample standard deviation over the finished runs of a variant, one run a seed."]
-    if suite.tasks:
+    if suite.tasks and suite.baseline is not None:
         over = f"{len(corruptions.main)} of the {len(MAIN)} main corruptions"
         sentences.append(f"mCE is relative to `{suite.baseline}`, over {over}.")
     if any(row["tuned"] for row in rows):
@@ -58,10 +82,39 @@ def _caption(rows: list[Row], suite: Suite, corruptions: Corruptions) -> str:
     return " ".join(sentences)
 
 
-def percent(mean: float, deviation: float) -> str:
+def _resolution(test_images: Mapping[str, int]) -> str:
+    """Returns what one test image is worth in each task."""
+    parts = []
+    for task, count in test_images.items():
+        points = float(f"{100 / count:.2g}")  # without an exponent, whatever the number
+        parts.append(f"{markdown_cell(task)} has {count} test images, so one image of one run is {points:g} points")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _verdicts(rows: list[Row], baseline: str | None) -> str:
+    """Returns how the verdicts are to be read, or why there are none."""
+    if baseline is None or not rows:
+        return ""
+    if not any(row[verdict] for row in rows for verdict in ACCURACIES.values()):
+        return f"There are no verdicts: one needs at least {FEWEST} seeds that finished in both of two variants."
+    return (
+        f"Verdicts compare the runs with those of `{baseline}` by seeds and test images, with Holm's correction over "
+        "all pairs of variants of a task. In brackets: the smallest difference, in points, that this many seeds and "
+        "images would have shown with 80 % power. In bold: the best, and what is indistinguishable from it."
+    )
+
+
+def percent(mean: float, deviation: float, bold: bool) -> str:
     """Returns two fractions in percent, `98.61 ± 0.32`; without a deviation the mean alone; empty without a mean."""
-    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:.2f}"
-    return "" if math.isnan(mean) else f"{100 * mean:.2f}{spread}"
+    if math.isnan(mean):
+        return ""
+    text = f"**{100 * mean:.2f}**" if bold else f"{100 * mean:.2f}"
+    return text if math.isnan(deviation) else f"{text} ± {100 * deviation:.2f}"
+
+
+def failures(row: Row) -> str:
+    """Returns how many runs of a variant failed, and how: `0`, or `2 diverged, 1 collapsed`."""
+    return ", ".join(f"{row[kind]} {kind}" for kind in ("diverged", "collapsed") if row[kind]) or "0"
 
 
 def outcome(finished: int, diverged: int) -> str:

@@ -1,22 +1,39 @@
-"""The main numbers as JSON, for `dvc metrics`."""
+"""The main numbers as JSON files, one for each task and variant, for `dvc metrics`, whose rows are files."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 
 from normbench.results.tables.table import Row
+from normbench.system import files
 
-Metrics = dict[str, dict[str, dict[str, float]]]  # task -> variant -> metric -> value
+# The columns of the tables by their names here, which are short, so that a row fits on a line of a terminal.
+CLASSIFIERS = {"clean": "clean_accuracy", "corrupted": "corruption_accuracy", "mce": "mce"}
+GANS = {"fid": "fid"}
+
+Metrics = dict[tuple[str, str], dict[str, float]]  # by task and variant
 
 
 def metrics(leaderboard: list[Row], gan: list[Row]) -> Metrics:
     """Returns the metrics of both tables, rounded to six significant digits; metrics without a value are left out.
 
-    A task and a GAN task of the same name share an entry.
+    A task and a GAN task of the same name share an entry, with the failed runs of both.
     """
     found: Metrics = {}
-    for rows, names in ((leaderboard, ("clean_accuracy", "corruption_accuracy", "mce")), (gan, ("fid",))):
+    for rows, columns in ((leaderboard, CLASSIFIERS), (gan, GANS)):
         for row in rows:
-            values = {name: float(f"{row[name]:.6g}") for name in names if not math.isnan(row[name])}
-            found.setdefault(row["task"], {}).setdefault(row["variant"], {}).update(values)
+            cell = found.setdefault((row["task"], row["variant"]), {"failed": 0})
+            for name, column in columns.items():
+                if not math.isnan(row[column]):
+                    cell[name] = float(f"{row[column]:.6g}")
+            cell["failed"] += row["failed"]
     return found
+
+
+def write_metrics(found: Mapping[tuple[str, str], Mapping[str, float]], to: Path) -> None:
+    """Writes the metrics as `<task>/<variant>.json` into a folder, which is replaced atomically."""
+    with files.atomic_folder(to) as folder:
+        for (task, variant), values in found.items():
+            files.write_json(folder / task / f"{variant}.json", values)

@@ -27,6 +27,11 @@ class Table:
         texts = [[cell(row[name], form) for name, form in self.columns.items()] for row in self.rows]
         return csv_text([list(self.columns), *texts])
 
+    def without_empty(self) -> Table:
+        """Returns the table without the columns that have no value in any row; a table without rows keeps all."""
+        kept = {name for name in self.columns for row in self.rows if cell(row[name], self.columns[name])}
+        return Table({name: form for name, form in self.columns.items() if name in kept or not self.rows}, self.rows)
+
 
 def cell(value: Any, form: str) -> str:
     """Returns the text of a value; empty for NaN."""

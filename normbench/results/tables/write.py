@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from normbench.results import published
-from normbench.results.tables import checksums, outcomes
+from normbench.results.tables import checksums, latex, outcomes
 from normbench.results.tables.agreement import agreement_table, class_table
 from normbench.results.tables.claims.declared import declared
 from normbench.results.tables.claims.measured import Measured
@@ -15,9 +17,10 @@ from normbench.results.tables.curves import curve_table
 from normbench.results.tables.facts import facts
 from normbench.results.tables.gan import gan_table
 from normbench.results.tables.leaderboard import leaderboard
+from normbench.results.tables.manifest import manifest
 from normbench.results.tables.markdown import markdown
 from normbench.results.tables.means import Runs, finished
-from normbench.results.tables.metrics import metrics
+from normbench.results.tables.metrics import metrics, write_metrics
 from normbench.results.tables.overall import overall_table
 from normbench.results.tables.pictures import copy_samples, draw_contact_sheets, draw_real_images
 from normbench.results.tables.published import published_table
@@ -27,13 +30,18 @@ from normbench.results.tables.robustness import robustness_table
 from normbench.results.tables.run_facts import run_facts
 from normbench.results.tables.runs import cost_table, run_table
 from normbench.results.tables.smoothness import feature_table, layer_table, smoothness_table
+from normbench.results.tables.standing import Standing
 from normbench.results.tables.table import Table
 from normbench.runs.run import Kind
+from normbench.suite import resolved
 from normbench.suite.suite import Suite
 from normbench.system import files, layout
 
 OPTIONAL = ("attacks", "batch_statistics", "smoothness")  # the scores that `evaluation` can turn off
 EXPLAINED = ("leaderboard", "gan", "robustness", "smoothness")  # the tables with one row for each task and variant
+# Tables whose columns are left out of results/ where no row has a value; the others always have the same columns.
+SPARSE = ("robustness", "smoothness", "layers", "features")
+OF_BOTH = ("comparisons", "runs", "costs", "claims", "metrics")  # the tables that have runs of both kinds
 
 
 def reasons(table: Table) -> dict[str, dict[str, Why]]:
@@ -51,6 +59,12 @@ def off(runs: Runs) -> dict[str, list[str]]:
         done = [record for (of, _), records in runs.items() if of == task for record in finished(records)]
         found[task] = [score for score in OPTIONAL if done and all(is_off(record, score) for record in done)]
     return found
+
+
+def behind(tables: Iterable[str]) -> dict[str, list[Kind]]:
+    """Returns the kinds of runs behind each table."""
+    found = {name: [Kind.GAN] if name == "gan" else [Kind.CLASSIFICATION] for name in tables}
+    return found | {name: [*Kind] for name in OF_BOTH}
 
 
 def aggregate() -> None:
@@ -107,12 +121,27 @@ def aggregate() -> None:
     claims = claim_table(claimed, measured, timed=False)
     of_report["claims"] = claim_table(claimed, measured, timed=True)
 
-    for name, text in texts.items():
-        files.write_text(layout.RESULTS / name, text)
+    standing = Standing(compared.rows)
+    test_images = {
+        task: record.provenance.dataset.test for (task, _), records in classifiers.items() for record in records
+    }
+    of_paper = {
+        "leaderboard": latex.LEADERBOARD,
+        "gan": latex.GAN,
+        "robustness": (*latex.ROBUSTNESS, *latex.own_scores(tables["robustness"].columns)),
+    }
+    for name, table in tables.items():
+        text = (table.without_empty() if name in SPARSE else table).csv()
+        files.write_text(layout.RESULTS / f"{name}.csv", text)
     files.write_text(layout.RESULTS / "claims.csv", claims.csv())
     files.write_text(layout.RESULTS / "claims.md", claims_markdown(claims))
-    files.write_text(layout.RESULTS / "leaderboard.md", markdown(tables["leaderboard"].rows, suite, corruptions))
-    files.write_json(layout.RESULTS / "metrics.json", metrics(board.rows, gan.rows))
+    for name, columns in of_paper.items():
+        files.write_text(layout.RESULTS / f"{name}.tex", latex.latex(tables[name].rows, columns, standing))
+    text = markdown(tables["leaderboard"].rows, suite, corruptions, standing, test_images)
+    files.write_text(layout.RESULTS / "leaderboard.md", text)
+    write_metrics(metrics(board.rows, gan.rows), layout.RESULTS / "metrics")
+    code = {stage: resolved.digest(stage) for stage in ("evaluate", "fid")}
+    files.write_json(layout.RESULTS / "manifest.json", manifest(runs, behind(tables), code))
     with files.atomic_folder(layout.TABLES) as folder:
         for name, text in texts.items():
             files.write_text(folder / name, text)
