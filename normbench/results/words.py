@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from normbench.results.tables.facts import TaskFacts
+from normbench.results.tables.facts import Facts, TaskFacts
 from normbench.runs.record import Device
 from normbench.runs.run import Kind
 from normbench.suite.suite import Suite
 from normbench.training.task import Task
 
 NONE = "\N{EN DASH}"
+STAGES = {Kind.CLASSIFICATION: ("train", "evaluate"), Kind.GAN: ("gan", "fid")}  # those that make a row of a table
 NUMERICS = ("precision", "memory_format", "threads")  # keys of recipes that `numerics` shows, as they were used
 
 
@@ -25,23 +27,24 @@ def number(value: float, form: str) -> str:
     return NONE if math.isnan(value) else format(value, form)
 
 
-def spread(mean: float, deviation: float, factor: float = 1.0) -> Markup:
-    """Returns mean and deviation times a factor, `98.61 ± 0.32`, with the deviation in a muted colour.
+def measured(mean: float, deviation: float, form: str) -> Markup:
+    """Returns mean and deviation in a format, `98.61 ± 0.32`, with the deviation in a muted colour.
 
     It is a dash if the mean is NaN, and has no deviation if that is NaN.
     """
     if math.isnan(mean):
         return Markup(NONE)
-    behind = "" if math.isnan(deviation) else Markup(' <span class="sd">± {:.2f}</span>').format(factor * deviation)
-    return Markup("{:.2f}{}").format(factor * mean, behind)
+    behind = "" if math.isnan(deviation) else Markup(' <span class="sd">± {}</span>').format(format(deviation, form))
+    return Markup("{}{}").format(format(mean, form), behind)
 
 
 def quantity(mean: float, deviation: float) -> Markup:
-    """Like `spread`, but from 1000 on with a common power of ten: `2.81 ± 0.44 ×10⁴`."""
+    """Like `measured` with two decimals, but from 1000 on with a common power of ten: `2.81 ± 0.44 ×10⁴`."""
     if math.isnan(mean) or abs(mean) < 1000:
-        return spread(mean, deviation)
+        return measured(mean, deviation, ".2f")
     exponent = math.floor(math.log10(abs(mean)))
-    return spread(mean, deviation, 10.0**-exponent) + Markup(" \N{MULTIPLICATION SIGN}10<sup>{}</sup>").format(exponent)
+    scaled = measured(mean / 10.0**exponent, deviation / 10.0**exponent, ".2f")
+    return scaled + Markup(" \N{MULTIPLICATION SIGN}10<sup>{}</sup>").format(exponent)
 
 
 def pairs(values: Mapping[str, Any]) -> str:
@@ -92,7 +95,10 @@ def overview(suite: Suite) -> str:
 
 
 def recipe(facts: TaskFacts) -> str:
-    """Returns two sentences about a task: network, data and recipe, and then the numerics of its runs."""
+    """Returns two sentences about a task: network, data and recipe, and then the numerics of its runs.
+
+    Of the recipe there is what has to be given, and what differs from its defaults.
+    """
     task = facts.task
     network = task.model + (f" ({pairs(task.model_options)})" if task.model_options else "")
     data = [task.dataset]
@@ -100,7 +106,12 @@ def recipe(facts: TaskFacts) -> str:
         data.append(f"{100 * task.train_fraction:g} % of its training images")
     if isinstance(task, Task) and task.label_noise:
         data.append(f"label noise ({pairs(task.label_noise.json_value())})")
-    settings = {name: value for name, value in task.recipe.json_value().items() if name not in NUMERICS}
+    fields = type(task.recipe).model_fields
+    settings = {
+        name: value
+        for name, value in task.recipe.json_value().items()
+        if name not in NUMERICS and (fields[name].is_required() or getattr(task.recipe, name) != fields[name].default)
+    }
     return f"{network} on {', '.join(data)}: {pairs(settings)}. {numerics(facts)}"
 
 
@@ -110,3 +121,52 @@ def numerics(facts: TaskFacts) -> str:
     if facts.threads is not None:
         parts.append(f"{counted(facts.threads, 'thread')} a run on a CPU")
     return f"Computed in {', '.join(parts)}."
+
+
+def resolution(images: int) -> str:
+    """Returns by how much one image changes an accuracy: `one image is 0.28 points`."""
+    return f"one image is {100 / images:.2g} points" if images < 10_000 else f"one image is {100 / images:.3f} points"
+
+
+def effects(found: list[float], factor: float, unit: str) -> str:
+    """Returns the smallest effects that could have been shown, in rising order, as text: `1.2 to 3.4 points`."""
+    ends = [f"{factor * value:.2g}" for value in (found[0], found[-1])]
+    return " to ".join(dict.fromkeys(ends)) + f" {unit}".rstrip()
+
+
+def interval(low: float, high: float, form: str) -> str:
+    """Returns an interval with signs, `[−0.52, +1.10]`; empty without bounds."""
+    return "" if math.isnan(low) else f"[{signed(low, form)}, {signed(high, form)}]"
+
+
+def signed(value: float, form: str) -> str:
+    """Returns a number with its sign, a true minus; a dash for NaN."""
+    return NONE if math.isnan(value) else format(value, f"+{form}").replace("-", "\N{MINUS SIGN}")
+
+
+def citation(version: str, facts: Facts) -> str:
+    """Returns the entry of normbench in BibTeX, with the revision that made the results."""
+    found = facts.git[0].value
+    dirty = ", with uncommitted changes" if found.dirty else ""
+    lines = [
+        "@software{normbench,",
+        "  title   = {normbench: a reproducible benchmark of normalization methods for convolutional networks},",
+        "  author  = {{The normbench authors}},",
+        f"  version = {{{version}}},",
+        *([f"  note    = {{Revision {found.revision}{dirty}}},"] if found.revision else []),
+        f"  year    = {{{facts.ended[:4]}}}",
+        "}",
+    ]
+    return "\n".join(lines)
+
+
+def commands(facts: Facts) -> str:
+    """Returns the commands that make the first row of each kind of table again."""
+    suite = facts.suite
+    lines = [f"git checkout {facts.git[0].value.revision or 'REVISION'}", "make env"]
+    for kind, stages in STAGES.items():
+        tasks, variants = suite.of_kind(kind)
+        if tasks:
+            what = f"--task {shlex.quote(tasks[0])} --variant {shlex.quote(variants[0])}"
+            lines += [f"python -m stages.{stage} {what}" for stage in stages]
+    return "\n".join(lines)

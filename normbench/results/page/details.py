@@ -1,0 +1,138 @@
+"""The wide tables of a task, which the page shows on demand: comparisons, accuracy by corruption and class, layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+from markupsafe import Markup
+
+from normbench.results.page.grid import Cell, Column, Grid, Line
+from normbench.results.page.names import Variants, measure
+from normbench.results.page.verdicts import Comparison, Verdicts
+from normbench.results.words import interval, measured, number, signed
+
+WHEN = {"initial": "at initialization", "trained": "after training"}
+
+
+def comparison_grid(variants: Variants, names: list[str], verdicts: Verdicts) -> Grid:
+    """Returns the differences of each variant to the baseline with their intervals, a column for each measure."""
+
+    def cell(name: str, key: str) -> Cell:
+        found = verdicts.of(key, name, variants.baseline or "")
+        return Cell("\N{EN DASH}") if found is None else difference(found, measure(key).factor)
+
+    columns = [
+        Column(key, words.head, f"{words.small.removesuffix(', %').removesuffix('%')} {words.unit}".strip(), words.best)
+        for key in verdicts.measures
+        for words in [measure(key)]
+    ]
+    lines = [
+        variants.line(name, [cell(name, key) for key in verdicts.measures])
+        for name in names
+        if name != variants.baseline
+    ]
+    return Grid("Differences to the baseline", "Variant", columns, lines)
+
+
+def difference(found: Comparison, factor: float) -> Cell:
+    """Returns a difference with its interval and verdict as a cell."""
+    bounds = interval(factor * found.low, factor * found.high, ".2f")
+    behind = Markup(' <span class="sd">{}</span>').format(bounds) if bounds else Markup("")
+    value = factor * found.difference
+    return Cell(Markup("{}{}").format(signed(value, ".2f"), behind), value, found.verdict)
+
+
+def corruption_grid(variants: Variants, table: pd.DataFrame) -> Grid:
+    """Returns the accuracy of each variant on each corruption, mean over severities. table: corruptions.csv."""
+    columns = [Column(name, name.replace("_", " "), best="high") for name in dict.fromkeys(table["corruption"])]
+    means = {(row["variant"], row["corruption"]): 100 * row["mean"] for row in table.to_dict("records")}
+    return shares("Accuracy by corruption, %", variants, columns, table["variant"], means)
+
+
+def class_grid(variants: Variants, table: pd.DataFrame) -> Grid:
+    """Returns the accuracy of each variant on the clean test images of each class. table: classes.csv."""
+    examples = dict(zip(table["class"].astype(str), table["examples"], strict=True))
+    columns = [Column(name, name, f"{number(count, '.0f')} images", "high") for name, count in examples.items()]
+    means = {(row["variant"], str(row["class"])): 100 * row["accuracy"] for row in table.to_dict("records")}
+    return shares("Accuracy by class, %", variants, columns, table["variant"], means)
+
+
+def shares(
+    label: str, variants: Variants, columns: list[Column], names: Iterable[str], means: dict[tuple[str, str], float]
+) -> Grid:
+    """Returns a table of percentages. means: by variant and key of the column."""
+    lines = [
+        variants.line(name, [Cell(number(value, ".1f"), value) for column in columns for value in [means[name, column.key]]])
+        for name in dict.fromkeys(names)
+    ]
+    return Grid(label, "Variant", columns, lines)
+
+
+def agreement_grid(variants: Variants, table: pd.DataFrame) -> Grid:
+    """Returns how each variant's errors agree with those of the baseline. table: agreement.csv."""
+    columns = [
+        Column("both_right", "Both right", "%", "high"),
+        Column("only_variant", "Only the variant right", "%", "high"),
+        Column("only_baseline", "Only the baseline right", "%", "low"),
+        Column("both_wrong", "Both wrong", "%", "low"),
+    ]
+    lines = []
+    for row in table.to_dict("records"):
+        if variants.baseline in (row["variant"], row["other"]):
+            own = ["only_first", "only_second"] if row["other"] == variants.baseline else ["only_second", "only_first"]
+            values = [100 * row[key] for key in ("both_right", *own, "both_wrong")]
+            name = row["variant"] if row["other"] == variants.baseline else row["other"]
+            lines.append(variants.line(name, [Cell(number(value, ".1f"), value) for value in values]))
+    return Grid("Agreement of errors with the baseline", "Variant", columns, lines)
+
+
+def layer_grids(table: pd.DataFrame) -> list[Grid]:
+    """Returns the bounds and the estimates of the norms of all layers: a line for each layer, a column a variant."""
+    names = list(dict.fromkeys(table["variant"]))
+    layers = merged([list(own["layer"]) for _, own in table.groupby("variant", sort=False)])
+    found = {(row["layer"], row["variant"]): row for row in table.to_dict("records")}
+    columns = [Column(name, name, best="low") for name in names]
+
+    def cell(layer: str, name: str, key: str) -> Cell:
+        row = found.get((layer, name), {})
+        value = row.get(key, math.nan)
+        return Cell(measured(value, row.get(f"{key}_std", math.nan), ".3g"), value)
+
+    return [
+        Grid(label, "Layer", columns, [Line(layer, [cell(layer, name, key) for name in names]) for layer in layers])
+        for key, label in (("bound", "Norms of layers: upper bounds"), ("estimate", "Norms of layers: lower estimates"))
+        if table[key].notna().any()
+    ]
+
+
+def merged(lists: list[list[str]]) -> list[str]:
+    """Returns every name once, in an order that agrees with the order of each list as far as possible."""
+    names: list[str] = []
+    for own in sorted(lists, key=len, reverse=True):
+        place = 0
+        for name in own:
+            if name not in names:
+                names.insert(place, name)
+            place = names.index(name) + 1
+    return names
+
+
+def feature_grids(variants: Variants, table: pd.DataFrame) -> list[Grid]:
+    """Returns the root mean square and the largest value of each block's output, before and after training."""
+    found = {(row["variant"], row["when"], row["block"]): row for row in table.to_dict("records")}
+    blocks = [(when, block) for when in WHEN for block in sorted(table.loc[table["when"] == when, "block"].unique())]
+    columns = [Column(f"{when}-{block}", f"Block {block}", WHEN[when]) for when, block in blocks]
+
+    def cell(name: str, when: str, block: int, key: str) -> Cell:
+        row = found.get((name, when, block), {})
+        value = row.get(key, math.nan)
+        return Cell(measured(value, row.get(f"{key}_std", math.nan), ".3g"), value)
+
+    names = list(dict.fromkeys(table["variant"]))
+    return [
+        Grid(label, "Variant", columns, [variants.line(name, [cell(name, *place, key) for place in blocks]) for name in names])
+        for key, label in (("rms", "Feature maps: root mean square"), ("max", "Feature maps: largest value"))
+        if len(table) and table[key].notna().any()
+    ]
