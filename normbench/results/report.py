@@ -15,11 +15,6 @@ from markupsafe import Markup
 
 import normbench
 from normbench.corruptions import MAIN
-<<<<<<< HEAD
-from normbench.results import vega, words
-from normbench.results.drawing import STYLE, Look
-from normbench.results.sections import data_address, gan_section, task_section
-=======
 from normbench.results import words
 from normbench.results.charts import looks, overall_charts
 from normbench.results.page import vega
@@ -27,7 +22,6 @@ from normbench.results.page.findings import as_written, overall_grid
 from normbench.results.page.names import Variants
 from normbench.results.page.run_panels import first_anchors, panels, run_grid
 from normbench.results.page.sections import Suite, anchor, data_address, gan_section, task_section
->>>>>>> 9b65768 (The report as a page of sortable tables, comparisons, panels of runs and charts)
 from normbench.results.tables import checksums
 from normbench.results.tables.cells import original
 from normbench.results.tables.facts import Facts
@@ -38,23 +32,56 @@ from normbench.system.narrowing import narrowed
 from normbench.system.progress import duration
 from normbench.training.task import Task
 
-TABLES = ("leaderboard", "gan", "runs", "speeds", "comparisons", "robustness", "corruptions", "classes", "agreement")
-TABLES += ("curves", "smoothness", "layers", "features", "overall", "published", "claims")
+TABLES: tuple[str, ...] = (
+    "leaderboard",
+    "gan",
+    "runs",
+    "speeds",
+    "comparisons",
+    "robustness",
+    "corruptions",
+    "classes",
+    "agreement",
+    "curves",
+    "smoothness",
+    "layers",
+    "features",
+    "overall",
+    "published",
+    "claims",
+)
 # The columns that hold text, even where it looks like a number.
-NAMES = ("kind", "task", "variant", "other", "method", "measure", "corruption", "class", "layer", "when", "no_bound")
-NAMES += ("status", "device", "precision", "memory_format", "run", "verdict", "statement", "outcome", MISSING)
+NAMES: tuple[str, ...] = (
+    "kind",
+    "task",
+    "variant",
+    "other",
+    "method",
+    "measure",
+    "corruption",
+    "class",
+    "layer",
+    "when",
+    "no_bound",
+    "status",
+    "device",
+    "precision",
+    "memory_format",
+    "run",
+    "verdict",
+    MISSING,
+)
 FILTERS = (words.number, words.pairs, words.cited, words.machine, words.counted, words.recipe, duration)
 PAGE = Path(__file__).parent / "page"
 FIT = Path(__file__).parent / "charts/fit.js"
 
 
 def report() -> None:
-    """Write results/report.html from build/tables, and build/vega.js for the page of `dvc plots`.
+    """Write results/report.html from build/tables.
 
     Raises UserError, with the command that mends it, if a file there is not as `aggregate` has written it.
     """
     checksums.check(layout.TABLES)
-    vega.write()
     files.write_text(layout.RESULTS / "report.html", render(layout.TABLES))
 
 
@@ -67,7 +94,7 @@ def render(folder: Path) -> str:
     suite = Suite(facts, tables, files.read_json(folder / "missing.json"), drawn, first_anchors(tables["runs"]))
     taken = {"main", "across", "published", "claims", "corruptions", "variants", "runs", "columns", "numbers", "cite"}
     tasks = [task_section(suite, name, anchor(name, taken)) for name in facts.suite.tasks]
-    gans = [gan_section(suite, name, anchor(name, taken), folder / "samples") for name in facts.suite.gan_tasks]
+    gans = [gan_section(suite, name, anchor(name, taken), folder) for name in facts.suite.gan_tasks]
     glyphs = {name: look.glyph() for name, look in drawn.items()}
     classifiers = {
         name: narrowed(found.task, Task, f"task {name}") for name, found in facts.tasks[Kind.CLASSIFICATION].items()
@@ -109,7 +136,9 @@ def render(folder: Path) -> str:
 
 def critical_difference(overall: pd.DataFrame) -> float | None:
     """Returns by how much average ranks must differ; None if that is not known."""
-    found = overall["critical_difference"].dropna() if "critical_difference" in overall else []
+    if "critical_difference" not in overall:
+        return None
+    found = overall["critical_difference"].dropna()
     return float(found.iloc[0]) if len(found) else None
 
 

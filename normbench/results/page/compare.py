@@ -67,7 +67,9 @@ def shared(names: list[str], table: pd.DataFrame) -> list[list[float | None]]:
     """Returns for each pair the shares of images that both, only the first, only the second and neither got right."""
     if not len(table):
         return []
-    found = {(row["variant"], row["other"]): [rounded(row[share]) for share in SHARES] for row in table.to_dict("records")}
+    found = {
+        (row["variant"], row["other"]): [rounded(row[share]) for share in SHARES] for row in table.to_dict("records")
+    }
     pairs = []
     for first, second in itertools.combinations(names, 2):
         own = found.get((first, second))

@@ -64,7 +64,9 @@ def shares(
 ) -> Grid:
     """Returns a table of percentages. means: by variant and key of the column."""
     lines = [
-        variants.line(name, [Cell(number(value, ".1f"), value) for column in columns for value in [means[name, column.key]]])
+        variants.line(
+            name, [Cell(number(value, ".1f"), value) for column in columns for value in [means[name, column.key]]]
+        )
         for name in dict.fromkeys(names)
     ]
     return Grid(label, "Variant", columns, lines)
@@ -132,7 +134,12 @@ def feature_grids(variants: Variants, table: pd.DataFrame) -> list[Grid]:
 
     names = list(dict.fromkeys(table["variant"]))
     return [
-        Grid(label, "Variant", columns, [variants.line(name, [cell(name, *place, key) for place in blocks]) for name in names])
+        Grid(
+            label,
+            "Variant",
+            columns,
+            [variants.line(name, [cell(name, *place, key) for place in blocks]) for name in names],
+        )
         for key, label in (("rms", "Feature maps: root mean square"), ("max", "Feature maps: largest value"))
         if len(table) and table[key].notna().any()
     ]

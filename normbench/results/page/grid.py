@@ -64,10 +64,9 @@ class Line:
 
     name: str
     cells: list[Cell]
-    glyph: Markup = Markup("")
+    glyph: Markup = field(default_factory=Markup)
     tags: tuple[str, ...] = ()
     anchor: str = ""
-    link: str = ""
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,9 @@ def leaderboard(
     """
     timed = by_variant(speeds)
     reasons = {row["variant"]: why.get(row["variant"], {}) | unsaid(timed.get(row["variant"], {})) for row in rows}
-    measures = [name for name in verdicts.measures if name in means.columns]
-    measures = list(dict.fromkeys([*(name for name in FIRST if name in means.columns), *measures]))
+    measures = [name for name in dict.fromkeys([*FIRST, *verdicts.measures]) if name in means.columns]
     costs = [column for column in COSTS if column.key not in FORMS or known(timed.values(), column.key)]
-    heads = [Column(name, *heading(measure(name)), shown=name not in HIDDEN) for name in measures]
+    heads = [with_default(column_of(name, measure(name))) for name in measures]
     if rows and "mce" in rows[0]:
         heads.insert(min(2, len(heads)), MCE)
     columns = heads + [with_default(column) for column in costs]
@@ -89,9 +88,9 @@ def leaderboard(
 FIRST = ("clean_accuracy", "corruption_accuracy", "fid")
 
 
-def heading(words: Measure) -> tuple[str, str, str]:
-    """Returns heading, small print and direction of a measure."""
-    return words.head, words.small, words.best
+def column_of(name: str, words: Measure) -> Column:
+    """Returns the column of a measure."""
+    return Column(name, words.head, words.small, words.best)
 
 
 def with_default(column: Column) -> Column:
@@ -108,7 +107,7 @@ def known(rows: Iterable[Row], key: str) -> bool:
 def leading(verdicts: Verdicts, name: str, rows: list[Row], means: pd.DataFrame) -> set[str]:
     """Returns the leaders of a measure, among variants that are not tuned and among those tuned by as many trials."""
     found: set[str] = set()
-    for tuned in {row["tuned"] if "tuned" in row else 0 for row in rows}:
+    for tuned in {row.get("tuned", 0) for row in rows}:
         group = {row["variant"]: float(means.loc[row["variant"], name]) for row in rows if row.get("tuned", 0) == tuned}
         found |= verdicts.leaders(name, group, measure(name).best == "high")
     return found

@@ -42,7 +42,11 @@ def run_grid(table: pd.DataFrame) -> Grid:
     lines = []
     for row, anchor in zip(table.to_dict("records"), anchors(table), strict=True):
         values = [factor * row[column.key] for column, factor in kept]
-        cells = [Cell(row["task"], row["task"]), Cell(str(row["seed"]), row["seed"]), Cell(row["status"], row["status"])]
+        cells = [
+            Cell(row["task"], row["task"]),
+            Cell(str(row["seed"]), row["seed"]),
+            Cell(row["status"], row["status"]),
+        ]
         cells += [Cell(number(value, ".2f"), value) for value in values]
         cells += [Cell(text, text) for column in words for text in [as_text(row[column.key])]]
         link = Markup('<a href="#{}"><code>{}</code></a>').format(anchor, row["run"])

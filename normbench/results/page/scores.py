@@ -1,4 +1,4 @@
-"""The tables of a task's further scores: calibration and robustness, smoothness; columns without numbers are left out."""
+"""The tables of a task's further scores: robustness and smoothness. Columns without numbers are left out."""
 
 from __future__ import annotations
 

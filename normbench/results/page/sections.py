@@ -22,17 +22,16 @@ from normbench.results.page.details import (
     layer_grids,
 )
 from normbench.results.page.grid import Grid
-from normbench.results.page.leaderboard import leaderboard
+from normbench.results.page.leaderboard import FIRST, leaderboard
 from normbench.results.page.names import Variants, measure
 from normbench.results.page.scores import nothing_certified, robustness_grid, smoothness_grid, suspicious
 from normbench.results.page.verdicts import Verdicts
-from normbench.results.tables.facts import Facts, TaskFacts
+from normbench.results.tables.facts import DatasetFacts, Facts, TaskFacts
+from normbench.results.tables.table import Row
 from normbench.results.words import effects, resolution
 from normbench.runs.run import Kind
 
 Tables = dict[str, pd.DataFrame]  # by the name of their file
-
-REAL = "real"  # the name of the picture of real images among the samples
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,11 @@ class Suite:
     links: Mapping[tuple[str, str, str], str]
 
     def own(self, kind: Kind, task: str) -> Tables:
-        """Returns the rows of a task in every table that has tasks."""
+        """Returns the rows of a task in every table; a table without tasks as it is."""
         found = {}
         for name, table in self.tables.items():
-            if "task" in table:
-                mine = table["task"] == task
-                found[name] = table[mine & (table["kind"] == kind.value)] if "kind" in table else table[mine]
+            mine = table[table["task"] == task] if "task" in table else table
+            found[name] = mine[mine["kind"] == kind.value] if "kind" in mine else mine
         return found
 
 
@@ -87,31 +85,35 @@ def task_section(suite: Suite, name: str, anchor: str) -> Section:
     rows = own["leaderboard"].to_dict("records")
     tuned = frozenset(row["variant"] for row in rows if row["tuned"])
     variants = named(suite, tuned)
-    verdicts, means = Verdicts(own["comparisons"]), spreads(own["runs"])
+    verdicts, means = Verdicts(own["comparisons"]), spreads(own["runs"], rows)
     names = [row["variant"] for row in rows]
-    means = means.reindex(names)
     links = {variant: suite.links.get((Kind.CLASSIFICATION.value, name, variant), "runs") for variant in names}
     scores = [robustness_grid(variants, own["robustness"], own["runs"], verdicts, why["robustness"])]
     scores += [smoothness_grid(variants, own["smoothness"], why["smoothness"])]
     grids = [
         comparison_grid(variants, names, verdicts),
         corruption_grid(variants, own["corruptions"]),
-        *([class_grid(variants, own["classes"])] if len(own.get("classes", ())) else []),
-        *([agreement_grid(variants, own["agreement"])] if len(own.get("agreement", ())) else []),
+        *([class_grid(variants, own["classes"])] if len(own["classes"]) else []),
+        *([agreement_grid(variants, own["agreement"])] if len(own["agreement"]) else []),
         *layer_grids(own["layers"]),
         *feature_grids(variants, own["features"]),
     ]
     off = suite.missing["off"].get(name, [])
     remarks = [nothing_certified(own["smoothness"])]
     remarks += [f"Not measured, as `evaluation` in `params.yaml` has it off: {', '.join(off)}."] if off else []
-    images = suite.facts.datasets[facts.task.dataset].test
+    dataset = suite.facts.datasets.get(facts.task.dataset)
     order = [variant for variant in suite.facts.suite.variants if variant in names]
+    board = leaderboard(rows, means, own["speeds"], verdicts, variants, why["leaderboard"], links)
     return Section(
         anchor=anchor,
         name=name,
         facts=facts,
-        board=leaderboard(rows, means, own["speeds"], verdicts, variants, why["leaderboard"], links),
-        reading=[*tests(images, len(suite.facts.suite.seeds)), *shown(verdicts, suite.facts.suite.baseline)],
+        board=board,
+        reading=[
+            *tests(dataset),
+            seeds(len(suite.facts.suite.seeds)),
+            *shown(board, verdicts, suite.facts.suite.baseline),
+        ],
         charts=charts(name, suite.tables, dict(suite.looks)),
         scores=[grid for grid in scores if grid],
         grids=[grid for grid in grids if grid],
@@ -125,23 +127,23 @@ def task_section(suite: Suite, name: str, anchor: str) -> Section:
 
 
 def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
-    """Returns the section of a GAN task. folder: holds the samples as `<task>/<variant>/<seed>.png`."""
+    """Returns the section of a GAN task. folder: build/tables, with the samples and the pictures of real images."""
     facts, own = suite.facts.tasks[Kind.GAN][name], suite.own(Kind.GAN, name)
     rows = own["gan"].to_dict("records")
     variants, verdicts = named(suite, frozenset()), Verdicts(own["comparisons"])
     names = [row["variant"] for row in rows]
-    means = spreads(own["runs"]).reindex(names)
+    means = spreads(own["runs"], rows)
     links = {variant: suite.links.get((Kind.GAN.value, name, variant), "runs") for variant in names}
     why = suite.missing["gan"].get(name, {})
     order = [variant for variant in suite.facts.suite.gan_variants if variant in names]
     none = pd.DataFrame()
-    baseline = suite.facts.suite.baseline
+    board = leaderboard(rows, means, own["speeds"], verdicts, variants, why, links)
     return Section(
         anchor=anchor,
         name=name,
         facts=facts,
-        board=leaderboard(rows, means, own["speeds"], verdicts, variants, why, links),
-        reading=[seeds(len(suite.facts.suite.seeds)), *shown(verdicts, baseline)],
+        board=board,
+        reading=[seeds(len(suite.facts.suite.seeds)), *shown(board, verdicts, suite.facts.suite.baseline)],
         charts=gan_charts(name, suite.tables, dict(suite.looks)),
         scores=[],
         grids=[grid for grid in [comparison_grid(variants, names, verdicts)] if grid],
@@ -150,7 +152,7 @@ def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
         suspicious=[],
         unfinished=[row["variant"] for row in rows if not row["finished"]],
         tuned=False,
-        samples=pictures(folder / name, names),
+        samples=pictures(folder / "samples" / name, names, folder / "real" / f"{facts.task.dataset}.png"),
     )
 
 
@@ -160,17 +162,25 @@ def named(suite: Suite, tuned: frozenset[str]) -> Variants:
     return Variants(glyphs, suite.facts.suite.baseline, tuned)
 
 
-def spreads(runs: pd.DataFrame) -> pd.DataFrame:
-    """Returns the mean and the standard deviation of every number over the finished runs of each variant."""
+def spreads(runs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
+    """Returns by variant the mean and the standard deviation (`<name>_std`) of every number over its finished runs.
+
+    rows: of the leaderboard, in whose order the variants are, and whose own numbers are taken where it has them.
+    """
     done = runs[runs["status"] == "finished"]
     numbers = [name for name in done.select_dtypes("number").columns if done[name].notna().any()]
     grouped = done.groupby("variant")[numbers]
-    return grouped.mean().join(grouped.std(ddof=1), rsuffix="_std")
+    found = grouped.mean().join(grouped.std(ddof=1), rsuffix="_std").reindex([row["variant"] for row in rows])
+    for name in FIRST:
+        if rows and name in rows[0]:
+            for column in (name, f"{name}_std"):
+                found[column] = [float(row[column]) for row in rows]
+    return found
 
 
-def tests(images: int, count: int) -> list[str]:
-    """Returns sentences on what the test set and the seeds can resolve."""
-    return [f"Tested on {images:,} images: {resolution(images)}.", seeds(count)]
+def tests(dataset: DatasetFacts | None) -> list[str]:
+    """Returns a sentence on what the test set can resolve; none for a dataset of which there is no record."""
+    return [] if dataset is None else [f"Tested on {dataset.test:,} images: {resolution(dataset.test)}."]
 
 
 def seeds(count: int) -> str:
@@ -180,28 +190,31 @@ def seeds(count: int) -> str:
     return f"{count} seeds a variant{': a verdict needs three' if count < 3 else ''}."
 
 
-def shown(verdicts: Verdicts, baseline: str | None) -> list[str]:
+def shown(board: Grid, verdicts: Verdicts, baseline: str | None) -> list[str]:
     """Returns a sentence on the smallest effects that could have been shown; none without verdicts."""
     found = []
-    for key in verdicts.measures:
-        effect = verdicts.smallest_effects(key, baseline)
+    for column in board.columns:
+        effect = verdicts.smallest_effects(column.key, baseline) if column.shown else []
         if effect:
-            words = measure(key)
-            found.append(f"{words.head} {effects(effect, words.factor, words.unit)}")
+            words = measure(column.key)
+            name = words.head if words.head[1:2].isupper() else words.head[:1].lower() + words.head[1:]
+            found.append(f"{name} {effects(effect, words.factor, words.unit)}")
     if not found:
         return []
     return [
         f"With so many seeds and images, these are the smallest differences to {baseline} that would have been shown "
-        f"four times out of five: {'; '.join(found)}. Where variants are indistinguishable, smaller ones may exist."
+        f"four times out of five: {', '.join(found)}. Where variants are indistinguishable, smaller ones may exist."
     ]
 
 
-def pictures(folder: Path, names: list[str]) -> dict[str, list[tuple[str, str]]]:
-    """Returns the samples of each variant, seed by seed, and before them the real images if there is a picture."""
+def pictures(folder: Path, names: list[str], real: Path) -> dict[str, list[tuple[str, str]]]:
+    """Returns the samples of each variant, seed by seed, and before them the real images if there is a picture.
+
+    folder: of the samples, as `<variant>/<seed>.png`. real: the picture of real images.
+    """
     found = {name: sorted((folder / name).glob("*.png"), key=lambda path: int(path.stem)) for name in names}
-    shown = {name: [(f"seed {path.stem}", data_address(path)) for path in paths] for name, paths in found.items()}
-    real = folder / f"{REAL}.png"
-    return ({"": [("real images", data_address(real))]} if real.is_file() else {}) | shown
+    samples = {name: [(f"seed {path.stem}", data_address(path)) for path in paths] for name, paths in found.items()}
+    return ({"": [("real images", data_address(real))]} if real.is_file() else {}) | samples
 
 
 def data_address(path: Path) -> str:

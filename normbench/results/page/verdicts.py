@@ -51,9 +51,7 @@ class Verdicts:
         texts = table[["measure", "variant", "other"]].itertuples(index=False, name=None)
         numbers = table[NUMBERS].astype(float).itertuples(index=False, name=None)
         words = table[["verdict", MISSING]].fillna("").astype(str).itertuples(index=False, name=None)
-        self.found = {
-            key: Comparison(*values, *rest) for key, values, rest in zip(texts, numbers, words, strict=True)
-        }
+        self.found = {key: Comparison(*values, *rest) for key, values, rest in zip(texts, numbers, words, strict=True)}
 
     def of(self, measure: str, variant: str, other: str) -> Comparison | None:
         """Returns the comparison of a variant with another in a measure, whichever of the two the table has first."""
