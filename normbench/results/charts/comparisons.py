@@ -85,6 +85,8 @@ def against(comparisons: pd.DataFrame, baseline: str) -> list[Spec]:
         }
         if not pd.isna(row["low"]):
             found |= {"low": brief(factor * ends[0]), "high": brief(factor * ends[1])}
+        if not pd.isna(row["smallest_effect"]):
+            found["smallest"] = brief(factor * row["smallest_effect"], 3)
         rows.append(found)
     return rows
 
@@ -130,7 +132,9 @@ def _panel(rows: list[Spec], measure: str, names: list[str]) -> Spec:
                     "x": x,
                     "color": colour,
                     "shape": shape,
-                    "tooltip": tooltip("variant", "verdict", "difference", range="95 % interval"),
+                    "tooltip": tooltip(
+                        "variant", "verdict", "difference", range="95 % interval", smallest="smallest effect to be seen"
+                    ),
                 },
             },
         ],

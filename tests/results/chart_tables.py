@@ -1,9 +1,10 @@
-"""Made-up tables, as `aggregate` writes them, of suites of any size and with any kind of gap."""
+"""Made-up tables for charts: those columns that charts read, of suites of any size and with any kind of gap."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,23 @@ CORRUPTIONS = [*MAIN, *EXTRA]
 LAYERS = ["conv", "stages.0.0.conv1", "stages.0.0.conv2", "stages.1.0.conv1", "stages.1.0.conv2", "head"]
 MEASURES = ["clean_accuracy", "corruption_accuracy", "corruption_noise", "corruption_blur", "attack_fgsm", "attack_pgd"]
 TASK, GAN_TASK = "digits-resnet8", "digits-sngan"
+TABLES = (
+    "runs",
+    "leaderboard",
+    "gan",
+    "speeds",
+    "comparisons",
+    "robustness",
+    "corruptions",
+    "layers",
+    "features",
+    "curves",
+    "overall",
+)
+Rows = dict[str, list[dict[str, Any]]]  # by table
 
 
-def made_up_tables(
+def chart_tables(
     variants: list[str],
     seeds: int = 3,
     epochs: int = 12,
@@ -30,22 +45,7 @@ def made_up_tables(
     failed: variant and seed of runs that diverged. unmeasured: variants without smoothness and attacks.
     """
     draw = np.random.default_rng(0)
-    rows: dict[str, list[dict[str, object]]] = {
-        name: []
-        for name in (
-            "runs",
-            "leaderboard",
-            "gan",
-            "speeds",
-            "comparisons",
-            "robustness",
-            "corruptions",
-            "layers",
-            "features",
-            "curves",
-            "overall",
-        )
-    }
+    rows: Rows = {name: [] for name in TABLES}
     for task in tasks:
         for place, variant in enumerate(variants):
             _variant(rows, draw, task, variant, place, seeds, epochs, severities, failed, variant in unmeasured)
@@ -63,7 +63,18 @@ def made_up_tables(
     return {name: pd.DataFrame(each) for name, each in rows.items()}
 
 
-def _variant(rows, draw, task, variant, place, seeds, epochs, severities, failed, unmeasured) -> None:  # type: ignore[no-untyped-def]
+def _variant(
+    rows: Rows,
+    draw: np.random.Generator,
+    task: str,
+    variant: str,
+    place: int,
+    seeds: int,
+    epochs: int,
+    severities: tuple[int, ...],
+    failed: tuple[tuple[str, int], ...],
+    unmeasured: bool,
+) -> None:
     level, speed = 0.9 + 0.08 * draw.random(), 10 ** draw.uniform(2.5, 4)
     clean, corrupted = [], []
     for seed in range(seeds):
@@ -181,7 +192,7 @@ def _variant(rows, draw, task, variant, place, seeds, epochs, severities, failed
         rows["features"].append(key | {"when": when, "block": block} | sizes | energies)
 
 
-def _gan(rows, draw, variant, seeds) -> None:  # type: ignore[no-untyped-def]
+def _gan(rows: Rows, draw: np.random.Generator, variant: str, seeds: int) -> None:
     key = {"task": GAN_TASK, "variant": variant}
     each = [5 + 10 * draw.random() for _ in range(seeds)]
     for seed, fid in enumerate(each):
@@ -213,7 +224,9 @@ def _gan(rows, draw, variant, seeds) -> None:  # type: ignore[no-untyped-def]
     )
 
 
-def _comparison(draw, kind, task, measure, variant, other, seeds) -> dict[str, object]:  # type: ignore[no-untyped-def]
+def _comparison(
+    draw: np.random.Generator, kind: str, task: str, measure: str, variant: str, other: str, seeds: int
+) -> dict[str, Any]:
     difference, half = draw.normal(0, 0.02), draw.uniform(0.005, 0.02)
     found = {
         "kind": kind,
@@ -229,7 +242,7 @@ def _comparison(draw, kind, task, measure, variant, other, seeds) -> dict[str, o
     return found | {"low": difference - half, "high": difference + half, "verdict": verdict, "smallest_effect": 0.03}
 
 
-def _overall(draw, variant, place, tasks) -> dict[str, object]:  # type: ignore[no-untyped-def]
+def _overall(draw: np.random.Generator, variant: str, place: int, tasks: int) -> dict[str, Any]:
     iqm, improvement = draw.uniform(0.8, 0.95), math.nan if place == 0 else draw.uniform(0.1, 0.9)
     found = {"variant": variant, "tasks": tasks, "iqm": iqm, "iqm_low": iqm - 0.02, "iqm_high": iqm + 0.02}
     found |= {"improvement": improvement, "improvement_low": improvement - 0.1, "improvement_high": improvement + 0.1}
