@@ -18,6 +18,7 @@ from normbench.methods.base import Method
 from normbench.suite import kit, new
 from normbench.system.errors import UserError
 from tests.checks.broken import BROKEN, DOUBTFUL, HEAD, RIGHT, written
+from tests.support import forks
 from tests.support.project import ROOT, environment
 
 # Checks that take longer than the others together.
@@ -173,8 +174,7 @@ def test_what_is_no_target_gets_one_line(name: str, options: list[str], said: st
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "normbench", *arguments]
-    return subprocess.run(line, env=environment(ROOT), capture_output=True, text=True)
+    return forks.run("-m", "normbench", *arguments, cwd=Path.cwd(), env=environment(ROOT))
 
 
 def test_the_command_prints_json_and_exits_with_1(folder: Path) -> None:

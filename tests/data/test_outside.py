@@ -19,6 +19,8 @@ from normbench.data.sources.registry import source_class
 from normbench.suite import look, resolve
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from tests.support import forks
+from tests.support.project import ROOT, environment
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +197,7 @@ def test_what_a_source_of_ones_own_declares() -> None:
     def printed(body: str) -> str:
         Path("own.py").write_text(OWN.format(body))
         code = "from normbench.suite import look, resolve; look.look(); print(resolve.resolve().files()['datasets/x'])"
-        done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+        done = forks.run("-c", code, cwd=Path.cwd(), env=ENVIRONMENT)
         return done.stdout + done.stderr
 
     assert "'outside': '" in printed("[Path('../data/a'), '../data/b']")
@@ -205,7 +207,7 @@ def test_what_a_source_of_ones_own_declares() -> None:
     assert files.read_json(layout.OUTSIDE) == {}
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+ENVIRONMENT = environment(ROOT)
 PARAMS = """
 suite: {seeds: [0], datasets: [photos, digits], tasks: [], variants: [], gan_tasks: [], gan_variants: []}
 datasets:

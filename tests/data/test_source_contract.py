@@ -19,9 +19,9 @@ from normbench.suite.file import check_options
 from normbench.suite.schema import Dataset
 from normbench.system import files
 from normbench.system.errors import UserError
+from tests.support import forks
+from tests.support.project import ROOT, environment
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": ""}
 SOURCES = {name: registry.source_class(name) for name in registry.names()}
 
 
@@ -109,9 +109,13 @@ def own_source(own_folders: None) -> None:
     Path("params.yaml").write_text(PARAMS)
 
 
+def called(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return forks.run(*arguments, cwd=Path.cwd(), env=environment(ROOT))
+
+
 def run(*arguments: str) -> str:
     """What `python -m ARGUMENTS` prints, in a process that has seen no own file before."""
-    done = subprocess.run([sys.executable, "-m", *arguments], env=ENVIRONMENT, capture_output=True, text=True)
+    done = called("-m", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -152,7 +156,7 @@ def test_a_file_in_the_folder_of_the_package_is_enough(own_source: None) -> None
         "from normbench import cli; from normbench.suite import resolve; from stages.download import download\n"
         "cli.list_(); resolve.write(); download('mine'); download('levels')"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+    done = called("-c", code)
     assert done.returncode == 0, done.stderr
     assert "  levels(classes=2, step=10.0)\n" in done.stdout
     assert "levels: 12 + 4 images of 12x12x1 in 2 classes" in done.stdout
@@ -191,8 +195,7 @@ def test_one_line_for_a_mistake_in_its_code(own_source: None) -> None:
         ("np.arange(6 *", "np.arage(6 *", "sources/levels.py:25: AttributeError: module 'numpy' has no attribute 'arage'"),
     ):  # fmt: skip
         Path("sources/levels.py").write_text(OWN.replace(old, new))
-        command = [sys.executable, "-m", "stages.download", "--dataset", "mine"]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+        done = called("-m", "stages.download", "--dataset", "mine")
         assert done.returncode == 1
         assert done.stderr.startswith(said), done.stderr
         assert done.stderr.count("\n") == 1

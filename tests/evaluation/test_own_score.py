@@ -6,13 +6,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import forks
 from tests.support.documentation import ROOT, block, section
 
 SUITE = """
@@ -75,9 +74,7 @@ class Copied:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         environment = os.environ | {"PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True
-        )
+        done = forks.run(*arguments, cwd=self.folder, env=environment)
         assert done.returncode == code, done.stderr
         return done.stdout if code == 0 else done.stderr
 

@@ -11,6 +11,7 @@ import pytest
 
 from normbench import __version__
 from normbench.runs.run import Kind
+from tests.support import forks
 from tests.support.suite_folder import SuiteFolder
 
 
@@ -28,10 +29,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> SuiteFolder:
 
 def called(folder: SuiteFolder, *arguments: str, code: int = 0, **environment: str) -> tuple[str, str]:
     """What `normbench ARGUMENTS` writes to stdout and to stderr; it must end with `code`."""
+    done = forks.run("-m", "normbench", *arguments, cwd=folder.path, env=folder.environment | environment)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def installed(folder: SuiteFolder, *arguments: str, **environment: str) -> tuple[str, str]:
+    """The same of the command that an installation puts on the path."""
     done = subprocess.run(
         ["normbench", *arguments], cwd=folder.path, env=folder.environment | environment, capture_output=True, text=True
     )
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr
 
 
@@ -41,7 +49,7 @@ def printed(folder: SuiteFolder, *arguments: str) -> Any:
 
 
 def test_version(tmp_path: Path) -> None:
-    assert called(SuiteFolder(tmp_path), "--version") == (f"normbench {__version__}\n", "")
+    assert installed(SuiteFolder(tmp_path), "--version") == (f"normbench {__version__}\n", "")
 
 
 def test_list_as_json(tmp_path: Path) -> None:
@@ -103,10 +111,10 @@ def test_plan_as_json(folder: SuiteFolder, measured: bool) -> None:
 def test_a_shell_completes_commands(tmp_path: Path) -> None:
     """The options are typer's. Which shell calls is found by its process, so it is named here instead."""
     folder = SuiteFolder(tmp_path)
-    shown = called(folder, "--help")[0]
+    shown = installed(folder, "--help")[0]
     assert "--install-completion" in shown
     assert "--show-completion" in shown
-    script, _ = called(folder, "--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    script, _ = installed(folder, "--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert "_NORMBENCH_COMPLETE=complete_bash" in script
     words = {"_NORMBENCH_COMPLETE": "complete_bash", "COMP_WORDS": "normbench runs p", "COMP_CWORD": "2"}
-    assert called(folder, **words)[0].split() == ["prune"]
+    assert installed(folder, **words)[0].split() == ["prune"]

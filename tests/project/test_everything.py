@@ -17,6 +17,7 @@ from normbench.runs.record import Record
 from normbench.sweep import everything
 from normbench.system import fork_server
 from normbench.system.errors import UserError
+from tests.support import forks
 from tests.support.project import Project, ran
 from tests.support.suite_folder import outcome
 
@@ -32,11 +33,15 @@ NOTES = """
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A clone in which `normbench results` has made everything, and each stage has noted what program runs it."""
+    """A clone in which `normbench results` has made everything, and each stage has noted what program runs it.
+
+    That process is a fresh one, those of the tests are forked.
+    """
     project = Project.made(tmp_path_factory.mktemp("clone") / "normbench")
     for path in (project.path / "stages").glob("[a-z]*.py"):
         path.write_text(path.read_text() + NOTES)
-    done = project.normbench("results")
+    command = [sys.executable, "-m", "normbench", "results"]
+    done = subprocess.run(command, cwd=project.path, env=project.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 runs in the suite, 0 finished, 6 to train" in done.stdout
     return project
@@ -113,7 +118,7 @@ def test_a_stage_that_fails_ends_it_with_its_code(project: Project) -> None:
     done = project.normbench("results")
     assert done.returncode == 255
     assert "failed to reproduce 'aggregate'" in done.stderr
-    assert programs(project) == {"normbench"} if sys.platform == "linux" else True
+    assert programs(project) == {"tests.support.forks"} if sys.platform == "linux" else True
 
 
 def test_without_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,15 +155,7 @@ def test_on_a_gpu_a_stage_runs_by_itself(project: Project) -> None:
 def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, project: Project) -> None:
     """In the middle of the training; the same command then goes on."""
     project.edit("epochs: 2,", "epochs: 400,")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "normbench", "results"],
-        cwd=project.path,
-        env=project.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = forks.start("-m", "normbench", "results", cwd=project.path, env=project.environment)
     deadline = time.monotonic() + 240
     while not list((project.path / "runs").glob("*.unfinished/*.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)

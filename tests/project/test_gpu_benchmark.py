@@ -7,7 +7,6 @@ import functools
 import json
 import math
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import torch
 from benchmarks import gpu, gpu_sections
 from normbench.methods import registry
 from normbench.system import device as devices
-from tests.support.project import environment
+from tests.support import forks
+from tests.support.project import ROOT, environment
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("batch_norm", "network_deconvolution")
 
 
@@ -112,9 +111,8 @@ def test_processes() -> None:
     assert all(row["images/s"] > 0 and not row.get("problems") for row in found)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "benchmarks.gpu", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment(ROOT), capture_output=True, text=True)
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return forks.run("-m", "benchmarks.gpu", *arguments, cwd=ROOT, env=environment(ROOT))
 
 
 @pytest.mark.slow

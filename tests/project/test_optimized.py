@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from normbench.runs.contents import RECORD
+from tests.support import forks
 from tests.support.suite_folder import SuiteFolder
 
 pytestmark = pytest.mark.slow
@@ -16,6 +17,14 @@ pytestmark = pytest.mark.slow
 
 def test_from_the_data_to_another_store(tmp_path: Path) -> None:
     folder = SuiteFolder(tmp_path)
+    folder.environment["PYTHONOPTIMIZE"] = "1"
+    with forks.surrounded(folder.environment):
+        assert forks.run("-c", "assert False", cwd=tmp_path, env=folder.environment).returncode == 0
+        from_the_data_to_another_store(folder)
+
+
+def from_the_data_to_another_store(folder: SuiteFolder) -> None:
+    tmp_path = folder.path
     for old, new in {
         "variants: [batch_norm, group_norm]": "variants: [batch_norm]",
         "seeds: [0, 1]": "seeds: [0]",
@@ -23,7 +32,6 @@ def test_from_the_data_to_another_store(tmp_path: Path) -> None:
         "gan_variants: [batch_norm]": "gan_variants: []",
     }.items():
         folder.edit(old, new)
-    folder.environment["PYTHONOPTIMIZE"] = "1"
     folder.bind()
     one = ["--task", "small", "--variant", "batch_norm"]
     folder.run("stages.train", *one)

@@ -14,6 +14,7 @@ import pytest
 
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
+from tests.support import forks
 from tests.support.suite_folder import SuiteFolder, outcome, records, same_outcome
 
 ALL = os.sched_getaffinity(0) if sys.platform == "linux" else {0}  # the cores of this process
@@ -81,7 +82,7 @@ def test_from_scratch_twice_under_different_load(tmp_path: Path) -> None:
     shutil.copytree(first.path, tmp_path / "second")
     second = SuiteFolder(tmp_path / "second")
     shutil.copy(first.path / "params.yaml", second.path)
-    with cores([min(ALL)]):
+    with cores([min(ALL)]), forks.surrounded(first.environment):
         for stage in STAGES:
             first.run(*stage)
     second.environment.pop("LOKY_MAX_CPU_COUNT")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,9 @@ from normbench.suite.file import check_options
 from normbench.suite.schema import Dataset
 from normbench.system.errors import UserError
 from normbench.training.recipe import Recipe
+from tests.support import forks
+from tests.support.project import ROOT, environment
 
-ROOT = Path(__file__).resolve().parents[2]
 GOOD = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 # what is replaced in params.yaml, by what, and what the line must say
@@ -358,13 +357,12 @@ def test_stage_names_must_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_exit_code_and_nothing_lost(tmp_path: Path):
     """The stage itself: one line on stderr, exit code 1, the last good output as it was."""
     write(tmp_path, "epochs: 5", "epochs: 7")
-    command = [sys.executable, "-m", "stages.resolve"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    command = ("-m", "stages.resolve")
+    assert forks.run(*command, cwd=tmp_path, env=environment(ROOT)).returncode == 0
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
     assert before
     write(tmp_path, "epochs: 5", "epochz: 7")
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = forks.run(*command, cwd=tmp_path, env=environment(ROOT))
     assert done.returncode == 1
     assert "did you mean 'epochs'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,8 +3,9 @@
 `start` and `run` take what follows `python` on a command line. The forked process has the arguments, environment, folder,
 streams and session of one that is started with them, one thread, and modules whose functions nobody has called. Its
 command line in /proc is that of the process it is forked from. Where that could make a difference, because what Python
-and libraries read when they are loaded is another, or the cores are, a fresh process is started. A process whose
-PYTHONPATH is not this checkout, as those in a clone, is forked from one that has imported the libraries alone.
+and libraries read when they are loaded is another, or the cores are, a fresh process is started, unless the test is
+`surrounded`. A process whose PYTHONPATH is not this checkout, as those in a clone, is forked from one that has imported
+the libraries alone.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVE = ("-m", "tests.support.forks")
 LARGEST = 1 << 18  # bytes of a request
 STREAMS = 4  # of a request: standard input, output and error, and the socket for answers
 # The beginnings of the names of variables that are read when Python, its libraries or an allocator are loaded.
@@ -99,40 +101,73 @@ def _surroundings(environment: Mapping[str, str]) -> dict[str, Any]:
     return variables | {"cores": sorted(os.sched_getaffinity(0))}
 
 
+class Server:
+    """Processes to fork from, with the surroundings of an environment: one has the libraries, one the package too."""
+
+    def __init__(self, environment: dict[str, str]):
+        self.environment = environment | {"PYTHONPATH": str(ROOT)}
+        self.surroundings = _surroundings(environment)
+        self.libraries, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen([sys.executable, *SERVE], cwd=ROOT, env=self.environment, stdin=theirs)
+
+    @functools.cached_property
+    def package(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            _forked(self.libraries, (*SERVE, "package"), ROOT, self.environment, theirs.fileno(), 1, 2)
+        return ours
+
+    def end(self) -> None:
+        self.libraries.close()
+        if "package" in vars(self):
+            self.package.close()
+        self.process.wait()
+
+
 @functools.cache
-def _server(package: bool) -> tuple[socket.socket, dict[str, Any]]:
-    """Starts a process to fork from, which ends with this one; returns its socket and its surroundings.
-
-    package: whether it has imported the package too. That one is forked from the one that has the libraries alone.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    module = ("-m", "tests.support.forks", *(["package"] if package else []))
-    with theirs:
-        if package:
-            _forked(module, ROOT, environment, theirs.fileno(), 1, 2, package=False)
-            atexit.register(ours.close)
-        else:
-            process = subprocess.Popen([sys.executable, *module], cwd=ROOT, env=environment, stdin=theirs)
-            atexit.register(lambda: (ours.close(), process.wait()))
-    return ours, _surroundings(environment)
+def _usual() -> Server:
+    """With the surroundings of this process. It ends with this process."""
+    server = Server(dict(os.environ))
+    atexit.register(server.end)
+    return server
 
 
-def _has_package(environment: Mapping[str, str]) -> bool:
-    return environment.get("PYTHONPATH") == str(ROOT)
+_others: list[Server] = []
 
 
-def _may_fork(environment: Mapping[str, str]) -> bool:
-    return sys.platform == "linux" and _surroundings(environment) == _server(_has_package(environment))[1]
+@contextlib.contextmanager
+def surrounded(environment: dict[str, str]) -> Iterator[None]:
+    """Inside it, processes with the surroundings of an environment, and with the cores of now, are forked too."""
+    if sys.platform != "linux":
+        yield
+        return
+    server = Server(environment)
+    _others.append(server)
+    try:
+        yield
+    finally:
+        _others.remove(server)
+        server.end()
+
+
+def _server(environment: Mapping[str, str]) -> socket.socket | None:
+    """The socket of what a process with an environment may be forked from."""
+    if sys.platform != "linux":
+        return None
+    wanted = _surroundings(environment)
+    server = next((server for server in _others if server.surroundings == wanted), None) or _usual()
+    if server.surroundings != wanted:
+        return None
+    return server.package if environment.get("PYTHONPATH") == str(ROOT) else server.libraries
 
 
 def _forked(
-    arguments: tuple[str, ...], cwd: Path, env: dict[str, str], *streams: int, package: bool | None = None
+    server: socket.socket, arguments: tuple[str, ...], cwd: Path, env: dict[str, str], *streams: int
 ) -> tuple[int, socket.socket]:
     """The id of a new process, and the socket that gets its exit code. streams: its input, output and errors."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     request = json.dumps({"arguments": arguments, "folder": str(cwd), "environment": env})
-    server, _ = _server(_has_package(env) if package is None else package)
     with theirs:
         socket.send_fds(server, [request.encode()], [*streams, theirs.fileno()])
     return int(ours.recv(32)), ours
@@ -143,7 +178,8 @@ def start(*arguments: str, cwd: Path, env: dict[str, str], has_input: bool = Fal
 
     has_input: whether it has an input, the `stdin` of what is returned, which lasts until that is closed.
     """
-    if not _may_fork(env):
+    server = _server(env)
+    if server is None:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=cwd,
@@ -156,7 +192,7 @@ def start(*arguments: str, cwd: Path, env: dict[str, str], has_input: bool = Fal
         )
     (its_input, to_it), (from_it, its_output) = os.pipe(), os.pipe()
     try:
-        pid, answers = _forked(arguments, cwd, env, its_input, its_output, its_output)
+        pid, answers = _forked(server, arguments, cwd, env, its_input, its_output, its_output)
     finally:
         os.close(its_input)
         os.close(its_output)
@@ -168,7 +204,8 @@ def start(*arguments: str, cwd: Path, env: dict[str, str], has_input: bool = Fal
 
 def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Runs `python ARGUMENTS` to its end, at most 10 minutes."""
-    if not _may_fork(env):
+    server = _server(env)
+    if server is None:
         command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
     with (
@@ -176,7 +213,7 @@ def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Completed
         tempfile.TemporaryFile("w+", encoding="utf-8") as out,
         tempfile.TemporaryFile("w+", encoding="utf-8") as error,
     ):
-        pid, answers = _forked(arguments, cwd, env, nothing.fileno(), out.fileno(), error.fileno())
+        pid, answers = _forked(server, arguments, cwd, env, nothing.fileno(), out.fileno(), error.fileno())
         process = Forked(pid, answers)
         try:
             code = process.wait(600)

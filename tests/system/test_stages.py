@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import forks
+from tests.support.project import ROOT, environment
 
 
 @pytest.mark.slow
@@ -20,8 +20,6 @@ def test_by_hand_without_dvc(tmp_path: Path):
     params = re.sub(r"epochs: \d+", "epochs: 1", params).replace("seeds: [0, 1, 2]", "seeds: [0]")
     params = params.replace("names: all", "names: [contrast]")
     (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NORMBENCH_DEVICE": "cpu"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     one = ["--task", "digits-resnet8", "--variant", "batch_norm"]
     for stage, options in [
         ("resolve", []),
@@ -31,15 +29,14 @@ def test_by_hand_without_dvc(tmp_path: Path):
         ("train", one),
         ("evaluate", one),
     ]:
-        command = [sys.executable, "-m", f"stages.{stage}", *options]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = forks.run("-m", f"stages.{stage}", *options, cwd=tmp_path, env=environment(ROOT))
         assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "build/scores/classification/digits-resnet8/batch_norm/0.json").read_text())
     assert record["status"] == "finished"
     assert record["provenance"]["git"] == {"revision": None, "dirty": None}  # the folder is no repository
     assert set(record["metrics"]["corruption_accuracy"]) == {"contrast"}
     command = ["normbench", "corrupt", "digits", "--out", "corrupted/digits"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(ROOT), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "corrupted/digits").glob("*.npy"))) == 20
 
