@@ -70,7 +70,14 @@ def test_attacks_on_a_network() -> None:
     assert "auto_attack" not in found
     columns = {"attack_examples": 40, "attack_pgd_long": found["pgd_long"]["pgd_long"]}
     assert score.columns == columns | {f"attack_{name}": found[name] for name in ("clean", "fgsm", "pgd")}
-    assert attacks(subject(model, images), settings) == score
+    under, right = score.predictions, labels.numpy()[score.predictions["attack_index"]]
+    assert len(right) == 40
+    for name, count in (("fgsm", 40), ("pgd", 40), ("pgd_long", 10)):
+        accuracy = found["pgd_long"]["pgd_long"] if name == "pgd_long" else found[name]
+        assert (under[f"attack_{name}"] == right[:count]).mean() == accuracy
+    again = attacks(subject(model, images), settings)
+    assert (again.metrics, again.columns) == (score.metrics, score.columns)
+    assert all((again.predictions[name] == values).all() for name, values in under.items())
 
 
 def test_masked_gradients_are_marked() -> None:

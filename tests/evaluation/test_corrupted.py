@@ -74,3 +74,20 @@ def test_calibration_columns_and_reports(tmp_path: Path) -> None:
         assert found.columns[f"corrupted_{key}"] == pytest.approx(np.mean([fit[key] for fit in each]))
     assert found.predictions["names"].tolist() == ["fog", "frost"]
     assert found.predictions["severities"].tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(("named", "collapsed"), [(0, True), (1, True), (None, False)])
+def test_a_network_that_always_names_one_class_has_collapsed(
+    tmp_path: Path, named: int | None, collapsed: bool
+) -> None:
+    """Of six dark and four bright images: always dark, always bright, and right."""
+    pixels = torch.tensor([0] * 6 + [255] * 4, dtype=torch.uint8).reshape(10, 1, 1, 1)
+    images = on_device(pixels, (pixels.flatten() > 0).long(), [0.5], [0.5], "cpu")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0], [0.0]]) if named is not None else torch.tensor([[-1.0], [1.0]]))
+        model[1].bias.copy_(torch.tensor([1.0 - (named or 0), named or 0.0]) if named is not None else torch.zeros(2))
+    np.save(tmp_path / "fog.npy", pixels.numpy())
+    copies = corrupted(tmp_path, ["fog"], [1])
+    found = measure(subject(model, images, corrupted=copies, index=np.arange(10)), lambda *_: None)
+    assert found.metrics["collapsed"] is collapsed

@@ -252,9 +252,7 @@ def test_the_front_has_the_points_that_no_other_beats(points: list[tuple[float, 
 def test_the_front_of_the_cost_chart_looks_for_fast_and_accurate_variants(ordinary: dict[str, Chart]) -> None:
     """Of speed and accuracy more is better, of mCE and memory less."""
     tables = chart_tables(VARIANTS)
-    board = (
-        tables["leaderboard"].merge(speeds, on="variant").to_dict("records")
-    )
+    board = tables["leaderboard"].merge(speeds, on="variant").to_dict("records")
 
     def on_front(cost: str, measure: str, signs: tuple[int, int]) -> set[str]:
         points = {row["variant"]: (signs[0] * row[cost], signs[1] * row[measure]) for row in board}

@@ -24,7 +24,9 @@ def bundle() -> str:
     try:
         return kept.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        made = re.sub("<(?=/script|!--)", r"\\x3c", vl_convert.javascript_bundle(vl_version=VEGA_LITE), flags=re.IGNORECASE)
+        made = re.sub(
+            "<(?=/script|!--)", r"\\x3c", vl_convert.javascript_bundle(vl_version=VEGA_LITE), flags=re.IGNORECASE
+        )
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(kept, made)
