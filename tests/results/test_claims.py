@@ -147,6 +147,12 @@ def test_a_comparison_that_the_table_has_the_other_way_round(verdict: str, outco
     assert judged(COMPARISON, of_suite(*TWO, comparisons=[row])) == (outcome, text)
 
 
+def test_zero_has_no_sign_of_its_own() -> None:
+    row = compared("a", "conv_norm", "batch_norm", -1e-9, "indistinguishable", low=-0.0004, high=0.02)
+    _, text = judged(COMPARISON, of_suite(*TWO, comparisons=[row]))
+    assert text.startswith("a: conv_norm +0.0 points [0.0, 2.0] against")
+
+
 def test_no_verdict_is_undecided() -> None:
     nothing: dict[str, Any] = {"smallest_effect": math.nan, "low": math.nan, "high": math.nan}
     missing = compared("a", "conv_norm", "batch_norm", math.nan, "", seeds=0, **nothing | {"missing": "no seed"})

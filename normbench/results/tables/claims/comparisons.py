@@ -40,8 +40,8 @@ def _text(row: Row, measure: str, variant: str, other: str) -> str:
         return f"{row['task']}: {variant} against {other}: {why}"
     unit, factor = UNITS.get(measure, (" points", 100.0))
     difference, low, high, smallest = (factor * row[key] for key in ("difference", "low", "high", "smallest_effect"))
-    between = "" if is_empty(row["low"]) else f" [{low:.1f}, {high:.1f}]"
-    numbers = f"{variant} {difference:+.1f}{unit}{between} against {other}"
+    between = "" if is_empty(row["low"]) else f" [{low:z.1f}, {high:z.1f}]"
+    numbers = f"{variant} {difference:+z.1f}{unit}{between} against {other}"
     verdict = row["verdict"] or why
     if verdict == Verdict.INDISTINGUISHABLE:
         verdict = would_have_shown(smallest, unit, ".1f")

@@ -47,7 +47,7 @@ def _compared(about: str, task: str, other: str, first: dict[int, float], second
         return Compared(task, f"{about} against {other}, {counted(len(seeds))}", None)
     ours, others = (np.array([each[seed] for seed in seeds]) for each in (first, second))
     difference = paired(ours, others)
-    between = f"{difference.mean:+{FORM}} [{difference.low:{FORM}}, {difference.high:{FORM}}]"
+    between = f"{difference.mean:+z{FORM}} [{difference.low:z{FORM}}, {difference.high:z{FORM}}]"
     numbers = f"{ours.mean():.4g} against {others.mean():.4g} of {other}, {between}"
     return Compared(task, f"{about} {numbers}, {counted(len(seeds))}", difference)
 
