@@ -235,6 +235,18 @@ def test_accuracy_under_attack() -> None:
 
 
 @pytest.mark.parametrize(
+    ("examples", "said"),
+    [(1000, "1000 attacked images, published not stated"), (10_000, "none in what the source states")],
+)
+def test_attacks_on_some_of_the_images_are_named(examples: int, said: str) -> None:
+    attacks = {"attacks": ATTACKS["attacks"] | {"examples": examples}}
+    made = {"recipe": ATTACKED | {"adversary": FREE}, "columns": {"attack_fgsm": 0.5}, "evaluation": attacks}
+    fgsm = found(runs([0.8, 0.8, 0.8], method="conv_norm", **made), "robust accuracy FGSM eps 8/255")
+    assert len(fgsm) == 4
+    assert {row["recipe_difference"] for row in fgsm} == {said}
+
+
+@pytest.mark.parametrize(
     ("evaluation", "columns", "why"),
     [
         (None, {}, "no attack was made here"),

@@ -143,6 +143,7 @@ def _row(task: str, variant: str, records: list[Record], fact: Fact) -> Row:
     low, high = interval(np.array(values)) if len(values) >= FEWEST else (math.nan, math.nan)
     ours, spread = mean(values), fact.std or 0.0
     why = _incomparable(measure, records, values)
+    differences = [*_differences(fact, records[0]), *_fewer_images(measure, records[0])]
     within = low - spread <= fact.value <= high + spread
     return {
         "task": task,
@@ -159,7 +160,7 @@ def _row(task: str, variant: str, records: list[Record], fact: Fact) -> Row:
         "unit": fact.unit,
         "seeds": len(values),
         "verdict": NOT_COMPARABLE if why else AGREES if within else DIFFERS,
-        "recipe_difference": "; ".join(_differences(fact, records[0])) or "none in what the source states",
+        "recipe_difference": "; ".join(differences) or "none in what the source states",
         "source": fact.source,
         "trust": fact.trust,
         "note": fact.note,
@@ -181,6 +182,17 @@ def _incomparable(measure: Measure, records: list[Record], values: list[float]) 
         failed = "" if len(values) == len(records) else f" of {len(records)} finished"
         return f"{len(values)} seed{'' if len(values) == 1 else 's'}{failed}"
     return ""
+
+
+def _fewer_images(measure: Measure, record: Record) -> Iterator[str]:
+    """Yields on how many of the test images an attack was made, if not on all of them."""
+    settings = (record.provenance.evaluation or {}).get("attacks")
+    if (
+        measure.attack
+        and isinstance(settings, dict)
+        and settings.get("examples", math.inf) < record.provenance.dataset.test
+    ):
+        yield f"{settings['examples']} attacked images, published not stated"
 
 
 def _differences(fact: Fact, record: Record) -> Iterator[str]:
