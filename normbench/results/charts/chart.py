@@ -5,6 +5,7 @@ The page shows the SVG, and where scripts run replaces it by the interactive cha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -59,8 +60,7 @@ class Chart:
     """A chart of the report.
 
     key: unique within a task. alt: one sentence that says what the chart shows, with its main numbers. note: how to
-    read it. spec: the Vega-Lite specification, as wide as its container, or with panels that `fit.js` fits to it. svg:
-    the same chart for pages without scripts, in colours that suit light and dark pages, with ids of its own.
+    read it. spec: the Vega-Lite specification, as wide as its container, or with panels that `fit.js` fits to it.
     """
 
     key: str
@@ -68,7 +68,11 @@ class Chart:
     alt: str
     note: str
     spec: Spec
-    svg: Markup
+
+    @functools.cached_property
+    def svg(self) -> Markup:
+        """The same chart for pages without scripts, in colours that suit light and dark pages, with ids of its own."""
+        return svg(self.spec if "concat" in self.spec else self.spec | {"width": WIDTH}, self.alt)
 
 
 def chart(key: str, title: str, alt: str, note: str, spec: Spec) -> Chart:
@@ -76,10 +80,9 @@ def chart(key: str, title: str, alt: str, note: str, spec: Spec) -> Chart:
     whole = {"$schema": f"https://vega.github.io/schema/vega-lite/v{VEGA_LITE.split('.')[0]}.json", **spec}
     whole["config"] = CONFIG | spec.get("config", {})
     whole["params"] = [{"name": "wide", "value": WIDTH}, *spec.get("params", [])]  # `fit.js` sets it
-    if "concat" in spec:
-        return Chart(key, title, alt, note, whole, svg(whole, alt))
-    whole |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
-    return Chart(key, title, alt, note, whole, svg(whole | {"width": WIDTH}, alt))
+    if "concat" not in spec:
+        whole |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+    return Chart(key, title, alt, note, whole)
 
 
 def panels(each: list[Spec], columns: int, sides: int = SIDES, params: Sequence[Spec] = ()) -> Spec:

@@ -36,6 +36,8 @@ def cost_chart(board: pd.DataFrame, speeds: pd.DataFrame, looks: Looks) -> Chart
 
     board: the rows of a task in leaderboard.csv or gan.csv. speeds: those in speeds.csv.
     """
+    if board.empty:
+        return None
     table = board.merge(comparable(speeds), on="variant", how="left")
     measures = [name for name in MEASURES if name in table and table[name].notna().any()]
     costs = [name for name in COSTS if name in table and table[name].notna().any()]
