@@ -96,11 +96,14 @@ def test_nothing_to_do(finished: Project):
 
 def test_metrics_and_plots(finished: Project):
     shown = json.loads(finished.dvc("metrics", "show", "--json").stdout)
-    assert "clean_accuracy" in json.dumps(shown)
+    metrics = shown[""]["data"]["results/metrics/small/batch_norm.json"]["data"]
+    assert metrics["clean"] == pytest.approx(finished.leaderboard().loc["batch_norm", "clean_accuracy"], abs=1e-5)
     done = finished.dvc("plots", "show", "--out", "dvc_plots")
     assert done.returncode == 0, done.stderr
     page = (finished.path / "dvc_plots/index.html").read_text(encoding="utf-8")
     assert "group_norm" in page
+    assert 'src="http' not in page
+    assert (finished.path / "dvc_plots/../build/vega.js").is_file()
 
 
 def test_a_variant_is_an_edit_of_params(project: Project):

@@ -30,6 +30,8 @@ RUN_BY = {
     "normbench check": "tests/project/test_readme.py",
     "normbench suite cifar10": "tests/project/test_readme.py",
     "normbench corrupt digits --out corrupted/digits": "tests/system/test_stages.py",
+    "normbench diff HEAD": "tests/results/test_diff.py",
+    "normbench serve": "tests/serve/test_server.py",
     "normbench plan": "tests/sweep/test_plan.py",
     "normbench sweep": "tests/sweep/test_sweep.py",
     "normbench runs list": "tests/sweep/test_sweep.py",
