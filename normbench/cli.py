@@ -112,7 +112,13 @@ def results() -> None:
     """Make every result, as `make results` does: check, train what is missing on all cores of a CPU, `dvc repro`."""
     from normbench.sweep import everything
 
-    guarded(everything.make)
+    def make_and_show() -> None:
+        everything.make()
+        from normbench.results import terminal
+
+        terminal.show()
+
+    guarded(make_and_show)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from normbench.system import preemption, stage
 from normbench.system.errors import UserError
 from normbench.system.fork_server import Server
 
+REPRO = "normbench.sweep.repro"
 FIRST = ("normbench.suite.check", "normbench.sweep.command")  # what `prepare` needs; each stage brings what it needs
 
 
@@ -32,7 +33,10 @@ def make() -> None:
         server = Server()
     except OSError:
         prepare(sweeps=False)
-        raise SystemExit(subprocess.run([sys.executable, "-m", "dvc", "repro"]).returncode) from None
+        code = subprocess.run([sys.executable, "-m", REPRO]).returncode
+        if code != 0:
+            raise SystemExit(code) from None
+        return
     preemption.watch()
     signal.signal(signal.SIGINT, lambda number, frame: None)  # A terminal sends it to the others too, and they end.
     with server, repro_ahead() as begin:
@@ -63,7 +67,7 @@ def repro_ahead() -> Iterator[Callable[[], int]]:
     """A context with a function that begins `dvc repro`, which imports DVC meanwhile, and returns its process."""
     theirs, ours = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "normbench.sweep.repro", str(theirs)],
+        [sys.executable, "-m", REPRO, str(theirs)],
         pass_fds=[theirs],
         preexec_fn=functools.partial(preemption.end_with, os.getpid()),
     )

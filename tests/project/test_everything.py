@@ -44,7 +44,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     done = subprocess.run(command, cwd=project.path, env=project.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 runs in the suite, 0 finished, 6 to train" in done.stdout
+    assert_ending(done)
     return project
+
+
+def assert_ending(done: subprocess.CompletedProcess[str]) -> None:
+    """It ends with the leaderboards and the place of the report, and without hints of DVC."""
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "results/report.html: the report; `normbench serve` shows it"
+    place = lines.index("small")
+    assert [line.split()[0] for line in lines[place + 2 : place + 4]] == ["batch_norm", "group_norm"]
+    assert all("Running stage" not in line and "Updating" not in line for line in lines[place:])
+    assert "small-gan" in lines[place:]
+    for hint in ("dvc push", "git add", "autostage"):
+        assert hint not in done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -76,6 +89,7 @@ def test_nothing_to_do(project: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert ran(done.stdout) == []
     assert "runs in the suite" not in done.stdout.replace("the suite has", "")
+    assert_ending(done)
     assert project.changed() == set()
 
 
@@ -132,12 +146,17 @@ def test_on_other_systems_it_is_a_check_and_dvc(monkeypatch: pytest.MonkeyPatch)
     called: list[object] = []
     monkeypatch.setattr(fork_server.sys, "platform", "darwin")
     monkeypatch.setattr(everything, "prepare", lambda sweeps: called.append(sweeps))
-    done = subprocess.CompletedProcess([], 7)
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: called.append(command[1:]) or done)
+    codes = [0, 7]
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **_: called.append(command[1:]) or subprocess.CompletedProcess([], codes.pop(0)),
+    )
+    everything.make()
     with pytest.raises(SystemExit) as end:
         everything.make()
     assert end.value.code == 7
-    assert called == [False, ["-m", "dvc", "repro"]]
+    assert called == 2 * [False, ["-m", "normbench.sweep.repro"]]
 
 
 def test_on_a_gpu_a_stage_runs_by_itself(project: Project) -> None:

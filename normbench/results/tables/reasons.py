@@ -73,6 +73,8 @@ def unscored(records: list[Record], column: str, score: str | None) -> str:
 def with_left_out(table: Table, left_out: Mapping[tuple[str, str], Mapping[int, str]], seeds: int) -> Table:
     """Returns a table whose rows also say, for the column `runs`, which records of the variant were left out and why.
 
+    That column has the number of runs that there should be.
+
     left_out: (task, variant) -> seed -> why. seeds: the number of the suite's.
     """
     rows = []
@@ -81,7 +83,7 @@ def with_left_out(table: Table, left_out: Mapping[tuple[str, str], Mapping[int, 
         if absent:
             each = ", ".join(f"seed {seed}: {why}" for seed, why in absent.items())
             found = row["why"] | {"runs": f"{seeds - len(absent)} of {seeds} records, the others left out ({each})"}
-            row = row | {"why": found, MISSING: in_words(found)}
+            row = row | {"why": found, MISSING: in_words(found)} | ({"runs": seeds} if "runs" in row else {})
         rows.append(row)
     return Table(table.columns, rows)
 
