@@ -15,9 +15,8 @@ from markupsafe import Markup
 
 import normbench
 from normbench.corruptions import MAIN
-from normbench.results import words
+from normbench.results import vega, words
 from normbench.results.charts import looks, overall_charts
-from normbench.results.page import vega
 from normbench.results.page.findings import as_written, overall_grid
 from normbench.results.page.names import Variants
 from normbench.results.page.run_panels import first_anchors, panels, run_grid
@@ -77,11 +76,12 @@ FIT = Path(__file__).parent / "charts/fit.js"
 
 
 def report() -> None:
-    """Write results/report.html from build/tables.
+    """Write results/report.html from build/tables, and build/vega.js for the page of `dvc plots`.
 
     Raises UserError, with the command that mends it, if a file there is not as `aggregate` has written it.
     """
     checksums.check(layout.TABLES)
+    vega.write()
     files.write_text(layout.RESULTS / "report.html", render(layout.TABLES))
 
 

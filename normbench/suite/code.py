@@ -45,7 +45,16 @@ STAGES = {
     "aggregate": [("results/tables/write.py", "aggregate")],
     "report": [("results/report.py", "report")],
 }
-DATA_FILES = {"report": ["results/report.html.j2", "results/style.css.j2"]}
+DATA_FILES = {
+    "report": [
+        "results/charts/fit.js",
+        "results/page/grid.html.j2",
+        "results/page/report.html.j2",
+        "results/page/script.js.j2",
+        "results/page/style.css.j2",
+        "results/page/task.html.j2",
+    ],
+}
 
 
 def source(reference: str) -> str:

@@ -74,6 +74,7 @@ class Grid:
     """A table. label: its accessible name. first: the heading of the first column. notes: why cells are empty.
 
     measures: the keys of the columns whose variants were compared; only a table that has some gets the tools for that.
+    remarks: sentences below the table.
     """
 
     label: str
@@ -82,6 +83,7 @@ class Grid:
     lines: list[Line]
     notes: Notes | None = None
     measures: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.lines) and bool(self.columns)

@@ -99,8 +99,12 @@ def with_default(column: Column) -> Column:
 
 
 def known(rows: Iterable[Row], key: str) -> bool:
-    """Whether a column of speeds.csv has a number that says something; a compilation of no time does not."""
-    values = [row.get(key, math.nan) for row in rows]
+    """Whether a column of speeds.csv says something: of a compilation of no time there is nothing to say.
+
+    A ratio that is missing says that speeds cannot be compared, and why.
+    """
+    of = "images_per_second" if key == "ratio" else key
+    values = [row.get(of, math.nan) for row in rows]
     return any(not math.isnan(value) and (value > 0 or key != "compile_seconds") for value in values)
 
 

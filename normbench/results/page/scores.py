@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from normbench.results.page.grid import Cell, Column, Grid
@@ -72,6 +73,7 @@ def robustness_grid(
         [variants.line(name, [cell(row, *each) for each in kept]) for name, row in found.items()],
         notes,
         [column.key for column, *_ in kept if column.key in verdicts.measures],
+        suspicious(table),
     )
 
 
@@ -91,7 +93,7 @@ def smoothness_grid(variants: Variants, table: pd.DataFrame, why: dict[str, Why]
         return Cell(text + notes.of(row["variant"], column.key), factor * row[column.key])
 
     lines = [variants.line(name, [cell(row, *each) for each in kept]) for name, row in by_variant(table).items()]
-    return Grid("Smoothness", "Variant", [column for column, _ in kept], lines, notes)
+    return Grid("Smoothness", "Variant", [column for column, _ in kept], lines, notes, [], nothing_certified(table))
 
 
 def certified(table: pd.DataFrame) -> list[str]:
@@ -99,19 +101,22 @@ def certified(table: pd.DataFrame) -> list[str]:
     return [name for name in table.columns if name.startswith(CERTIFIED) and not name.endswith("_std")]
 
 
-def nothing_certified(table: pd.DataFrame) -> str:
-    """Returns a sentence if the bounds certify no image of any variant at any radius; else an empty string."""
+def nothing_certified(table: pd.DataFrame) -> list[str]:
+    """Returns a sentence if the bounds certify no image of any variant at any radius."""
     names = certified(table)
-    values = table[names].to_numpy(dtype=float) if names else None
-    if values is None or pd.isna(values).all() or (values[~pd.isna(values)] > 0).any():
-        return ""
+    values = table[names].to_numpy(dtype=float) if names else np.empty(0)
+    if np.isnan(values).all() or (values > 0).any():
+        return []
     radii = " and ".join(f"{name.removeprefix(CERTIFIED)}/255" for name in names)
-    return f"The bounds certify no test image of any variant within {radii}."
+    return [f"The bounds certify no test image of any variant within {radii}."]
 
 
 def suspicious(table: pd.DataFrame) -> list[str]:
-    """Returns the variants of robustness.csv whose attacks cannot be trusted."""
-    return [row["variant"] for row in table.to_dict("records") if row["warnings"] > 0]
+    """Returns a sentence on the variants of robustness.csv whose attacks cannot be trusted, if there are any."""
+    names = [row["variant"] for row in table.to_dict("records") if row["warnings"] > 0]
+    if not names:
+        return []
+    return [f"FGSM leaves far more accuracy than PGD, so that gradients cannot be trusted: {', '.join(names)}."]
 
 
 def by_variant(table: pd.DataFrame) -> dict[str, Row]:

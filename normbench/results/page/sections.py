@@ -24,7 +24,7 @@ from normbench.results.page.details import (
 from normbench.results.page.grid import Grid
 from normbench.results.page.leaderboard import FIRST, leaderboard
 from normbench.results.page.names import Variants, measure
-from normbench.results.page.scores import nothing_certified, robustness_grid, smoothness_grid, suspicious
+from normbench.results.page.scores import robustness_grid, smoothness_grid
 from normbench.results.page.verdicts import Verdicts
 from normbench.results.tables.facts import DatasetFacts, Facts, TaskFacts
 from normbench.results.tables.table import Row
@@ -39,8 +39,8 @@ class Section:
     """The values that the template shows for a task of either kind.
 
     anchor: its id on the page. board: the leaderboard. reading: sentences on what its numbers can show. charts: in
-    their order. grids: the wide tables. data: for the script. remarks: further sentences. samples: of a GAN, the
-    caption and the data address of each picture, by variant.
+    their order. grids: the wide tables. data: for the script. off: the scores that `evaluation` has off. unfinished:
+    variants without a finished run. samples: of a GAN, the caption and the data address of each picture, by variant.
     """
 
     anchor: str
@@ -52,8 +52,7 @@ class Section:
     scores: list[Grid]
     grids: list[Grid]
     data: dict[str, Any]
-    remarks: list[str]
-    suspicious: list[str]
+    off: list[str]
     unfinished: list[str]
     tuned: bool
     samples: dict[str, list[tuple[str, str]]]
@@ -98,9 +97,6 @@ def task_section(suite: Suite, name: str, anchor: str) -> Section:
         *layer_grids(own["layers"]),
         *feature_grids(variants, own["features"]),
     ]
-    off = suite.missing["off"].get(name, [])
-    remarks = [nothing_certified(own["smoothness"])]
-    remarks += [f"Not measured, as `evaluation` in `params.yaml` has it off: {', '.join(off)}."] if off else []
     dataset = suite.facts.datasets.get(facts.task.dataset)
     order = [variant for variant in suite.facts.suite.variants if variant in names]
     board = leaderboard(rows, means, own["speeds"], verdicts, variants, why["leaderboard"], links)
@@ -118,8 +114,7 @@ def task_section(suite: Suite, name: str, anchor: str) -> Section:
         scores=[grid for grid in scores if grid],
         grids=[grid for grid in grids if grid],
         data=comparable(order, means, verdicts, own["corruptions"], own["classes"], own["agreement"]),
-        remarks=[remark for remark in remarks if remark],
-        suspicious=suspicious(own["robustness"]),
+        off=suite.missing["off"].get(name, []),
         unfinished=[row["variant"] for row in rows if not row["finished"]],
         tuned=bool(tuned),
         samples={},
@@ -148,8 +143,7 @@ def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
         scores=[],
         grids=[grid for grid in [comparison_grid(variants, names, verdicts)] if grid],
         data=comparable(order, means, verdicts, none, none, none),
-        remarks=[],
-        suspicious=[],
+        off=[],
         unfinished=[row["variant"] for row in rows if not row["finished"]],
         tuned=False,
         samples=pictures(folder / "samples" / name, names, folder / "real" / f"{facts.task.dataset}.png"),
