@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from normbench.results.tables import aggregate
 from normbench.results.tables.table import PLAIN, SHARE, Table
 from normbench.runs.record import Record
@@ -78,9 +76,8 @@ def test_an_added_variant_adds_its_rows(suite: None) -> None:
     assert larger["variants"].keys() - manifest["variants"].keys() == {added}
 
 
-def test_the_manifest_has_the_ids_of_all_runs(suite: None) -> None:
-    aggregate()
-    found = json.loads(Path("results/manifest.json").read_text())
+def test_the_manifest_has_the_ids_of_all_runs(folder: Path) -> None:
+    found = json.loads((folder / "results/manifest.json").read_text())
     ids = {
         (kind, task, variant, seed): run
         for kind, tasks in found["runs"].items()
@@ -89,9 +86,10 @@ def test_the_manifest_has_the_ids_of_all_runs(suite: None) -> None:
         for seed, run in seeds.items()
     }
     assert ids == {
-        (row["kind"], row["task"], row["variant"], row["seed"]): row["run"] for row in rows("results/runs.csv")
+        (row["kind"], row["task"], row["variant"], row["seed"]): row["run"]
+        for row in rows(f"{folder}/results/runs.csv")
     }
-    assert set(found["tables"]) >= {path.stem for path in Path("results").glob("*.csv")}
+    assert set(found["tables"]) >= {path.stem for path in (folder / "results").glob("*.csv")}
     assert found["tables"]["gan"] == ["gan"]
     assert found["code"] == {"evaluate": "7" * 64, "fid": "7" * 64}
     assert set(found["runs"]["gan"][GAN_TASK]) == set(GAN_VARIANTS)
@@ -107,8 +105,8 @@ def test_a_column_that_would_be_empty_is_left_out(suite: None) -> None:
     assert "mce" in Path("results/leaderboard.md").read_text().lower()
 
 
-@pytest.mark.parametrize("variant", ["batch_norm", "conv_norm"])
-def test_a_moved_result_moves_the_lines_of_its_variant(variant: str, suite: None) -> None:
+def test_a_moved_result_moves_its_line(suite: None) -> None:
+    variant = "conv_norm"
     aggregate()
     before = Path("results/runs.csv").read_text().splitlines()
     path = place(variant, 1)
