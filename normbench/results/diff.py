@@ -140,10 +140,7 @@ def tell(found: Diff) -> None:
         seeds.setdefault((each.kind, each.task, each.variant), []).append(each.seed)
     for (_, task, variant), of_cell in seeds.items():
         say(f"runs with another id: {task} {variant}, seed{'s' * (len(of_cell) > 1)} {', '.join(map(str, of_cell))}")
-    if not found.moved:
-        say("no number that both have has moved")
-        return
-    say(*_table(found.moved))
+    say(*(_table(found.moved) if found.moved else ["no number that both have has moved"]))
     for name in found.without_runs:
         say(f"{name} has no results/runs.csv: means are compared, without verdicts")
     if any(each.verdict for each in found.moved):

@@ -81,7 +81,8 @@ def test_a_tuned_variant_says_so() -> None:
 def test_names_are_no_commands() -> None:
     text = latex_text(BAD)
     left = re.sub(r"\\[a-z]+\{\}|\\[{}$&#%_]|\{[-\[*]\}", "", text)
-    assert left == "inputx" + "'''" + "x1b" + "u202e"
+    assert left == "inputx'''-x1bu202e"
+    assert latex_text("a-b---c") == "a-b-{-}-c"
     assert text.startswith(r"\textbackslash{}input\{x\}\_")
     whole = latex([row(BAD, 0.9, task=BAD)], LEADERBOARD, Standing([]))
     assert {len(line) for line in cells(whole)} == {7}

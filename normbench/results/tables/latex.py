@@ -21,7 +21,6 @@ SYNTAX = {
     "|": r"\textbar{}",
     '"': "''",  # The sign itself has no glyph in every encoding of fonts.
     "`": r"\textasciigrave{}",
-    "-": "{-}",  # Two of them would be a dash.
     "[": "{[}",  # After the end of a row, it would begin an argument.
     "*": "{*}",
 } | {char: f"\\{char}" for char in "{}$&#%_"}
@@ -107,7 +106,7 @@ def own_scores(names: Iterable[str]) -> list[Column]:
 
 def latex_text(text: str) -> str:
     """Returns a text as LaTeX shows it: without commands, and without characters that act."""
-    return "".join(SYNTAX.get(char, char) for char in clean(text))
+    return "".join(SYNTAX.get(char, char) for char in clean(text)).replace("--", "-{-}")  # which would be a dash
 
 
 def _has(row: Row, column: Column) -> bool:
