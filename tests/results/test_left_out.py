@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from normbench.results.report import report
 from normbench.results.tables import aggregate
+from normbench.results.tables.corruptions import Corruptions
+from normbench.results.tables.reading import Found, read
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
+from normbench.suite.suite import Suite
 from normbench.system import files
 from normbench.system.errors import UserError
 from tests.results.made_up_suite import (
-    GAN_TASK,
     NAMES,
     OTHERS,
     SEEDS,
@@ -95,36 +96,44 @@ DAMAGE: list[tuple[Callable[[Path], Any], str]] = [
 ]
 
 
+def found() -> dict[Kind, Found]:
+    return read(Suite.resolved(), Corruptions.resolved())
+
+
 @pytest.mark.parametrize(("damage", "why"), DAMAGE, ids=[damage.__name__ for damage, _ in DAMAGE])
-def test_it_is_named_and_the_rest_is_shown(
+def test_it_is_named_and_left_out(
     suite: None, damage: Callable[[Path], Any], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = place(LEFT_OUT, 1)
     damage(path)
-    aggregate()
+    of = found()[Kind.CLASSIFICATION]
     named, last = capsys.readouterr().err.splitlines()
     mend = f"`python -m stages.evaluate --task {TASK} --variant {LEFT_OUT}` writes it"
     assert re.fullmatch(f"{re.escape(str(path))}: {why}.*; {re.escape(mend)}", named)
     assert last == "1 of 30 records left out: the tables are made without them, and their rows say so"
-    kept = [record.metrics["clean_accuracy"] for record in finished(LEFT_OUT) if record.seed != 1]
-    found = row(LEFT_OUT)
-    assert float(found["clean_accuracy"]) == pytest.approx(sum(kept) / 2, abs=1e-5)
-    for table in ("leaderboard", "robustness", "smoothness"):
-        assert re.search(f"runs: 2 of 3 records, the others left out \\(seed 1: {why}", row(LEFT_OUT, table)["missing"])
-        assert "left out" not in row("batch_norm", table)["missing"]
-    assert "left out" in Path("results/leaderboard.md").read_text(encoding="utf-8")
+    assert [record.seed for record in of.runs[TASK, LEFT_OUT]] == [0, 2]
+    assert list(of.left_out) == [(TASK, LEFT_OUT)]
+    assert re.match(why, of.left_out[TASK, LEFT_OUT][1])
+    assert sum(map(len, of.runs.values())) == 23
 
 
-def test_the_rest_is_as_before(suite: None) -> None:
-    """Every other row, whatever table it is in."""
+def test_the_rest_is_shown(suite: None) -> None:
     aggregate()
     before = {path.name: path.read_text(encoding="utf-8") for path in Path("results").glob("*.csv")}
-    place(LEFT_OUT, 1).unlink()
+    damaged(place(LEFT_OUT, 1))
     aggregate()
-    for name, text in before.items():
-        now = Path("results", name).read_text(encoding="utf-8")
-        assert [line for line in now.splitlines() if f"{TASK},{LEFT_OUT}," not in line] == [
-            line for line in text.splitlines() if f"{TASK},{LEFT_OUT}," not in line
+    kept = [record.metrics["clean_accuracy"] for record in finished(LEFT_OUT) if record.seed != 1]
+    assert float(row(LEFT_OUT)["clean_accuracy"]) == pytest.approx(sum(kept) / 2, abs=1e-5)
+    assert (row(LEFT_OUT)["runs"], row(LEFT_OUT)["finished"]) == ("3", "2")
+    why = "runs: 2 of 3 records, the others left out (seed 1: Invalid JSON"
+    for table in ("leaderboard", "robustness", "smoothness"):
+        assert why in row(LEFT_OUT, table)["missing"]
+        assert "left out" not in row("batch_norm", table)["missing"]
+    assert "left out" in Path("results/leaderboard.md").read_text(encoding="utf-8")
+    for name in ("runs", "robustness", "corruptions", "smoothness", "layers", "features", "curves"):
+        now = Path(f"results/{name}.csv").read_text(encoding="utf-8").splitlines()
+        assert [line for line in now if f"{TASK},{LEFT_OUT}," not in line] == [
+            line for line in before[f"{name}.csv"].splitlines() if f"{TASK},{LEFT_OUT}," not in line
         ]
 
 
@@ -141,7 +150,6 @@ def test_a_variant_without_records_keeps_its_row(kind: Kind, suite: None, capsys
     assert [found[name] for name in (measure, "peak_memory_mib", "parameters")] == ["", "", ""]
     assert "no record of its runs can be used" in found["missing"]
     assert "runs: 0 of 3 records, the others left out (seed 0: no such record" in found["missing"]
-    report()
 
 
 def test_the_baseline_may_be_without_records(suite: None) -> None:
@@ -153,8 +161,6 @@ def test_the_baseline_may_be_without_records(suite: None) -> None:
 
 
 def test_nothing_is_written_without_any_record(suite: None) -> None:
-    aggregate()
-    before = {path: path.read_bytes() for path in Path("results").rglob("*.*")}
     for path in Path("build/scores").rglob("*.json"):
         path.unlink()
     with pytest.raises(UserError) as error:
@@ -162,7 +168,7 @@ def test_nothing_is_written_without_any_record(suite: None) -> None:
     first, last = str(error.value).split("\n")
     assert first.startswith(f"{place('batch_norm', 0)}: no such record")
     assert last == "none of the suite's 30 records can be used"
-    assert {path: path.read_bytes() for path in Path("results").rglob("*.*")} == before
+    assert not Path("results").exists()
 
 
 def test_a_task_without_records_is_as_it_is_resolved(suite: None) -> None:
@@ -170,27 +176,24 @@ def test_a_task_without_records_is_as_it_is_resolved(suite: None) -> None:
         path.unlink()
     aggregate()
     assert {each["fid"] for each in rows("results/gan.csv")} == {""}
-    report()
-    assert GAN_TASK in Path("results/report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_with_other_settings_is_foreign(suite: None, capsys: pytest.CaptureFixture[str]) -> None:
     """Where the suite is resolved, its runs are known."""
     files.write_json("build/resolved/code/train.json", {"digest": classification_record(LEFT_OUT, 0).provenance.code})
-    aggregate()
+    found()
     assert capsys.readouterr().err == ""  # A renamed task and other lists of seeds change no run.
     edit(place(LEFT_OUT, 1), provenance={"task": {"recipe": {"lr": 0.3}}})
     edit(place("group_norm", 2), provenance={"code": "9" * 64})
     edit(place("no_norm", 0), provenance={"variant": {"name": "once", "method": "elsewhere:Norm"}})
-    aggregate()
+    found()
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(": ")[0] for line in lines[:-1]] == [str(place("group_norm", 2)), str(place(LEFT_OUT, 1))]
     assert all("is the record of a run with other settings or code than the suite has" in line for line in lines[:-1])
 
 
 def test_what_is_not_of_the_suite_is_named_once(suite: None, capsys: pytest.CaptureFixture[str]) -> None:
-    aggregate()
-    before = {path: path.read_bytes() for path in Path("results").rglob("*.*")}
+    before = found()
     capsys.readouterr()
     folder = place("batch_norm", 0).parent
     (folder / "0 (copy).json").write_bytes((folder / "0.json").read_bytes())
@@ -200,7 +203,7 @@ def test_what_is_not_of_the_suite_is_named_once(suite: None, capsys: pytest.Capt
         Path("build/scores", name).mkdir(parents=True)
         for seed in SEEDS:
             Path("build/scores", name, f"{seed}.json").write_bytes((folder / "0.json").read_bytes())
-    aggregate()
+    assert found() == before
     run = Record.read(folder / "0.json").run
     assert set(capsys.readouterr().err.splitlines()) == {
         f"{folder}/0 (copy).json: run {run} once more, beside 0.json; left out",
@@ -209,7 +212,6 @@ def test_what_is_not_of_the_suite_is_named_once(suite: None, capsys: pytest.Capt
         f"build/scores/classification/{TASK}/gone: not of a variant of the suite; left out",
         "build/scores/more: not of a kind of runs; left out",
     }
-    assert {path: path.read_bytes() for path in Path("results").rglob("*.*")} == before
 
 
 def test_two_variants_may_share_a_run(suite: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,19 +220,19 @@ def test_two_variants_may_share_a_run(suite: None, capsys: pytest.CaptureFixture
         place("batch_norm_2", seed).parent.mkdir(exist_ok=True)
         place("batch_norm_2", seed).write_bytes(place("batch_norm", seed).read_bytes())
     write_suite(variants=["batch_norm", "batch_norm_2"])
-    aggregate()
-    assert row("batch_norm_2")["clean_accuracy"] == row("batch_norm")["clean_accuracy"] != ""
+    runs = found()[Kind.CLASSIFICATION].runs
+    assert runs[TASK, "batch_norm_2"] == runs[TASK, "batch_norm"] != []
     assert "once more" not in capsys.readouterr().err
 
 
 def test_only_the_first_of_many_are_named(suite: None, capsys: pytest.CaptureFixture[str]) -> None:
     files.write_json("build/resolved/corruptions.json", {"names": NAMES, "severities": SEVERITIES[:4], **OTHERS})
-    aggregate()
+    found()
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("20 of 30 records left out")  # those of the classifiers that did not diverge
     assert len(lines) == 21
     write_suite(seeds=[*SEEDS, 3, 4, 5])
-    aggregate()
+    found()
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("30 of 60 records left out")
     assert lines[-2] == "build/scores: 10 more such lines are not shown"
