@@ -30,7 +30,16 @@ from normbench.training.task import Task
 from tests.results.chart_tables import CORRUPTIONS, GAN_TASK, TASK, chart_tables
 
 VARIANTS = ["batch_norm", "group_norm", "no_norm", "network_deconvolution", "conv_norm"]
-ODD = ["batch_norm", '"quoted" & <b>', "<script>alert(1)</script>", "it's \\ {x} [y] a.b", "null", "7", "=1+1"]
+ODD = [
+    "batch_norm",
+    '"quoted" & <b>',
+    "<script>alert(1)</script>",
+    "it's \\ {x} [y] a.b",
+    "null",
+    "7",
+    "=1+1",
+    r"$\bad$",
+]
 FAILED = (("no_norm", 1), ("conv_norm", 0), ("conv_norm", 1), ("conv_norm", 2))
 CASES: dict[str, dict[str, Any]] = {
     "ordinary": {"variants": VARIANTS},
@@ -446,6 +455,24 @@ def test_layers_of_several_networks_are_one_order() -> None:
     assert sorted(order) == ["a", "b", "conv", "head", "last", "norm", "stem"]
     for names in lists:
         assert [name for name in order if name in names] == names
+
+
+def test_layers_of_a_dead_network_are_drawn() -> None:
+    """Zeros have no logarithm, so their axes are linear; of very many layers some have no name."""
+    tables = chart_tables(VARIANTS)
+    layers = [
+        {"task": TASK, "variant": name, "layer": f"layer{i}", "bound": 10.0 ** (i % 9), "estimate": 0.0}
+        for name in VARIANTS
+        for i in range(100)
+    ]
+    tables["layers"] = pd.DataFrame(layers)
+    tables["features"].loc[tables["features"]["block"] == 2, ["rms", "max"]] = 0.0
+    found = named(charts(TASK, tables, looks(VARIANTS, VARIANTS[0])))
+    texts = [element.text or "" for element in ElementTree.fromstring(found["layers"].svg).iter()]
+    assert 20 < sum(text.startswith("layer") for text in texts) < 100
+    for key in ("layers", "features"):
+        assert "log" not in {panel["encoding"]["y"]["scale"].get("type") for panel in found[key].spec["concat"]}
+        assert 0 in {row["value"] for row in rows(found[key].spec)}
 
 
 def test_a_profile_is_the_share_of_runs_above_a_threshold() -> None:

@@ -115,7 +115,8 @@ def svg(spec: Spec, alt: str) -> Markup:
         return re.sub(r'( id="|href="#|url\(#)([^")]+)', lambda each: each[1] + ids.get(each[2], each[2]), found)
 
     # Text between tags has no angle brackets, and so nothing of it is touched.
-    body = re.sub(r"<[^>]+>", tidy, re.sub(r'<path [^>]*\bd=""[^>]*/>', "", body))
+    invisible = r'<path [^>]*\bd=""[^>]*/>|<text [^>]*\bopacity="0"[^>]*>[^<]*</text>'
+    body = re.sub(r"<[^>]+>", tidy, re.sub(invisible, "", body))
     return Markup('<svg xmlns="http://www.w3.org/2000/svg" {} font-family="{}" role="img" aria-label="{}">{}').format(
         Markup(view[0]), FONT, alt, Markup(body)
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from normbench.results.drawing import PLAIN_TEXT
 from normbench.system import files
 from normbench.system.text import clean
 
+# No text is parsed as TeX or mathtext: a corruption may be called `$\\bad$`.
+PLAIN_TEXT: Any = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
 SHOWN = 56  # pixels: about the height at which images are shown; smaller ones are enlarged by a whole factor
 WIDTH = 1100  # pixels: the sheet is no wider, unless a single column is
 GAP = 4  # pixels between images
