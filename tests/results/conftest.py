@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from markupsafe import Markup
 
 from normbench.results.report import report
 from normbench.results.tables import aggregate
@@ -12,7 +13,17 @@ from tests.results.made_up_suite import write_suite
 
 
 @pytest.fixture
-def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts have no drawing, which takes most of the seconds of a page; their specifications stay."""
+    monkeypatch.setattr("normbench.results.charts.chart.svg", lambda spec, alt: escaped_svg(alt))
+
+
+def escaped_svg(alt: str) -> Markup:
+    return Markup('<svg role="img" aria-label="{}"></svg>').format(alt)
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_charts: None) -> None:
     """The working directory has the records of the suite."""
     monkeypatch.chdir(tmp_path)
     write_suite()

@@ -164,7 +164,7 @@ def spreads(runs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
     done = runs[runs["status"] == "finished"]
     numbers = [name for name in done.select_dtypes("number").columns if done[name].notna().any()]
     grouped = done.groupby("variant")[numbers]
-    found = grouped.mean().join(grouped.std(ddof=1), rsuffix="_std").reindex([row["variant"] for row in rows])
+    found = grouped.mean().join(grouped.std(ddof=1).add_suffix("_std")).reindex([row["variant"] for row in rows])
     for name in FIRST:
         if rows and name in rows[0]:
             for column in (name, f"{name}_std"):

@@ -50,7 +50,7 @@ class Verdicts:
         self.seeds = int(table["seeds"].max()) if len(table) else 0
         texts = table[["measure", "variant", "other"]].itertuples(index=False, name=None)
         numbers = table[NUMBERS].astype(float).itertuples(index=False, name=None)
-        words = table[["verdict", MISSING]].fillna("").astype(str).itertuples(index=False, name=None)
+        words = table[["verdict", MISSING]].astype(object).fillna("").astype(str).itertuples(index=False, name=None)
         self.found = {key: Comparison(*values, *rest) for key, values, rest in zip(texts, numbers, words, strict=True)}
 
     def of(self, measure: str, variant: str, other: str) -> Comparison | None:
