@@ -26,7 +26,7 @@ TRUTHS = [
     for accuracy in (0.7, 0.95)
     for example, seed in ((0.3, 0.1), (0.5, 0.2), (0.5, 0.5), (1.0, 0.5), (0.0, 0.2), (0.5, 0.0))
 ]
-RESAMPLES = 500  # of the bootstrap
+RESAMPLES = 200  # of the bootstrap
 
 
 def bootstrap(first: np.ndarray, second: np.ndarray, generator: np.random.Generator) -> tuple[float, float]:
