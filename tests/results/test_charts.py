@@ -509,6 +509,7 @@ def test_tasks_that_differ_in_one_condition_share_a_chart() -> None:
     (chart,) = [each for each in overall_charts(tables, looks(VARIANTS, VARIANTS[0]), own) if each.key == "label-noise"]
     found = list(rows(chart.spec))
     assert {row["at"] for row in found} == {0, 40, 60}
+    assert {"0", "40", "60"} <= {element.text for element in ElementTree.fromstring(chart.svg).iter()}
     assert {row["variant"] for row in found} == set(VARIANTS)
 
 

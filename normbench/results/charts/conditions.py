@@ -12,6 +12,7 @@ import pandas as pd
 
 from normbench.results.charts.chart import Chart, Spec, chart, seen, sentence
 from normbench.results.charts.lines import PANEL_HEIGHT, lines
+from normbench.results.charts.scales import LABEL
 from normbench.results.charts.tooltips import RANGE, tooltip
 from normbench.results.charts.variants import Looks, encoding, faded, highlighter
 from normbench.results.words import counted
@@ -103,7 +104,7 @@ def _chart(
         },
     }
     x = {"field": "at", "type": "quantitative", "title": axis, "scale": {"zero": False, "nice": False, "padding": 10}}
-    x["axis"] = {"values": sorted({row["at"] for row in rows}), "format": "~g"}
+    x["axis"] = {"values": sorted({row["at"] for row in rows}), "labelExpr": LABEL}
     y = {"field": "value", "type": "quantitative", "title": "clean accuracy (%)", "scale": {"zero": False}}
     ends = ", ".join(
         f"at {at:g} % from {min(own):g} to {max(own):g} %"
