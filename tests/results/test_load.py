@@ -10,12 +10,16 @@ import pandas as pd
 import pytest
 
 from normbench.results import load
+from normbench.results.tables import aggregate
 from normbench.system.errors import UserError
 from tests.results.made_up_suite import GAN_TASK, TASK, finished, place
 from tests.support.records import record
 
-COLUMNS = ["kind", "task", "variant", "seed", "status", "clean_accuracy", "corruption_accuracy", "fid"]
-COSTS = ["images_per_second", "peak_memory_mib", "parameters", "seconds", "compile_seconds", "run"]
+COLUMNS = ["kind", "task", "variant", "method", "seed", "status", "tuned"]
+COLUMNS += ["clean_accuracy", "corruption_accuracy", "fid"]
+COSTS = ["peak_memory_mib", "parameters", "device", "precision", "memory_format"]
+COSTS += ["images_per_second", "seconds", "compile_seconds", "side_by_side", "run"]
+KEY = ["kind", "task", "variant", "seed"]
 
 
 def test_a_row_for_each_run_of_the_suite(suite: None) -> None:
@@ -39,6 +43,18 @@ def test_a_row_for_each_run_of_the_suite(suite: None) -> None:
     gan = runs[runs["task"] == GAN_TASK]
     assert list(gan["fid"].dropna()) == [62.5, 63.5, 34.25, 35.25, 36.25]
     assert gan["clean_accuracy"].isna().all()
+
+
+def test_it_is_what_the_tables_of_runs_and_of_costs_say(suite: None) -> None:
+    """These have fixed digits, and the order of the suite."""
+    aggregate()
+    runs = load().sort_values(KEY, ignore_index=True)
+    for name in ("runs", "costs"):
+        table = pd.read_csv(f"results/{name}.csv").sort_values(KEY, ignore_index=True)
+        assert set(table) <= set(runs)
+        pd.testing.assert_frame_equal(table, runs[list(table)], check_dtype=False, rtol=0, atol=0.051)
+    accuracies = pd.read_csv("results/runs.csv").set_index(KEY)["clean_accuracy"]
+    assert (accuracies - runs.set_index(KEY)["clean_accuracy"]).abs().max() < 6e-6
 
 
 def test_every_number_of_a_score_is_a_column(tmp_path: Path) -> None:
