@@ -12,11 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from normbench.data.bound import Bound, Corrupted
 from normbench.gan.task import GanTask
 from normbench.runs.contents import contents
+from normbench.runs.migrations import migrated
 from normbench.runs.run import Kind, Run, Status
 from normbench.runs.variant import Variant
 from normbench.system import files
@@ -263,11 +264,9 @@ class Record(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _has_this_format(cls, value: Any) -> Any:
-        found = value.get("format") if isinstance(value, dict) else FORMAT
-        if found != FORMAT or isinstance(found, bool):
-            raise ValueError("is a record of another version of normbench, so the run has to be trained again")
-        return value
+    def _has_this_format(cls, value: Any, info: ValidationInfo) -> Any:
+        folder = info.context.parent if isinstance(info.context, Path) else None
+        return migrated(value, FORMAT, folder) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Record:

@@ -60,7 +60,7 @@ class Strict(BaseModel):
         if not _finite(content):
             raise UserError(f"{path}: holds a number that is not finite")
         try:
-            return cls.model_validate_json(content)
+            return cls.model_validate_json(content, context=path)  # for what lies beside the file
         except ValidationError as error:
             raise UserError(f"{path}: {first_problem(error)}") from None
 

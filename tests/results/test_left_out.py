@@ -87,7 +87,7 @@ DAMAGE: list[tuple[Callable[[Path], Any], str]] = [
     (Path.unlink, "no such record, but the suite has that run"),
     (damaged, "Invalid JSON"),
     (forged, "run: the record describes run "),
-    (older, "is a record of another version of normbench"),
+    (older, "is a record of version 1, which does not say all"),
     (of_another_seed, "is the record of a classification run of seed 2"),
     (of_a_gan, "is the record of a gan run of seed 1"),
     (not_scored, "evaluated on 0 corruptions at severities \\[\\], but params.yaml has 19"),
