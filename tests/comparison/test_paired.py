@@ -146,3 +146,25 @@ def test_the_smallest_effect_is_found_as_often_as_it_says() -> None:
     truth = Truth((0.9 + effect / 2, 0.9 - effect / 2))
     seen = [paired(*truth.draw(seeds, 359, generator)).p < LEVEL for _ in range(TABLES)]
     assert 0.74 <= np.mean(seen) <= 0.86
+
+
+def test_the_strict_p_value_holds_far_below_five_percent() -> None:
+    """10,000 tables of three seeds with large effects: at 1 %, it finds at most 1 %, and Student's t more than 2 %."""
+    generator, truth = np.random.default_rng(11), Truth((0.7, 0.7), seed=0.5)
+    found = [paired(*truth.draw(3, 100, generator)) for _ in range(10_000)]
+    assert np.mean([each.strict_p < 0.01 for each in found]) < 0.0125
+    assert np.mean([each.p < 0.01 for each in found]) > 0.02
+
+
+def test_the_generalized_p_value_is_the_mean_over_variances() -> None:
+    """Against 400,000 draws of the chi-squared variable."""
+    found = paired(*Truth((0.8, 0.7)).draw(3, 60, np.random.default_rng(12)))
+    squares = found.squares
+    assert squares is not None
+    drawn = np.random.default_rng(13).chisquare(2, 400_000)
+    variance = squares.of_examples + np.maximum(squares.of_seeds * 2 / drawn - squares.rest, 0)
+    expected = (2 * stats.norm.sf(abs(found.mean) / np.sqrt(variance / 180))).mean()
+    assert squares.generalized_p(found.mean) == pytest.approx(expected, rel=0.01)
+    edge = squares.significant(0.05)
+    assert squares.generalized_p(edge) == pytest.approx(0.05, rel=1e-6)
+    assert squares.generalized_p(0.99 * edge) > 0.05 > squares.generalized_p(1.01 * edge)

@@ -59,8 +59,11 @@ def test_the_smallest_effect_grows_with_the_table() -> None:
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_tables_of_equal_variants_have_no_other_verdict(seeds: int) -> None:
-    """Four variants that do not differ: at most 5 % of the tables, and 7 % of 200 simulated ones, say otherwise."""
-    generator, truth = np.random.default_rng(60 + seeds), Truth((0.9,) * 4)
+    """Four variants that do not differ, with large effects of seeds: at most 5 % of the tables say otherwise.
+
+    7 % of 200 simulated ones are allowed. With the p-values of Student's t it would be 14 % at 3 seeds.
+    """
+    generator, truth = np.random.default_rng(60 + seeds), Truth((0.7,) * 4, seed=0.5)
     wrong = 0
     for _ in range(200):
         outcomes = truth.draw(seeds, 359, generator)
