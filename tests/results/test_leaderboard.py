@@ -12,7 +12,8 @@ import pytest
 from normbench.corruptions.constants import MAIN
 from normbench.results.report import report
 from normbench.results.tables import LEADERBOARD, aggregate
-from normbench.results.tables.costs import costs
+from normbench.results.tables.costs import ENDS, costs, speed_table
+from normbench.runs.run import Kind
 from normbench.system import files
 from tests.results.made_up_suite import (
     OTHERS,
@@ -45,7 +46,7 @@ def test_numbers_against_plain_sums(suite: None) -> None:
         assert float(row["peak_memory_mib"]) == pytest.approx(VARIANTS[variant][2], abs=0.006)
         if not runs:
             empty = ["clean_accuracy", "clean_accuracy_std", "corruption_accuracy", "corruption_accuracy_std"]
-            assert [row[column] for column in [*empty, "mce", "images_per_second", "seconds"]] == [""] * 7
+            assert [row[column] for column in [*empty, "mce"]] == [""] * 5
             continue
         clean = [run.metrics["clean_accuracy"] for run in runs]
         corrupted = [sum(map(sum, run.metrics["corruption_accuracy"].values())) / (19 * 5) for run in runs]
@@ -57,9 +58,14 @@ def test_numbers_against_plain_sums(suite: None) -> None:
         assert float(row["corruption_accuracy_std"]) == pytest.approx(statistics.stdev(corrupted), abs=6e-6)
         assert float(row["mce"]) == pytest.approx(mce, abs=6e-4)
         speeds = [run.cost.images_per_second for run in runs]
-        assert float(row["images_per_second"]) == pytest.approx(statistics.median(speeds), abs=0.06)
+        timed = next(
+            row
+            for row in rows("build/tables/speeds.csv")
+            if (row["kind"], row["variant"]) == ("classification", variant)
+        )
+        assert float(timed["images_per_second"]) == pytest.approx(statistics.median(speeds), abs=0.06)
         seconds = [sum(run.cost.seconds.values()) for run in runs]
-        assert float(row["seconds"]) == pytest.approx(statistics.mean(seconds), abs=6e-3)
+        assert float(timed["seconds"]) == pytest.approx(statistics.mean(seconds), abs=6e-3)
 
 
 def test_it_is_ordered_by_accuracy_with_the_unfinished_last(suite: None) -> None:
@@ -68,6 +74,12 @@ def test_it_is_ordered_by_accuracy_with_the_unfinished_last(suite: None) -> None
     accuracy = {v: statistics.mean(run.metrics["clean_accuracy"] for run in finished(v)) for v in order[:-1]}
     assert order[-1] == "spectral_norm"
     assert order[:-1] == sorted(accuracy, key=lambda variant: -accuracy[variant])
+
+
+def speed(records: list[Any]) -> dict[str, Any]:
+    """The row of a variant's speed, which is its own baseline."""
+    (row,) = speed_table({Kind.CLASSIFICATION: {("t", "v"): records}}, "v").rows
+    return row
 
 
 def test_costs_are_of_runs_that_had_the_machine_to_themselves() -> None:
@@ -81,10 +93,10 @@ def test_costs_are_of_runs_that_had_the_machine_to_themselves() -> None:
             for speed, each in zip(speeds, shared, strict=True)
         ]
 
-    found = costs(runs(2, 1, 4))
-    assert (found["images_per_second"], found["finished"], found["side_by_side"]) == (20.0, 3, 1)
+    found = speed(runs(2, 1, 4))
+    assert (found["images_per_second"], found["side_by_side"]) == (20.0, 1)
     assert (found["seconds"], found["compile_seconds"]) == (5.0 + 20.0, 20.0)
-    found = costs(runs(2, 2, 4))
+    found = speed(runs(2, 2, 4))
     assert (found["images_per_second"], found["side_by_side"], found["compile_seconds"]) == (20.0, 4, 30.0)
 
 
@@ -97,14 +109,36 @@ def test_memory_and_parameters_use_all_runs_and_speed_and_time_finished_ones() -
         ),
     ]
     found = costs(runs)
-    assert (found["images_per_second"], found["seconds"], found["peak_memory_mib"]) == (100.0, 4.0, 3.0)
-    assert (found["finished"], found["diverged"], found["parameters"]) == (1, 1, 77_530)
+    assert (found["peak_memory_mib"], found["parameters"]) == (3.0, 77_530)
+    assert [found[name] for name in ENDS] == [2, 1, 1, 1, 0]
+    assert (speed(runs)["images_per_second"], speed(runs)["seconds"]) == (100.0, 4.0)
 
 
 def test_a_run_without_a_speed_leaves_it_to_the_others() -> None:
     speeds = (None, 100.0, 300.0)
-    assert costs([record(cost={"images_per_second": s}) for s in speeds])["images_per_second"] == 200.0
-    assert math.isnan(costs([record(cost={"images_per_second": None})])["images_per_second"])
+    assert speed([record(cost={"images_per_second": s}) for s in speeds])["images_per_second"] == 200.0
+    untimed = speed([record(cost={"images_per_second": None})])
+    assert math.isnan(untimed["images_per_second"])
+    assert untimed["missing"].startswith("no finished run was timed")
+
+
+def test_speeds_are_compared_where_they_were_timed_alone_on_like_machines() -> None:
+    def ratio(*devices: dict[str, Any]) -> tuple[float, str]:
+        runs = {
+            ("t", name): [record(cost={"images_per_second": value}, provenance={"device": device})] * 3
+            for (name, value), device in zip({"b": 100.0, "v": 150.0}.items(), devices, strict=True)
+        }
+        row = speed_table({Kind.CLASSIFICATION: runs}, "b").rows[1]
+        return row["ratio"], row["missing"]
+
+    assert ratio({}, {}) == (1.5, "")
+    value, why = ratio({"side_by_side": 2}, {})
+    assert math.isnan(value)
+    assert why == "up to 2 runs shared the machine while they were timed"
+    value, why = ratio({"cpu": "another"}, {})
+    assert math.isnan(value)
+    assert why == "timed on different machines"
+    assert math.isnan(speed_table({Kind.CLASSIFICATION: {("t", "v"): [record()]}}, "b").rows[0]["ratio"])
 
 
 def test_mce_is_over_the_main_corruptions_that_were_run_and_the_chosen_severities(suite: None) -> None:
