@@ -50,7 +50,7 @@ def explained(name: str) -> int:
             column: text for column, text in row.items() if not column.endswith("_verdict")
         }  # comparisons say why
         empty = {column for column, text in numbers.items() if text == "" and column not in ("no_bound", "missing")}
-        assert set(said) == empty, (name, row)
+        assert said.keys() & row.keys() == empty, (name, row)  # a column that is left out has its reason too
         assert all(said.values())
         count += len(empty)
     return count
