@@ -44,7 +44,7 @@ def explained(name: str) -> int:
     """Asserts that each empty cell of a table in results/ has its reason, and no other cell has; returns their number."""
     count = 0
     for row in rows(f"results/{name}.csv"):
-        groups = [group.partition(": ")[::2] for group in re.split(r"; (?=[\w, ]+: )", row["missing"]) if group]
+        groups = [group.partition(": ")[::2] for group in re.split(r"; (?=[\w, ]+: )", row.get("missing", "")) if group]
         said = {column: reason for columns, reason in groups for column in columns.split(", ")}
         numbers = {
             column: text for column, text in row.items() if not column.endswith("_verdict")
@@ -71,7 +71,8 @@ def test_every_empty_cell_of_every_table_has_a_reason(suite: None) -> None:
     }
     write_suite(seeds=[0])
     aggregate()
-    assert {name: explained(name) > 0 for name in TABLES} == dict.fromkeys(TABLES, True)
+    # Of one seed no features have a spread, and a column that is empty in every row is left out.
+    assert {name: explained(name) > 0 for name in TABLES} == dict.fromkeys(TABLES, True) | {"features": False}
 
 
 def run(columns: dict[str, float] | None = None, metrics: dict[str, Any] | None = None, **changes: Any) -> Any:
