@@ -73,7 +73,7 @@ def shown(width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines on a terminal of some width; None for no terminal."""
     stream = io.StringIO() if width is None else Terminal()
     if width is not None:
-        monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((width, 24)))
+        monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((width, 24)))
     terminal.show(stream)
     return stream.getvalue().splitlines()
 
