@@ -87,7 +87,7 @@ def test_an_empty_folder_is_told(tmp_path: Path) -> None:
         (b"{}", "is a record of another version of normbench, so the run has to be trained again"),
         (b"", "Invalid JSON"),
         (b"\xff\xfe", "Invalid JSON"),
-        (b'{"format": 2, "run": "0123456789abcdef"}', "is a record of another version"),
+        (b'{"format": 2, "run": "0123456789abcdef"}', "is a damaged record of version 2"),
     ],
 )
 def test_a_file_that_is_no_record_is_named_and_left_out(

@@ -22,7 +22,6 @@ from normbench.results.tables.contact_sheet import PLAIN_TEXT, contact_sheet
 from normbench.results.tables.table import PLAIN, REAL, Table
 from normbench.system import files
 from tests.results.made_up_suite import SEEDS, edit_metrics, place, rows, write_suite
-from tests.results.page import Page
 
 FORMULAS = [
     "=cmd|' /C calc'!A1",
@@ -106,7 +105,6 @@ def test_a_suite_with_bad_names(suite: None) -> None:
     assert {"=nll<b>", "$x^$"} <= set(load().columns)  # as they are in the records
     report()
     page = Path("results/report.html").read_text(encoding="utf-8")
-    assert "script" not in Page(page).seen
     assert r"$\bad$&lt;script&gt;|=cmd" in page
     assert "=nll&lt;b&gt;" in page
 

@@ -53,7 +53,6 @@ def test_real_images_are_whole_and_in_order(count: int, channels: int, side: int
 def test_real_images_of_the_dataset_stand_beside_the_samples(suite: None) -> None:
     arrays = {f"{split}_images": np.full((4, 8, 8, 1), 77, np.uint8) for split in ("train", "test")}
     arrays |= {f"{split}_labels": np.arange(4) for split in ("train", "test")}
-    Path("build/data/digits").mkdir(parents=True)
     for name, array in arrays.items():
         np.save(f"build/data/digits/{name}.npy", array)
     files.write_json("build/data/digits/meta.json", {"fingerprint": by_hand(arrays)})

@@ -85,10 +85,12 @@ def test_a_task_in_words() -> None:
     noise = LabelNoise(kind="cyclic", fraction=0.25)
     plain = record()
     changed = record(provenance={"task": {"label_noise": noise, "train_fraction": 0.5, "model": "/home/me/net.py:Net"}})
-    assert recipe(of_task([plain])).startswith("resnet8 (width 16) on digits: epochs 4, batch_size 64, lr 0.1, ")
+    assert recipe(of_task([plain])).startswith(
+        "resnet8 (width 16) on digits: epochs 4, batch_size 64, crop_padding 1. "
+    )
     start = "net.py:Net (width 16) on digits, 50 % of its training images, label noise (kind cyclic, fraction 0.25): "
     assert recipe(of_task([changed])).startswith(start)
-    assert recipe(of_task([record(kind="gan")])).startswith("sngan (width 32) on digits: iterations 40, ")
+    assert recipe(of_task([record(kind="gan")])).startswith("sngan (width 32) on digits: iterations 40. ")
 
 
 def test_the_suite_in_words(suite: None) -> None:
