@@ -196,9 +196,9 @@ class CalibrationBySeverity(Strict):
 class CorruptionScores(Strict):
     """What is measured of every classifier: see `normbench.evaluation.corrupted.measure`.
 
-    collapsed: whether the network is no better than always naming the commonest class of the test images; such a run
-    counts as failed. columns: the numbers of all scores by column of results/robustness.csv. missing: why the network
-    cannot have some of the columns, by column.
+    collapsed: whether the network names the same class for every clean test image; such a run counts as failed.
+    columns: the numbers of all scores by column of results/robustness.csv. missing: why the network cannot have some of
+    the columns, by column.
     """
 
     collapsed: bool = False

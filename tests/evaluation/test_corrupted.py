@@ -80,12 +80,12 @@ def test_calibration_columns_and_reports(tmp_path: Path) -> None:
 def test_a_network_that_always_names_one_class_has_collapsed(
     tmp_path: Path, named: int | None, collapsed: bool
 ) -> None:
-    """Of six dark and four bright images: always dark, always bright, and right."""
+    """Of six dark and four bright images: always dark, always bright, and the wrong one of both."""
     pixels = torch.tensor([0] * 6 + [255] * 4, dtype=torch.uint8).reshape(10, 1, 1, 1)
     images = on_device(pixels, (pixels.flatten() > 0).long(), [0.5], [0.5], "cpu")
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
     with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([[0.0], [0.0]]) if named is not None else torch.tensor([[-1.0], [1.0]]))
+        model[1].weight.copy_(torch.tensor([[0.0], [0.0]]) if named is not None else torch.tensor([[1.0], [-1.0]]))
         model[1].bias.copy_(torch.tensor([1.0 - (named or 0), named or 0.0]) if named is not None else torch.zeros(2))
     np.save(tmp_path / "fog.npy", pixels.numpy())
     copies = corrupted(tmp_path, ["fog"], [1])

@@ -20,7 +20,7 @@ QUICK: dict[str, Any] = {
     "image_size": 8,
     "model_options": {"width": 4},
     "epochs": 1,
-    "batch_size": 480,
+    "batch_size": 90,
     "corruptions": "fog",
 }
 

@@ -18,7 +18,7 @@ def finished(records: Iterable[Record]) -> list[Record]:
 
 
 def collapsed(record: Record) -> bool:
-    """Whether a run finished with a network that is no better than always naming the commonest class."""
+    """Whether a run finished with a network that names the same class for every image."""
     return bool(record.metrics.get("collapsed", False))
 
 
