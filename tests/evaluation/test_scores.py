@@ -129,6 +129,9 @@ def test_what_a_score_leaves_can_be_stored(name: str, tmp_path: Path) -> None:
     for column, value in found.columns.items():
         assert type(value) in (int, float), column
         assert math.isfinite(value), column
+    index = found.predictions.pop("attack_index", np.zeros(1, np.int32))
+    assert index.dtype == np.int32
+    assert index.max() < len(given.images)
     for key, array in found.predictions.items():
         assert array.dtype == np.int16, key
         assert array.min() >= 0, key

@@ -41,7 +41,7 @@ def written(content: bytes) -> Callable[[Path], Any]:
 
 def old(folder: Path) -> None:
     path = folder / "record.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
 
 
 def of_another(folder: Path) -> None:
