@@ -85,7 +85,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (written(b""), "record.json: Invalid JSON"),
     "{}": (written(b"{}"), "record.json: is a record of another version"),
     "[]": (written(b"[]"), "record.json: Input should be"),
-    "old": (old, "record.json: is a record of another version"),
+    "old": (old, "record.json: is a record of version 1"),
     "no JSON": (written(b"<html>"), "record.json: Invalid JSON"),
     "deep": (written(b"[" * 100_000), "record.json: Invalid JSON"),
     "no UTF-8": (written(b'{"format": "\xff"}'), "record.json: Invalid JSON"),
