@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from normbench.data.bound import Corrupted
 from normbench.results.tables.facts import distinct
 from normbench.results.tables.means import Runs
 from normbench.results.tables.portable import portable
 from normbench.runs.record import Provenance, Record
 from normbench.runs.run import Kind
+from normbench.system.narrowing import narrowed
 
 
 def manifest(
@@ -71,8 +73,8 @@ def _dataset(origin: Provenance) -> dict[str, Any]:
 
 def _corrupted(origin: Provenance) -> dict[str, Any]:
     """Returns how the corrupted images of a dataset were made, without folders that only this machine has."""
-    assert origin.corrupted is not None
-    found = origin.corrupted.model_dump(mode="json", exclude={"path"})
+    scored = narrowed(origin.corrupted, Corrupted, "provenance.corrupted")
+    found = scored.model_dump(mode="json", exclude={"path"})
     if found["published"] is not None:
         found["published"] = portable(found["published"])
     for own in found["own"].values():

@@ -27,6 +27,7 @@ from normbench.results.tables.means import Runs, finished, mean
 from normbench.results.tables.reasons import MISSING
 from normbench.results.tables.table import PERCENT, PLAIN, Row, Table
 from normbench.runs.record import Record
+from normbench.system.narrowing import narrowed
 from normbench.training.recipe import Recipe
 from normbench.training.task import Task
 
@@ -200,8 +201,7 @@ def _differences(fact: Fact, record: Record) -> Iterator[str]:
 
     What a source does not state counts as the default of a recipe.
     """
-    task, variant = record.provenance.task, record.provenance.variant
-    assert isinstance(task, Task)
+    task, variant = narrowed(record.provenance.task, Task, f"run {record.run}"), record.provenance.variant
     ours, stated = _flat(task.recipe), fact.recipe
     defaults = _flat(Recipe(epochs=1))
     for name, value in ours.items():
