@@ -70,7 +70,7 @@ def test_from_the_command_line(folder: SuiteFolder) -> None:
     assert sorted(path.stem for path in (runs / "studies").glob("*.journal")) == sorted(
         e["study"] for e in found.values()
     )
-    assert sorted(path.name for path in runs.iterdir()) == ["locks", "studies"]
+    assert sorted(path.name for path in runs.iterdir()) == [".progress", "locks", "studies"]
     journals = [path.read_text() for path in (runs / "studies").glob("*.journal")]
     for each in found.values():
         assert all(f'"lr":{each["lr"]}' in journal for journal in journals)
