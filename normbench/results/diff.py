@@ -170,9 +170,9 @@ def _table(moved: list[Moved]) -> list[str]:
         texts = [each.task, each.variant, name, *numbers, _verdict(each, factor)]
         table.add_row(*(Text(clean(text)) for text in texts))  # not markup, which has colours and links
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(table)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    shown = io.StringIO()
+    Console(file=shown, width=width, color_system=None).print(table)
+    return [line.rstrip() for line in shown.getvalue().splitlines()]
 
 
 def _number(value: float, form: str) -> str:
