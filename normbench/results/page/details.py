@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pandas as pd
 from markupsafe import Markup
 
+from normbench.results.charts.layers import merged
 from normbench.results.page.grid import Cell, Column, Grid, Line
 from normbench.results.page.names import Variants, measure
 from normbench.results.page.verdicts import Comparison, Verdicts
@@ -93,7 +94,7 @@ def agreement_grid(variants: Variants, table: pd.DataFrame) -> Grid:
 def layer_grids(table: pd.DataFrame) -> list[Grid]:
     """Returns the bounds and the estimates of the norms of all layers: a line for each layer, a column a variant."""
     names = list(dict.fromkeys(table["variant"]))
-    layers = merged([list(own["layer"]) for _, own in table.groupby("variant", sort=False)])
+    layers = merged(own["layer"] for _, own in table.groupby("variant", sort=False))
     found = {(row["layer"], row["variant"]): row for row in table.to_dict("records")}
     columns = [Column(name, name, best="low") for name in names]
 
@@ -107,18 +108,6 @@ def layer_grids(table: pd.DataFrame) -> list[Grid]:
         for key, label in (("bound", "Norms of layers: upper bounds"), ("estimate", "Norms of layers: lower estimates"))
         if table[key].notna().any()
     ]
-
-
-def merged(lists: list[list[str]]) -> list[str]:
-    """Returns every name once, in an order that agrees with the order of each list as far as possible."""
-    names: list[str] = []
-    for own in sorted(lists, key=len, reverse=True):
-        place = 0
-        for name in own:
-            if name not in names:
-                names.insert(place, name)
-            place = names.index(name) + 1
-    return names
 
 
 def feature_grids(variants: Variants, table: pd.DataFrame) -> list[Grid]:
