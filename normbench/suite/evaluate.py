@@ -30,7 +30,7 @@ from normbench.system import files, layout, npy
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.system.schema import first_problem
-from normbench.system.side_by_side import side_by_side
+from normbench.system.side_by_side import processes_for, side_by_side
 from normbench.training.task import Task
 
 
@@ -53,19 +53,28 @@ def evaluate(task: str, variant: str) -> None:
         images = shared_images(bound, device)
         parts = out / "parts"
         parts.mkdir()
-        scorings, places = [], dict[int, list[Path]]()
-        for seed, record in records.items():
-            places[seed] = [parts / f"{seed}-{number}" for number in range(len(chosen) * record.finished)]
+        scorings, places = list[Callable[[], object]](), dict[int, list[Path]]()
+        finished = [seed for seed, record in records.items() if record.finished]
+        # A process reads its network once, so that it takes all scores of a run. The runs that are left when every
+        # process has had as many take one process for each score.
+        whole = len(finished) - len(finished) % processes_for(device, spec.recipe.threads, len(finished) * len(chosen))
+        for number, seed in enumerate(finished):
+            places[seed] = [parts / f"{seed}-{score}" for score in range(len(chosen))]
             read = functools.cache(
                 functools.partial(
-                    checked_subject, record, folders[seed], images, corrupted, settings["corrupted_examples"], device
+                    checked_subject,
+                    records[seed],
+                    folders[seed],
+                    images,
+                    corrupted,
+                    settings["corrupted_examples"],
+                    device,
                 )
             )
             title = f"evaluate {task} {variant} seed {seed}"
-            scorings += [
-                functools.partial(score, read, one, place, title)
-                for one, place in zip(chosen, places[seed], strict=False)
-            ]
+            pairs = list(zip(chosen, places[seed], strict=True))
+            for some in [pairs] if number < whole else [[pair] for pair in pairs]:
+                scorings.append(functools.partial(score, read, some, title))
         side_by_side(scorings, device, spec.recipe.threads)
         inputs = {"corrupted": corrupted, "evaluation": settings}
         for seed, record in records.items():
@@ -77,21 +86,22 @@ def evaluate(task: str, variant: str) -> None:
         shutil.rmtree(parts)
 
 
-def score(subject: Callable[[], Subject], chosen: Chosen | None, to: Path, title: str) -> None:
-    """Measures a part of the scores of a run and writes it to a file, for the process that merges them.
+def score(subject: Callable[[], Subject], parts: list[tuple[Chosen | None, Path]], title: str) -> None:
+    """Measures parts of the scores of a run and writes each to its file, for the process that merges them.
 
-    subject: returns the trained network and its images. chosen: see `normbench.evaluation.evaluate.measure`. title: of
+    subject: returns the trained network and its images. parts: see `normbench.evaluation.evaluate.measure`. title: of
     the progress of the scores that are always measured.
     """
     given = subject()
-    if chosen is not None:
-        part = measure(given, chosen, lambda done, name: None)
-    else:
-        with Progress(title, len(given.corrupted.names)) as progress:
-            part = measure(given, None, progress.update)
-            mean = np.mean(list(part.found.metrics["corruption_accuracy"].values()))
-            progress.close(f"corruption accuracy {mean:.4f}")
-    to.write_bytes(pickle.dumps(part))
+    for chosen, to in parts:
+        if chosen is not None:
+            part = measure(given, chosen, lambda done, name: None)
+        else:
+            with Progress(title, len(given.corrupted.names)) as progress:
+                part = measure(given, None, progress.update)
+                mean = np.mean(list(part.found.metrics["corruption_accuracy"].values()))
+                progress.close(f"corruption accuracy {mean:.4f}")
+        to.write_bytes(pickle.dumps(part))
 
 
 def shared_images(bound: Bound, device: str) -> Images:
