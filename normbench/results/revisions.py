@@ -47,8 +47,10 @@ def of(name: str) -> Revision:
     """Returns the tables of a revision, `HEAD~1` or `v1.0`. Raises UserError if git knows none, or none has tables."""
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if commit is None:
-        inside = _git("rev-parse", "--is-inside-work-tree") is not None
-        raise UserError(f"{name}: git knows no such revision" if inside else "this folder is not in a git repository")
+        if _git("rev-parse", "--is-inside-work-tree") is None:
+            raise UserError("this folder is not in a git repository")
+        hint = "; two revisions are given with a space between them" if ".." in name else ""
+        raise UserError(f"{name}: git knows no such revision{hint}")
     found = {}
     folder = f"{commit.decode().strip()}:./{layout.RESULTS}"
     for table in (RUNS, *MEANS):
