@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from normbench.checks.kit import case, state, table
+from normbench.checks.kit import case, learning, state, table
 from normbench.checks.kit.table import CHECKS, FIRST, Check, Finding, examine
 from normbench.methods import registry
 from normbench.methods.base import Method
@@ -99,6 +99,19 @@ def test_a_mistake_in_one_network_alone(folder: Path) -> None:
     finding = found(method, quick=False)["shapes"]
     assert finding.outcome == "fail"
     assert "(vgg11)" in finding.seen
+
+
+@pytest.mark.parametrize(("text", "outcome", "in_haste"), [(RIGHT, "warn", 1), (BROKEN["no learning"][2], "fail", 2)])
+def test_learning_is_tried_again_in_haste_only_if_the_loss_has_not_fallen(
+    text: str, outcome: str, in_haste: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found is the same as otherwise."""
+    monkeypatch.setattr(learning, "ATTEMPTS", ((3, 0.1), (3, 0.05)))
+    monkeypatch.setattr(learning, "ENOUGH", 2.0)  # which nothing reaches
+    method = written(folder, text)
+    for quick, attempts in ((True, in_haste), (False, 2)):
+        finding = found(method, "learning", quick=quick)["learning"]
+        assert (finding.outcome, finding.seen.count("at a learning rate of")) == (outcome, attempts), finding
 
 
 def test_the_mistakes_of_the_suites_own_check_fail_too(folder: Path) -> None:
