@@ -86,6 +86,7 @@ class Watch:
     active: list[Layer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.definition = functools.cache(blame.definition)  # It reads the source of what many layers have in common.
         # A copy whose hooks are attributes of its own: inside of the hooks, `self` is the method itself.
         self.method = copy.copy(self.subject.method)
         for hook in HOOKS:
@@ -100,7 +101,7 @@ class Watch:
         if isinstance(self.real, PlainMethod):
             return self.subject.method_place
         found = inspect.getattr_static(type(self.real), hook)
-        where = None if found is inspect.getattr_static(Method, hook) else blame.definition(found)
+        where = None if found is inspect.getattr_static(Method, hook) else self.definition(found)
         return where or self.subject.method_place
 
     def located(self, error: BaseException) -> str:
@@ -239,7 +240,7 @@ class Watch:
                 again = "the same layer" if other.module is module else "a layer with the same parameters"
                 message = f"{hook} returned {again} ({type(module).__name__}) for two places, which would share it"
                 raise self.fail(where, f"{message}; make a new one in each call")
-        defined = blame.definition(inspect.getattr_static(type(self.real), hook)) or where
+        defined = self.definition(inspect.getattr_static(type(self.real), hook)) or where
         own = any(blame.is_own(place.rpartition(":")[0]) for place in (defined, self.module_place(module) or ""))
         self.layers.append(Layer(module, hook, call, size, self.module_place(module) or where, own))
         return module
@@ -256,7 +257,7 @@ class Watch:
         for part in module.modules():
             kind = self.own_class(part)
             if kind is not None:
-                return blame.definition(vars(kind).get("forward") or kind)
+                return self.definition(vars(kind).get("forward") or kind)
         return None
 
     @contextlib.contextmanager

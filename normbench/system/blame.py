@@ -47,9 +47,7 @@ INSTALLED += [
 
 def is_own(file: str) -> bool:
     """Whether a source file is somebody's own: neither of normbench, nor of Python, nor of an installed package."""
-    path = Path(file).resolve()
-    theirs = any(path.is_relative_to(folder) for folder in INSTALLED)
-    return not theirs and path.is_file()
+    return not _is_installed(os.path.join(os.getcwd(), file)) and os.path.isfile(file)
 
 
 def shown(file: str | Path, line: int | None = None) -> str:
@@ -170,6 +168,12 @@ def in_one_line(doing: str, where: Callable[[BaseException], str | None]) -> Ite
         if os.environ.get(TRACEBACK):
             raise
         raise UserError(f"{where(error) or 'unknown place'}: {one_line(error)} ({doing})") from error
+
+
+@functools.cache
+def _is_installed(path: str) -> bool:
+    resolved = Path(path).resolve()
+    return any(resolved.is_relative_to(folder) for folder in INSTALLED)
 
 
 @functools.cache

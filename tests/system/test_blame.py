@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,3 +63,20 @@ def test_other_errors_of_normbench_keep_their_traceback() -> None:
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         guarded(shapes)
+
+
+def test_a_file_is_somebodys_own_if_it_is_there_and_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path is looked for in the folder of now, each time."""
+    for path in (blame.__file__, os.__file__, torch.__file__):
+        assert not blame.is_own(path)
+    assert blame.is_own(__file__)
+    monkeypatch.chdir(Path(blame.__file__).parent)
+    assert not blame.is_own("blame.py")
+    monkeypatch.chdir(tmp_path)
+    assert not blame.is_own("blame.py")
+    (tmp_path / "blame.py").write_text("")
+    assert blame.is_own("blame.py")
+    (tmp_path / "link.py").symlink_to(blame.__file__)
+    assert not blame.is_own("link.py")
