@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ruamel.yaml import YAML
 from normbench.results.tables.metrics import metrics, write_metrics
 from normbench.results.tables.table import PLAIN, Row, Table
 from normbench.results.vega import bundle
+from tests.support import forks
 from tests.support.project import ROOT, environment
 
 pytestmark = pytest.mark.slow
@@ -67,8 +67,7 @@ class Shown:
         subprocess.run(command, cwd=self.path, check=True, capture_output=True)
 
     def dvc(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "dvc", *arguments]
-        done = subprocess.run(command, cwd=self.path, env=environment(ROOT), capture_output=True, text=True)
+        done = forks.run("-m", "dvc", *arguments, cwd=self.path, env=environment(ROOT))
         assert done.returncode == 0, done.stderr
         return done.stdout
 

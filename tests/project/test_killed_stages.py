@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,8 +88,7 @@ def test_dvc_does_not_see_what_is_being_written(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
 
     def dvc(*arguments: str) -> str:
-        command = [sys.executable, "-m", "dvc", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(ROOT), capture_output=True, text=True)
+        done = forks.run("-m", "dvc", *arguments, cwd=tmp_path, env=environment(ROOT))
         assert done.returncode == 0, done.stderr
         return done.stdout
 
