@@ -20,7 +20,7 @@ from normbench.models import registry as models
 from normbench.runs.run import Kind
 from normbench.suite import code
 from normbench.system import source_tree
-from normbench.system.fingerprint import Root, closure
+from normbench.system.fingerprint import Root, closure, one_reading
 
 REAL = code.PACKAGE
 Digests = dict[str, str]
@@ -38,11 +38,13 @@ class Copy:
         return Root(self.package / root.file.relative_to(REAL), root.name)
 
     def digests(self) -> Digests:
-        return {name: closure(roots).digest for name, roots in self.roots.items()}
+        with one_reading():
+            return {name: closure(roots).digest for name, roots in self.roots.items()}
 
     def differs(self, digests: Digests) -> bool:
         """Whether any of the digests is another now; looks no further than the first that is."""
-        return any(closure(roots).digest != digests[name] for name, roots in self.roots.items())
+        with one_reading():
+            return any(closure(roots).digest != digests[name] for name, roots in self.roots.items())
 
     def files(self) -> list[Path]:
         return sorted(self.package.rglob("*.py"))
