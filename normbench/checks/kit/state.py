@@ -131,6 +131,14 @@ def determinism(case: Case) -> str:
 
 def memory_growth(case: Case) -> str:
     """No graph is kept from one step to the next, and the memory does not grow over 200 steps."""
+    gc.freeze()  # What is there before is not searched again and again, which takes long in a large process.
+    try:
+        return _steps_keep_nothing(case)
+    finally:
+        gc.unfreeze()
+
+
+def _steps_keep_nothing(case: Case) -> str:
     network = case.network()
     optimizer, x = case.optimizer(network), case.images(2)
     saved = weakref.WeakSet[_Saved]()
@@ -149,16 +157,12 @@ def memory_growth(case: Case) -> str:
     if saved or kept:
         advice = "detach what is kept, and keep it in a buffer"
         raise Fail(f"the graph of a step is still alive after it{f', in {listed(kept)}' if kept else ''}", advice)
-    gc.freeze()  # What is there by now is not searched again and again, which takes long in a large process.
-    try:
-        sizes, steps = [], FEWER if case.quick else STEPS
-        for number in range(steps):
-            case.step(network, optimizer, x)
-            if number + 1 in (steps // 2, steps):
-                gc.collect()
-                sizes.append(_tensors())
-    finally:
-        gc.unfreeze()
+    sizes, steps = [], FEWER if case.quick else STEPS
+    for number in range(steps):
+        case.step(network, optimizer, x)
+        if number + 1 in (steps // 2, steps):
+            gc.collect()
+            sizes.append(_tensors())
     grown = [after - before for before, after in zip(*sizes, strict=True)]
     if grown[1] > 0:
         seen = f"{grown[0]} tensors of {grown[1]:,} bytes more after {steps} steps than after {steps // 2}"
