@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -33,8 +35,10 @@ variants:
   batch_norm: {method: batch_norm}
   group_norm: {method: group_norm, options: {channels_per_group: 2}}
 """
-# A method that is slow enough for a test to interrupt it, and gives the same bits as batch norm.
+# A method that is slow enough for a test to interrupt it, unless a file `hurry` lies in the current folder, and gives
+# the same bits as batch norm.
 SLOW = """
+import os
 import time
 from dataclasses import dataclass
 from torch import nn
@@ -42,7 +46,7 @@ from normbench.methods.base import Method
 
 class Slow(nn.BatchNorm2d):
     def forward(self, x):
-        time.sleep(0.004 * self.training)
+        time.sleep(0.004 * (self.training and not os.path.exists("hurry")))
         return super().forward(x)
 
 @dataclass(frozen=True)
@@ -111,6 +115,15 @@ class SuiteFolder:
         self.edit("gan_variants: [batch_norm]", "gan_variants: []")
         self.edit("epochs: 2", f"epochs: {epochs}")
         self.edit("seeds: [0, 1]", f"seeds: {seeds}")
+
+    @contextlib.contextmanager
+    def hurry(self) -> Iterator[None]:
+        """Inside it, the slow method is not slow, in processes that run already too."""
+        (self.path / "hurry").touch()
+        try:
+            yield
+        finally:
+            (self.path / "hurry").unlink()
 
 
 def records(store: Path) -> dict[str, Record]:
