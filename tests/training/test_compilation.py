@@ -104,7 +104,9 @@ def test_without_a_compiler_there_is_one_line(tmp_path: Path) -> None:
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
         "PYTHONPATH": str(ROOT),
     }
-    script = f"from normbench.system import stage\nstage.guarded(lambda: exec({SCRIPT!r}, {{}}))"
+    compiled = SCRIPT.replace('(None, "default")', '("default",)')
+    assert compiled != SCRIPT
+    script = f"from normbench.system import stage\nstage.guarded(lambda: exec({compiled!r}, {{}}))"
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("recipe.compile = 'default': torch.compile fails here: ")
