@@ -38,6 +38,9 @@ TAKES: dict[Kind, tuple[str, ...]] = {
     "classifier": ("method", "channels", "classes"),
     "gan": ("method", "channels", "size", "latent"),
 }
+# What the function of a GAN may take besides, by keyword, with None as the default: the number of classes, whose labels
+# then are the second argument of both networks, and a method whose hooks build the generator.
+MAY_TAKE: dict[Kind, tuple[str, ...]] = {"classifier": (), "gan": ("classes", "generator_method")}
 OPTION_TYPES = (bool, int, float, str)
 
 
@@ -59,7 +62,12 @@ class Model:
     def options(self) -> dict[str, Any]:
         """The options and their defaults: the arguments of the function after those of its kind, in order."""
         parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.name not in TAKES[self.kind]}
+        others = (*TAKES[self.kind], *MAY_TAKE[self.kind])
+        return {p.name: p.default for p in parameters if p.name not in others}
+
+    def takes(self, name: str) -> bool:
+        """Whether the function has an argument that functions of its kind may have (see `MAY_TAKE`)."""
+        return name in MAY_TAKE[self.kind] and name in inspect.signature(self.function).parameters
 
     def typed(self, options: dict[str, Any]) -> dict[str, Any]:
         """Valid options in the types of their defaults: a whole number for a float becomes one."""
@@ -127,7 +135,9 @@ def register_gan(*, least_size: int = 1, divisor: int = 1) -> Callable[[Function
 
     It registers the function under its name. The generator maps noise (N, latent) to images (N, channels, size, size)
     in -1..1, the discriminator images in -1..1 to scores (N,). Only the discriminator is built through the hooks of the
-    method. least_size, divisor: see `Model`.
+    method, unless the function takes `generator_method`, which is a method or None. If it takes `classes`, a number or
+    None, both networks have labels, int64 (N,), as their second argument where that is a number. least_size, divisor:
+    see `Model`.
     """
     return _registers("gan", least_size, divisor)
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from normbench.methods.base import Method
+from normbench.methods.spectral_norm import SpectralNorm
 from normbench.models.base import Model, get
 from normbench.system.size import Size
+
+ApplyTo = Literal["discriminator", "generator", "both"]
+# The discriminator against which a method in the generator is compared: that of Miyato et al., arXiv 1802.05957.
+REFERENCE = SpectralNorm(batch_norm=False)
 
 
 def build_classifier(
@@ -44,14 +49,19 @@ def build_gan(
     size: int,
     latent: int,
     seed: int | None = None,
+    *,
+    classes: int | None = None,
+    apply_to: ApplyTo = "discriminator",
 ) -> tuple[nn.Module, nn.Module]:
     """Builds a generator, noise (N, latent) -> images (N, channels, size, size), and a discriminator to scores (N,).
 
-    The method applies to the discriminator only. The other arguments are those of `build_classifier`.
+    classes: the number of classes, whose labels are the second argument of both networks; None without labels.
+    apply_to: where the method applies. A generator without it is the model's own, a discriminator without it has
+    spectral norm. The other arguments are those of `build_classifier`.
 
     Raises UserError if there is no such GAN.
     """
-    return new_gan(get(model, "gan"), options, method, channels, size, latent, seed)
+    return new_gan(get(model, "gan"), options, method, channels, size, latent, seed, classes, apply_to)
 
 
 def new_classifier(
@@ -77,12 +87,43 @@ def new_gan(
     size: Size,
     latent: int,
     seed: int | None,
+    classes: int | None = None,
+    apply_to: ApplyTo = "discriminator",
 ) -> tuple[nn.Module, nn.Module]:
-    """`build_gan` for a model that has already been looked up. size: a square, as `Model.size_problem` makes sure."""
+    """`build_gan` for a model that has already been looked up. size: a square, as `Model.size_problem` makes sure.
+
+    The generator has the number of classes as its attribute `classes`.
+    """
     _seed(seed)
-    generator, discriminator = model.function(method, channels, size, latent, **options)
-    method.initialize(discriminator)
+    generator, discriminator = uninitialized_gan(model, options, method, channels, size, latent, classes, apply_to)
+    in_generator, in_discriminator = applied(method, apply_to)
+    in_discriminator.initialize(discriminator)
+    if in_generator is not None:
+        in_generator.initialize(generator)
+    generator.classes = classes  # type: ignore[assignment]  # torch declares that attributes are tensors and modules
     return generator, discriminator
+
+
+def uninitialized_gan(
+    model: Model,
+    options: Mapping[str, Any],
+    method: Method,
+    channels: int,
+    size: Size,
+    latent: int,
+    classes: int | None,
+    apply_to: ApplyTo,
+) -> tuple[nn.Module, nn.Module]:
+    """The networks as the model's function makes them, before a method initialises them."""
+    in_generator, in_discriminator = applied(method, apply_to)
+    besides: dict[str, Any] = {} if classes is None else {"classes": classes}
+    besides |= {} if in_generator is None else {"generator_method": in_generator}
+    return model.function(in_discriminator, channels, size, latent, **options, **besides)
+
+
+def applied(method: Method, apply_to: ApplyTo) -> tuple[Method | None, Method]:
+    """The methods of the generator, None for the model's own layers, and of the discriminator."""
+    return None if apply_to == "discriminator" else method, REFERENCE if apply_to == "generator" else method
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:

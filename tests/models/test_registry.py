@@ -90,7 +90,7 @@ def test_an_entry_says_what_its_function_does(name: str) -> None:
 def test_unknown_models() -> None:
     for reference, kind, message in (
         ("senet81", "classifier", "unknown model; did you mean 'senet18'?"),
-        ("resnet8", "gan", "unknown model; valid: sngan"),
+        ("resnet8", "gan", "unknown model; did you mean 'sngan_resnet'?"),
         ("registry", None, "unknown model"),
         ("", None, "unknown model"),
         ("normbench.models.senet:senet81", None, "registers no model senet81; did you mean 'senet18'?"),
