@@ -589,7 +589,8 @@ def gan(setting: Setting) -> Iterator[Row]:
         networks = build_gan("sngan", {"width": width}, method, 3, size, recipe.latent, seed=0)
         placed = [placement.placed(network, device).train() for network in networks]
         images = on(device, pixels, torch.zeros(len(pixels), dtype=torch.long)).made_for(placed[1])
-        given = gan_loop.Training(placed[0], placed[1], method, images, recipe, 0, lambda *_: None, Nobody())
+        setting_of_gan = gan_loop.Setting(method, recipe, 0)
+        given = gan_loop.Training(placed[0], placed[1], images, setting_of_gan, lambda *_: None, Nobody())
         real = gan_loop.real_batches(images, count, 0)
         return lambda number: given.train_on(real, number)
 

@@ -18,9 +18,12 @@ from normbench.data.batches import on_device
 from normbench.data.bound import Bound
 from normbench.functional import placement
 from normbench.gan import loop, trainer
+from normbench.gan.losses import Labelled, scores
+from normbench.gan.samples import Noise, generated
 from normbench.gan.task import GanTask
 from normbench.methods.base import Method
 from normbench.models.base import Model
+from normbench.models.build import ApplyTo, applied
 from normbench.system import blame
 from normbench.system.errors import UserError
 from normbench.system.schema import MemoryFormat
@@ -30,16 +33,50 @@ from normbench.training.optimization import autocast, optimizer, step_loss
 from normbench.training.task import Task
 
 
-def check(task: Task | GanTask, model: Model, method: Method, bound: Bound, name: str) -> list[str]:
+def check(
+    task: Task | GanTask,
+    model: Model,
+    method: Method,
+    bound: Bound,
+    name: str,
+    apply_to: ApplyTo = "discriminator",
+) -> list[str]:
     """Checks a method in the networks of a task; returns notes. It runs on the CPU, with the threads of the caller.
 
     bound: the dataset, whose shape and numbers are used, not its images. name: what messages call the method and the
-    task. Raises UserError, one line, for what is wrong (see `normbench.checks.network.examine`).
+    task. apply_to: the networks of a GAN to which the method applies. Raises UserError, one line, for what is wrong
+    (see `normbench.checks.network.examine`).
     """
     if isinstance(task, GanTask):
-        notes = examine(_discriminator(task, model, method, bound, name))
-        return notes + _generator(task, model, method, bound, name)
+        check_twice(task, model, method, bound, name, apply_to)
+        notes = examine(_discriminator(task, model, applied(method, apply_to)[1], bound, name))
+        return notes + _generator(task, model, method, bound, name, apply_to)
     return examine(classifier_subject(task, model, method, bound, name))
+
+
+def check_twice(
+    task: GanTask, model: Model, method: Method, bound: Bound, name: str, apply_to: ApplyTo = "discriminator"
+) -> None:
+    """Raises UserError, one line, if the task has a gradient penalty for which a discriminator has no derivatives.
+
+    The arguments are those of `check`. It takes one step of the discriminator on two images.
+    """
+    if not task.recipe.penalized:
+        return
+    in_discriminator = applied(method, apply_to)[1]
+    with torch.random.fork_rng([]):
+        _, network = trainer.networks(task, _checked(model, name, 2), method, bound, 0, apply_to)
+        shape = (2, bound.channels, *sides(bound.image_size))
+        drawn = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        labels = torch.arange(2) % bound.classes if task.conditional else None
+        real, fake = Labelled(drawn, labels), Labelled(-drawn, labels)
+        loss = loop.discriminator_loss(network, in_discriminator, real, fake, task.recipe)
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            why = f"the gradient penalty needs second derivatives, which {type(in_discriminator).__name__} has not"
+            where = blame.definition(type(in_discriminator)) or model.name
+            raise UserError(f"{where}: {why} ({name}): {blame.one_line(error)}") from None
 
 
 def last_batch(task: Task | GanTask, bound: Bound) -> int:
@@ -90,7 +127,8 @@ def _discriminator(task: GanTask, model: Model, method: Method, bound: Bound, na
         return placement.placed(trainer.networks(task, checked, method, bound, 0)[1], "cpu")
 
     def loss(network: nn.Module, method: Method, x: Tensor) -> Tensor:
-        return loop.discriminator_loss(network, method, x, -x)
+        labels = torch.arange(len(x)) % bound.classes if task.conditional else None
+        return loop.discriminator_loss(network, method, Labelled(x, labels), Labelled(-x, labels), recipe)
 
     return Subject(
         name=name,
@@ -98,7 +136,7 @@ def _discriminator(task: GanTask, model: Model, method: Method, bound: Bound, na
         build=build,
         images=images,
         loss=loss,
-        optimizer=lambda network, method: loop.adam(method.param_groups(network, recipe.lr, 0.0), recipe),
+        optimizer=lambda network, method: loop.adam(loop.groups(method, network, recipe), recipe),
         output=lambda count: (count,),
         context=contextlib.nullcontext,
         last=min(last_batch(task, bound), COUNT - 1),
@@ -106,7 +144,7 @@ def _discriminator(task: GanTask, model: Model, method: Method, bound: Bound, na
     )
 
 
-def _generator(task: GanTask, model: Model, method: Method, bound: Bound, name: str) -> list[str]:
+def _generator(task: GanTask, model: Model, method: Method, bound: Bound, name: str, apply_to: ApplyTo) -> list[str]:
     """Checks the generator of a GAN, whose discriminator is in order."""
     places = _places(model, method)
     where = places["model_place"]
@@ -116,17 +154,19 @@ def _generator(task: GanTask, model: Model, method: Method, bound: Bound, name: 
 
     with torch.random.fork_rng([]), blame.in_one_line(name, located):
         generator, discriminator = (
-            placement.placed(each, "cpu") for each in trainer.networks(task, model, method, bound, 0)
+            placement.placed(each, "cpu") for each in trainer.networks(task, model, method, bound, 0, apply_to)
         )
-        fake = generator(loop.Noise(task.recipe.latent, 0, "cpu").draw(COUNT))
+        source = Noise(task.recipe.latent, 0, "cpu", task.classes(bound))
+        noise, labels = source.draw(COUNT), source.draw_labels(COUNT)
+        fake = generated(generator, noise, labels).images
         expected = (COUNT, bound.channels, bound.image_size, bound.image_size)
         if not isinstance(fake, Tensor) or tuple(fake.shape) != expected:
             raise UserError(f"{where}: the generator made {described(fake)}; expected shape {expected} ({name})")
         if not fake.isfinite().all() or fake.abs().max() > 1:
             raise UserError(f"{where}: the generator made values outside of -1..1; end it with a tanh ({name})")
         parameters = dict(generator.named_parameters())
-        scores = discriminator(fake)
-        gradients = torch.autograd.grad(scores.mean(), list(parameters.values()), allow_unused=True)
+        found = scores(discriminator, Labelled(fake, labels))
+        gradients = torch.autograd.grad(found.mean(), list(parameters.values()), allow_unused=True)
         unused = [key for key, gradient in zip(parameters, gradients, strict=True) if gradient is None]
         copy.deepcopy(generator)  # as the training does, for the average of its weights
     return [f"{where}: no gradient reaches {listed(unused)} of the generator: is it used?"] if unused else []

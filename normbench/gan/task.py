@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from normbench.data.bound import Bound
 from normbench.gan.recipe import GanRecipe
 from normbench.system.schema import Seed, Strict
 
@@ -11,12 +12,14 @@ from normbench.system.schema import Seed, Strict
 class GanTaskEntry(Strict):
     """An entry under `gan_tasks` in params.yaml.
 
-    The normalization method of a variant applies to the discriminator only; the generator always has batch norm.
+    The normalization method of a variant applies to what its `apply_to` says, the discriminator if it says nothing.
+    conditional: whether both networks are given the class of each image; generated images have every class as often.
     """
 
     dataset: str
     model: str
     model_options: dict[str, Any] = {}
+    conditional: bool = False
     recipe: GanRecipe
 
 
@@ -31,8 +34,13 @@ class GanTask(GanTaskEntry):
     def identity(self) -> dict[str, Any]:
         """The fields that affect a run's outcome, and so its id: all but names, the list of seeds and `fid_samples`.
 
-        `deterministic` is in it only where it is set (see `normbench.training.task.Task`).
+        Keys that were added later are in it only where they are set (see `normbench.training.task.Task`).
         """
-        unset = {"fid_samples"} if self.recipe.deterministic else {"fid_samples", "deterministic"}
-        unnamed = {"name": True, "seeds": True, "dataset": True, "model": True}
-        return self.model_dump(mode="json", exclude=unnamed | {"recipe": unset})
+        exclude: dict[str, Any] = {"name": True, "seeds": True, "dataset": True, "model": True}
+        exclude |= {"recipe": {"fid_samples", *self.recipe.unset()}}
+        exclude |= {} if self.conditional else {"conditional": True}
+        return self.model_dump(mode="json", exclude=exclude)
+
+    def classes(self, bound: Bound) -> int | None:
+        """The number of classes that the networks are given; None if they are given none."""
+        return bound.classes if self.conditional else None

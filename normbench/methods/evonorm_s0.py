@@ -56,6 +56,7 @@ class Gated(torch.autograd.Function):
         return torch.addcmul(bias, x * gate, gain)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         x, v, gain, gate = ctx.saved_tensors
         gated, inner = x * gate, gradient * gain

@@ -54,6 +54,7 @@ class FilterResponse(torch.autograd.Function):
         return torch.addcmul(bias, x, gain)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse, gain = ctx.saved_tensors
         of_weight = (gradient * x).sum((2, 3), keepdim=True) * inverse  # of each map

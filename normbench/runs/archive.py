@@ -287,7 +287,8 @@ def check_content(folder: Path, run: str, path: Path) -> None:
         raise UserError(f"{path}: {RECORD} is no record of a run ({reason})") from None
     if record.run != run:
         raise UserError(f"{path}: {RECORD} describes run {record.run}, not {run}")
-    required = contents.contents(record.kind, record.status)
+    extra = [name for name in contents.optional(record.kind, record.status) if name in record.files]
+    required = [*contents.contents(record.kind, record.status), *extra]
     present = {file.name for file in folder.iterdir()}
     if present != {RECORD, *required}:
         raise UserError(
@@ -312,5 +313,5 @@ def _read(file: Path, record: TrainedRecord) -> None:
             formats.state_dict(file)
         case contents.PREDICTIONS:
             formats.predictions(file, record.provenance.dataset.test)
-        case contents.SAMPLES:
+        case contents.SAMPLES | contents.FILM:
             formats.picture(file)

@@ -6,7 +6,7 @@ from normbench.runs.run import Kind, Status
 
 RECORD = "record.json"
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # the files of a classifier
-GENERATOR, SAMPLES = "generator.pt", "samples.png"  # the files of a GAN
+GENERATOR, SAMPLES, FILM = "generator.pt", "samples.png", "film.png"  # the files of a GAN
 
 # The checkpoints of an unfinished run: `<number>-<first 16 digits of its sha256>.pt`, e.g. 000012-0123456789abcdef.pt.
 CHECKPOINTS = f"{'[0-9]' * 6}-{'[0-9a-f]' * 16}.pt"
@@ -18,6 +18,7 @@ LARGEST = {  # bytes
     PREDICTIONS: 256 * MIB,
     GENERATOR: 8192 * MIB - 1,
     SAMPLES: 64 * MIB,
+    FILM: 64 * MIB,
 }
 LARGEST_CHECKPOINT = 65536 * MIB  # with the state of the optimizer and a moving average
 
@@ -26,3 +27,8 @@ def contents(kind: Kind, status: Status) -> list[str]:
     """Returns the files of a run besides its record. A run that diverged has its weights alone."""
     always, finished = {Kind.CLASSIFICATION: (WEIGHTS, PREDICTIONS), Kind.GAN: (GENERATOR, SAMPLES)}[kind]
     return [always, finished] if status is Status.FINISHED else [always]
+
+
+def optional(kind: Kind, status: Status) -> list[str]:
+    """Returns the files that a run may have besides: a GAN had no film strip once."""
+    return [FILM] if kind is Kind.GAN and status is Status.FINISHED else []

@@ -7,18 +7,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from normbench.data.prepared import Splits
 from normbench.functional import placement
 from normbench.gan import trainer
+from normbench.gan.loop import FILM as FRAMES
 from normbench.gan.loop import Outcome
 from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.checkpoint import save_weights
-from normbench.runs.contents import GENERATOR, SAMPLES
+from normbench.runs.contents import FILM, GENERATOR, SAMPLES
 from normbench.runs.record import Numerics
 from normbench.runs.run import Run
 from normbench.runs.trained import Clock, Speed, Trained
@@ -40,7 +42,7 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
     per_iteration = recipe.batch_size * recipe.discriminator_steps
     method = methods.build(run.variant.method, run.variant.options)
     model = models.get(task.model, "gan")
-    gan = trainer.prepare(task, model, method, run.bound, run.seed, data)
+    gan = trainer.prepare(task, model, method, run.bound, run.seed, data, run.variant.apply_to)
     parameters = gan.parameters
     clock.end("setup")
 
@@ -50,7 +52,7 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
         losses = f"losses {discriminator_loss:.3f} and {generator_loss:.3f}"
         progress.update(done, f"iteration {done}/{recipe.iterations}, {losses}, {speed.at(done):,.0f} images/s")
 
-    outcome = trainer.fit(gan, task, run.seed, report, keeper)
+    outcome = trainer.fit(gan, report, keeper)
     clock.end("train")
     grid = trainer.samples(outcome.average, task, data.device) if outcome.diverged is None else None
     clock.end("samples")
@@ -59,19 +61,20 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
         save_weights(outcome.average, folder / GENERATOR)
         if grid is not None:
             save_grid(grid, folder / SAMPLES)
+            save_grid(film(outcome.film), folder / FILM, len(outcome.film))
 
     rates = outcome.rates[1:] or outcome.rates  # Kernels are still being chosen in the first interval.
     return Trained(
         summary=_summary(outcome, recipe.iterations),
         diverged=outcome.diverged,
-        metrics={"history": outcome.history},
+        metrics={"history": outcome.history, "collapsed": outcome.collapsed},
         images_per_second=float(np.median(rates)) * per_iteration if rates else None,
         parameters=parameters,
         epoch_seconds=[],
         resumed=outcome.resumed,
         seconds=clock.seconds | {"train": outcome.seconds},
         numerics=Numerics(
-            precision="float32",
+            precision=recipe.precision,
             memory_format=placement.memory_format_name(gan.discriminator, data.device, "channels_last"),
             threads=recipe.threads if data.device == "cpu" else None,
         ),
@@ -85,26 +88,46 @@ def _summary(outcome: Outcome, iterations: int) -> str:
         return f"diverged at step {outcome.diverged['step']}"
     last = outcome.history[-1]
     losses = f"losses {last['discriminator_loss']:.3f} and {last['generator_loss']:.3f}"
-    return f"{iterations} iterations, {losses}"
+    diversity = "" if last["diversity"] is None else f", diversity {last['diversity']:.2f}"
+    if outcome.collapsed is not None:
+        return f"collapsed at iteration {outcome.collapsed['step']}: {losses}{diversity}"
+    return f"{iterations} iterations, {losses}{diversity}"
 
 
 def grid_side(image_size: int) -> int:
     """Returns the side in pixels of the PNG with samples of this size, as `save_grid` writes it."""
-    return trainer.SIDE * (image_size * max(1, SHOWN // image_size) + 2)
+    return trainer.SIDE * tile(image_size)
 
 
-def save_grid(images: Tensor, path: Path) -> None:
-    """Writes images, uint8 (SIDE * SIDE, C, H, W) with C = 1 or 3, as one PNG.
+def film_size(image_size: int, points: int) -> tuple[int, int]:
+    """Returns the width and height in pixels of the film strip of samples of this size."""
+    return points * tile(image_size), FRAMES * tile(image_size)
+
+
+def tile(image_size: int) -> int:
+    """Returns the side in pixels of one image with its border, as `save_grid` writes it."""
+    return image_size * max(1, SHOWN // image_size) + 2
+
+
+def film(frames: list[Tensor]) -> Tensor:
+    """Returns the images of the film strip, row by row: a row has one noise and a column one time.
+
+    frames: of each time, uint8 (FRAMES, C, H, W).
+    """
+    return torch.stack(frames, 1).flatten(0, 1)
+
+
+def save_grid(images: Tensor, path: Path, columns: int = trainer.SIDE) -> None:
+    """Writes images, uint8 (rows * columns, C, H, W) with C = 1 or 3, as one PNG.
 
     Images smaller than `SHOWN` pixels are enlarged by a whole factor.
     """
-    side = trainer.SIDE
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     scale = max(1, SHOWN // pixels.shape[1])
     pixels = np.pad(pixels.repeat(scale, 1).repeat(scale, 2), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=128)
-    _, height, width, channels = pixels.shape
-    grid = pixels.reshape(side, side, height, width, channels).swapaxes(1, 2)
-    grid = grid.reshape(side * height, side * width, channels)
+    count, height, width, channels = pixels.shape
+    grid = pixels.reshape(count // columns, columns, height, width, channels).swapaxes(1, 2)
+    grid = grid.reshape(count // columns * height, columns * width, channels)
     buffer = io.BytesIO()
     Image.fromarray(grid if channels == 3 else grid[:, :, 0]).save(buffer, format="PNG")
     files.put(path, buffer.getbuffer())

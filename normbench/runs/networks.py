@@ -45,7 +45,7 @@ def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
     finished.check(folder / GENERATOR, record.files[GENERATOR])
     method = methods.build(origin.variant.method, origin.variant.options)
     model = models.get(task.model, "gan")
-    generator, _ = trainer.networks(task, model, method, origin.dataset, record.seed)
+    generator, _ = trainer.networks(task, model, method, origin.dataset, record.seed, origin.variant.apply_to)
     return placement.placed(load_weights(generator, folder / GENERATOR), device).eval()
 
 

@@ -18,8 +18,9 @@ from normbench.gan import trainer
 from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
 from normbench.models import registry as models
+from normbench.models.build import uninitialized_gan
 from normbench.runs import code, generation
-from normbench.runs.contents import GENERATOR, PREDICTIONS, SAMPLES, WEIGHTS
+from normbench.runs.contents import FILM, GENERATOR, PREDICTIONS, SAMPLES, WEIGHTS
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
 from normbench.system import files, layout
@@ -55,9 +56,15 @@ def _problems(record: Record, folder: Path) -> Iterator[str]:
         with np.load(folder / PREDICTIONS, allow_pickle=False) as arrays:
             for problem in _predictions_problems(record, arrays["predicted"]):
                 yield f"{PREDICTIONS}: {problem}"
+    image_size = sides(record.provenance.dataset.image_size)[0]
     if SAMPLES in record.files:
-        for problem in _samples_problems(record, folder / SAMPLES):
+        side = generation.grid_side(image_size)
+        for problem in _picture_problems(record, folder / SAMPLES, side, side):
             yield f"{SAMPLES}: {problem}"
+    if FILM in record.files:
+        size = generation.film_size(image_size, len(record.metrics["history"]))
+        for problem in _picture_problems(record, folder / FILM, *size):
+            yield f"{FILM}: {problem}"
 
 
 @dataclass(frozen=True)
@@ -150,10 +157,11 @@ def _networks(record: Record, initialized: bool) -> tuple[nn.Module, nn.Module]:
     task, bound = origin.task, origin.dataset
     method = methods.build(origin.variant.method, origin.variant.options)
     if isinstance(task, GanTask):
-        model = models.get(task.model, "gan")
+        model, apply_to = models.get(task.model, "gan"), origin.variant.apply_to
         if initialized:
-            return trainer.networks(task, model, method, bound, record.seed)
-        return model.function(method, bound.channels, bound.image_size, task.recipe.latent, **task.model_options)
+            return trainer.networks(task, model, method, bound, record.seed, apply_to)
+        size, latent, classes = bound.image_size, task.recipe.latent, task.classes(bound)
+        return uninitialized_gan(model, task.model_options, method, bound.channels, size, latent, classes, apply_to)
     model = models.get(task.model, "classifier")
     if initialized:
         network = classifier.network(task, model, method, bound, record.seed)
@@ -185,13 +193,12 @@ def _predictions_problems(record: Record, predicted: np.ndarray) -> Iterator[str
         yield f"metrics.clean_accuracy is {accuracy!r}, which no number of {bound.test} images gives"
 
 
-def _samples_problems(record: Record, path: Path) -> Iterator[str]:
-    bound = record.provenance.dataset
-    side, mode = generation.grid_side(sides(bound.image_size)[0]), "RGB" if bound.channels == 3 else "L"
+def _picture_problems(record: Record, path: Path, width: int, height: int) -> Iterator[str]:
+    mode = "RGB" if record.provenance.dataset.channels == 3 else "L"
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            if image.size != (side, side) or image.mode != mode:
-                yield f"is {image.size[0]} x {image.size[1]} {image.mode}, must be {side} x {side} {mode}"
+            if image.size != (width, height) or image.mode != mode:
+                yield f"is {image.size[0]} x {image.size[1]} {image.mode}, must be {width} x {height} {mode}"
             else:
                 image.load()
     except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, model_v
 
 from normbench.data.bound import Bound, Corrupted
 from normbench.gan.task import GanTask
-from normbench.runs.contents import contents
+from normbench.runs.contents import contents, optional
 from normbench.runs.migrations import migrated
 from normbench.runs.run import Kind, Run, Status
 from normbench.runs.variant import Variant
@@ -164,17 +164,27 @@ class ClassifierMetrics(Strict):
 
 
 class Interval(Strict):
-    """The mean losses of a GAN up to an iteration, counted from 1, since the interval before it."""
+    """The mean losses of a GAN up to an iteration, counted from 1, since the interval before it.
+
+    diversity: of samples then, relative to real images (see `normbench.gan.diversity`). spectral_norms: of the
+    discriminator's weights then, by layer (see `normbench.gan.norms`). Both are missing in early records.
+    """
 
     iteration: Positive
     discriminator_loss: Finite
     generator_loss: Finite
+    diversity: NotNegativeReal | None = None
+    spectral_norms: dict[str, NotNegativeReal] = {}
 
 
 class GanMetrics(Strict):
-    """What the training of a GAN measures."""
+    """What the training of a GAN measures.
+
+    collapsed: the iteration, counted from 1, from which on samples had lost their diversity, or null if they have not.
+    """
 
     history: list[Interval]
+    collapsed: Iteration | None = None
 
 
 class Calibration(Strict):
@@ -334,7 +344,7 @@ class Record(Strict):
         if (self.diverged is None) is not self.finished:
             yield "diverged: a diverged run has a position there, and a finished one null"
         expected = contents(self.kind, self.status)
-        if set(self.files) != set(expected):
+        if set(self.files) - set(optional(self.kind, self.status)) != set(expected):
             yield f"files: a {self.status} run of this kind has {', '.join(expected)}"
         if datetime.fromisoformat(origin.started) > datetime.fromisoformat(origin.ended):
             yield "provenance.ended: is before provenance.started"
@@ -348,7 +358,7 @@ class Record(Strict):
     def _numerics_problems(self) -> Iterator[str]:
         """Yields where the numerics are not those of the recipe."""
         task, used = self.provenance.task, self.provenance.numerics
-        wanted = "float32" if isinstance(task, GanTask) else task.recipe.precision
+        wanted = task.recipe.precision
         if used.precision != wanted:
             yield f"provenance.numerics.precision: is {used.precision}, the recipe has {wanted}"
         if isinstance(task, Task) and task.recipe.memory_format == "contiguous" != used.memory_format:
@@ -419,6 +429,8 @@ class Record(Strict):
             yield "metrics.history: iterations must ascend"
         if any(place > total for place in places) or (self.finished and places[-1:] != [total]):
             yield f"metrics.history: must end at the last of {total} iterations"
+        if metrics.collapsed is not None and metrics.collapsed.step not in places:
+            yield "metrics.collapsed: is no iteration of the history"
         if isinstance(diverged, Iteration) and diverged.step >= total:
             yield f"diverged: the recipe has {total} iterations"
         if isinstance(resumed, Iteration) and resumed.step > total:

@@ -60,6 +60,8 @@ class Run:
             "seed": self.seed,
             "code": self.code,
         }
+        if isinstance(self.task, GanTask) and self.task.conditional:
+            made_of["classes"] = self.bound.classes
         return files.hash_of(made_of)[:16]
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 from normbench.data.prepared import Splits
 from normbench.runs import finished, provenance, store, under_way
 from normbench.runs.checkpoint import Checkpoints
-from normbench.runs.contents import RECORD, contents
+from normbench.runs.contents import RECORD, contents, optional
 from normbench.runs.record import FORMAT, Cost, TrainedRecord, made, problem_of
 from normbench.runs.run import Kind, Run, Status
 from normbench.runs.trained import Trained
@@ -91,6 +91,6 @@ def recorded(run: Run, trained: Trained, folder: Path, device: str, started: str
         "metrics": trained.metrics,
         "cost": made(Cost, cost),
         "provenance": provenance.collect(run, trained.numerics, device, started),
-        "files": finished.facts(folder, contents(run.kind, status)),
+        "files": finished.facts(folder, [*contents(run.kind, status), *optional(run.kind, status)]),
     }
     return made(TrainedRecord, record)

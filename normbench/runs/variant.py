@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -33,12 +33,13 @@ class Tuned(Strict):
 class VariantEntry(Strict):
     """An entry under `variants` in params.yaml.
 
-    method: the name of a file in normbench/methods, `path/to/file.py:Class` or `package.module:Class`. tuned: by the
-    name of a task.
+    method: the name of a file in normbench/methods, `path/to/file.py:Class` or `package.module:Class`. apply_to: the
+    networks of a GAN to which the method applies, `discriminator`, `generator` or `both`. tuned: by the name of a task.
     """
 
     method: str
     options: dict[str, Any] = {}
+    apply_to: Literal["discriminator", "generator", "both"] = "discriminator"
     tuned: dict[str, Tuned] = {}
 
 
@@ -52,8 +53,13 @@ class Variant(VariantEntry):
     method_code: str
 
     def identity(self) -> dict[str, Any]:
-        """Returns the part of the variant that enters a run's id: the options and the code, but no name or path."""
-        return {"options": self.options, "method_code": self.method_code}
+        """Returns the part of the variant that enters a run's id: the options and the code, but no name or path.
+
+        `apply_to` is in it only where it is not the default, so that runs of the time before there was such a key keep
+        theirs.
+        """
+        where = {} if self.apply_to == "discriminator" else {"apply_to": self.apply_to}
+        return {"options": self.options, "method_code": self.method_code} | where
 
     def on(self, task: Task | GanTask) -> tuple[Task | GanTask, Variant]:
         """Returns a task and this variant as they are trained together, with the values that were tuned for it."""

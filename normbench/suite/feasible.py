@@ -61,6 +61,10 @@ def of_task(task: Task | GanTask, bound: Bound, variants: Iterable[Variant], eva
             yield ("dataset",), "has 1 class, but the FID needs the features of a classifier of 2 or more"
         elif bound.train < 2:
             yield ("dataset",), "has 1 training image, but the FID needs 2 or more"
+        else:
+            for variant in variants:
+                if why := cannot_be_built(task, bound, variant):
+                    yield ("model",), f"cannot be built with the variant {variant.name}: {why}"
         return
     if bound.classes < 2:
         yield ("dataset",), "has 1 class, but a classifier needs 2 or more"
@@ -112,6 +116,23 @@ def cannot_train_on_one(task: Task, bound: Bound, variant: Variant) -> str | Non
                     network(torch.randn(count, bound.channels, *sides(bound.image_size)))
             except (RuntimeError, ValueError) as error:
                 return None if count == 2 else str(error).split("\n")[0]
+    return None
+
+
+def cannot_be_built(task: GanTask, bound: Bound, variant: Variant) -> str | None:
+    """Returns why a method does not take a layer of a GAN on these images; None if it takes them all."""
+    import torch
+
+    from normbench.gan import trainer
+    from normbench.methods import registry as methods
+    from normbench.models import registry as models
+
+    with torch.random.fork_rng([]):
+        method = methods.build(variant.method, variant.options)
+        try:
+            trainer.networks(task, models.get(task.model), method, bound, 0, variant.apply_to)
+        except ValueError as error:
+            return str(error).split("\n")[0]
     return None
 
 

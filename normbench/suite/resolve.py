@@ -79,6 +79,7 @@ class Resolver:
         self.names("gan_tasks", suite.gan_tasks, self.params.gan_tasks)
         self.names("gan_variants", suite.gan_variants, self.params.variants)
         self.suite()
+        self.networks()
         self.corruptions()
         self.evaluation()
         if self.problems:
@@ -199,6 +200,8 @@ class Resolver:
         for keys, message in feasible.of_size(task, size) if size else ():
             self.problem((section, name, *keys), message)
         right = {option: value for option, value in task.model_options.items() if not problems[option]}
+        if isinstance(task, GanTaskEntry) and task.conditional and not model.takes("classes"):
+            self.problem((section, name, "conditional"), f"{model.name} has no argument `classes`, so it knows none")
         unfit = size_problem(model, model.typed(right), *size) if size else None
         if unfit:
             self.problem((section, name, "model"), unfit)
@@ -262,7 +265,25 @@ class Resolver:
                 for task, each in variant.tuned.items()
             },
             method_code=code.method(variant.method),
+            apply_to=variant.apply_to,
         )
+
+    def networks(self) -> None:
+        """Checks where variants apply: classifiers have no generator, and some GANs build theirs without hooks."""
+        suite = self.params.suite
+        elsewhere = [name for name, entry in self.params.variants.items() if entry.apply_to != "discriminator"]
+        for name in (each for each in elsewhere if each in suite.variants):
+            message = "is for GANs, but suite.variants has it too, and a classifier has no generator"
+            self.problem(("variants", name, "apply_to"), message)
+        for task in suite.gan_tasks:
+            resolved = self.tasks[Kind.GAN].get(task)
+            model = models.get(resolved.model, "gan") if resolved is not None else None
+            if model is not None and not model.takes("generator_method"):
+                for name in (each for each in elsewhere if each in suite.gan_variants):
+                    message = (
+                        f"{model.name} of {task} has no argument `generator_method`: no method changes its generator"
+                    )
+                    self.problem(("variants", name, "apply_to"), message)
 
     def tuned(self, name: str, kind: type[Method]) -> bool:
         """Whether the tuned values of a variant are valid: each is for a task, and its options are of the method."""

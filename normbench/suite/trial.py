@@ -56,6 +56,11 @@ class Cell:
         return not own and subjects.last_batch(self.task, self.bound) > 1
 
     @property
+    def is_penalized(self) -> bool:
+        """Whether the task has a gradient penalty, for which some methods have no derivatives."""
+        return isinstance(self.task, GanTask) and self.task.recipe.penalized > 0
+
+    @property
     def fits(self) -> bool:
         """Whether the model takes images of this size; if it does not, the caller says so in its own words."""
         return models.get(self.task.model).size_problem(*sides(self.bound.image_size)) is None
@@ -102,7 +107,7 @@ def check(tried: Iterable[Cell]) -> list[str]:
 
     Raises UserError with a line for each thing that is wrong. What the user's code prints goes to stderr.
     """
-    tried = [cell for cell in tried if not cell.is_tested and cell.fits]
+    tried = [cell for cell in tried if (cell.is_penalized or not cell.is_tested) and cell.fits]
     before = _read()
     new = [cell for cell in tried if cell.key not in before]
     notes: dict[str, list[str]] = {}
@@ -132,7 +137,10 @@ def check(tried: Iterable[Cell]) -> list[str]:
 def _try(cell: Cell, name: str) -> list[str]:
     method = methods.build(cell.variant.method, cell.variant.options)
     model = models.get(cell.task.model, "gan" if isinstance(cell.task, GanTask) else "classifier")
-    return subjects.check(cell.task, model, method, cell.bound, name)
+    if isinstance(cell.task, GanTask) and cell.is_tested:
+        subjects.check_twice(cell.task, model, method, cell.bound, name, cell.variant.apply_to)
+        return []
+    return subjects.check(cell.task, model, method, cell.bound, name, cell.variant.apply_to)
 
 
 def _assumed(task: Task | GanTask, dataset: dict[str, Any]) -> Bound | None:

@@ -124,10 +124,11 @@ def _of_classifier(run: Run, task: Task, data: Splits) -> Cost:
 
 def _of_gan(run: Run, task: GanTask, data: Splits) -> Cost:
     method = methods.build(run.variant.method, run.variant.options)
-    gan = trainer.prepare(task, models.get(task.model, "gan"), method, run.bound, run.seed, data)
+    model, apply_to = models.get(task.model, "gan"), run.variant.apply_to
+    gan = trainer.prepare(task, model, method, run.bound, run.seed, data, apply_to)
     watch = Stopwatch(data.device)
     with contextlib.suppress(Enough):
-        trainer.fit(gan, task, run.seed, lambda *_: None, watch)
+        trainer.fit(gan, lambda *_: None, watch)
     start = time.perf_counter()
     trainer.step_memory(gan)
     return Cost(watch.step(), task.recipe.iterations, time.perf_counter() - start, 0)

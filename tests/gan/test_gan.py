@@ -18,6 +18,7 @@ from normbench.data import prepared
 from normbench.data.batches import Images, on_device
 from normbench.data.bound import Bound
 from normbench.gan import fid, loop
+from normbench.gan.losses import Labelled
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
 from normbench.gan.trainer import sample
@@ -69,6 +70,19 @@ def built(method: Method, seed: int = 0, latent: int = 8) -> tuple[nn.Module, nn
     return build_gan("sngan", {"width": 8}, method, 1, SIZE, latent, seed)
 
 
+def fitted(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    method: Method,
+    settings: GanRecipe,
+    images: Images | None = None,
+    report: loop.Report = lambda *_: None,
+) -> loop.Outcome:
+    """What the training of a GAN gives, by default on 256 images."""
+    images = quadrant_images() if images is None else images
+    return loop.fit(generator, discriminator, images, loop.Setting(method, settings, 0), report)
+
+
 # The networks
 
 
@@ -98,7 +112,7 @@ def test_every_method_trains_in_the_discriminator_alone(name: str) -> None:
     generator, discriminator = built(method)
     plain, _ = built(BatchNorm())
     assert all(torch.equal(a, b) for a, b in zip(generator.parameters(), plain.parameters(), strict=True))
-    outcome = loop.fit(generator, discriminator, method, quadrant_images(64), recipe(iterations=2), 0, lambda *_: None)
+    outcome = fitted(generator, discriminator, method, recipe(iterations=2), quadrant_images(64))
     assert outcome.diverged is None
     assert all(p.grad is not None and p.grad.isfinite().all() for p in discriminator.parameters() if p.requires_grad)
 
@@ -143,14 +157,15 @@ class Taxed(BatchNorm):
 def test_hinge_loss_and_penalty() -> None:
     real = torch.tensor([0.5, 2.0, -1.0])[:, None, None, None]  # 1 - x: 0.5, 0 (cut off), 2
     fake = torch.tensor([-3.0, 0.0, 1.0])[:, None, None, None]  # 1 + x: 0 (cut off), 1, 2
-    assert loop.discriminator_loss(Mean(), BatchNorm(), real, fake).item() == pytest.approx(2.5 / 3 + 3 / 3)
-    assert loop.discriminator_loss(Mean(), Taxed(), real, fake).item() == pytest.approx(2.5 / 3 + 1 + 0.25)
+    given = Labelled(real), Labelled(fake), recipe()
+    assert loop.discriminator_loss(Mean(), BatchNorm(), *given).item() == pytest.approx(2.5 / 3 + 3 / 3)
+    assert loop.discriminator_loss(Mean(), Taxed(), *given).item() == pytest.approx(2.5 / 3 + 1 + 0.25)
 
 
 def test_real_batches_hold_every_image_once_an_epoch() -> None:
     images = quadrant_images(64)
     batches = loop.real_batches(images, 16, seed=3)
-    epochs = [torch.cat([next(batches) for _ in range(4)]) for _ in range(2)]
+    epochs = [torch.cat([next(batches).images for _ in range(4)]) for _ in range(2)]
     expected = sorted((images.pixels.float() / 127.5 - 1).flatten(1).tolist())
     for epoch in epochs:
         np.testing.assert_allclose(sorted(epoch.flatten(1).tolist()), expected, atol=1e-6)
@@ -159,7 +174,7 @@ def test_real_batches_hold_every_image_once_an_epoch() -> None:
 
 def test_fewer_images_than_a_batch() -> None:
     batches = loop.real_batches(quadrant_images(8), 16, seed=3)
-    assert [len(next(batches)) for _ in range(3)] == [8, 8, 8]
+    assert [len(next(batches).images) for _ in range(3)] == [8, 8, 8]
 
 
 def test_moving_average() -> None:
@@ -179,9 +194,7 @@ def test_moving_average() -> None:
 
 def test_without_an_average_it_is_the_generator_itself() -> None:
     generator, discriminator = built(BatchNorm())
-    outcome = loop.fit(
-        generator, discriminator, BatchNorm(), quadrant_images(), recipe(average=0.0), 0, lambda *_: None
-    )
+    outcome = fitted(generator, discriminator, BatchNorm(), recipe(average=0.0))
     for key, value in generator.state_dict().items():
         torch.testing.assert_close(outcome.average.state_dict()[key], value)
 
@@ -190,9 +203,7 @@ def test_steps_history_and_reports() -> None:
     calls = []
     generator, discriminator = built(BatchNorm())
     settings = recipe(iterations=40, discriminator_steps=2)
-    outcome = loop.fit(
-        generator, discriminator, BatchNorm(), quadrant_images(), settings, 0, lambda *report: calls.append(report)
-    )
+    outcome = fitted(generator, discriminator, BatchNorm(), settings, report=lambda *report: calls.append(report))
     assert calls[-1][0] == 40
     assert outcome.history[-1]["iteration"] == 40
     assert 15 <= len(outcome.history) <= 21
@@ -207,7 +218,7 @@ def test_the_generator_comes_nearer_to_the_data() -> None:
     generator, discriminator = built(method)
     metric = fid.reference(Projection(), images.pixels)
     before = fid.distance(metric, sample(generator.eval(), 8, 256, 1, "cpu"))
-    outcome = loop.fit(generator, discriminator, method, images, settings, 0, lambda *_: None)
+    outcome = fitted(generator, discriminator, method, settings, images)
     after = fid.distance(metric, sample(outcome.average, 8, 256, 1, "cpu"))
     assert after < before / 4
 
@@ -298,7 +309,7 @@ def trained(name: str, seed: int) -> Path:
 def test_a_run_leaves_record_generator_and_samples(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_gans("small", "spectral_norm")
     first = {path.name: path.read_bytes() for path in trained("spectral_norm", 3).iterdir()}
-    assert set(first) == {"record.json", "generator.pt", "samples.png"}
+    assert set(first) == {"record.json", "generator.pt", "samples.png", "film.png"}
     record = files.read_json(trained("spectral_norm", 3) / "record.json")
     assert (record["kind"], record["seed"], record["status"], record["diverged"]) == ("gan", 3, "finished", None)
     assert record["metrics"]["history"][-1]["iteration"] == 6
@@ -318,7 +329,7 @@ def test_a_run_leaves_record_generator_and_samples(project: Path, monkeypatch: p
     # Again, with an empty store: the same in every byte, but for the record's times.
     monkeypatch.setenv("NORMBENCH_STORE", str(project / "other"))
     train_gans("small", "spectral_norm")
-    for name in ("generator.pt", "samples.png"):
+    for name in ("generator.pt", "samples.png", "film.png"):
         assert (trained("spectral_norm", 3) / name).read_bytes() == first[name]
 
     # And from the store, without training.
@@ -439,5 +450,5 @@ def test_weights_that_break_in_the_last_step(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(loop, "update", broken)
     generator, discriminator = built(BatchNorm())
-    outcome = loop.fit(generator, discriminator, BatchNorm(), quadrant_images(), recipe(), 0, lambda *_: None)
+    outcome = fitted(generator, discriminator, BatchNorm(), recipe())
     assert outcome.diverged == {"step": 5}

@@ -17,6 +17,7 @@ from normbench.data.batches import Images
 from normbench.evaluation.folding import fold
 from normbench.functional.placement import FORMATS, placed
 from normbench.gan import loop as gan_loop
+from normbench.gan.losses import Labelled
 from normbench.methods import registry
 from normbench.methods.base import Method
 from normbench.models import build
@@ -180,8 +181,10 @@ def test_gan(_: str, method: str, layout: MemoryFormat) -> None:
         for network in (generator, discriminator):
             placed(network, "cuda", layout).train()
         data = images(layout)
-        training = gan_loop.Training(generator, discriminator, made, data, recipe, 0, print, gan_loop.Nobody())
-        real = torch.empty(BATCH, CHANNELS, SIZE, SIZE, device="cuda").contiguous(memory_format=FORMATS[layout])
+        setting = gan_loop.Setting(made, recipe, 0)
+        training = gan_loop.Training(generator, discriminator, data, setting, print, gan_loop.Nobody())
+        drawn = torch.empty(BATCH, CHANNELS, SIZE, SIZE, device="cuda").contiguous(memory_format=FORMATS[layout])
+        real = Labelled(drawn)
         with Operations() as done, Rounded() as rounded:
             training.train_on(itertools.repeat(real), 0)
         leaves_nothing_behind(done, "an iteration")

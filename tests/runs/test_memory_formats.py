@@ -109,7 +109,8 @@ def gan_training(method: str, wanted: MemoryFormat, folder: Path, report: Any = 
     networks = new_gan(models.get("sngan", "gan"), {"width": 16}, one, 1, 8, recipe.latent, 0)
     generator, discriminator = (placement.placed(network, "cpu", wanted) for network in networks)
     images = kill_and_resume.images(0).made_for(discriminator, wanted)
-    return gan_loop.Training(generator, discriminator, one, images, recipe, 0, report, Checkpoints(folder, 10))
+    setting = gan_loop.Setting(one, recipe, 0)
+    return gan_loop.Training(generator, discriminator, images, setting, report, Checkpoints(folder, 10))
 
 
 @pytest.mark.parametrize("method", ["batch_norm", "spectral_norm"])

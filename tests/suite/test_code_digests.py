@@ -287,7 +287,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     ),
     "whether it initializes discriminators": (
         "models/build.py",
-        replaced("    method.initialize(discriminator)\n", ""),
+        replaced("    in_discriminator.initialize(discriminator)\n", ""),
         "training gan",
     ),
     "how pixels are normalized": ("data/batches.py", replaced("sub_(self.mean)", "sub_(self.std)"), "training"),
@@ -367,13 +367,17 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
         replaced("REPORTS_AN_EPOCH = 10", "REPORTS_AN_EPOCH = 5"),
         "training classification",
     ),
-    "the hinge loss": ("gan/loop.py", replaced("functional.relu(1 - ", "functional.relu(2 - "), "training gan"),
+    "the hinge loss": (
+        "gan/losses.py",
+        replaced("functional.relu(1 - real)", "functional.relu(2 - real)"),
+        "training gan",
+    ),
     "a GAN's moving average": (
         "gan/loop.py",
         replaced("weight = 1 - min(decay, step / (step + 10))", "weight = 1 - min(decay, step / (step + 20))"),
         "training gan",
     ),
-    "the samples of a GAN": ("gan/trainer.py", replaced("mul(127.5)", "mul(127)"), "training gan"),
+    "the samples of a GAN": ("gan/samples.py", replaced("mul(127.5)", "mul(127)"), "training gan"),
     "a residual block": ("models/resnet.py", replaced("y + self.shortcut(x)", "y - self.shortcut(x)"), "model resnet"),
     "the width of one model": ("models/vgg.py", replaced("min(2**stage, 8)", "min(2**stage, 4)"), "model vgg"),
     "the default convolution of methods": (

@@ -58,9 +58,8 @@ def gan() -> tuple[nn.Module, nn.Module]:
 def iteration() -> Work:
     generator, discriminator = gan()
     data, recipe = images("cuda"), gan_recipe(batch_size=8)
-    training = loop.Training(
-        generator.train(), discriminator.train(), BatchNorm(), data, recipe, 0, lambda *_: None, Nobody()
-    )
+    setting = loop.Setting(BatchNorm(), recipe, 0)
+    training = loop.Training(generator.train(), discriminator.train(), data, setting, lambda *_: None, Nobody())
     real = loop.real_batches(training.images, 8, 0)
     return lambda: [training.train_on(real, step) for step in range(5)]  # more steps than an epoch has
 
