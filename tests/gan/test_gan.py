@@ -27,7 +27,7 @@ from normbench.methods.base import START, ConvSpec, Method, Moment
 from normbench.methods.batch_norm import BatchNorm
 from normbench.methods.spectral_norm import SpectralNorm
 from normbench.models.build import build_gan
-from normbench.runs import generation
+from normbench.runs import generation, recomputed
 from normbench.runs.networks import trained_generator
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
@@ -37,6 +37,7 @@ from normbench.suite.suite import Suite
 from normbench.suite.train import train_gans
 from normbench.system import device as devices
 from normbench.system import files, layout
+from normbench.system.errors import UserError
 from normbench.system.seeds import derive
 from tests.support.prepared import by_hand
 from tests.support.subjects import bound, gan_task, variant
@@ -321,6 +322,11 @@ def test_a_run_leaves_record_generator_and_samples(project: Path, monkeypatch: p
     assert record["provenance"]["variant"]["options"] == {"batch_norm": False}
     with Image.open(trained("spectral_norm", 3) / "samples.png") as grid:
         assert (grid.mode, grid.size) == ("L", (8 * 66, 8 * 66))
+    with Image.open(trained("spectral_norm", 3) / "film.png") as film:
+        assert (film.mode, film.size) == ("L", (6 * 66, 8 * 66))  # a column for each iteration
+    for entry in record["metrics"]["history"]:
+        assert 0 <= entry["diversity"] < 2
+        assert {"layers.0", "head"} <= set(entry["spectral_norms"])
     other = torch.load(trained("spectral_norm", 5) / "generator.pt", weights_only=True)
     assert not torch.equal(
         other["dense.weight"], torch.load(trained("spectral_norm", 3) / "generator.pt")["dense.weight"]
@@ -361,6 +367,36 @@ def test_samples_png_shows_the_images_in_rows(tmp_path: Path) -> None:
         assert grid.getpixel((66 + 33, 66 + 33)) == (255, 0, 0)
         assert grid.getpixel((33, 66 + 33)) == (0, 0, 0)
         assert grid.getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_the_film_has_a_row_for_each_noise(tmp_path: Path) -> None:
+    frames = [torch.zeros(8, 1, 32, 32, dtype=torch.uint8) for _ in range(3)]
+    frames[2][1] = 255  # the third time, the second noise
+    generation.save_grid(generation.film(frames), tmp_path / "film.png", 3)
+    with Image.open(tmp_path / "film.png") as film:
+        assert film.size == generation.film_size(32, 3) == (3 * 66, 8 * 66)
+        bright = [film.getpixel((66 * column + 33, 66 * row + 33)) == 255 for row in range(8) for column in range(3)]
+    assert [place for place, value in enumerate(bright) if value] == [1 * 3 + 2]
+
+
+def test_a_film_that_is_not_that_of_the_record(project: Path) -> None:
+    write_task(recipe(iterations=2))
+    train_gans("small", "batch_norm")
+    folder = trained("batch_norm", 3)
+    record = Record.read(folder / "record.json")
+    recomputed.check(record, folder, folder)
+    Image.new("L", (5 * 66, 8 * 66)).save(folder / "film.png")
+    with pytest.raises(UserError, match=r"film.png: is 330 x 528 L, must be 132 x 528 L"):
+        recomputed.check(record, folder, folder)
+
+
+def test_a_run_that_collapsed_is_recorded(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is finished and scored; the line in which it ends says so. One image for all noise gives no diversity."""
+    write_task(recipe(iterations=2, lr=1e-9, average=0.0))  # an untrained generator, whose images are all but grey
+    train_gans("small", "batch_norm")
+    record = files.read_json(trained("batch_norm", 3) / "record.json")
+    assert (record["status"], record["metrics"]["collapsed"]) == ("finished", {"step": 1})
+    assert "collapsed at iteration 1: losses" in capsys.readouterr().err
 
 
 def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

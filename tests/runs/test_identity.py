@@ -33,14 +33,18 @@ OTHER: dict[str, Any] = {
     "fid_samples": 20,
     "kind": "free",
     "step": 1.0,
+    "loss": "non_saturating",
+    "gradient_penalty": 1.0,
 }
+# The same of the recipes of GANs, where they are others.
+OTHER_OF_GANS = {"schedule": "linear"}
 
 
 def other(model: BaseModel, field: str) -> Any:
     """Another valid value of a field: that of `OTHER`, the other truth value, the next integer, or half a number."""
-    value = getattr(model, field)
-    if field in OTHER:
-        return OTHER[field]
+    value, others = getattr(model, field), OTHER | (OTHER_OF_GANS if isinstance(model, GanRecipe) else {})
+    if field in others:
+        return others[field]
     if isinstance(value, bool):
         return not value
     return value + 1 if isinstance(value, int) else value / 2 or 0.25
