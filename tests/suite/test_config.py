@@ -261,8 +261,8 @@ MISTAKES = {
         r"tasks\.digits-resnet8\.recipe\.threads = 0: .*greater than 0",
     ),
     "no threads of a GAN": (
-        "      iterations: 100",
-        "      threads: 0\n      iterations: 100",
+        "      iterations: 400",
+        "      threads: 0\n      iterations: 400",
         r"gan_tasks\.digits-sngan\.recipe\.threads = 0: .*greater than 0",
     ),
     "threads by the machine": (
@@ -270,10 +270,10 @@ MISTAKES = {
         "      threads: auto\n      epochs: 5",
         r"recipe\.threads = 'auto': must be a whole number$",
     ),
-    "precision of a GAN": (
-        "      iterations: 100",
-        "      precision: bfloat16\n      iterations: 100",
-        r"gan_tasks\.digits-sngan\.recipe\.precision = 'bfloat16': unknown key",
+    "memory format of a GAN": (
+        "      iterations: 400",
+        "      memory_format: contiguous\n      iterations: 400",
+        r"gan_tasks\.digits-sngan\.recipe\.memory_format = 'contiguous': unknown key",
     ),
     "name": ("tasks: [digits-resnet8]", 'tasks: ["../up"]', r"suite\.tasks\.0 = '\.\./up': unknown"),
 }
