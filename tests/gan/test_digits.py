@@ -40,7 +40,7 @@ def test_a_classifier_of_digits_recognizes_them(name: str, tmp_path: Path, monke
     assert outcome.diverged is outcome.collapsed is None
     made = sample(outcome.average, recipe.latent, COUNT, 1, "cpu").flatten(1).numpy() / 255
 
-    classifier = MLPClassifier((100,), max_iter=40, random_state=0)
+    classifier = MLPClassifier((100,), max_iter=80, random_state=0)
     with pytest.warns(match="Maximum iterations"):
         classifier.fit(pixels.reshape(len(pixels), -1) / 255, labels)
     test = arrays["test_images"].reshape(len(arrays["test_images"]), -1) / 255
