@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +18,7 @@ import pytest
 import vl_convert
 from hypothesis import given
 from hypothesis import strategies as some
+from PIL import Image
 
 from normbench.results.charts import VEGA_LITE, Chart, charts, gan_charts, looks, overall_charts
 from normbench.results.charts.chart import WIDTH, Spec
@@ -224,6 +227,24 @@ def test_pictures_hold_names_as_text_and_fit_into_one_page() -> None:
     assert len(ids) == len(set(ids))
     legend = {element.text for element in ElementTree.fromstring(named(found)["curves"].svg).iter() if element.text}
     assert set(ODD) <= legend
+
+
+@pytest.mark.parametrize("case", ["ordinary", "odd names"])
+def test_pictures_are_smaller_than_those_of_vega_and_look_the_same(case: str) -> None:
+    def pixels(picture: str) -> np.ndarray:
+        sized = picture.replace("currentColor", "#000")
+        if " width=" not in sized[: sized.index(">")]:
+            width, height = re.findall(r'viewBox="0 0 (\S+) (\S+)"', sized)[0]
+            sized = sized.replace("<svg ", f'<svg width="{width}" height="{height}" ', 1)
+        with Image.open(io.BytesIO(vl_convert.svg_to_png(sized, scale=2))) as image:
+            return np.asarray(image.convert("RGBA"), float)
+
+    for chart in drawn_once(case)[:6]:
+        spec = chart.spec if "concat" in chart.spec else chart.spec | {"width": WIDTH}
+        drawn = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+        assert len(chart.svg) < 0.5 * len(drawn)
+        apart = np.abs(pixels(drawn) - pixels(str(chart.svg))).max(-1)
+        assert (apart > 64).mean() < 1e-4
 
 
 def test_the_same_tables_give_the_same_bytes() -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from normbench.results.charts.across import across_chart
 from normbench.results.charts.attacks import attack_chart
 from normbench.results.charts.calibration import calibration_chart
-from normbench.results.charts.chart import VEGA_LITE, Chart
+from normbench.results.charts.chart import Chart
 from normbench.results.charts.comparisons import comparison_chart
 from normbench.results.charts.conditions import condition_charts
 from normbench.results.charts.corruptions import corruption_chart
@@ -22,6 +22,7 @@ from normbench.results.charts.features import BANDS, SIZES, energy_chart, featur
 from normbench.results.charts.fid import fid_chart
 from normbench.results.charts.layers import NORMS, layer_chart
 from normbench.results.charts.look import Look, looks
+from normbench.results.charts.picture import VEGA_LITE
 from normbench.results.charts.profile import profile_chart
 from normbench.results.charts.robustness import robustness_chart
 from normbench.results.charts.variants import Looks

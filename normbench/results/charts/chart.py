@@ -6,26 +6,21 @@ The page shows the SVG, and where scripts run replaces it by the interactive cha
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import vl_convert
 from markupsafe import Markup
 
 from normbench.results.charts.look import INK
+from normbench.results.charts.picture import FONT, VEGA_LITE, svg
 
 Spec = dict[str, Any]
 
-VEGA_LITE = "6.4"  # the version of Vega-Lite that the specifications are written for
 WIDTH, HEIGHT = 640, 320  # of the static picture, and of the plotting area where nothing else decides it; pixels
 SIDES = 64  # what an axis of numbers with its title takes of the width of a panel
 NARROWEST = 140  # width of a panel
-FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl_convert measures text in the first; all are equally wide
 MUTED = {"opacity": 0.55}
 
 CONFIG: Spec = {
@@ -93,33 +88,6 @@ def panels(each: list[Spec], columns: int, sides: int = SIDES, params: Sequence[
     columns = min(columns, len(each))
     sized = [{"width": max(NARROWEST, WIDTH // columns - sides), **panel} for panel in each]
     return {"concat": sized, "columns": columns, "spacing": 18, "usermeta": {"sides": sides}, "params": list(params)}
-
-
-def svg(spec: Spec, alt: str) -> Markup:
-    """Returns a specification as an svg element whose ids occur in no other chart of the page."""
-    text = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
-    head, body = text.split(">", 1)
-    view = re.search(r'viewBox="[0-9. -]+"', head)
-    if view is None:
-        raise ValueError("vl_convert has written an SVG without a viewBox")
-    # Vega counts its ids on from one chart to the next. Here they begin anew, with a prefix that the content decides.
-    prefix = f"v{hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]}-"
-    ids = {
-        name: f"{prefix}{place}" for place, name in enumerate(dict.fromkeys(re.findall(r'<[^>]* id="([^"]+)"', body)))
-    }
-
-    def tidy(tag: re.Match[str]) -> str:
-        """Returns a tag without roles, as parts of a picture have none, and without what is said once or not seen."""
-        found = re.sub(r' (?:role|aria-[a-z]+|pointer-events|class|font-family)="[^"]*"| opacity="1"', "", tag[0])
-        found = re.sub(r"(\d\.\d\d)\d+", r"\1", found)
-        return re.sub(r'( id="|href="#|url\(#)([^")]+)', lambda each: each[1] + ids.get(each[2], each[2]), found)
-
-    # Text between tags has no angle brackets, and so nothing of it is touched.
-    invisible = r'<path [^>]*\bd=""[^>]*/>|<text [^>]*\bopacity="0"[^>]*>[^<]*</text>'
-    body = re.sub(r"<[^>]+>", tidy, re.sub(invisible, "", body))
-    return Markup('<svg xmlns="http://www.w3.org/2000/svg" {} font-family="{}" role="img" aria-label="{}">{}').format(
-        Markup(view[0]), FONT, alt, Markup(body)
-    )
 
 
 def seen(value: Any, decimals: int = 2) -> float | None:

@@ -26,7 +26,7 @@ def curve_chart(history: pd.DataFrame, failures: set[tuple[str, int]], names: li
     if not drawn:
         return None
     look = encoding(drawn, looks, "color", "shape", "strokeDash")
-    epochs = _chosen(int(history["epoch"].max()))
+    epochs = chosen_epochs(int(history["epoch"].max()))
     failed = pd.Series(list(zip(history["variant"], history["seed"], strict=True)), history.index).isin(failures)
     each = []
     for column, (title, factor) in QUANTITIES.items():
@@ -49,7 +49,7 @@ def curve_chart(history: pd.DataFrame, failures: set[tuple[str, int]], names: li
     )
 
 
-def _chosen(last: int) -> list[int]:
+def chosen_epochs(last: int) -> list[int]:
     """Returns the epochs that are drawn: all, or evenly spread ones with the first and the last."""
     return sorted({int(epoch) for epoch in np.linspace(1, last, min(last, MOST_EPOCHS)).round()})
 

@@ -66,8 +66,7 @@ def feature_chart(features: pd.DataFrame, names: list[str], looks: Looks) -> Cha
 def energy_chart(features: pd.DataFrame, names: list[str], looks: Looks) -> Chart | None:
     """Draws the share of the energy of each block's output in bands of spatial frequencies.
 
-    If no variant has energy in a band at some block, the maps there are too small for such frequencies, and the block
-    has no marks.
+    A block whose maps are too small for a band has no marks.
     """
     drawn = _drawn(features.dropna(subset=list(BANDS), how="all"), names)
     if not drawn:
@@ -75,7 +74,7 @@ def energy_chart(features: pd.DataFrame, names: list[str], looks: Looks) -> Char
     look = encoding(drawn, looks, "color", "shape", "strokeDash")
     each = []
     for band, title in BANDS.items():
-        exist = features.groupby("block")[band].transform("max") > 0
+        exist = ~features["block"].isin(empty_blocks(features, band))
         ends = [0.0, 100 * float(features[band].max())]
         for when, name in WHEN.items():
             rows = _rows(features[(features["when"] == when) & exist], band, 100)
@@ -95,6 +94,14 @@ def energy_chart(features: pd.DataFrame, names: list[str], looks: Looks) -> Char
         "variants at one block, not blocks.",
         panels(each, 2, params=[highlighter(*(panel["layer"][0]["name"] for panel in each))]),
     )
+
+
+def empty_blocks(features: pd.DataFrame, band: str) -> list[int]:
+    """Returns the blocks where no variant has energy in a band: their maps are too small for such frequencies."""
+    if not len(features):
+        return []
+    most = features.groupby("block")[band].max()
+    return list(most.index[~(most > 0)])
 
 
 def _drawn(features: pd.DataFrame, names: list[str]) -> list[str]:
