@@ -45,7 +45,9 @@ STAGES = {
     "aggregate": [("results/tables/write.py", "aggregate")],
     "report": [("results/report.py", "report")],
 }
+# The files that a stage reads beside code.
 DATA_FILES = {
+    "aggregate": ["results/published.csv"],
     "report": [
         "results/charts/fit.js",
         "results/page/grid.html.j2",

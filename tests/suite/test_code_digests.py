@@ -503,3 +503,15 @@ def test_a_change_of_any_definition_moves_an_id(tree: Copy, unedited: Digests):
 def test_the_entry_points_are_there():
     for kind in Kind:
         assert len(code.training(kind)) == 64
+
+
+def test_every_file_that_the_tables_and_the_page_are_made_of_counts() -> None:
+    """A new template, script or table of the package has to be in the list of a stage."""
+    there = {
+        str(path.relative_to(code.PACKAGE))
+        for path in (code.PACKAGE / "results").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert there == {name for names in code.DATA_FILES.values() for name in names}
+    digests = code.of_stages({}, [])
+    assert all(set(digests[stage]["files"]) == set(names) for stage, names in code.DATA_FILES.items())
