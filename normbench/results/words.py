@@ -130,7 +130,7 @@ def resolution(images: int) -> str:
 
 def effects(found: list[float], factor: float, unit: str) -> str:
     """Returns the smallest effects that could have been shown, in rising order, as text: `1.2 to 3.4 points`."""
-    ends = [f"{factor * value:.2g}" for value in (found[0], found[-1])]
+    ends = [f"{float(f'{factor * value:.2g}'):g}" for value in (found[0], found[-1])]
     return " to ".join(dict.fromkeys(ends)) + f" {unit}".rstrip()
 
 

@@ -243,3 +243,119 @@ def test_nothing_keeps_anybody_out(scheme: str, width: int, browser: Any, folder
     assert [(each["id"], each["nodes"][0]["html"]) for each in found.response["violations"]] == []
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     context.close()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page whose table of scores is large."""
+    found = tmp_path_factory.mktemp("large")
+    variants = ("batch_norm", *(f"variant_{number}" for number in range(45)))
+    write_tables(found / "tables", MadeUp(variants=variants, more=50, gan_tasks=(), gan_variants=()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("normbench.results.charts.chart.svg", lambda spec, alt: escaped_svg(alt))
+        (found / "report.html").write_text(render(found / "tables"), encoding="utf-8")
+    return found / "report.html"
+
+
+# The lines of the large table from top to bottom as they are seen, and as they are in the document.
+LINES = """() => {
+  const rows = [...document.querySelector(".large tbody").rows];
+  const seen = rows.toSorted((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top);
+  return [seen, rows].map(each => each.map(row => row.dataset.name));
+}"""
+
+
+def test_a_large_table_is_sorted_at_once_and_the_document_follows(browser: Any, large: Path) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.goto(large.as_uri())
+    table = opened.locator(".large").first
+    table.scroll_into_view_if_needed()
+    opened.locator(".loose").first.wait_for()
+    before = opened.evaluate(LINES)[1]
+    head = '.large th[data-key=""] button'
+    seen, kept = opened.evaluate(f"() => {{ document.querySelector('{head}').click(); return ({LINES})(); }}")
+    assert seen == sorted(before, key=lambda name: (name[0], int(name.rpartition("_")[2]) if name[0] == "v" else 0))
+    assert kept == before
+    opened.evaluate(f"document.querySelector('{head}').click()")  # while the document follows the first order
+    opened.wait_for_function(f"() => {{ const [seen, rows] = ({LINES})(); return rows.join() === seen.join(); }}")
+    assert opened.evaluate(LINES) == [seen[::-1], seen[::-1]]
+    context.close()
+
+
+@pytest.mark.parametrize("anchor", ["runs", "columns", TASK])
+def test_links_lead_to_their_sections(anchor: str, browser: Any, large: Path) -> None:
+    """Although what lies between is laid out only when it comes near."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.goto(large.as_uri())
+    opened.locator(f'nav a[href="#{anchor}"]').click()
+    top = f"Math.abs(document.getElementById('{anchor}').getBoundingClientRect().top - 16) < 3"
+    bottom = "innerHeight + scrollY > document.documentElement.scrollHeight - 3"
+    opened.wait_for_function(f"{top} || ({bottom})")
+    opened.wait_for_timeout(500)
+    assert opened.evaluate(f"{top} || ({bottom})")
+    assert opened.locator(f"#{anchor} h2").first.is_visible()
+    context.close()
+
+
+# Of each drawn chart: its title, the panels' columns as `fit.js` has them, and how far it and its parts reach.
+DRAWN = """() => [...document.querySelectorAll("figure.chart")].map(figure => {
+  const place = figure.querySelector(".drawing").getBoundingClientRect();
+  const picture = figure.querySelector("svg.marks").getBoundingClientRect();
+  const views = [...figure.querySelectorAll("svg.marks [class*='concat_'] > g > path.background")]
+    .map(each => each.getBoundingClientRect());
+  const rows = new Set(views.map(each => Math.round(each.top)));
+  return {
+    title: figure.querySelector("h3").textContent, room: place.width, width: picture.width,
+    panels: views.map(each => each.width), across: Math.round(views.length / rows.size),
+  };
+})"""
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_charts_fit_the_width(width: int, browser: Any, folder: Path) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    opened = context.new_page()
+    opened.goto((folder / "report.html").as_uri())
+    for figure in opened.locator("figure.chart").all():
+        figure.scroll_into_view_if_needed()
+        figure.locator("svg.marks").wait_for()
+    found = opened.evaluate(DRAWN)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    for chart in found:
+        assert 0.75 * chart["room"] <= chart["width"] <= chart["room"] + 1, chart
+        assert all(panel >= 100 for panel in chart["panels"]), chart
+    across = {chart["title"]: chart["across"] for chart in found if len(chart["panels"]) > 1}
+    expected = {360: 1, 800: 2, 1400: 2}[width]
+    assert across["Feature maps by depth"] == expected
+    assert across["Norms of layers"] == 1  # of one column at any width
+    context.close()
+
+
+def test_charts_fit_again_when_the_window_changes(page: Any) -> None:
+    figure = page.locator("figure.chart", has_text="Feature maps by depth").first
+    figure.scroll_into_view_if_needed()
+    figure.locator("svg.marks").wait_for()
+    wide = figure.locator("svg.marks").bounding_box()["width"]
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.wait_for_function(
+        "figure => figure.querySelector('svg.marks').getBoundingClientRect().width < 400",
+        arg=figure.element_handle(),
+    )
+    assert wide > 400
+
+
+def test_print_has_no_controls_and_no_titles_without_tables(page: Any) -> None:
+    figure = page.locator("figure.chart").first
+    figure.scroll_into_view_if_needed()
+    figure.locator("svg.marks").wait_for()
+    page.emulate_media(media="print")
+    for hidden in (".tools", "details.fold summary", ".more", "#runs h2", ".vega-embed details", "nav"):
+        assert not page.locator(hidden).first.is_visible(), hidden
+    assert figure.locator("svg.marks").is_visible()
+    page.emulate_media(media="screen")
+    page.locator("#all-runs summary").click()
+    page.emulate_media(media="print")
+    assert page.locator("#runs h2").is_visible()
+    assert page.locator("#all-runs tbody tr").first.is_visible()

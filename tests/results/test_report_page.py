@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from normbench.corruptions.constants import GROUPS
 from normbench.results.page.leaderboard import unsaid
 from normbench.results.page.run_panels import anchors, panels
 from normbench.results.page.verdicts import Verdicts
@@ -56,6 +57,16 @@ def edit(path: Path, change: Any) -> None:
     change(found).to_csv(path, index=False)
 
 
+def group(tables: Path, variant: str, members: tuple[str, ...]) -> float:
+    """The mean accuracy of a variant on some corruptions, in percent."""
+    found = [
+        float(row["mean"])
+        for row in rows(tables / "corruptions.csv")
+        if row["variant"] == variant and row["corruption"] in members
+    ]
+    return 100 * sum(found) / len(found)
+
+
 def data_of(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
     assert found is not None
@@ -90,6 +101,7 @@ def test_the_leaderboard_has_the_numbers_of_the_table(page: str, tables: Path) -
         for place, name in ((0, "clean_accuracy"), (1, "corruption_accuracy")):
             assert cells[place] == f"{100 * float(row[name]):.2f} ± {100 * float(row[f'{name}_std']):.2f}"
         assert cells[2] == f"{float(row['mce']):.1f}"
+        assert cells[3:8] == [f"{group(tables, row['variant'], members):.2f}" for members in GROUPS.values()]
         failed = int(row["failed"])
         assert cells[-2:] == [f"{row['finished']}/{row['runs']}", f"{failed} diverged" if failed else "0"]
 
@@ -170,7 +182,7 @@ def test_the_robustness_table_has_spreads(page: str, tables: Path) -> None:
 
 def test_speeds_that_cannot_be_compared_say_why(page: str) -> None:
     found = Page(page)
-    speeds = {name: cells[6] for name, cells in found.table("Clean accuracy").items()}
+    speeds = {name: cells[11] for name, cells in found.table("Clean accuracy").items()}
     assert speeds["group_norm"] == DASH
     assert speeds["no_norm"] == "0.75"
     assert "timed side by side with other runs" in found.prose
@@ -196,6 +208,37 @@ def test_tables_that_only_some_suites_have(tables: Path, tmp_path: Path, quick: 
     assert "less than 1.25 are not told apart" in found.prose
     assert found.table("Statement")["c"] == ["p", "s", "supported", "e"]
     assert found.table("Ours")["t"] == ["v", "0.5", "differs", "<b>"]
+
+
+def test_curves_are_a_table_of_the_finished_runs(page: str, tables: Path) -> None:
+    """Of the last variant the run of the last seed diverged."""
+    shown = {
+        name: re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for name, row in table_of(page, "By epoch: training loss")
+    }
+    assert list(shown) == ["1", "2", "3", "4"]
+    kept = [row for row in rows(tables / "curves.csv") if row["variant"] == "fantastic_four" and row["epoch"] == "2"]
+    losses = [float(row["loss"]) for row in kept if row["seed"] in ("0", "1")]
+    assert shown["2"][-1].startswith(f"{sum(losses) / 2:.3g} <")
+    assert len(shown["2"]) == 1 + len(MadeUp().variants)
+
+
+def test_energies_are_tables(tables: Path, tmp_path: Path, quick: None) -> None:
+    """A block whose maps are too small for a band has no number."""
+    shutil.copytree(tables, tmp_path / "t")
+    small = {"energy_low": lambda found: found["energy_low"].where(found["block"] != "2", "0.0")}
+    edit(tmp_path / "t/features.csv", lambda found: found.assign(**small))
+    text = render(tmp_path / "t")
+    assert len(re.findall(r"<summary>Spectral energy, %: ", text)) == 4
+    (first, *_) = (row for _, row in table_of(text, "Spectral energy, %: low, to 1/6 cycle a pixel"))
+    cells = [cell.partition(" ")[0] for cell in re.findall(r"<td[^>]*>(.*?)</td>", first)]
+    assert cells == ["30", DASH, "30", DASH]
+
+
+def table_of(page: str, label: str) -> list[tuple[str, str]]:
+    """The rows of a folded table, each with its name."""
+    found = re.search(rf"<summary>{re.escape(label)}.*?<tbody>(.*?)</tbody>", page, re.DOTALL)
+    assert found is not None
+    return re.findall(r'<tr data-name="([^"]+)">(.*?)</tr>', found[1])
 
 
 def test_names_that_pandas_html_or_scripts_would_read_otherwise(tmp_path: Path, quick: None) -> None:
@@ -237,9 +280,12 @@ def test_all_pairs_are_there_for_the_script(page: str, tables: Path) -> None:
         }
         for place, pair in enumerate(itertools.combinations(names, 2)):
             row = known[pair]
-            for key, column in (("difference", "difference"), ("low", "low"), ("high", "high"), ("p", "p_holm")):
-                assert data[key][place] == pytest.approx(float(row[column]), rel=1e-3)
+            for key, column in (("difference", "difference"), ("low", "low"), ("high", "high")):
+                hundredths = (100 if measure == "fid" else 10_000) * float(row[column])
+                assert abs(data[key][place] - hundredths) <= 0.5 + 1e-6
+            assert data["p"][place] == pytest.approx(float(row["p_holm"]), rel=0.05)
             assert row["verdict"].startswith(data["verdict"][place])
+            assert data["reasons"][ord(data["missing"][place]) - ord("a")] == row["missing"]
 
 
 @pytest.mark.parametrize("table", ["agreement", "classes", "corruptions"])
@@ -346,3 +392,4 @@ def test_intervals_and_effects() -> None:
     assert interval(math.nan, math.nan, ".2f") == ""
     assert effects([0.012, 0.034], 100, "points") == "1.2 to 3.4 points"
     assert effects([2.0, 2.0], 1, "") == "2"
+    assert effects([0.041, 4.87], 100, "points") == "4.1 to 490 points"

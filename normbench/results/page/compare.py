@@ -37,7 +37,7 @@ def comparable(
                 "factor": words.factor,
                 "unit": words.unit,
                 "values": [rounded(value) for value in means.reindex(names)[key]] if key in means else None,
-                **verdicts.data(key, names),
+                **verdicts.data(key, names, words.factor),
             }
             for key in verdicts.measures
             for words in [measure(key)]

@@ -8,13 +8,18 @@ from collections.abc import Iterable
 import pandas as pd
 from markupsafe import Markup
 
+from normbench.results.charts.curves import QUANTITIES, chosen_epochs
+from normbench.results.charts.features import BANDS, empty_blocks
 from normbench.results.charts.layers import merged
 from normbench.results.page.grid import Cell, Column, Grid, Line
 from normbench.results.page.names import Variants, measure
 from normbench.results.page.verdicts import Comparison, Verdicts
-from normbench.results.words import interval, measured, number, signed
+from normbench.results.words import NONE, interval, measured, number, signed
 
 WHEN = {"initial": "at initialization", "trained": "after training"}
+# Column of features.csv -> the label of its table, and the factor of its numbers.
+FEATURES = {"rms": ("Feature maps: root mean square", 1.0), "max": ("Feature maps: largest value", 1.0)}
+FEATURES |= {band: (f"Spectral energy, %: {title}", 100.0) for band, title in BANDS.items()}
 
 
 def comparison_grid(variants: Variants, names: list[str], verdicts: Verdicts) -> Grid:
@@ -111,15 +116,17 @@ def layer_grids(table: pd.DataFrame) -> list[Grid]:
 
 
 def feature_grids(variants: Variants, table: pd.DataFrame) -> list[Grid]:
-    """Returns the root mean square and the largest value of each block's output, before and after training."""
+    """Returns what is known of each block's output, before and after training: its size and its spectral energy."""
     found = {(row["variant"], row["when"], row["block"]): row for row in table.to_dict("records")}
+    known = [key for key in FEATURES if len(table) and table[key].notna().any()]
+    absent = {(key, block) for key in BANDS for block in empty_blocks(table, key)}
     blocks = [(when, block) for when in WHEN for block in sorted(table.loc[table["when"] == when, "block"].unique())]
     columns = [Column(f"{when}-{block}", f"Block {block}", WHEN[when]) for when, block in blocks]
 
-    def cell(name: str, when: str, block: int, key: str) -> Cell:
-        row = found.get((name, when, block), {})
-        value = row.get(key, math.nan)
-        return Cell(measured(value, row.get(f"{key}_std", math.nan), ".3g"), value)
+    def cell(name: str, when: str, block: int, key: str, factor: float) -> Cell:
+        row = {} if (key, block) in absent else found.get((name, when, block), {})
+        value, deviation = (factor * row.get(column, math.nan) for column in (key, f"{key}_std"))
+        return Cell(measured(value, deviation, ".3g"), value)
 
     names = list(dict.fromkeys(table["variant"]))
     return [
@@ -127,8 +134,40 @@ def feature_grids(variants: Variants, table: pd.DataFrame) -> list[Grid]:
             label,
             "Variant",
             columns,
-            [variants.line(name, [cell(name, *place, key) for place in blocks]) for name in names],
+            [variants.line(name, [cell(name, *place, key, factor) for place in blocks]) for name in names],
         )
-        for key, label in (("rms", "Feature maps: root mean square"), ("max", "Feature maps: largest value"))
-        if len(table) and table[key].notna().any()
+        for key in known
+        for label, factor in [FEATURES[key]]
+    ]
+
+
+def curve_grids(table: pd.DataFrame, runs: pd.DataFrame) -> list[Grid]:
+    """Returns training loss and accuracy, mean over the finished runs: a line for each epoch, a column a variant.
+
+    table, runs: the rows of the task in curves.csv and runs.csv. The epochs are those of the chart.
+    """
+    if not len(table):
+        return []
+    done = runs.loc[runs["status"] == "finished", ["variant", "seed"]]
+    table = table[table["epoch"].isin(chosen_epochs(int(table["epoch"].max())))].merge(done, on=["variant", "seed"])
+    names = list(dict.fromkeys(table["variant"]))
+    found = table.groupby(["variant", "epoch"])[list(QUANTITIES)].agg(["mean", "std"])
+
+    def cell(place: tuple[str, int], key: str, factor: float) -> Cell:
+        if place not in found.index:
+            return Cell(NONE)
+        value, deviation = (factor * float(found.loc[place, (key, of)]) for of in ("mean", "std"))
+        return Cell(measured(value, deviation, ".3g"), value)
+
+    return [
+        Grid(
+            f"By epoch: {title}",
+            "Epoch",
+            [Column(name, name) for name in names],
+            [
+                Line(str(epoch), [cell((name, epoch), key, factor) for name in names])
+                for epoch in sorted(table["epoch"].unique())
+            ],
+        )
+        for key, (title, factor) in QUANTITIES.items()
     ]

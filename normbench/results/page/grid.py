@@ -14,6 +14,9 @@ SIGNS = {"better": "\N{BLACK UP-POINTING TRIANGLE}", "worse": "\N{BLACK DOWN-POI
 SIGNS |= {"indistinguishable": "\N{ALMOST EQUAL TO}"}
 
 
+LARGE = 2000  # cells
+
+
 @dataclass(frozen=True)
 class Column:
     """A column. key: unique in its table; for a compared measure, its name in comparisons.csv.
@@ -87,3 +90,8 @@ class Grid:
 
     def __bool__(self) -> bool:
         return bool(self.lines) and bool(self.columns)
+
+    @property
+    def large(self) -> bool:
+        """Whether there are so many cells that the page has to lay out the table in parts."""
+        return len(self.lines) * len(self.columns) > LARGE

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pandas as pd
 from markupsafe import Markup
 
+from normbench.corruptions.constants import GROUPS
 from normbench.results.page.grid import Cell, Column, Grid
 from normbench.results.page.names import Measure, Variants, measure
 from normbench.results.page.notes import Notes
@@ -27,7 +28,8 @@ COSTS = (
     Column("finished", "Runs", "finished", "high"),
     Column("failed", "Failed", "runs", "low"),
 )
-HIDDEN = {"attack_fgsm", "compile_seconds"}  # until the reader asks for them
+GROUPED = {f"corruption_{group}": members for group, members in GROUPS.items()}  # measure -> its corruptions
+HIDDEN = {"attack_fgsm", "compile_seconds", *GROUPED}  # until the reader asks for them
 FORMS = {"images_per_second": ",.0f", "seconds": ",.1f", "compile_seconds": ",.1f", "ratio": ".2f"}
 MCE = Column("mce", "mCE", "% of the baseline's", "low")
 
@@ -49,7 +51,7 @@ def leaderboard(
     """
     timed = by_variant(speeds)
     reasons = {row["variant"]: why.get(row["variant"], {}) | unsaid(timed.get(row["variant"], {})) for row in rows}
-    measures = [name for name in dict.fromkeys([*FIRST, *verdicts.measures]) if name in means.columns]
+    measures = [name for name in dict.fromkeys([*FIRST, *GROUPED, *verdicts.measures]) if name in means.columns]
     costs = [column for column in COSTS if column.key not in FORMS or known(timed.values(), column.key)]
     heads = [with_default(column_of(name, measure(name))) for name in measures]
     if rows and "mce" in rows[0]:

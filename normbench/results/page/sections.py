@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from normbench.results.page.details import (
     class_grid,
     comparison_grid,
     corruption_grid,
+    curve_grids,
     feature_grids,
     layer_grids,
 )
 from normbench.results.page.grid import Grid
-from normbench.results.page.leaderboard import FIRST, leaderboard
+from normbench.results.page.leaderboard import FIRST, GROUPED, leaderboard
 from normbench.results.page.names import Variants, measure
 from normbench.results.page.scores import robustness_grid, smoothness_grid
 from normbench.results.page.verdicts import Verdicts
@@ -41,6 +43,7 @@ class Section:
     anchor: its id on the page. board: the leaderboard. reading: sentences on what its numbers can show. charts: in
     their order. grids: the wide tables. data: for the script. off: the scores that `evaluation` has off. unfinished:
     variants without a finished run. samples: of a GAN, the caption and the data address of each picture, by variant.
+    unseen: its finished runs whose samples are missing or damaged.
     """
 
     anchor: str
@@ -56,6 +59,12 @@ class Section:
     unfinished: list[str]
     tuned: bool
     samples: dict[str, list[tuple[str, str]]]
+    unseen: list[str]
+
+    @property
+    def empty(self) -> bool:
+        """Whether no variant has a finished run."""
+        return len(self.unfinished) == len(self.board.lines)
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ def task_section(suite: Suite, name: str, anchor: str) -> Section:
     tuned = frozenset(row["variant"] for row in rows if row["tuned"])
     variants = named(suite, tuned)
     verdicts, means = Verdicts(own["comparisons"]), spreads(own["runs"], rows)
+    means = means.join(by_group(own["corruptions"]))
     names = [row["variant"] for row in rows]
     links = {variant: suite.links.get((Kind.CLASSIFICATION.value, name, variant), "runs") for variant in names}
     scores = [robustness_grid(variants, own["robustness"], own["runs"], verdicts, why["robustness"])]
@@ -96,6 +106,7 @@ def task_section(suite: Suite, name: str, anchor: str) -> Section:
         *([agreement_grid(variants, own["agreement"])] if len(own["agreement"]) else []),
         *layer_grids(own["layers"]),
         *feature_grids(variants, own["features"]),
+        *curve_grids(own["curves"], own["runs"]),
     ]
     dataset = suite.facts.datasets.get(facts.task.dataset)
     order = [variant for variant in suite.facts.suite.variants if variant in names]
@@ -118,6 +129,7 @@ def task_section(suite: Suite, name: str, anchor: str) -> Section:
         unfinished=[row["variant"] for row in rows if not row["finished"]],
         tuned=bool(tuned),
         samples={},
+        unseen=[],
     )
 
 
@@ -133,6 +145,7 @@ def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
     order = [variant for variant in suite.facts.suite.gan_variants if variant in names]
     none = pd.DataFrame()
     board = leaderboard(rows, means, own["speeds"], verdicts, variants, why, links)
+    done = own["runs"][own["runs"]["status"] == "finished"].to_dict("records")
     return Section(
         anchor=anchor,
         name=name,
@@ -147,6 +160,11 @@ def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
         unfinished=[row["variant"] for row in rows if not row["finished"]],
         tuned=False,
         samples=pictures(folder / "samples" / name, names, folder / "real" / f"{facts.task.dataset}.png"),
+        unseen=[
+            f"{run['variant']}, seed {run['seed']}"
+            for run in done
+            if not (folder / "samples" / name / run["variant"] / f"{run['seed']}.png").is_file()
+        ],
     )
 
 
@@ -164,12 +182,31 @@ def spreads(runs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
     done = runs[runs["status"] == "finished"]
     numbers = [name for name in done.select_dtypes("number").columns if done[name].notna().any()]
     grouped = done.groupby("variant")[numbers]
-    found = grouped.mean().join(grouped.std(ddof=1).add_suffix("_std")).reindex([row["variant"] for row in rows])
-    for name in FIRST:
-        if rows and name in rows[0]:
-            for column in (name, f"{name}_std"):
-                found[column] = [float(row[column]) for row in rows]
-    return found
+    own = pd.DataFrame(
+        {
+            column: [float(row[column]) for row in rows]
+            for name in FIRST
+            if rows and name in rows[0]
+            for column in (name, f"{name}_std")
+        },
+        index=[row["variant"] for row in rows],
+    )
+    found = pd.concat([grouped.mean(), grouped.std(ddof=1).add_suffix("_std")], axis=1).reindex(own.index)
+    return pd.concat([found.drop(columns=own.columns, errors="ignore"), own], axis=1)
+
+
+def by_group(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns by variant the mean accuracy on each group of corruptions. table: corruptions.csv.
+
+    It has the column of a spread for each (`<measure>_std`), without values: no table has these of single runs.
+    """
+    found = {}
+    for name, members in GROUPED.items():
+        own = table[table["corruption"].isin(members)] if len(table) else table
+        if len(own) and own["mean"].notna().any():
+            found[name] = own.groupby("variant")["mean"].mean()
+            found[f"{name}_std"] = pd.Series(math.nan, found[name].index)
+    return pd.DataFrame(found)
 
 
 def tests(dataset: DatasetFacts | None) -> list[str]:

@@ -13,6 +13,7 @@ import pandas as pd
 from normbench.results.tables.reasons import MISSING
 
 OPPOSITE = {"better": "worse", "worse": "better"}
+FIRST_REASON = ord("a")  # the letter of the first reason, for scripts
 LETTERS = {"better": "b", "worse": "w", "indistinguishable": "i", "": "-"}  # of verdicts, for scripts
 NUMBERS = ["difference", "low", "high", "p_holm", "smallest_effect"]
 COLUMNS = ["measure", "variant", "other", *NUMBERS, "verdict", MISSING]
@@ -88,23 +89,24 @@ class Verdicts:
             if of == measure and baseline in (variant, other) and not math.isnan(found.smallest_effect)
         )
 
-    def data(self, measure: str, variants: Iterable[str]) -> dict[str, Any]:
+    def data(self, measure: str, variants: Iterable[str], factor: float) -> dict[str, Any]:
         """Returns the comparisons of all pairs of variants in a measure for scripts.
 
-        Each entry is a list over the pairs (first, second) in the order of `itertools.combinations`. Verdicts are a
-        string of one letter each, and reasons are numbers of entries of `reasons`, which is shared.
+        Each entry is about the pairs (first, second) in the order of `itertools.combinations`, of which a large suite
+        has many, so that it says no more than what is shown: differences are hundredths of the unit of the page, and
+        verdicts and reasons are strings of one letter for each pair. factor: from the table's values to the page's.
         """
         pairs = [self.of(measure, first, second) for first, second in itertools.combinations(variants, 2)]
         kept = [UNKNOWN if pair is None else pair for pair in pairs]
         reasons = list(dict.fromkeys(pair.missing for pair in kept))
         return {
-            "difference": [rounded(pair.difference) for pair in kept],
-            "low": [rounded(pair.low) for pair in kept],
-            "high": [rounded(pair.high) for pair in kept],
-            "p": [rounded(pair.p) for pair in kept],
-            "smallest": [rounded(pair.smallest_effect) for pair in kept],
+            "difference": [hundredths(factor * pair.difference) for pair in kept],
+            "low": [hundredths(factor * pair.low) for pair in kept],
+            "high": [hundredths(factor * pair.high) for pair in kept],
+            "p": [rounded(pair.p, 2) for pair in kept],
+            "smallest": [hundredths(factor * pair.smallest_effect) for pair in kept],
             "verdict": "".join(LETTERS.get(pair.verdict, "-") for pair in kept),
-            "missing": [reasons.index(pair.missing) for pair in kept],
+            "missing": "".join(chr(FIRST_REASON + reasons.index(pair.missing)) for pair in kept),
             "reasons": reasons,
         }
 
@@ -112,6 +114,11 @@ class Verdicts:
 UNKNOWN = Comparison(math.nan, math.nan, math.nan, math.nan, math.nan, "", "not compared")
 
 
-def rounded(value: float) -> float | None:
+def rounded(value: float, digits: int = 4) -> float | None:
     """Returns a number with the digits that are shown at most; None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else float(f"{value:.4g}")
+    return None if math.isnan(value) else float(f"{value:.{digits}g}")
+
+
+def hundredths(value: float) -> int | None:
+    """Returns a number in hundredths, rounded as where it is shown with two decimals; None for NaN."""
+    return None if math.isnan(value) else round(100 * float(f"{value:.2f}"))
