@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +194,43 @@ def test_predictions_that_are_missing_or_of_other_images_are_said() -> None:
     assert (row["seeds"], row["missing"]) == ("2", "verdict: 2 seeds in common, and a verdict needs 3")
     row = comparison("attack_pgd", "batch_norm", "group_norm")
     assert (row["difference"], row["missing"]) == ("", "scored on different examples")
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def with_array(name: str, value: np.ndarray) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        npy.save_compressed(path, predictions("conv_norm", 1) | {name: value})
+
+    return write
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (Path.unlink, "no such file"),
+    "truncated": (truncated, ".*npz"),
+    "index": (with_array("index", np.arange(IMAGES, IMAGES + 120)), f"index has other numbers than those of {IMAGES}"),
+    "names": (with_array("names", np.array("fog")), "names is no list"),
+    "attack_index": (with_array("attack_index", np.full(50, 0.5)), "attack_index has other numbers"),
+    "attack_pgd": (with_array("attack_pgd", np.zeros((5, 5))), "attack_pgd is no list"),
+    "clean": (with_array("clean", np.zeros(7)), "predictions of shapes"),
+}
+
+
+@pytest.mark.usefixtures("suite")
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_predictions_that_cannot_be_used_are_named_and_left_out(
+    damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = place("conv_norm", 1).with_suffix(".npz")
+    change, why = DAMAGE[damage]
+    change(path)
+    aggregate()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(f"{re.escape(str(path))}: {why}.*; left out", line)
+    assert comparison("clean_accuracy", "batch_norm", "conv_norm")["seeds"] == "2"
+    assert comparison("clean_accuracy", "batch_norm", "no_norm")["difference"] != ""
 
 
 @pytest.mark.usefixtures("suite")

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from normbench.results.report import report
 from normbench.results.tables import aggregate
 from normbench.results.tables.pictures import grid
 from normbench.system import files
 from tests.results.made_up_suite import GAN_TASK, place
+from tests.results.page import Page
 from tests.support.prepared import by_hand
 
 
@@ -59,3 +61,22 @@ def test_real_images_of_the_dataset_stand_beside_the_samples(suite: None) -> Non
     aggregate()
     with Image.open("build/tables/real/digits.png") as picture:
         assert {colour for _, colour in picture.getcolors()} == {77, 128}
+
+
+def test_samples_that_are_missing_or_damaged_are_named_and_left_out(
+    suite: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, damaged = (place("spectral_norm_alone", seed, "gan").with_suffix(".png") for seed in (0, 2))
+    missing.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    aggregate()
+    mend = f"`python -m stages.fid --task {GAN_TASK} --variant spectral_norm_alone` writes it; left out"
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"{missing}: no such file; {mend}"
+    assert second.startswith(f"{damaged}: ")
+    assert second.endswith(mend)
+    left = sorted(path.name for path in Path(f"build/tables/samples/{GAN_TASK}/spectral_norm_alone").iterdir())
+    assert left == ["1.png"]
+    report()
+    page = Page(Path("results/report.html").read_text(encoding="utf-8")).prose
+    assert "missing or damaged: spectral_norm_alone, seed 0; spectral_norm_alone, seed 2." in page

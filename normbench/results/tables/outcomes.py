@@ -40,9 +40,16 @@ class Predictions:
         index, clean, corrupted = found["index"], found["clean"], found["corrupted"]
         attacks = {name: found[name] for name in ATTACKS if name in found}
         attacked = found.get("attack_index", np.zeros(0, np.int32))
+        lists = {"names": found["names"], "severities": found["severities"], "index": index, "attack_index": attacked}
+        for name, each in (lists | attacks).items():
+            if each.ndim != 1:
+                raise ValueError(f"{name} is no list, but of shape {each.shape}")
         shapes = (len(found["names"]), len(found["severities"]), len(index))
         if clean.shape != labels.shape or corrupted.shape != shapes:
             raise ValueError(f"predictions of shapes {clean.shape} and {corrupted.shape} for {labels.shape} labels")
+        for name, chosen in {"index": index, "attack_index": attacked}.items():
+            if chosen.dtype.kind not in "iu" or not np.isin(chosen, np.arange(len(labels))).all():
+                raise ValueError(f"{name} has other numbers than those of {len(labels)} images")
         if any(len(each) > len(attacked) for each in attacks.values()):
             raise ValueError("more predictions under attack than attacked images")
         return cls(labels, clean, found["names"].tolist(), index, corrupted, attacked, attacks)
@@ -68,12 +75,16 @@ def read(task: str, variant: str, record: Record) -> Predictions | str:
     names = ("names", "severities", "index", "clean", "corrupted")
     try:
         found = arrays.read_npz(path, names, optional=("attack_index", *ATTACKS))
-        return Predictions.of(found, labels_of(record.provenance.dataset.name))
-    except (UserError, ValueError, OSError) as error:
+        labels = labels_of(record.provenance.dataset.name)
+    except UserError as error:
         return str(error)
+    try:
+        return Predictions.of(found, labels)
+    except ValueError as error:
+        return str(UserError(f"{path}: {error}"))
 
 
 @functools.lru_cache(maxsize=8)
 def labels_of(dataset: str) -> np.ndarray:
-    """Returns the labels of the test images of a prepared dataset."""
-    return np.asarray(np.load(layout.DATA / dataset / "test_labels.npy"))
+    """Returns the labels of the test images of a prepared dataset. Raises UserError if they cannot be read."""
+    return np.array(arrays.map_npy(layout.DATA / dataset / "test_labels.npy"))

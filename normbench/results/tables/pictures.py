@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from normbench.data import intact
+from normbench.results.records import leave_out
 from normbench.results.tables.contact_sheet import contact_sheet
 from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.reading import command, place
@@ -25,17 +26,23 @@ SHOWN = 64  # pixels: smaller images are enlarged by a whole factor
 def copy_samples(runs: Runs, folder: Path) -> None:
     """Copies the grid of samples of each finished run of a GAN to `<folder>/<task>/<variant>/<seed>.png`.
 
-    Raises UserError if a run has no samples, or if they are not those that its training wrote.
+    Samples that are missing, or that are not those that the training wrote, are named on stderr and left out.
     """
+    bad: list[str] = []
     for (task, variant), records in runs.items():
         for record in finished(records):
             source = place(Kind.GAN, task, variant, record.seed).with_suffix(".png")
-            if not source.is_file():
-                raise UserError(f"{source}: no such file; `{command(Kind.GAN, task, variant)}`")
-            check(source, record.files[SAMPLES])
+            try:
+                if not source.is_file():
+                    raise UserError(f"{source}: no such file")
+                check(source, record.files[SAMPLES])
+            except UserError as error:
+                bad.append(f"{error}; `{command(Kind.GAN, task, variant)}` writes it")
+                continue
             target = folder / task / variant
             target.mkdir(parents=True, exist_ok=True)
             files.copy(source, target / source.name)
+    leave_out(layout.SCORES, bad)
 
 
 def draw_real_images(runs: Runs, folder: Path) -> None:

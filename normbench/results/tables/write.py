@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from normbench.results import published
+from normbench.results.records import leave_out
 from normbench.results.tables import checksums, latex, outcomes
 from normbench.results.tables.agreement import agreement_table, class_table
 from normbench.results.tables.claims.declared import declared
@@ -70,8 +71,9 @@ def behind(tables: Iterable[str]) -> dict[str, list[Kind]]:
 def aggregate() -> None:
     """Write the tables of results/ and the folder build/tables.
 
-    A record that is missing or cannot be used is named on stderr, and the rows of its variant say so. Raises UserError
-    if that leaves no record, or if claims.yaml has a mistake.
+    A record that is missing or cannot be used is named on stderr, and the rows of its variant say so. Predictions and
+    samples that are missing or damaged are named and left out. Raises UserError if no record is left, or if claims.yaml
+    has a mistake.
     """
     suite, corruptions, claimed = Suite.resolved(), Corruptions.resolved(), declared()
     found = read(suite, corruptions)
@@ -89,6 +91,8 @@ def aggregate() -> None:
         for (task, variant), records in classifiers.items()
         for record in finished(records)
     }
+    unread = dict.fromkeys(why for why in predictions.values() if isinstance(why, str))
+    leave_out(layout.SCORES, list(unread))
     compared = comparisons(runs, predictions)
     board = leaderboard(classifiers, suite.baseline, corruptions, compared)
     gan = gan_table(gans, suite.baseline, compared)
