@@ -344,18 +344,3 @@ def test_charts_fit_again_when_the_window_changes(page: Any) -> None:
         arg=figure.element_handle(),
     )
     assert wide > 400
-
-
-def test_print_has_no_controls_and_no_titles_without_tables(page: Any) -> None:
-    figure = page.locator("figure.chart").first
-    figure.scroll_into_view_if_needed()
-    figure.locator("svg.marks").wait_for()
-    page.emulate_media(media="print")
-    for hidden in (".tools", "details.fold summary", ".more", "#runs h2", ".vega-embed details", "nav"):
-        assert not page.locator(hidden).first.is_visible(), hidden
-    assert figure.locator("svg.marks").is_visible()
-    page.emulate_media(media="screen")
-    page.locator("#all-runs summary").click()
-    page.emulate_media(media="print")
-    assert page.locator("#runs h2").is_visible()
-    assert page.locator("#all-runs tbody tr").first.is_visible()
