@@ -1,4 +1,4 @@
-"""Downloads archives from their official addresses or from a mirror, and checks their md5.
+"""Downloads archives from their official addresses or from a mirror, and checks their md5 or sha256.
 
 An interrupted transfer is resumed where it stopped, even by a later call. An incomplete file never has its final name.
 Every download is limited in size and time, whatever a server does (see `normbench.data.http`).
@@ -29,56 +29,85 @@ from normbench.system.text import say
 WAITS = (0.5, 2.0)  # seconds before the first and the second retry
 PROGRESS = 1 << 16  # bytes that a request must add, or else it counts as one that failed
 LONGEST = 24 * 3600.0  # seconds for one archive; a later call goes on with it
+OF_DATASETS = ("  - bring arrays of your own: `source: npz` with `path:` and `sha256:` in params.yaml",)
 LARGEST = 1 << 34  # bytes of an archive whose size is not known
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download: its name, its hexadecimal md5, its official addresses in the order to try them, and a limit.
+    """A file to download: its name, its checksum, its official addresses in the order to try them, and a limit.
 
-    largest: the most bytes that it may have. More are not downloaded, so it should be the size where that is known.
+    checksum: the hexadecimal md5 or sha256 of its bytes, whichever is published. largest: the most bytes that it may
+    have. More are not downloaded, so it should be the size where that is known.
     """
 
     name: str
-    md5: str
+    checksum: str
     addresses: tuple[str, ...]
     largest: int = LARGEST
 
+    @property
+    def shown(self) -> str:
+        """The checksum with its name."""
+        return f"{_algorithm(self.checksum)} {self.checksum}"
 
-def fetch(archives: Sequence[Archive], folder: Path, dataset: str, source: str, mirror: str | None) -> list[Path]:
-    """Downloads the archives that are missing in `folder`; returns the paths of all, each with the right md5.
+
+def fetch(
+    archives: Sequence[Archive],
+    folder: Path,
+    dataset: str,
+    source: str,
+    mirror: str | None,
+    helps: Sequence[str] | None = None,
+) -> list[Path]:
+    """Downloads the archives that are missing in `folder`; returns the paths of all, each with the right checksum.
 
     `mirror` is a folder or an http(s) address that replaces the official addresses: a file is looked for at
     `<mirror>/<name>` and at `<mirror>/<source>/<name>`. Where it is None, the environment variable NORMBENCH_MIRROR is
-    the mirror, if it is set. `source` is the name of the source, `dataset` that of the dataset, for error messages.
+    the mirror, if it is set. `source` is the name of the source, `dataset` that of the dataset, for error messages. For
+    archives of no dataset, `dataset` says what they are, and `helps` are lines on what else would help.
 
-    A file gets its final name once its md5 is right. Until then it is `<name>.part`, which a later call continues.
+    A file gets its final name once its checksum is right. Until then it is `<name>.part`, which a later call continues.
 
     Raises UserError if an archive cannot be obtained. The message lists what was tried and what would help. Raises
     OSError if it cannot be stored, for example because the disk is full; then nothing incomplete is left.
     """
     named = "mirror" if mirror else "NORMBENCH_MIRROR"
+    wanted = f"dataset '{dataset}'" if helps is None else dataset
     mirror = mirror or os.environ.get("NORMBENCH_MIRROR") or None
-    missing = [archive for archive in archives if not holds(folder / archive.name, archive.md5)]
+    missing = [archive for archive in archives if not holds(folder / archive.name, archive.checksum)]
     if missing:
         if mirror is not None:
-            _check_mirror(mirror, f"dataset '{dataset}': {named}")
+            _check_mirror(mirror, f"{wanted}: {named}")
         make_folder(folder)
         with _locked(folder):
             for archive in missing:
-                _fetch_one(archive, folder, dataset, source, mirror, missing)
+                _fetch_one(archive, folder, wanted, source, mirror, missing, helps)
     return [folder / archive.name for archive in archives]
 
 
-def md5(path: Path) -> str:
-    """Hexadecimal md5 of a file's bytes: the checksum that the sources publish, not a defence against forgery."""
+def checksum(path: Path, like: str) -> str:
+    """The hexadecimal md5 or sha256 of a file's bytes, of the same kind as `like`.
+
+    An md5 is what many sources publish, and no defence against forgery.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(_algorithm(like), usedforsecurity=False)).hexdigest()
 
 
 def holds(path: Path, expected: str) -> bool:
-    """Whether there is a file at `path` with the expected md5."""
-    return path.is_file() and md5(path) == expected
+    """Whether there is a file at `path` with the expected md5 or sha256."""
+    return path.is_file() and checksum(path, expected) == expected
+
+
+def _algorithm(checksum: str) -> str:
+    """The name of the algorithm of a checksum, which its length tells."""
+    return "md5" if len(checksum) == 32 else "sha256"
+
+
+def _other(found: str, size: int) -> str:
+    """What is wrong with a file, by its checksum."""
+    return f"{_algorithm(found)} {found}, {size} bytes: truncated, or another file"
 
 
 def is_address(place: str) -> bool:
@@ -125,16 +154,22 @@ def parts(folder: Path) -> list[Path]:
 
 
 def _fetch_one(
-    archive: Archive, folder: Path, dataset: str, source: str, mirror: str | None, missing: Sequence[Archive]
+    archive: Archive,
+    folder: Path,
+    wanted: str,
+    source: str,
+    mirror: str | None,
+    missing: Sequence[Archive],
+    helps: Sequence[str] | None,
 ) -> None:
     """Downloads or copies one archive into `folder` from the first place that has it. Raises UserError if none has."""
     target = folder / archive.name
     looked = f"{target}: not there"
     if target.is_file():
-        found = md5(target)
-        if found == archive.md5:  # Another process has fetched it while this one waited.
+        found = checksum(target, archive.checksum)
+        if found == archive.checksum:  # Another process has fetched it while this one waited.
             return
-        looked = f"{target}: md5 {found}, {target.stat().st_size} bytes: truncated, or another file"
+        looked = f"{target}: {_other(found, target.stat().st_size)}"
     part = folder / f"{archive.name}.part"
     failures = [looked]
     for place in _places(archive, source, mirror):
@@ -153,7 +188,7 @@ def _fetch_one(
             files.sync(part)
             part.replace(target)
             return
-    raise UserError(*_explanation(archive, folder, dataset, mirror, missing, failures))
+    raise UserError(*_explanation(archive, folder, wanted, mirror, missing, failures, helps))
 
 
 def _places(archive: Archive, source: str, mirror: str | None) -> tuple[str, ...]:
@@ -165,32 +200,33 @@ def _places(archive: Archive, source: str, mirror: str | None) -> tuple[str, ...
 
 
 def _copy(path: Path, part: Path, archive: Archive) -> None:
-    """Copies an archive from a mirror folder to `part`. Raises Unavailable if it is missing or its md5 is wrong."""
+    """Copies an archive from a mirror folder to `part`. Raises Unavailable if it is missing or another file."""
     if not path.is_file():
         raise Unavailable("not there")
-    found = md5(path)
-    if found != archive.md5:
-        raise Unavailable(f"md5 {found}, {path.stat().st_size} bytes: truncated, or another file")
+    found = checksum(path, archive.checksum)
+    if found != archive.checksum:
+        raise Unavailable(_other(found, path.stat().st_size))
     files.copy(path, part)
-    if not holds(part, archive.md5):
+    if not holds(part, archive.checksum):
         part.unlink()
         raise Unavailable("changed while it was copied")
 
 
 def _download(address: str, part: Path, archive: Archive) -> None:
-    """Downloads an archive with the right md5 to `part`.
+    """Downloads an archive with the right checksum to `part`.
 
-    If the md5 is wrong, for example because a download of an older version was resumed with a newer one, the file is
-    downloaded once more from the start. Raises Unavailable if that fails too.
+    If the checksum is wrong, for example because a download of an older version was resumed with a newer one, the file
+    is downloaded once more from the start. Raises Unavailable if that fails too.
     """
     for _ in range(2):
         encoding = _receive(address, part, archive.largest)
-        found, size = (md5(part), part.stat().st_size) if part.exists() else ("of nothing", 0)
-        if found == archive.md5:
+        exists = part.exists()
+        found, size = (checksum(part, archive.checksum), part.stat().st_size) if exists else ("of nothing", 0)
+        if found == archive.checksum:
             return
         part.unlink(missing_ok=True)
     sent = f", sent with Content-Encoding: {encoding}" if encoding else ""
-    raise Unavailable(f"md5 {found}, {size} bytes: another file{sent}")
+    raise Unavailable(f"{_algorithm(archive.checksum)} {found}, {size} bytes: another file{sent}")
 
 
 def _receive(address: str, part: Path, largest: int) -> str:
@@ -226,7 +262,7 @@ def _transfer(address: str, part: Path, largest: int, deadline: float) -> str:
         part.unlink()
         have = 0
     with http.request(address, have, deadline) as answer:
-        if answer.status == 416:  # The part is complete or too long; the md5 will show which.
+        if answer.status == 416:  # The part is complete or too long; the checksum will show which.
             return ""
         if answer.status == 206 and answer.start != have:
             part.unlink(missing_ok=True)
@@ -274,21 +310,23 @@ def _megabytes(size: int | None) -> str:
 def _explanation(
     archive: Archive,
     folder: Path,
-    dataset: str,
+    wanted: str,
     mirror: str | None,
     missing: Sequence[Archive],
     failures: Sequence[str],
+    helps: Sequence[str] | None,
 ) -> list[str]:
     """The lines of the error for an archive that is nowhere to be found: what is missing, was tried, and would help."""
     lacking = [one for one in missing if not (folder / one.name).is_file() or one == archive]
     place = "none is set" if mirror is None else http.shown(mirror)
-    lines = [f"dataset '{dataset}': no copy of", *(f"  {one.name}  (md5 {one.md5})" for one in lacking)]
+    lines = [f"{wanted}: no copy of", *(f"  {one.name}  ({one.shown})" for one in lacking)]
     lines += [f"looked for {archive.name} (mirror: {place})", *(f"  {failure}" for failure in failures)]
+    named, them = ("files", "them") if len(lacking) > 1 else ("file", "it")
+    by_mirror = f"`mirror:` of {wanted.removeprefix('dataset ')} in params.yaml, or " if helps is None else ""
     lines += [
         "any one of these helps:",
-        f"  - put the file{'s' if len(lacking) > 1 else ''} into {folder}{os.sep}",
-        f"  - name a folder or http(s) address that has {'them' if len(lacking) > 1 else 'it'}:"
-        f" `mirror:` of '{dataset}' in params.yaml, or NORMBENCH_MIRROR",
-        "  - bring arrays of your own: `source: npz` with `path:` and `sha256:` in params.yaml",
+        f"  - put the {named} into {folder}{os.sep}",
+        f"  - name a folder or http(s) address that has {them}: {by_mirror}NORMBENCH_MIRROR",
+        *(OF_DATASETS if helps is None else helps),
     ]
     return lines

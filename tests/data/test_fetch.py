@@ -199,7 +199,7 @@ def test_what_is_said_with_no_network_and_no_copy(tmp_path: Path, monkeypatch: p
     assert max(map(len, text.splitlines())) <= 140
     assert "dataset 'mine'" in text
     for archive in archives:
-        assert f"{archive.name}  (md5 {archive.md5})" in text
+        assert f"{archive.name}  (md5 {archive.checksum})" in text
     assert f"down/a.gz: md5 {md5(b'half')}, 4 bytes: truncated" in text
     assert f"{nobody()}a.gz: Connection refused" in text
     assert "mirror: none is set" in text

@@ -156,7 +156,7 @@ class Torchvision(Source):
         folders = [base / part for base in bases for part in dict.fromkeys((inner, Path(inner.name), Path()))]
         result = {}
         for archive in archives:
-            if fetch.holds(self._downloads() / archive.name, archive.md5):
+            if fetch.holds(self._downloads() / archive.name, archive.checksum):
                 continue
             members = self.members(dataset_class, archive)
             found, lines = extracted.find(members, folders)
