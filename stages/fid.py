@@ -1,6 +1,4 @@
-"""Measures the FID of the GANs of a task and variant."""
-
-import torchmetrics.image.fid  # noqa: F401  # used later; here, so that it is imported before the stage is forked
+"""Scores the GANs of a task and variant: FID and its relatives."""
 
 from normbench.suite.fid import score
 from normbench.system import stage

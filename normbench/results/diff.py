@@ -26,12 +26,13 @@ FINISHED = "finished"
 OTHERS = {"kind", "task", "variant", "method", "seed", "status", "device", "precision", "memory_format", "run"}
 OTHERS |= {"tuned", "runs", "finished", "failed", "diverged", "collapsed", "mce_corruptions", "no_bound", "warnings"}
 OTHERS |= {"images_per_second", "seconds", "compile_seconds", "attack_examples", "auto_attack_examples", "missing"}
-TEXTS = ("_std", "_verdict")
+TEXTS = ("_std", "_sampling", "_verdict")
 FAILED = "failed runs"  # stands for a measure
 # The measures whose better direction is known.
 HIGHER = {"clean_accuracy", "corruption_accuracy", "batch_clean_accuracy", "batch_corruption_accuracy"}
 HIGHER |= {"attack_clean", "attack_fgsm", "attack_pgd", "attack_pgd_long", "auto_attack"}
-LOWER = {"fid", "nll", "brier", "ece", "corrupted_nll", "corrupted_brier", "corrupted_ece"}
+LOWER = {"nll", "brier", "ece", "corrupted_nll", "corrupted_brier", "corrupted_ece"}
+LOWER |= {"fid", "fid_infinity", "classifier_kid", "inception_fid", "inception_fid_infinity", "inception_kid"}
 PERCENT = HIGHER | {"ece", "corrupted_ece"}  # fractions, which are shown in percent
 WIDE = 200  # characters of a line, where there is no terminal
 FAILED = "failed runs"

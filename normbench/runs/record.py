@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from normbench.data.bound import Bound, Corrupted
+from normbench.gan.evaluation import Extractor
 from normbench.gan.task import GanTask
 from normbench.runs.contents import contents, optional
 from normbench.runs.migrations import migrated
@@ -36,6 +37,7 @@ from normbench.training.task import Task
 
 FORMAT = 3  # version of the format of records; the stages that train depend on it, so that no old record is reused
 
+PAIR = Field(min_length=2, max_length=2)
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Parsed = TypeVar("Parsed", bound=Strict)
@@ -229,22 +231,39 @@ class ScoredClassifierMetrics(ClassifierMetrics, CorruptionScores):
     model_config = ConfigDict(extra="allow")
 
 
-class FidFeatures(Strict):
-    """The network whose features the FID compares, and the numbers of generated and of real images."""
+class Features(Strict):
+    """A network in whose features generated and real images were compared, and how many of them.
+
+    sha256: of its weights. resize: how it resizes images. run, test_accuracy: of a classifier of the dataset; null
+    elsewhere. samples, references: the numbers of generated and of real images. compared: how many of either were
+    compared in pairs. kid_subset: the images in a subset of the KID; null without a KID. intervals: of 95 % for the
+    same generator and other images, by column.
+    """
 
     network: str
-    run: RunId
-    test_accuracy: Accuracy
+    sha256: Sha256
+    resize: str
     dimensions: Positive
     samples: Positive
     references: Positive
+    compared: Annotated[list[Positive], PAIR]
+    kid_subset: Positive | None
+    intervals: dict[str, Annotated[list[Finite], PAIR]]
+    run: RunId | None = None
+    test_accuracy: Accuracy | None = None
 
 
 class ScoredGanMetrics(GanMetrics):
-    """The metrics of a GAN with its FID."""
+    """The metrics of a GAN with its scores.
+
+    fid: in the features of a classifier of the dataset, or null. columns: the other scores by column of
+    results/gan.csv. missing: why there are none, by column. features: by extractor.
+    """
 
     fid: Finite | None = None
-    fid_features: FidFeatures | None = None
+    columns: dict[str, Finite] = {}
+    missing: dict[str, str] = {}
+    features: dict[Extractor, Features] = {}
 
 
 TRAINED: dict[Kind, type[Strict]] = {Kind.CLASSIFICATION: ClassifierMetrics, Kind.GAN: GanMetrics}

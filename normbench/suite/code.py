@@ -13,7 +13,7 @@ from typing import Any
 from normbench.corruptions import registry as corruptions
 from normbench.data.sources import registry as sources
 from normbench.evaluation.registry import SCORES
-from normbench.gan import fid
+from normbench.gan import features
 from normbench.runs.code import PACKAGE, TRAINING, digest, method, model, problem, training
 from normbench.runs.record import FORMAT as RECORD_FORMAT
 from normbench.runs.run import Kind
@@ -33,14 +33,27 @@ STAGES = {
         ("evaluation/evaluate.py", "measure"),
         ("evaluation/evaluate.py", "merged"),
     ],
+    "real": [
+        ("data/prepared.py", "load"),
+        ("suite/real.py", "feature_run"),
+        ("runs/networks.py", "trained_classifier"),
+        ("system/device.py", "prepare"),
+        ("system/device.py", "use_threads"),
+        ("gan/features.py", "Features"),
+        ("gan/inception.py", "Inception"),
+        ("gan/score.py", "of_real"),
+    ],
     "fid": [
         ("data/prepared.py", "load"),
-        ("suite/fid.py", "feature_run"),
         ("runs/networks.py", "trained_classifier"),
         ("runs/networks.py", "trained_generator"),
         ("system/device.py", "prepare"),
         ("system/device.py", "use_threads"),
-        *(("gan/fid.py", name) for name in ("Features", "reference", "fid", "sample_count")),
+        ("gan/features.py", "Features"),
+        ("gan/inception.py", "Inception"),
+        ("gan/evaluation.py", "column"),
+        ("gan/scores/frechet.py", "Reference"),
+        *(("gan/score.py", name) for name in ("generated", "measure", "sample_count")),
     ],
     "aggregate": [("results/tables/write.py", "aggregate")],
     "report": [("results/report.py", "report")],
@@ -87,8 +100,12 @@ def of_stages(corruption_references: Mapping[str, str], score_names: Iterable[st
                 score.name: digest([Root(*score.source), Root(*score.settings_source)])
                 for score in map(SCORES.get, score_names)
             }
-        if stage == "fid":  # The FID uses the features of a classifier that is trained for it.
-            found[stage]["features"] = [training(Kind.CLASSIFICATION), model(fid.CLASSIFIER), method(fid.METHOD)]
+        if stage == "real":  # A classifier is trained for its features.
+            found[stage]["features"] = [
+                training(Kind.CLASSIFICATION),
+                model(features.CLASSIFIER),
+                method(features.METHOD),
+            ]
         if stage in DATA_FILES:
             found[stage]["files"] = {name: files.sha256(PACKAGE / name) for name in DATA_FILES[stage]}
     return found

@@ -1,116 +1,109 @@
-"""The stage `fid`: measures the Frechet distance of every GAN of a task and variant and adds it to the GAN's record."""
+"""The stage `fid`: scores every GAN of a task and variant against the real images and adds the scores to its record."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from normbench.data import intact, prepared
 from normbench.data.bound import Bound
-from normbench.data.prepared import Splits
-from normbench.gan import fid
+from normbench.gan import score as scores
+from normbench.gan.evaluation import column
+from normbench.gan.features import Extractor
+from normbench.gan.score import Found, Real
+from normbench.gan.scores.frechet import Reference
 from normbench.gan.task import GanTask
-from normbench.methods import registry as methods
-from normbench.models import registry as models
-from normbench.runs import store
 from normbench.runs.contents import SAMPLES
 from normbench.runs.finished import record_in
-from normbench.runs.networks import trained_classifier, trained_generator
+from normbench.runs.networks import trained_generator
 from normbench.runs.record import Record
-from normbench.runs.run import FID_FEATURES, OUTPUTS, Kind, Run
-from normbench.runs.train import claim_and_train
-from normbench.runs.variant import Variant
-from normbench.suite import code, resolved
+from normbench.runs.run import OUTPUTS, Kind
+from normbench.suite import real, resolved
+from normbench.suite.real import scoring_device
 from normbench.system import device as devices
 from normbench.system import files, layout
-from normbench.system.errors import UserError
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
-from normbench.training.task import Task
+
+Network = tuple[Extractor, Reference, Real, dict[str, Any]]  # with its real images, and what the records say of it
 
 
 def score(task: str, variant: str) -> None:
-    """Add the FID to the records of a GAN task and variant.
+    """Add the scores of `params.yaml`'s `gan_evaluation` to the records of a GAN task and variant.
 
     Raises UserError, and stores nothing, if images, weights or samples are not those that were written.
     """
     spec = narrowed(resolved.task(Kind.GAN, task), GanTask, f"task {task}")
     bound = Bound.read(layout.BOUND / f"{task}.json")
-    device = "cpu" if devices.choose() == "mps" else devices.choose()  # MPS has no float64.
-    devices.prepare(device)
+    scoring = resolved.gan_evaluation()
+    device = scoring_device()
+    devices.prepare(device, deterministic=spec.recipe.deterministic)
+    devices.use_threads(spec.recipe.threads, device)
     intact.check_bound(bound)
     data = prepared.load(bound, device)
-    pixels = data.train.pixels
-    count = fid.sample_count(spec, len(pixels))
+    networks: dict[str, Network] = {}
+    for name in scoring.features:
+        images, known = real.read(task, name, device)
+        network, about = real.extractor(name, bound, scoring, data, layout.REAL / task / name)
+        networks[name] = network, Reference(images.moments), images, about | {"references": known["references"]}
+    count = scores.sample_count(spec, len(data.train.pixels))
     runs = [OUTPUTS[Kind.GAN] / task / variant / str(seed) for seed in spec.seeds]
     with files.atomic_folder(layout.SCORES / Kind.GAN / task / variant) as out:
-        network, description = features(data, bound)
-        devices.prepare(device, deterministic=spec.recipe.deterministic)  # not before, as the features have a recipe
-        devices.use_threads(spec.recipe.threads, device)
-        metric = fid.reference(network, pixels)
-        description |= {"samples": count, "references": len(pixels)}
-        found = []
+        shown = []
         with Progress(f"fid {task} {variant}", len(runs)) as progress:
             for done, run in enumerate(runs, start=1):
                 record: Record = record_in(run)
                 if record.finished:
-                    began = time.perf_counter()
-                    generator = trained_generator(record, run, device)
-                    found.append(fid.fid(metric, generator, spec, record.seed, count, device))
-                    seconds = {"fid": time.perf_counter() - began}
-                    record = record.with_scores({"fid": found[-1], "fid_features": description}, seconds)
+                    record = scored(record, run, spec, networks, count, scoring.resamples, device)
                     files.copy(run / SAMPLES, out / f"{record.seed}.png")
+                    shown.append(in_words(record.metrics))
                 record.write(out / f"{record.seed}.json")
                 progress.update(done, f"seed {record.seed}")
-            progress.close(", ".join(f"{value:.2f}" for value in found) or "no finished run")
+            progress.close(", ".join(shown) or "no finished run")
 
 
-def features(data: Splits, bound: Bound) -> tuple[fid.Features, dict[str, Any]]:
-    """Returns the network from uint8 images to the compared features, and its description for the records.
-
-    The network is a classifier of the dataset that is trained once and kept in the run store. It is independent of
-    variants and seeds. Raises UserError if its training diverged.
-    """
-    if bound.classes < 2:  # `bind` says so before the training.
-        raise UserError(
-            f"dataset {bound.name}: has 1 class, but the FID needs the features of a classifier of 2 or more"
-        )
-    run = feature_run(bound)
-    claim_and_train(run, lambda: data)
-    record = store.record(run.id)
-    if not record.finished:
-        raise UserError(f"{store.folder(run.id)}: the classifier of {bound.name} whose features the FID needs diverged")
-    model: nn.Module = trained_classifier(record, store.folder(run.id), data.device)
-    network = fid.Features(model, data.train)
-    description = {
-        "network": f"{fid.CLASSIFIER} (width {fid.WIDTH}) trained on {bound.name} for {fid.RECIPE.epochs} epochs",
-        "run": run.id,
-        "test_accuracy": record.metrics["clean_accuracy"],
-        "dimensions": network.num_features,
-    }
-    return network, description
+def scored(
+    record: Record, run: Path, task: GanTask, networks: dict[str, Network], count: int, resamples: int, device: str
+) -> Record:
+    """Returns the record of a finished run with its scores. run: the folder with its files."""
+    began = time.perf_counter()
+    generator = trained_generator(record, run, device)
+    metrics: dict[str, Any] = {"columns": {}, "missing": {}, "features": {}}
+    for name, (network, reference, images, about) in networks.items():
+        found = of_network(generator, task, record.seed, network, reference, images, count, resamples, device)
+        metrics["columns"] |= {column(name, each): value for each, value in found.columns.items()}
+        metrics["missing"] |= {column(name, each): why for each, why in found.missing.items()}
+        metrics["features"][name] = about | {
+            "samples": count,
+            "compared": [found.compared, len(images.kept)],
+            "kid_subset": found.subset or None,
+            "intervals": {column(name, each): list(ends) for each, ends in found.intervals.items()},
+        }
+    metrics["fid"] = metrics["columns"].pop("fid", None)
+    return record.with_scores(metrics, {"fid": time.perf_counter() - began})
 
 
-def feature_run(bound: Bound) -> Run:
-    """Returns the run that trains the classifier of a dataset for the FID."""
-    task = Task(
-        name=FID_FEATURES,
-        seed=0,
-        seeds=[0],
-        dataset=bound.name,
-        model=fid.CLASSIFIER,
-        model_options=models.get(fid.CLASSIFIER).options() | {"width": fid.WIDTH},
-        model_code=code.model(fid.CLASSIFIER),
-        recipe=fid.RECIPE,
-    )
-    variant = Variant(
-        name=fid.METHOD,
-        method=fid.METHOD,
-        options=dataclasses.asdict(methods.build(fid.METHOD, {})),
-        method_code=code.method(fid.METHOD),
-    )
-    digest = code.training(Kind.CLASSIFICATION)
-    return Run(Kind.CLASSIFICATION, task, variant, 0, bound, digest, f"train the features of {bound.name}")
+def of_network(
+    generator: nn.Module,
+    task: GanTask,
+    seed: int,
+    network: Extractor,
+    reference: Reference,
+    images: Real,
+    count: int,
+    resamples: int,
+    device: str,
+) -> Found:
+    """Returns the scores of a generator in the features of one network. seed: the run's."""
+    made = scores.generated(generator, task, seed, count, device)
+    return scores.measure(network, reference, images.kept, made, count, resamples)
+
+
+def in_words(metrics: dict[str, Any]) -> str:
+    """Returns the FIDs of a run, or why there are none, for the progress."""
+    names = [("fid", metrics["fid"]), ("inception_fid", metrics["columns"].get("inception_fid"))]
+    values = [f"{value:.2f}" for _, value in names if value is not None]
+    return " / ".join(values) or next((metrics["missing"][name] for name, _ in names if name in metrics["missing"]), "")

@@ -15,18 +15,20 @@ from normbench.system import files, layout
 
 
 def look(path: Path = layout.PARAMS) -> None:
-    """Notes the digest of each file and folder that the suite's datasets and published corruptions are read from."""
+    """Notes the digest of each file and folder that the suite's datasets, corruptions and weights are read from."""
     files.write_json(layout.OUTSIDE, outside.contents(places(path)))
 
 
 def places(path: Path) -> list[str]:
-    """The files and folders that the datasets of a params.yaml declare to read, as far as it is valid."""
+    """The files and folders that a params.yaml names or its datasets declare to read, as far as it is valid."""
     from ruamel.yaml import YAML
 
     found = []
     try:
         params = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
         declared, published = params.get("datasets") or {}, (params.get("corruptions") or {}).get("source")
+        weights = (params.get("gan_evaluation") or {}).get("inception_weights")
+        found += [weights] if isinstance(weights, str) else []
         for name in params["suite"]["datasets"]:
             found += of_dataset(declared.get(name, {"source": name}))
             found += of_corruptions(published, name) if published is not None else []

@@ -21,6 +21,8 @@ from normbench.data import outside
 from normbench.data.sources import registry as sources
 from normbench.data.sources.base import COMMON_KEYS, Source
 from normbench.evaluation.registry import SCORES
+from normbench.gan.evaluation import Scoring
+from normbench.gan.inception import OFFICIAL
 from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.methods import registry as methods
 from normbench.methods.base import Method
@@ -82,6 +84,7 @@ class Resolver:
         self.networks()
         self.corruptions()
         self.evaluation()
+        self.gan_evaluation()
         if self.problems:
             raise UserError(*self.problems)
 
@@ -339,6 +342,27 @@ class Resolver:
             for key, message in settings.problems() if settings is not None else ():
                 self.problem(("evaluation", name, key), message)
 
+    def gan_evaluation(self) -> None:
+        """Checks that the weights which the section `gan_evaluation` names can be read."""
+        chosen = self.params.gan_evaluation
+        if chosen.inception_weights is None:
+            return
+        place = ("gan_evaluation", "inception_weights")
+        if "inception" not in chosen.features:
+            self.problem(place, "is not used: gan_evaluation.features has no 'inception'")
+        try:
+            files.sha256(Path(chosen.inception_weights).expanduser())
+        except OSError as error:
+            self.problem(place, f"cannot be read: {error.strerror or error}")
+
+    def scoring(self) -> Scoring:
+        """The section `gan_evaluation` with the sha256 of the weights."""
+        chosen = self.params.gan_evaluation
+        own, sha256 = chosen.inception_weights, None
+        if "inception" in chosen.features:
+            sha256 = OFFICIAL.checksum if own is None else files.sha256(Path(own).expanduser())
+        return Scoring(**dict(chosen), inception_sha256=sha256)
+
     def scores(self) -> list[str]:
         """Returns the names of the scores that are measured."""
         return [name for name in SCORES.names() if getattr(self.params.evaluation, name) is not None]
@@ -368,6 +392,7 @@ class Resolver:
                 **self.outside(published),
             },
             evaluation=self.evaluated(),
+            gan_evaluation=self.scoring(),
             code=code.of_stages(self.corruption_names, self.scores()),
         )
 

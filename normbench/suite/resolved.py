@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from normbench.gan.evaluation import Scoring
 from normbench.gan.task import GanTask
 from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
 from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError, hint
+from normbench.system.schema import first_problem
 from normbench.training.task import Task
 
 CORRUPTIONS = {"names", "severities", "seed", "engine", "constants", "source"}  # keys of resolved corruptions
@@ -24,8 +28,8 @@ class Resolved:
     """The values of the suite, with all names looked up and all defaults filled in.
 
     datasets: the input of the stage `download`, by name. tasks: by kind and name. variants: by name. corruptions: the
-    input of the stage `corrupt`. evaluation: the input of the stage `evaluate`. code: the digest of each stage's code,
-    by stage.
+    input of the stage `corrupt`. evaluation, gan_evaluation: the input of the stages `evaluate` and `fid`. code: the
+    digest of each stage's code, by stage.
     """
 
     suite: Suite
@@ -34,6 +38,7 @@ class Resolved:
     variants: dict[str, Variant]
     corruptions: dict[str, Any]
     evaluation: dict[str, Any]
+    gan_evaluation: Scoring
     code: dict[str, dict[str, Any]]
 
     def files(self) -> dict[str, Any]:
@@ -42,6 +47,7 @@ class Resolved:
             "suite": self.suite.json_value(),
             "corruptions": self.corruptions,
             "evaluation": self.evaluation,
+            "gan_evaluation": self.gan_evaluation.json_value(),
         }
         values |= {f"datasets/{name}": value for name, value in self.datasets.items()}
         for kind, section in SECTIONS.items():
@@ -91,6 +97,15 @@ def corruptions() -> dict[str, Any]:
 def evaluation() -> dict[str, Any]:
     """Returns the settings of the scores. Raises UserError, with the command that mends it, if the file is damaged."""
     return _object(layout.RESOLVED / "evaluation.json", {"corrupted_examples"}, None)
+
+
+def gan_evaluation() -> Scoring:
+    """Returns how GANs are scored. Raises UserError, with the command that mends it, if the file is damaged."""
+    known = set(Scoring.model_fields)
+    try:
+        return Scoring.model_validate(_object(layout.RESOLVED / "gan_evaluation.json", known, set()))
+    except ValidationError as error:
+        raise damaged("gan_evaluation", first_problem(error)) from None
 
 
 def digest(stage: str) -> str:

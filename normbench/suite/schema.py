@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
 
 from normbench.evaluation.registry import scores
+from normbench.gan.evaluation import GanEvaluation
 from normbench.gan.task import GanTaskEntry
 from normbench.runs.variant import VariantEntry
 from normbench.suite.suite import Suite
@@ -109,6 +110,7 @@ class Params(Strict):
     suite: Suite
     corruptions: Corruptions = Corruptions()
     evaluation: Evaluation = Evaluation()
+    gan_evaluation: GanEvaluation = GanEvaluation()
     datasets: dict[str, Dataset] = {}
     tasks: dict[str, TaskEntry] = {}
     gan_tasks: dict[str, GanTaskEntry] = {}

@@ -18,7 +18,7 @@ from normbench.data import intact
 from normbench.runs import checkpoint, store
 from normbench.runs.run import Kind, Run
 from normbench.suite import runs, trial
-from normbench.suite.fid import feature_run
+from normbench.suite.real import feature_run
 from normbench.suite.resolve import resolve
 from normbench.suite.resolved import Resolved
 from normbench.sweep import local, room

@@ -16,6 +16,7 @@ CORRUPTED = Path("build/corrupted")
 BOUND = Path("build/bound")
 TRAINED = Path("build/trained")
 GENERATED = Path("build/generated")
+REAL = Path("build/real")  # of the real images, for the scores of GANs
 SCORES = Path("build/scores")
 RESULTS = Path("results")
 TABLES = Path("build/tables")

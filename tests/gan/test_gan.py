@@ -1,4 +1,4 @@
-"""GANs: the networks, the loop, what a run leaves, and the FID against a formula of its own."""
+"""GANs: the networks, the loop, what a run leaves, and its scores against other code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
 from normbench.data import prepared
 from normbench.data.batches import Images, on_device
 from normbench.data.bound import Bound
-from normbench.gan import fid, loop
+from normbench.gan import loop, score
+from normbench.gan.evaluation import Scoring
 from normbench.gan.losses import Labelled
 from normbench.gan.recipe import GanRecipe
+from normbench.gan.scores.frechet import frechet
+from normbench.gan.scores.moments import Moments
 from normbench.gan.task import GanTask
 from normbench.gan.trainer import sample
 from normbench.methods import registry as methods
@@ -27,11 +33,11 @@ from normbench.methods.base import START, ConvSpec, Method, Moment
 from normbench.methods.batch_norm import BatchNorm
 from normbench.methods.spectral_norm import SpectralNorm
 from normbench.models.build import build_gan
-from normbench.runs import generation, recomputed
+from normbench.runs import generation, recomputed, store
 from normbench.runs.networks import trained_generator
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
-from normbench.suite import code
+from normbench.suite import code, real
 from normbench.suite import fid as fid_stage
 from normbench.suite.suite import Suite
 from normbench.suite.train import train_gans
@@ -213,55 +219,25 @@ def test_steps_history_and_reports() -> None:
     assert seen == {40 * (2 * 2 + 1)}  # real and generated in each discriminator step, generated in each generator step
 
 
+def projected(pixels: Tensor) -> Tensor:
+    """Twelve fixed random projections of images."""
+    directions = torch.randn(pixels[0].numel(), 12, generator=torch.Generator().manual_seed(0)).double()
+    return (pixels.flatten(1).double() / 255) @ directions
+
+
 def test_the_generator_comes_nearer_to_the_data() -> None:
     method, images = SpectralNorm(batch_norm=False), quadrant_images()
     settings = recipe(iterations=50, batch_size=32, average=0.9)
     generator, discriminator = built(method)
-    metric = fid.reference(Projection(), images.pixels)
-    before = fid.distance(metric, sample(generator.eval(), 8, 256, 1, "cpu"))
+    reference = Moments.of(projected(images.pixels))
+    before = frechet(reference, Moments.of(projected(sample(generator.eval(), 8, 256, 1, "cpu"))))
     outcome = fitted(generator, discriminator, method, settings, images)
-    after = fid.distance(metric, sample(outcome.average, 8, 256, 1, "cpu"))
+    after = frechet(reference, Moments.of(projected(sample(outcome.average, 8, 256, 1, "cpu"))))
     assert after < before / 4
-
-
-# The FID
-
-
-class Projection(nn.Module):
-    """Twelve fixed random projections of an image."""
-
-    num_features = 12
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        directions = torch.randn(pixels[0].numel(), 12, generator=torch.Generator().manual_seed(0)).double()
-        return (pixels.flatten(1).double() / 255) @ directions
-
-
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """The distance of two normal distributions fitted to features (N, d).
-
-    The trace of the root of the product of the covariances A B is that of the root of the symmetric sqrt(A) B sqrt(A).
-    """
-    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    values, vectors = np.linalg.eigh(cov_a)
-    root_a = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    trace = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(0)).sum()
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * trace)
 
 
 def noise_images(count: int) -> Tensor:
     return torch.randint(0, 256, (count, 1, SIZE, SIZE), generator=torch.Generator().manual_seed(5)).to(torch.uint8)
-
-
-def test_fid_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, fake, network = quadrant_images(200).pixels, noise_images(150), Projection()
-    expected = frechet(network(real).numpy(), network(fake).numpy())
-    for batch in (500, 64, 7):
-        monkeypatch.setattr(fid, "BATCH", batch)
-        metric = fid.reference(network, real)
-        assert fid.distance(metric, fake) == pytest.approx(expected, rel=1e-8)
-        assert fid.distance(metric, fake) == pytest.approx(expected, rel=1e-8)  # a second set, not a larger one
-        assert abs(fid.distance(metric, real)) < 1e-6 * expected
 
 
 # What the stages leave
@@ -289,6 +265,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     suite.write(layout.RESOLVED / "suite.json")
     files.write_json(layout.RESOLVED / "code/gan.json", {"digest": code.training(Kind.GAN)})
+    files.write_json(layout.RESOLVED / "code/real.json", {"digest": "0" * 64})
+    Scoring().write(layout.RESOLVED / "gan_evaluation.json")
     for one in (variant("batch_norm"), variant("spectral_norm", batch_norm=False)):
         whole = one.model_copy(update={"method_code": code.method(one.method)})
         whole.write(layout.RESOLVED / f"variants/{one.name}.json")
@@ -399,58 +377,166 @@ def test_a_run_that_collapsed_is_recorded(project: Path, capsys: pytest.CaptureF
     assert "collapsed at iteration 1: losses" in capsys.readouterr().err
 
 
+def scored(name: str) -> Path:
+    """The folder of the records of a variant, after the stages `real` and `fid`."""
+    real.measure("small")
+    fid_stage.score("small", name)
+    return layout.SCORES / "gan/small" / name
+
+
 def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("batch_norm", "spectral_norm"):
         train_gans("small", name)
-        fid_stage.score("small", name)
+        scores = scored(name)
     assert capsys.readouterr().err.count("train the features of quadrants") == 1
-    scores = layout.SCORES / "gan/small/spectral_norm"
     assert {path.name for path in scores.iterdir()} == {"3.json", "3.png", "5.json", "5.png"}
     assert (scores / "3.png").read_bytes() == (trained("spectral_norm", 3) / "samples.png").read_bytes()
     record, before = files.read_json(scores / "3.json"), files.read_json(trained("spectral_norm", 3) / "record.json")
-    about = record["metrics"].pop("fid_features")
+    about = record["metrics"].pop("features")["classifier"]
     assert (about["samples"], about["references"], about["dimensions"]) == (256, 256, 64)
+    assert (about["compared"], about["kid_subset"], about["resize"]) == ([256, 256], 128, "none")
+    weights = layout.REAL / "small/classifier/weights.pt"
+    assert about["sha256"] == files.sha256(weights) == files.sha256(store.folder(about["run"]) / "weights.pt")
     assert about["test_accuracy"] > 0.9
-    found = record["metrics"].pop("fid")
+    found, columns = record["metrics"].pop("fid"), record["metrics"].pop("columns")
+    assert record["metrics"].pop("missing") == {}
     assert record["cost"]["seconds"].pop("fid") > 0
     assert record == before
+    assert set(columns) == {
+        *("fid_sampling", "fid_infinity", "fid_infinity_sampling", "classifier_kid", "classifier_kid_sampling"),
+        *("classifier_score", "classifier_score_sampling", "classifier_precision", "classifier_recall"),
+        *("classifier_density", "classifier_coverage"),
+    }
 
-    # The same from the record's generator and the formula, and at another batch size.
+    # The same from the record's generator and the formulas, at another batch size.
     content = Bound.read(layout.BOUND / "small.json")
     data = prepared.load(content, "cpu")
-    network, _ = fid_stage.features(data, content)
+    network, _ = real.extractor("classifier", content, Scoring(), data, layout.REAL / "small/classifier")
     folder = trained("spectral_norm", 3)
     generator = trained_generator(Record.read(folder / "record.json"), folder, "cpu")
-    fake = sample(generator, 8, 256, derive(0, "fid", 3), "cpu")
+    fake = sample(generator, 8, 256, derive(0, "fid", 3, 0), "cpu")
     with torch.no_grad():
-        features = [torch.cat([network(block) for block in x.split(31)]) for x in (data.train.pixels, fake)]
-    assert found == pytest.approx(frechet(features[0].numpy(), features[1].numpy()), rel=1e-4)
+        each = [[network(block) for block in x.split(31)] for x in (data.train.pixels, fake)]
+    genuine, made = (torch.cat([features for features, _ in one]) for one in each)
+    logits = torch.cat([logits for _, logits in each[1]])
+    assert found == pytest.approx(by_formula(genuine.double().numpy(), made.double().numpy()), rel=1e-4)
+    low, high = about["intervals"]["fid"]
+    assert low < found < high
+    assert (high - low) / 2 == pytest.approx(1.96 * columns["fid_sampling"], rel=1e-3)
+    kid = kid_features_to_metric(made, genuine, kid_subset_size=128, verbose=False)
+    assert columns["classifier_kid"] == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-4)
+    near = prc_features_to_metric(made, genuine, verbose=False)
+    assert columns["classifier_precision"] == pytest.approx(near["precision"], abs=0.01)
+    assert columns["classifier_recall"] == pytest.approx(near["recall"], abs=0.01)
+    certain = isc_features_to_metric(logits)
+    assert columns["classifier_score"] == pytest.approx(certain["inception_score_mean"], rel=1e-4)
 
     # What the distance should say of images that are known.
-    metric = fid.reference(network, data.train.pixels)
-    real, noise = fid.distance(metric, data.test.pixels), fid.distance(metric, noise_images(256))
-    assert real < noise / 50
-    assert real < found
+    reference = score.of_real(network, data.train.pixels)
+    apart = [Moments.of(network(x)[0].detach()) for x in (data.test.pixels, noise_images(256))]
+    test, noise = (frechet(reference.moments, each) for each in apart)
+    assert test < noise / 50
+    assert test < found
+
+
+def by_formula(a: np.ndarray, b: np.ndarray) -> float:
+    """The distance of two normal distributions fitted to features (N, d), by the eigenvalues of the product itself."""
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    root = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).astype(complex)).real.sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
+
+
+def test_a_second_task_on_the_same_images_takes_what_the_first_measured(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real.measure("small")
+    first = layout.REAL / "small"
+    Bound.read(layout.BOUND / "small.json").write(layout.BOUND / "other.json")
+    other = task_of(recipe(iterations=3)).model_copy(update={"name": "other"})
+    other.write(layout.RESOLVED / "gan_tasks/other.json")
+    with monkeypatch.context() as patched:
+        patched.setattr(score, "of_real", lambda *_: pytest.fail("measured again"))
+        real.measure("other")
+    files_of = {path.relative_to(first): path.read_bytes() for path in first.rglob("*.*")}
+    assert {
+        p.relative_to(layout.REAL / "other"): p.read_bytes() for p in (layout.REAL / "other").rglob("*.*")
+    } == files_of
+    # Not with another number of threads, by which the last digits may differ, and not if the first is damaged.
+    called: list[int] = []
+    measured = score.of_real
+    monkeypatch.setattr(score, "of_real", lambda *given: (called.append(1), measured(*given))[1])
+    recipe_of = recipe(iterations=3, threads=2)
+    task_of(recipe_of).model_copy(update={"name": "other"}).write(layout.RESOLVED / "gan_tasks/other.json")
+    real.measure("other")
+    other.write(layout.RESOLVED / "gan_tasks/other.json")
+    (first / "classifier/mean.npy").write_bytes(b"?")
+    real.measure("other")
+    assert len(called) == 2
+
+
+@pytest.mark.parametrize("name", ["mean.npy", "features.npy", "weights.pt"])
+def test_damaged_statistics_are_named(project: Path, name: str) -> None:
+    train_gans("small", "batch_norm")
+    real.measure("small")
+    path = layout.REAL / "small/classifier" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{path}: is damaged: its bytes are not those"):
+        fid_stage.score("small", "batch_norm")
+    assert not (layout.SCORES / "gan").exists()
+
+
+def test_too_few_images_give_a_reason_and_no_fid(project: Path) -> None:
+    write_task(recipe(iterations=1, fid_samples=2))
+    train_gans("small", "batch_norm")
+    record = Record.read(scored("batch_norm") / "3.json")
+    assert record.metrics["fid"] is None
+    missing = record.metrics["missing"]
+    wanted = "2 generated images cannot determine the covariance of 64 features, which needs 65 or more"
+    assert missing["fid"] == missing["fid_infinity"] == wanted
+    assert "too few for random subsets" in missing["classifier_kid"]
+    assert "nearest neighbours" in missing["classifier_recall"]
+    assert "10 parts" in missing["classifier_score"]
+    assert record.metrics["columns"] == {}
+
+
+def test_a_generator_of_one_image_has_a_reason_and_no_numbers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_gans("small", "batch_norm")
+    constant = torch.full((256, 1, SIZE, SIZE), 7, dtype=torch.uint8)
+    monkeypatch.setattr(score, "sample", lambda *_: constant)
+    record = Record.read(scored("batch_norm") / "3.json")
+    assert record.metrics["columns"] == {}
+    assert set(record.metrics["missing"].values()) == {"the 256 generated images all have the same features"}
+    assert record.metrics["missing"].keys() >= {"fid", "classifier_kid", "classifier_precision", "classifier_score"}
+
+
+def test_without_a_bootstrap_there_is_no_interval(project: Path) -> None:
+    Scoring(resamples=0).write(layout.RESOLVED / "gan_evaluation.json")
+    train_gans("small", "batch_norm")
+    record = Record.read(scored("batch_norm") / "3.json")
+    assert record.metrics["fid"] > 0
+    assert record.metrics["missing"]["fid_sampling"] == "`resamples` is 0 in `gan_evaluation`"
+    assert record.metrics["features"]["classifier"]["intervals"] == {}
 
 
 def test_how_many_samples_are_drawn() -> None:
     """Those of the recipe, else as many as there are images to compare with, at most 10,000."""
-    assert fid.sample_count(task_of(recipe(fid_samples=70)), 256) == 70
-    assert [fid.sample_count(task_of(recipe()), count) for count in (256, 50_000)] == [256, 10_000]
+    assert score.sample_count(task_of(recipe(fid_samples=70)), 256) == 70
+    assert [score.sample_count(task_of(recipe()), count) for count in (256, 50_000)] == [256, 10_000]
 
 
 def test_the_number_of_samples_is_the_recipes(project: Path) -> None:
     write_task(recipe(iterations=1, fid_samples=70))
     train_gans("small", "batch_norm")
-    fid_stage.score("small", "batch_norm")
-    record = files.read_json(layout.SCORES / "gan/small/batch_norm/3.json")
-    assert record["metrics"]["fid_features"]["samples"] == 70
+    record = files.read_json(scored("batch_norm") / "3.json")
+    assert record["metrics"]["features"]["classifier"]["samples"] == 70
 
 
 def test_the_device_is_prepared_as_the_recipe_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the training, and for the FID once the classifier is trained, which has a recipe of its own."""
+    """For the training, and for the scores; the classifier has a recipe of its own."""
     order: list[Any] = []
-    prepare, fit, reference = devices.prepare, loop.fit, fid.reference
+    prepare, fit, of_real, measure = devices.prepare, loop.fit, score.of_real, score.measure
 
     def prepared_device(*given: Any, **named: Any) -> None:
         order.append(inspect.signature(prepare).bind(*given, **named).arguments.get("deterministic", False))
@@ -458,20 +544,22 @@ def test_the_device_is_prepared_as_the_recipe_says(project: Path, monkeypatch: p
 
     monkeypatch.setattr(devices, "prepare", prepared_device)
     monkeypatch.setattr(loop, "fit", lambda *given: (order.append("fit"), fit(*given))[1])
-    monkeypatch.setattr(fid, "reference", lambda *given: (order.append("reference"), reference(*given))[1])
-    write_task(recipe(iterations=1, deterministic=True))
-    train_gans("small", "batch_norm")
-    fid_stage.score("small", "batch_norm")
-    settled = [before for before, now in itertools.pairwise(order) if now in ("fit", "reference")]
-    assert settled == [True, True, True]
+    monkeypatch.setattr(score, "of_real", lambda *given: (order.append("real"), of_real(*given))[1])
+    monkeypatch.setattr(score, "measure", lambda *given: (order.append("measure"), measure(*given))[1])
+    for deterministic in (True, False):
+        order.clear()
+        write_task(recipe(iterations=1, deterministic=deterministic))
+        train_gans("small", "batch_norm")
+        scored("batch_norm")
+        settled = [before for before, now in itertools.pairwise(order) if now in ("fit", "real", "measure")]
+        assert [each for each in settled if each != "measure"] == [deterministic] * 4
 
 
 def test_a_run_that_diverges_is_recorded_without_a_fid(project: Path) -> None:
     write_task(recipe(iterations=50, lr=1e30))
     train_gans("small", "spectral_norm")
     assert {path.name for path in trained("spectral_norm", 3).iterdir()} == {"record.json", "generator.pt"}
-    fid_stage.score("small", "spectral_norm")
-    scores = layout.SCORES / "gan/small/spectral_norm"
+    scores = scored("spectral_norm")
     assert {path.name for path in scores.iterdir()} == {"3.json", "5.json"}
     record = files.read_json(scores / "3.json")
     assert record["status"] == "diverged"

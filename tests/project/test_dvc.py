@@ -36,6 +36,7 @@ CARRIERS = (
     "normbench/data/intact.py",
     *(f"normbench/{folder}/registry.py" for folder in ("evaluation", "methods", "models")),
     *(f"normbench/{name}.py" for name in ("data/bound", "gan/task", "methods/base", "models/base", "training/task")),
+    "normbench/gan/evaluation.py",
 )
 # Definitions in other files that shape no result either, with what makes it so.
 SHAPES_NOTHING = {
@@ -59,8 +60,10 @@ SHAPES_NOTHING = {
 }
 # What `bind` does to find mistakes, and what that uses: it stops the stage, or shapes nothing.
 ONLY_TRIED = [("suite/trial.py", "check"), ("suite/feasible.py", "problems"), ("models/trial.py", "size_problem")]
+# What `real` and `fid` do to have the weights of Inception: these have a sha256, which is in the resolved JSON.
+ONLY_BRINGS = [("gan/inception.py", "read_weights")]
 # Stages whose outputs a stage depends on, so that it runs again when their code changes.
-AFTER = {"evaluate": ["train"], "fid": ["train", "gan"]}
+AFTER = {"evaluate": ["train"], "real": ["train"], "fid": ["train", "gan", "real"]}
 
 
 def dependencies(stage: str) -> list[str]:
@@ -140,6 +143,8 @@ def test_all_that_a_stage_calls_and_that_shapes_a_result_is_in_a_digest(stage: s
     digested |= (
         definitions([Root(code.PACKAGE / file, name) for file, name in ONLY_TRIED]) if stage == "bind" else set()
     )
+    if stage in ("real", "fid"):
+        digested |= definitions([Root(code.PACKAGE / file, name) for file, name in ONLY_BRINGS])
     left = {
         (file, name)
         for file, name in definitions(calls(stage)) - digested
@@ -156,10 +161,13 @@ def test_a_stage_that_scores_depends_on_the_outputs_of_those_that_train() -> Non
     task_and_variant = "${item.task}/${item.variant}"
     assert f"{layout.TRAINED}/{task_and_variant}" in dependencies("evaluate")
     assert f"{layout.GENERATED}/{task_and_variant}" in dependencies("fid")
+    assert f"{layout.REAL}/${{item.task}}" in dependencies("fid")
+    assert "build/resolved/gan_evaluation.json" in dependencies("fid")
+    assert "build/resolved/gan_evaluation.json" in dependencies("real")
 
 
-def test_the_fid_has_the_training_of_its_features_in_its_digest() -> None:
-    features = code.of_stages({}, [])["fid"]["features"]
+def test_what_gans_are_compared_with_has_the_training_of_its_features_in_its_digest() -> None:
+    features = code.of_stages({}, [])["real"]["features"]
     assert features[0] == code.training(Kind.CLASSIFICATION)
     assert len(features) == 3
 

@@ -37,6 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "evaluate@small-batch_norm",
         "evaluate@small-group_norm",
         "gan@small-gan-batch_norm",
+        "real@small-gan",
         "fid@small-gan-batch_norm",
         "aggregate",
         "report",
@@ -110,14 +111,16 @@ def test_a_variant_is_an_edit_of_params(project: Project):
     before = project.records()
     project.edit("variants: [batch_norm, group_norm]", "variants: [batch_norm, group_norm, no_norm]")
     # A stage that has never run shows as changed, and `resolve` reads params.yaml; no other training does.
-    assert {s for s in project.changed() if s.startswith(("train", "evaluate", "gan", "fid"))} == {
+    assert {s for s in project.changed() if s.startswith(("train", "evaluate", "gan", "real", "fid"))} == {
         "train@small-no_norm",
         "evaluate@small-no_norm",
     }
     project.repro("resolve")
     assert {s for s in project.changed() if s.startswith("train")} == {"train@small-no_norm"}
     stages = project.repro()
-    trained = [s for s in stages if s.split("@")[0] in ("train", "evaluate", "gan", "fid", "download", "corrupt")]
+    trained = [
+        s for s in stages if s.split("@")[0] in ("train", "evaluate", "gan", "real", "fid", "download", "corrupt")
+    ]
     assert trained == ["train@small-no_norm", "evaluate@small-no_norm"]
     assert len(project.leaderboard()) == 3
     after = project.records()

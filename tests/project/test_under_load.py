@@ -24,6 +24,7 @@ STAGES = [
     ["stages.evaluate", "--task", "small", "--variant", "batch_norm"],
     ["stages.evaluate", "--task", "small", "--variant", "group_norm"],
     ["stages.gan", "--task", "small-gan", "--variant", "batch_norm"],
+    ["stages.real", "--task", "small-gan"],
     ["stages.fid", "--task", "small-gan", "--variant", "batch_norm"],
 ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from normbench.results.tables import aggregate
+from normbench.system import files
 from normbench.system.errors import UserError
 from tests.results.made_up_suite import GAN_TASK, SEEDS, edit, place, rows
 
@@ -47,3 +48,45 @@ def test_missing_samples_are_named(suite: None) -> None:
     path.unlink()
     with pytest.raises(UserError, match=f"{path}: no such file; `python -m stages.fid --task {GAN_TASK}"):
         aggregate()
+
+
+def columns(record: Path, fid: float | None, missing: dict[str, str], **columns: float) -> None:
+    """Gives a record the scores of a GAN beside its FID."""
+    metrics = files.read_json(record)["metrics"]
+    edit(record, metrics=metrics | {"fid": fid, "columns": columns, "missing": missing})
+
+
+def test_every_score_has_columns_with_both_spreads_in_a_fixed_order(suite: None) -> None:
+    few = {"inception_fid": "too few", "inception_fid_sampling": "too few"}
+    for seed, kid in zip(SEEDS, (0.001, 0.002, 0.006), strict=True):
+        one = {"fid_sampling": 0.3 + 0.1 * seed, "classifier_kid": kid, "classifier_kid_sampling": 0.001}
+        columns(place("spectral_norm_alone", seed, "gan"), 35.0 + seed, few, inception_recall=0.5, **one)
+    aggregate()
+    found, other = rows("results/gan.csv")
+    names = ["fid", "fid_std", "fid_verdict", "fid_sampling"]
+    names += ["classifier_kid", "classifier_kid_std", "classifier_kid_sampling", "inception_fid", "inception_fid_std"]
+    names += ["inception_fid_verdict", "inception_recall", "inception_recall_std", "peak_memory_mib"]
+    assert list(found)[3 : 3 + len(names)] == names
+    assert float(found["classifier_kid"]) == pytest.approx(0.003)
+    assert float(found["classifier_kid_std"]) == pytest.approx(statistics.stdev([0.001, 0.002, 0.006]), rel=1e-5)
+    assert float(found["fid_sampling"]) == pytest.approx(((0.3**2 + 0.4**2 + 0.5**2) / 3) ** 0.5, rel=1e-5)
+    assert (found["inception_fid"], found["inception_recall"]) == ("", "0.5")
+    assert "inception_fid, inception_fid_std: too few" in found["missing"]
+    assert other["classifier_kid"] == ""
+    assert "no finished run was scored with it" in other["missing"]
+
+
+def test_the_fids_of_two_networks_are_compared_each_for_itself(suite: None) -> None:
+    for variant in ("spectral_norm_alone", "batch_norm"):
+        for seed in SEEDS[1:]:
+            columns(place(variant, seed, "gan"), None, {"fid": "too few"}, inception_fid=20.0 + seed + len(variant))
+    edit(place("spectral_norm_alone", SEEDS[0], "gan"), status="diverged", diverged={"step": 3}, metrics={})
+    aggregate()
+    assert [(row["variant"], row["fid"], row["inception_fid"]) for row in rows("results/gan.csv")] == [
+        ("batch_norm", "", "31.5"),
+        ("spectral_norm_alone", "", "40.5"),
+    ]
+    compared = [row for row in rows("results/comparisons.csv") if row["kind"] == "gan"]
+    assert {row["measure"] for row in compared} == {"inception_fid"}
+    assert [abs(float(row["difference"])) for row in compared] == [9.0]
+    assert "FID (Inception)" in Path("results/gan.tex").read_text(encoding="utf-8")

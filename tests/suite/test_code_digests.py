@@ -205,7 +205,7 @@ STAYS: dict[str, tuple[str, Edit]] = {
     "the report": ("results/report.py", lambda text: text + "\n\nMORE = 1\n"),
     "a score of the evaluation": ("evaluation/calibration.py", replaced("BINS = 15", "BINS = 10")),
     "the corruptions": ("corruptions/noise.py", lambda text: text + "\n\nMORE = 1\n"),
-    "the FID": ("gan/fid.py", replaced("MOST_SAMPLES = 10_000", "MOST_SAMPLES = 20_000")),
+    "the FID": ("gan/score.py", replaced("MOST_SAMPLES = 10_000", "MOST_SAMPLES = 20_000")),
     "how a model is looked up": (
         "models/base.py",
         replaced("hint(reference, names(kind))", "hint(reference, sorted(names(kind)))"),

@@ -17,7 +17,7 @@ from normbench.results.tables.pictures import draw_contact_sheets
 from normbench.runs import provenance, store
 from normbench.runs.finished import facts, record_in
 from normbench.runs.record import Record
-from normbench.suite import agreement, corrupt, evaluate, fid, resolve, runs, train
+from normbench.suite import agreement, corrupt, evaluate, fid, real, resolve, runs, train
 from normbench.suite.bind import bind
 from normbench.suite.suite import Suite
 from normbench.sweep import command, plan
@@ -99,11 +99,17 @@ def evaluated() -> None:
     evaluate.evaluate("small", "batch_norm")
 
 
+def compared() -> None:
+    real.measure("small-gan")
+    fid.score("small-gan", "batch_norm")
+
+
 READERS: dict[str, Callable[[], Any]] = {
     "train": lambda: train.train_classifiers("small", "batch_norm"),
     "gan": lambda: train.train_gans("small-gan", "batch_norm"),
     "evaluate": evaluated,
-    "fid": lambda: fid.score("small-gan", "batch_norm"),
+    "real": lambda: real.measure("small-gan"),
+    "fid": compared,
     "corrupt": lambda: corrupt.corrupt_intact("digits"),
     "bind": bind,
     "contact sheet": lambda: draw_contact_sheets(["digits"], Path("sheets")),

@@ -201,6 +201,7 @@ def test_bind_says_all_of_it_before_the_training(tmp_path: Path) -> None:
     folder.run("stages.train", "--task", "small", "--variant", "batch_norm")
     folder.run("stages.evaluate", "--task", "small", "--variant", "batch_norm")
     folder.run("stages.gan", "--task", "small-gan", "--variant", "batch_norm")
+    folder.run("stages.real", "--task", "small-gan")
     folder.run("stages.fid", "--task", "small-gan", "--variant", "batch_norm")
     folder.run("stages.aggregate")
     folder.run("stages.report")

@@ -39,7 +39,7 @@ LOADING = ("CUBLAS_", "GOMP_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBL
 # What the commands, and DVC, import while they work, beside all modules of the package.
 LIBRARIES = (
     *("cv2", "dvc.cli.parser", "dvc.repo", "matplotlib.pyplot", "optuna", "pandas", "pydantic", "ruamel.yaml"),
-    *("scipy.stats", "sklearn.datasets", "torch._dynamo", "torchmetrics.image.fid", "torchvision.utils", "typer"),
+    *("scipy.stats", "sklearn.datasets", "torch._dynamo", "torchvision.utils", "typer"),
 )
 
 

@@ -46,6 +46,7 @@ def test_equal_to_the_stages_bit_for_bit(folder: SuiteFolder):
     for variant in ("batch_norm", "group_norm"):
         folder.run("stages.train", "--task", "small", "--variant", variant, NORMBENCH_STORE="by_stages")
     folder.run("stages.gan", "--task", "small-gan", "--variant", "batch_norm", NORMBENCH_STORE="by_stages")
+    folder.run("stages.real", "--task", "small-gan", NORMBENCH_STORE="by_stages")
     folder.run("stages.fid", "--task", "small-gan", "--variant", "batch_norm", NORMBENCH_STORE="by_stages")
     swept, staged = records(folder.path / "runs"), records(folder.path / "by_stages")
     assert set(swept) == set(staged)

@@ -33,7 +33,9 @@ TITLES = {
     "attack_pgd": "PGD",
     "auto_attack": "AutoAttack",
     "fid": "FID",
+    "inception_fid": "FID (Inception)",
 }
+FIDS = {"fid", "inception_fid"}  # the measures that are no shares
 FLIPPED = {"better": "worse", "worse": "better"}
 
 
@@ -51,7 +53,7 @@ def comparison_chart(comparisons: pd.DataFrame, names: list[str], looks: Looks) 
     if not rows:
         return None
     each = [_panel([row for row in rows if row["measure"] == measure], measure, others) for measure in measures]
-    unit = "FID; less is better" if measures == ["fid"] else "points; more is better"
+    unit = "FID; less is better" if FIDS.issuperset(measures) else "points; more is better"
     return chart(
         "comparisons",
         "Differences to the baseline",
@@ -74,7 +76,7 @@ def against(comparisons: pd.DataFrame, baseline: str) -> list[Spec]:
         if baseline not in (row["variant"], row["other"]) or pd.isna(row["difference"]):
             continue
         turned = row["variant"] == baseline
-        factor = 1.0 if row["measure"] == "fid" else 100.0
+        factor = 1.0 if row["measure"] in FIDS else 100.0
         ends = (-row["high"], -row["low"]) if turned else (row["low"], row["high"])
         verdict = _verdict(row["verdict"])
         found = {
@@ -106,7 +108,7 @@ def _panel(rows: list[Spec], measure: str, names: list[str]) -> Spec:
     look: Spec = {"field": "verdict", "type": "nominal", "legend": plain_legend(len(verdicts))}
     colour = look | {"scale": {"domain": verdicts, "range": [colour for colour, _ in VERDICTS.values()]}}
     shape = look | {"scale": {"domain": verdicts, "range": [shape for _, shape in VERDICTS.values()]}}
-    unit = "difference in FID" if measure == "fid" else "difference (points)"
+    unit = "difference in FID" if measure in FIDS else "difference (points)"
     values = [row[key] for row in rows for key in ("low", "difference", "high") if row.get(key) is not None]
     low, high = reach([*values, 0.0], 0.05)
     scale = {"domain": [brief(low), brief(high)], "nice": False}

@@ -38,6 +38,7 @@ MEASURES = {
     "attack_pgd": Measure("PGD", "attack, %"),
     "auto_attack": Measure("AutoAttack", "attack, %"),
     "fid": Measure("FID", "lower is better", 1, "", "low"),
+    "inception_fid": Measure("FID", "Inception; lower is better", 1, "", "low"),
 }
 
 

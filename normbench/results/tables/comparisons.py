@@ -15,11 +15,12 @@ from normbench.results.tables import outcomes
 from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.outcomes import Known, Predictions
 from normbench.results.tables.reasons import MISSING
+from normbench.results.tables.robustness import columns_of
 from normbench.results.tables.table import PLAIN, SHARE, Row, Table
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
 
-LOWER_IS_BETTER = {"fid"}
+LOWER_IS_BETTER = {"fid", "inception_fid"}
 NUMBERS = ("difference", "low", "high", "p", "p_holm", "p_examples", "p_seeds")
 COLUMNS = (
     dict.fromkeys(("kind", "task", "measure", "variant", "other", "seeds", "examples"), PLAIN)
@@ -70,10 +71,16 @@ def against(table: Table, kind: Kind, measure: str, reference: str | None) -> di
 def _scored(kind: Kind, cell: tuple[str, str], records: list[Record], predictions: Known) -> Scored:
     done = finished(records)
     if kind is Kind.GAN:
-        return Scored({record.seed: {"fid": np.asarray(record.metrics["fid"], float)} for record in done})
+        return Scored({record.seed: _of_gan(record) for record in done})
     found = {record.seed: predictions[*cell, record.seed] for record in done}
     why = next((each for each in found.values() if isinstance(each, str)), "")
     return Scored({seed: each.outcomes() for seed, each in found.items() if isinstance(each, Predictions)}, why)
+
+
+def _of_gan(record: Record) -> dict[str, np.ndarray]:
+    """Returns the FIDs of a run, in the features of each network, as far as it has them."""
+    found = {"fid": record.metrics.get("fid"), "inception_fid": columns_of(record).get("inception_fid")}
+    return {name: np.asarray(value, float) for name, value in found.items() if value is not None}
 
 
 def _table(kind: Kind, task: str, measure: str, variants: dict[str, Scored]) -> list[Row]:

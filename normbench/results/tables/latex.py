@@ -50,8 +50,21 @@ LEADERBOARD = (
     Column("parameters", "Parameters", 1, "d"),
     Column("failed", "Failed runs", 1, "d"),
 )
+OF_FEATURES: dict[str, tuple[str, float, str]] = {
+    "kid": (r"KID ($\times 10^3$)", 1000, ".2f"),
+    "score": ("Score", 1, ".2f"),
+    "precision": (r"Precision (\%)", 100, ".1f"),
+    "recall": (r"Recall (\%)", 100, ".1f"),
+    "density": ("Density", 1, ".2f"),
+    "coverage": (r"Coverage (\%)", 100, ".1f"),
+}
 GAN = (
     Column("fid", "FID", 1, ".2f", "fid", highest=False),
+    Column("fid_infinity", r"FID$_\infty$", 1, ".2f"),
+    *(Column(f"classifier_{name}", *words) for name, words in OF_FEATURES.items()),
+    Column("inception_fid", "FID (Inception)", 1, ".2f", "inception_fid", highest=False),
+    Column("inception_fid_infinity", r"FID$_\infty$ (Inception)", 1, ".2f"),
+    *(Column(f"inception_{name}", f"{words[0]} (Inception)", *words[1:]) for name, words in OF_FEATURES.items()),
     Column("peak_memory_mib", "Peak memory (MiB)", 1, ".1f"),
     Column("parameters", "Parameters", 1, "d"),
     Column("failed", "Failed runs", 1, "d"),

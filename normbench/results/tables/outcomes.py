@@ -15,7 +15,8 @@ from normbench.system.errors import UserError
 
 ATTACKS = ("attack_fgsm", "attack_pgd", "attack_pgd_long", "auto_attack")
 Known = dict[tuple[str, str, int], "Predictions | str"]  # (task, variant, seed) -> predictions, or why there are none
-NAMES = ("clean_accuracy", "corruption_accuracy", *(f"corruption_{group}" for group in GROUPS), *ATTACKS, "fid")
+FIDS = ("fid", "inception_fid")  # of whole runs
+NAMES = ("clean_accuracy", "corruption_accuracy", *(f"corruption_{group}" for group in GROUPS), *ATTACKS, *FIDS)
 
 
 @dataclass(frozen=True)

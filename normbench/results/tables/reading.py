@@ -9,6 +9,7 @@ from pathlib import Path
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.means import Runs
 from normbench.results.tables.portable import portable
+from normbench.results.tables.reasons import MISSING
 from normbench.results.tables.robustness import robustness_table
 from normbench.results.tables.smoothness import feature_table, layer_table, smoothness_table
 from normbench.runs.record import Record
@@ -104,7 +105,8 @@ def scored_otherwise(record: Record, chosen: Corruptions) -> str:
     if not record.finished:
         return ""
     if record.kind is Kind.GAN:
-        return "has no FID" if record.metrics.get("fid") is None else ""
+        has = record.metrics.get("fid") is not None or any(record.metrics.get(key) for key in ("columns", MISSING))
+        return "" if has else "has no FID"
     names = record.metrics.get("corruption_accuracy") or {}
     severities = record.provenance.corrupted.severities if record.provenance.corrupted else []
     if set(names) == set(chosen.names) and severities == chosen.severities:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch_fidelity.metric_isc import isc_features_to_metric
 
-from normbench.gan.scores.classes import inception_score
+from normbench.gan.scores.classes import InceptionScore, inception_score
 
 
 def test_scores_that_are_known() -> None:
@@ -30,3 +30,11 @@ def test_the_same_as_torch_fidelity() -> None:
     mean, std = inception_score(logits, 10, 2020)
     assert mean == pytest.approx(found["inception_score_mean"], rel=1e-9)
     assert std == pytest.approx(found["inception_score_std"], rel=1e-9)
+
+
+def test_batches_give_the_score_of_all() -> None:
+    logits = 3 * torch.randn(101, 6, generator=torch.Generator().manual_seed(0))
+    score = InceptionScore(101, 10, 3)
+    for batch in logits.split(17):
+        score.add(batch)
+    assert score.result() == pytest.approx(inception_score(logits, 10, 3), rel=1e-12)
