@@ -1,1 +1,1 @@
-"""Training of GANs, and their evaluation by FID."""
+"""Training of GANs, the networks in whose features their images are compared, and the scores."""

@@ -354,6 +354,8 @@ class Resolver:
             files.sha256(Path(chosen.inception_weights).expanduser())
         except OSError as error:
             self.problem(place, f"cannot be read: {error.strerror or error}")
+        except (ValueError, RuntimeError) as error:  # a name that no file can have, or a home of nobody
+            self.problem(place, f"is no path: {error}")
 
     def scoring(self) -> Scoring:
         """The section `gan_evaluation` with the sha256 of the weights."""

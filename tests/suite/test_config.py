@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from normbench.methods.group_norm import GroupNorm
-from normbench.suite import resolve
+from normbench.suite import look, resolve
 from normbench.suite.file import check_options
 from normbench.suite.schema import Dataset
 from normbench.system.errors import UserError
@@ -32,6 +33,31 @@ MISTAKES = {
     "float for int": ("epochs: 5", "epochs: 5.5", r"recipe\.epochs = 5\.5: must be a whole number$"),
     "text for number": ("lr: 0.1", "lr: fast", r"recipe\.lr = 'fast': must be a number$"),
     "not finite": ("lr: 0.1", "lr: .inf", r"recipe\.lr = \.inf: must be a finite number$"),
+    "unknown features": (
+        "\nvariants:",
+        "\ngan_evaluation: {features: [classifier, inceptoin]}\nvariants:",
+        r"gan_evaluation\.features\.1 = 'inceptoin': not valid; did you mean 'inception'",
+    ),
+    "features twice": (
+        "\nvariants:",
+        "\ngan_evaluation: {features: [inception, inception]}\nvariants:",
+        r"gan_evaluation\.features = .*a name stands here twice",
+    ),
+    "one bootstrap sample": (
+        "\nvariants:",
+        "\ngan_evaluation: {resamples: 1}\nvariants:",
+        r"gan_evaluation\.resamples = 1: must be 0, or 2 or more",
+    ),
+    "weights that are not there": (
+        "\nvariants:",
+        "\ngan_evaluation: {features: [inception], inception_weights: no/such.pth}\nvariants:",
+        r"gan_evaluation\.inception_weights = 'no/such\.pth': cannot be read: No such file",
+    ),
+    "weights without use": (
+        "\nvariants:",
+        "\ngan_evaluation: {inception_weights: params.yaml}\nvariants:",
+        r"gan_evaluation\.inception_weights = 'params\.yaml': is not used: .*no 'inception'",
+    ),
     "unknown schedule": (
         "schedule: cosine",
         "schedule: cosin",
@@ -396,6 +422,22 @@ def test_corruption_settings_are_resolved(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("given", "wanted"), [(12, 12), ([12, 12], 12), ([12, 16], [12, 16]), (None, None)])
 def test_an_image_size_is_a_number_or_height_and_width(given: Any, wanted: Any):
     assert Dataset.model_validate({"source": "digits", "image_size": given}).image_size == wanted
+
+
+def test_how_gans_are_scored_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the sha256 of the weights, so that other weights are other settings; the default is as it always was."""
+    monkeypatch.chdir(ROOT)
+    plain = resolve.resolve(ROOT / "params.yaml").files()["gan_evaluation"]
+    assert plain == {"features": ["classifier"], "inception_weights": None, "resamples": 100, "inception_sha256": None}
+    weights = tmp_path / "mine.pth"
+    weights.write_bytes(b"weights")
+    chosen = "\ngan_evaluation: {features: [classifier, inception]%s}\nvariants:"
+    official = resolve.resolve(write(tmp_path, "\nvariants:", chosen % "")).files()["gan_evaluation"]
+    assert official["inception_sha256"].startswith("6726825d")
+    path = write(tmp_path, "\nvariants:", chosen % f", inception_weights: {weights}")
+    own = resolve.resolve(path).files()["gan_evaluation"]
+    assert own["inception_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert str(weights) in look.places(path)
 
 
 def test_options_are_checked_by_type_and_range():

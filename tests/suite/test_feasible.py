@@ -15,7 +15,7 @@ from normbench.data.prepare import statistics
 from normbench.data.sources.base import Request
 from normbench.gan.task import GanTask
 from normbench.runs.run import Kind
-from normbench.suite import feasible, fid, resolve
+from normbench.suite import feasible, real, resolve
 from normbench.system.errors import UserError
 from normbench.training.task import Task
 from tests.support.subjects import bound, gan_task, recipe, task, variant
@@ -67,9 +67,9 @@ def test_what_fits(tmp_path: Path) -> None:
     assert found(task(label_noise=LabelNoise(kind="asymmetric", fraction=0.2)), data(tmp_path, classes=10)) == []
 
 
-def test_no_fid_in_features_that_were_never_trained() -> None:
+def test_no_fid_in_features_that_were_never_trained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 1 class, but the FID needs the features of a classifier of 2 or more"):
-        fid.features(None, bound(classes=1))  # type: ignore[arg-type]  # refused before the images are looked at
+        real.put_classifier(None, bound(classes=1), tmp_path)  # type: ignore[arg-type]  # refused before the images are looked at
 
 
 # what replaces the recipe of the task, and the line; None where the recipe can be trained
