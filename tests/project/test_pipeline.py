@@ -59,7 +59,10 @@ def test_results(finished: Project):
     assert table.loc["batch_norm", "mce"] == pytest.approx(100)
     assert (table.finished == 2).all()
     gan = pd.read_csv(finished.path / "results/gan.csv")
-    assert gan.fid.notna().all()
+    assert gan.collapsed.tolist() == [2]  # after four iterations all samples are alike
+    assert "all 2 runs collapsed" in gan.missing[0]
+    runs = pd.read_csv(finished.path / "results/runs.csv").set_index("kind")
+    assert runs.loc["gan", "fid"].notna().all()
     assert "<svg" in (finished.path / "results/report.html").read_text(encoding="utf-8")
 
 

@@ -109,6 +109,8 @@ def bad() -> Any:
         ([bad(), bad()], "mce", "all 2 runs diverged"),
         ([bad(), bad()], "relative_mce", "all 2 runs diverged"),
         ([bad(), bad()], "nll", "all 2 runs diverged"),
+        ([run(metrics={"collapsed": True})], "nll", "the run collapsed"),
+        ([run(metrics={"collapsed": True}), bad()], "nll", "all 2 runs collapsed or diverged"),
         ([run()], "clean_accuracy_std", "one seed has no spread"),
         ([run(), bad(), bad()], "corruption_accuracy_std", "1 of 3 runs finished, and one run has no spread"),
         ([run()], "attack_pgd", "no finished run was scored with it"),

@@ -18,7 +18,7 @@ def finished(records: Iterable[Record]) -> list[Record]:
 
 
 def collapsed(record: Record) -> bool:
-    """Whether a run finished with a network that names the same class for every image."""
+    """Whether a run finished with a network that names one class for every image, or a GAN whose samples are alike."""
     return bool(record.metrics.get("collapsed", False))
 
 

@@ -37,12 +37,13 @@ def in_words(why: Why) -> str:
 
 
 def unfinished(records: list[Record]) -> str:
-    """Returns why runs have no results: no record can be used, or all diverged; an empty string if one finished."""
+    """Returns why runs have no results: no record can be used, or all failed; an empty string if one did not."""
     if finished(records):
         return ""
     if not records:
         return "no record of its runs can be used"
-    return "the run diverged" if len(records) == 1 else f"all {len(records)} runs diverged"
+    how = " or ".join(sorted({"collapsed" if record.finished else "diverged" for record in records}))
+    return f"the run {how}" if len(records) == 1 else f"all {len(records)} runs {how}"
 
 
 def unspread(records: list[Record], measured: int = 1) -> str:
