@@ -72,6 +72,7 @@ class Quotient(torch.autograd.Function):
         return torch.addcmul(bias, x / divisor, weight)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         x, batch, v, weight, divisor = ctx.saved_tensors
         quotient, direct = x / divisor, gradient * weight / divisor

@@ -170,6 +170,9 @@ def test_second_derivatives_are_right_or_refused(name: str) -> None:
     method = methods.build(name, {})
     _, network = built(method=method)
     network.double()
+    for key, parameter in network.named_parameters():
+        if name == "batch_instance_norm" and key.endswith("gate"):
+            torch.nn.init.constant_(parameter, 0.6)  # At its first value, 1, it is clipped on one side.
     x = torch.randn(6, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(2)).double()
     with torch.no_grad():
         for _ in range(30):

@@ -98,6 +98,7 @@ def test_a_key_of_recipes_that_is_not_set_is_not_in(task: Task | GanTask) -> Non
 
 
 IN: dict[str, Run] = {
+    "where a method applies": sample_runs.run(variant=sample_runs.variant(apply_to="both")),
     "seed": sample_runs.run(seed=1),
     "training code": sample_runs.run(code="other"),
     "seed of the suite": sample_runs.run(task=sample_runs.task(seed=1)),

@@ -344,7 +344,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "autocast": (
         "training/optimization.py",
         replaced("dtype=torch.bfloat16", "dtype=torch.float16"),
-        "training classification",
+        "training",
     ),
     "gradient clipping": (
         "training/loop.py",
@@ -383,7 +383,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "the default convolution of methods": (
         "methods/base.py",
         replaced('bias=spec.role.place == "gate"', "bias=True"),
-        "method",
+        "",  # Besides methods, GANs: a network to which no method applies is built with it.
     ),
     "a convolution's pixels": (
         "functional/convolution.py",
