@@ -48,6 +48,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "": nn.Identity,
     "relu": nn.ReLU,
     "leaky_relu": functools.partial(nn.LeakyReLU, 0.1),
+    "sigmoid": nn.Sigmoid,
 }
 
 
@@ -68,7 +69,7 @@ class Role:
     """The place of a layer in its network, for methods that treat places differently.
 
     place: `stem` (the first convolution), `body`, `downsample` (a shortcut that changes size or channels), `depthwise`
-        (a 3x3 convolution with one channel per group), `grouped` (one with several channels per group), `projection`
+        (a convolution with one input channel per group), `grouped` (one with several channels per group), `projection`
         (the 1x1 convolution at the end of a bottleneck), `gate` (the 1x1 convolutions of squeeze-and-excitation, on
         (N, C, 1, 1), which have no norm), `head` (the classifier) or, for an activation, `addition` (it follows a
         residual addition). A norm has the place of the convolution that it belongs to: the one before it, or in
@@ -76,8 +77,10 @@ class Role:
     stage: index of the stage (a run of blocks at one resolution; the block that lowers it is the first of a stage).
     last_stage: whether that is the last stage.
     last_in_block: whether the layer is the last convolution, or the last norm, before a residual addition. In networks
-        without additions it is the last norm of each stage (VGG, SNGAN) or dense layer (DenseNet), and no convolution.
-    architecture: the family of the network, `resnet`, `vgg`, `sngan`, ...: the name of its file.
+        without additions it is the last norm of each stage (VGG, SNGAN, LeNet, MLP) or dense layer (DenseNet), and no
+        convolution.
+    architecture: the family of the network, `resnet`, `vgg`, `sngan`, ...: the name of its file, with a letter for
+        networks of a file that are as different as `pnasnet_a` and `pnasnet_b`.
     expansion: for a `projection`, its input channels as a multiple of those of its block.
     activation: for a norm or an activation, the activation that the architecture has there, a key of ACTIVATIONS. It is
         empty for a norm that no activation follows directly, such as the last one before a residual addition.
@@ -94,7 +97,10 @@ class Role:
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """A convolution that a model asks for: arguments of `torch.nn.Conv2d`, with a square kernel, and its role."""
+    """A convolution that a model asks for: arguments of `torch.nn.Conv2d`, with a square kernel, and its role.
+
+    bias: whether it has one though a norm follows it. Methods that add a bias of their own, or none, may ignore it.
+    """
 
     in_channels: int
     out_channels: int
@@ -103,6 +109,12 @@ class ConvSpec:
     stride: int = 1
     padding: int = 0
     groups: int = 1
+    bias: bool = False
+
+    @property
+    def biased(self) -> bool:
+        """Whether the architecture's own convolution has a bias: if it asks for one, or in a gate, without a norm."""
+        return self.bias or self.role.place == "gate"
 
     def plain(self, bias: bool) -> Conv2d:
         """The plain convolution that this describes, with torch's default initialization."""
@@ -151,8 +163,8 @@ class Method:
     tunable: ClassVar[Mapping[str, Between | tuple[bool | int | float | str, ...]]] = {}
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        """A convolution (N, in, H, W) -> (N, out, H', W'). It has no bias, as a norm follows it, except in a gate."""
-        return spec.plain(bias=spec.role.place == "gate")
+        """A convolution (N, in, H, W) -> (N, out, H', W'). It has a bias where `spec.biased`."""
+        return spec.plain(bias=spec.biased)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         """The normalization layer that belongs to a convolution, (N, channels, H, W) to the same shape.

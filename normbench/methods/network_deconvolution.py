@@ -260,7 +260,8 @@ class ChannelDeconv(nn.Module):
 
 # Options that the authors' code sets for layers, by (architecture, place). In their MobileNetV2, the statistics of a
 # projection also pool as many channels as its block has.
-# The linear block of MobileNetV2 is from the run list of amazon-science/network-deconvolution-pp at 3d796af5.
+# The linear block of MobileNetV2 and the block of PNASNet-A, which matters where 88 channels become 176, are from the
+# run list of amazon-science/network-deconvolution-pp at 3d796af5.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("vgg", "stem"): {"freeze": True, "iterations": 15},
     ("senet", "stem"): {"freeze": True, "iterations": 15},
@@ -271,6 +272,12 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("mobilenet_v2", "depthwise"): {"iterations": 1},
     ("mobilenet_v2", "projection"): {"iterations": 1},
     ("mobilenet_v2", "head"): {"block": 640},
+    ("dpn", "stem"): {"freeze": True, "iterations": 10},
+    ("pnasnet_a", "stem"): {"freeze": True, "iterations": 10},
+    ("pnasnet_a", "downsample"): {"block": 44},
+    ("pnasnet_b", "stem"): {"freeze": True, "iterations": 10},
+    ("efficientnet", "stem"): {"freeze": True, "iterations": 10},
+    ("lenet", "stem"): {"freeze": True, "iterations": 15},
 }
 
 

@@ -101,7 +101,7 @@ class SpectralNorm(Method):
     power_iterations: Count = 1
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        return self.normalized(spec.plain(bias=not self.batch_norm or spec.role.place == "gate"))
+        return self.normalized(spec.plain(bias=not self.batch_norm or spec.biased))
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         return nn.BatchNorm2d(channels) if self.batch_norm else nn.Identity()

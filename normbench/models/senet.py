@@ -1,8 +1,9 @@
 """Squeeze-and-excitation networks for small images, Hu et al., arXiv 1709.01507.
 
 `senet18` is `preact_resnet18` with a gate at the end of each residual branch, as is usual at 32x32. The networks of the
-paper are post-activation ones. Common implementations have a norm after the stem and none before the pooling; this one
-follows `preact_resnet.py` instead.
+paper are post-activation ones. Common implementations have a norm after the stem and none before the pooling, and so
+has the code of Network Deconvolution (yechengxi/deconvolution at d221c221), which `authors_form` gives; by default this
+one follows `preact_resnet.py`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ class Gate(nn.Module):
 
 
 @register_classifier()
-def senet18(method: Method, channels: int, classes: int, *, width: int = 64) -> PreActResNet:
-    """18 layers and a gate in each of the eight blocks (section 3). width: channels of the stem and the first stage."""
-    return PreActResNet(method, channels, classes, [2, 2, 2, 2], width, gate=Gate, architecture="senet")
+def senet18(
+    method: Method, channels: int, classes: int, *, width: int = 64, authors_form: bool = False
+) -> PreActResNet:
+    """18 layers and a gate in each of the eight blocks (section 3).
+
+    width: channels of the stem and the first stage. authors_form: a norm and ReLU follow the stem, the first shortcut
+    starts after them, and none precede the pooling.
+    """
+    form = {"authors_form": authors_form, "stem_norm": authors_form}
+    return PreActResNet(method, channels, classes, [2, 2, 2, 2], width, gate=Gate, architecture="senet", **form)

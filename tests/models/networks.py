@@ -12,7 +12,7 @@ from normbench.models.build import build_classifier
 
 CLASSES = 7
 # The options that make a model narrow, by name: a new model that has none of them is tested as wide as it is.
-SMALL = {"width": 8, "growth": 2}
+SMALL = {"width": 8, "growth": 2, "side": 8}
 # One of each family, the least deep ones: what takes long is tested on them alone.
 NARROW = {
     "resnet8": {"width": 4},
@@ -22,6 +22,9 @@ NARROW = {
     "resnext29_2x64d": {"width": 8},
     "mobilenet_v2": {"width": 8},
     "senet18": {"width": 32},
+    "dpn92": {"width": 4},
+    "pnasnet_b": {"width": 4},
+    "efficientnet_b0": {"width": 8},
 }
 ALL = NARROW | {
     name: {option: SMALL[option] for option in registry.get(name).options() if option in SMALL}

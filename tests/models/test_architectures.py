@@ -40,9 +40,22 @@ PRE_ACTIVATION = ("preact_resnet18", "densenet121", "senet18")
         ("resnext29_2x64d", {}, 9_128_778, 31),
         ("resnext29_32x4d", {}, 4_774_218, 31),
         ("mobilenet_v2", {}, 2_296_922, 57),
+        ("dpn92", {}, 34_236_634, 95),
+        ("pnasnet_a", {}, 130_646, 23),
+        ("pnasnet_b", {}, 451_626, 83),
+        ("efficientnet_b0", {}, 2_912_089, 83 + 32),  # 32 in the gates
+        # The authors' forms; the pre-activation ResNet there has a norm that it never applies, of 128 parameters.
+        ("vgg16", {"authors_form": True}, 14_728_266, 13),
+        ("vgg16", {}, 14_728_266 - 4_224, 13),
+        ("preact_resnet18", {"authors_form": True}, 11_171_274 - 128, 20),
+        ("senet18", {"authors_form": True}, 11_260_354, 36),
+        ("efficientnet_b0", {"authors_form": True}, 2_912_089, 83 + 32),
+        # With norms, which LeCun's network does not have, and hidden linear layers with biases.
+        ("lenet", {}, 62_006 + 2 * (6 + 16), 2),
+        ("mlp", {"side": 16}, 3 * 16**2 * 128 + 128 + 128**2 + 128 + 1_290 + 4 * 128, 0),
     ],
 )
-def test_number_of_parameters(name: str, options: dict[str, int], parameters: int, convs: int) -> None:
+def test_number_of_parameters(name: str, options: dict[str, int | bool], parameters: int, convs: int) -> None:
     model = build_classifier(name, options, BatchNorm(), 3, 10)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert len(convolutions(model)) == convs
@@ -58,9 +71,14 @@ def test_number_of_parameters(name: str, options: dict[str, int], parameters: in
         ("densenet121", {"growth": 32}, 6.88),
         ("resnext29_32x4d", {}, 4.76),
         ("mobilenet_v2", {}, 2.28),
+        ("dpn92", {}, 34.18),
+        ("pnasnet_a", {}, 0.13),
+        ("pnasnet_b", {}, 0.45),
+        ("efficientnet_b0", {"authors_form": True}, 2.91),
+        ("efficientnet_b0", {}, 2.89),
     ],
 )
-def test_number_of_parameters_with_deconvolution(name: str, options: dict[str, int], millions: float) -> None:
+def test_number_of_parameters_with_deconvolution(name: str, options: dict[str, int | bool], millions: float) -> None:
     model = build_classifier(name, options, methods.build("network_deconvolution", {}), 3, 10)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models import registry
-from normbench.models.build import build_gan
+from normbench.models.build import build_classifier, build_gan
 from tests.models.networks import NARROW, ON_NARROW, built, images, logits_of
 
 
@@ -38,7 +38,7 @@ class Spy(Method):
 
 
 def family(name: str) -> str:
-    return registry.get(name).source[0].stem
+    return name if name.startswith("pnasnet") else registry.get(name).source[0].stem
 
 
 Roles = tuple[list[Role], list[Role], int]
@@ -103,6 +103,36 @@ def mobilenet_v2_roles(role: Callable[..., Role]) -> Roles:
     return layers, layers, 3
 
 
+def dpn92_roles(role: Callable[..., Role]) -> Roles:
+    layers = [role("stem")]
+    for stage, blocks in enumerate((3, 4, 20, 3)):
+        block = [role("body", stage), role("grouped", stage), role("projection", stage, last_in_block=True)]
+        layers += block * blocks + [role("downsample", stage)]
+    return layers, layers, 3
+
+
+def pnasnet_b_roles(role: Callable[..., Role]) -> Roles:
+    """Six cells, then twice a reducing one and six more, each of three depth-wise convolutions and a last one."""
+    layers = [role("stem")]
+    for stage, cells in enumerate((6, 7, 7)):
+        layers += ([role("depthwise", stage, last_in_block=True)] * 3 + [role("body", stage)]) * cells
+        layers += [role("downsample", stage)] if stage > 0 else []
+    return layers, layers, 2
+
+
+def efficientnet_b0_roles(role: Callable[..., Role]) -> Roles:
+    """Blocks in each of the stages after the stem: 3, 2, 6, 4 and 1; one row of stages 1 and 3 gets wider."""
+    layers, gates = [role("stem")], []
+    for stage, (blocks, downsamples) in enumerate([(3, 1), (2, 0), (6, 1), (4, 0), (1, 0)], start=1):
+        layers += [role("body", stage), role("depthwise", stage)] * blocks
+        for index in range(blocks):
+            expansion = 1 if stage == 1 and index == 0 else 6
+            layers += [role("projection", stage, last_in_block=True, expansion=expansion)]
+        layers += [role("downsample", stage)] * downsamples
+        gates += [role("gate", stage)] * 2 * blocks
+    return layers + gates, layers, 5
+
+
 @ON_NARROW
 def test_roles(name: str) -> None:
     convs, norms, last = globals()[f"{name}_roles"](functools.partial(Role, architecture=family(name)))
@@ -151,6 +181,50 @@ def test_marked_norms_are_the_last_ones_to_run(name: str) -> None:
         expected += ["blocks.3", "blocks.6", "blocks.13"]  # no addition
     assert sorted(outside) == sorted(expected)
     assert not any(found[place] for place in outside)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing(Method):
+    """Writes down every hook that it is asked for, in order, with the role."""
+
+    asked: list[tuple[str, Role]] = dataclasses.field(default_factory=list)
+
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        self.asked.append(("conv", spec.role))
+        return super().conv(spec)
+
+    def norm(self, channels: int, *, role: Role) -> nn.Module:
+        self.asked.append(("norm", role))
+        return super().norm(channels, role=role)
+
+    def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
+        self.asked.append(("linear", role))
+        return super().linear(in_features, out_features, role=role)
+
+
+def test_roles_in_a_lenet() -> None:
+    listing = Listing()
+    build_classifier("lenet", {}, listing, 1, 10)
+    role = functools.partial(Role, architecture="lenet")
+    stem, body = role("stem", activation="relu"), role("body", 1, True, activation="relu")
+    assert listing.asked == [
+        ("conv", stem),
+        ("norm", dataclasses.replace(stem, last_in_block=True)),
+        ("conv", body),
+        ("norm", dataclasses.replace(body, last_in_block=True)),
+        ("linear", role("body", 1, True)),
+        ("linear", role("body", 1, True)),
+        ("linear", role("head", 1, True)),
+    ]
+
+
+def test_roles_in_an_mlp() -> None:
+    listing = Listing()
+    build_classifier("mlp", {}, listing, 1, 10)
+    role = functools.partial(Role, architecture="mlp")
+    hidden = [role("body", stage, stage == 1, activation="sigmoid") for stage in (0, 1)]
+    first, second = ([("linear", one), ("norm", dataclasses.replace(one, last_in_block=True))] for one in hidden)
+    assert listing.asked == [*first, *second, ("linear", role("head", 1, True))]
 
 
 def test_roles_in_an_sngan() -> None:
