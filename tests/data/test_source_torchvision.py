@@ -125,6 +125,28 @@ def test_mnist(server: Server, mnist: dict[str, np.ndarray], capsys: pytest.Capt
     assert server.log == []
 
 
+def test_kmnist(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form of MNIST, from one server, with its own names of classes."""
+    from torchvision import datasets
+
+    expected = {"train_images": pictures(20, 28, 1), "train_labels": np.arange(20) % 10}
+    expected |= {"test_images": pictures(10, 28, 1, seed=1), "test_labels": np.arange(10)}
+    resources = []
+    for split, stem in (("train", "train"), ("test", "t10k")):
+        for kind, suffix in (("images", "images-idx3"), ("labels", "labels-idx1")):
+            name, array = f"{stem}-{suffix}-ubyte.gz", expected[f"{split}_{kind}"]
+            server.contents[name] = idx(array[..., 0] if kind == "images" else array)
+            resources.append((name, md5(server.contents[name])))
+    assert [name for name, _ in datasets.KMNIST.resources] == [name for name, _ in resources]
+    assert datasets.KMNIST.mirrors == ["http://codh.rois.ac.jp/kmnist/dataset/kmnist/"]
+    monkeypatch.setattr(datasets.KMNIST, "resources", resources)
+    monkeypatch.setattr(datasets.KMNIST, "mirrors", [server.address])
+    arrays, meta = prepared("kmnist")
+    same(arrays, expected)
+    assert meta["class_names"] == ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
+    assert Path("downloads/kmnist/KMNIST/raw/t10k-labels-idx1-ubyte.gz").is_file()
+
+
 def test_cifar10(server: Server, cifar10: dict[str, np.ndarray]) -> None:
     arrays, meta = prepared("cifar10", mean=[0.5, 0.4, 0.3], std=[0.2, 0.2, 0.1])
     same(arrays, cifar10)

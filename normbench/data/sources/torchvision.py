@@ -1,4 +1,4 @@
-"""Published datasets: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, SVHN, STL-10, from where torchvision says they are.
+"""Published datasets from where torchvision says they are: three of MNIST's form, CIFAR-10 and -100, SVHN, STL-10.
 
 torchvision's own readers unpack all that an archive has, and unpickle the batches of CIFAR. Here only the members that
 are needed are read, within limits, and a pickle can hold nothing but arrays (see `normbench.data.unpack`).
@@ -218,12 +218,12 @@ class Mnist(Torchvision):
         """The one file, also under the name, or in the folder of its name, that it has on Kaggle."""
         name = archive.name.removesuffix(".gz")
         dotted = name.replace("-idx", ".idx")
-        return [Member(self.raw[name], (name, dotted, f"{name}/{name}", f"{dotted}/{dotted}"))]
+        known = self.raw.get(name)
+        return [Member(known, (name, dotted, f"{name}/{name}", f"{dotted}/{dotted}"))] if known else []
 
     def unpack(self, dataset_class: Any, archive: fetch.Archive, path: Path) -> dict[str, Content]:
         """Each archive is one file that is compressed by gzip."""
-        (member,) = self.members(dataset_class, archive)
-        return {member.names[0]: Content(gunzip(path, self.largest), str(path))}
+        return {archive.name.removesuffix(".gz"): Content(gunzip(path, self.largest), str(path))}
 
     def read(self, dataset_class: Any, contents: dict[str, Content]) -> tuple[dict[str, np.ndarray], list[str]]:
         """Each file is an array in the IDX format."""
@@ -253,6 +253,20 @@ class FashionMnist(Mnist):
         "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
         "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     }
+
+
+@source("kmnist")
+@dataclass(frozen=True)
+class Kmnist(Mnist):
+    """70,000 grey cursive Japanese characters (kuzushiji) of 28 x 28 pixels in 10 classes, 10,000 of them for the test.
+
+    Files that are unpacked are not looked for, as no checksums of them are published.
+    """
+
+    class_in_torchvision = "KMNIST"
+    folder = "KMNIST/raw"
+    sizes: ClassVar[dict[str, int]] = {}
+    raw: ClassVar[dict[str, str]] = {}
 
 
 @source("cifar10")
