@@ -43,7 +43,7 @@ class Block(nn.Module):
         super().__init__()
         inner = expansion * in_channels
         body, depthwise = role("body", activation="relu"), role("depthwise", activation="relu")
-        last = role("projection", last_in_block=True, expansion=expansion)
+        last = role("projection", last_in_block=stride == 1, expansion=expansion)
         self.conv1 = method.conv(ConvSpec(in_channels, inner, 1, role=body))
         self.norm1 = method.norm(inner, role=body)
         self.activation1 = method.activation(inner, role=body)

@@ -14,12 +14,12 @@ from torch.nn import functional
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
 
-LEAST_SIZE = 12  # pixels a side: two convolutions without padding and two poolings leave one
+LEAST_SIZE = 16  # pixels a side: two convolutions without padding and two poolings leave one
 SIDE = 5  # pixels a side in front of the linear layers; 32x32 images have as many, others are averaged to as many
 
 
 class LeNet(nn.Module):
-    """Images (N, channels, H, W), with H and W at least 12, -> logits (N, classes). width: channels of the stem."""
+    """Images (N, channels, H, W), with H and W at least 16, -> logits (N, classes). width: channels of the stem."""
 
     def __init__(self, method: Method, channels: int, classes: int, width: int):
         super().__init__()

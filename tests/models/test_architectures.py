@@ -43,13 +43,13 @@ PRE_ACTIVATION = ("preact_resnet18", "densenet121", "senet18")
         ("dpn92", {}, 34_236_634, 95),
         ("pnasnet_a", {}, 130_646, 23),
         ("pnasnet_b", {}, 451_626, 83),
-        ("efficientnet_b0", {}, 2_912_089, 83 + 32),  # 32 in the gates
+        ("efficientnet_b0", {}, 2_912_089, 83),
         # The authors' forms; the pre-activation ResNet there has a norm that it never applies, of 128 parameters.
         ("vgg16", {"authors_form": True}, 14_728_266, 13),
         ("vgg16", {}, 14_728_266 - 4_224, 13),
         ("preact_resnet18", {"authors_form": True}, 11_171_274 - 128, 20),
         ("senet18", {"authors_form": True}, 11_260_354, 36),
-        ("efficientnet_b0", {"authors_form": True}, 2_912_089, 83 + 32),
+        ("efficientnet_b0", {"authors_form": True}, 2_912_089, 83),
         # With norms, which LeCun's network does not have, and hidden linear layers with biases.
         ("lenet", {}, 62_006 + 2 * (6 + 16), 2),
         ("mlp", {"side": 16}, 3 * 16**2 * 128 + 128 + 128**2 + 128 + 1_290 + 4 * 128, 0),

@@ -121,13 +121,16 @@ def pnasnet_b_roles(role: Callable[..., Role]) -> Roles:
 
 
 def efficientnet_b0_roles(role: Callable[..., Role]) -> Roles:
-    """Blocks in each of the stages after the stem: 3, 2, 6, 4 and 1; one row of stages 1 and 3 gets wider."""
+    """Blocks in each of the stages after the stem: 3, 2, 6, 4 and 1; one row of stages 1 and 3 gets wider.
+
+    The first block of a stage has a stride, and adds its output to itself alone.
+    """
     layers, gates = [role("stem")], []
     for stage, (blocks, downsamples) in enumerate([(3, 1), (2, 0), (6, 1), (4, 0), (1, 0)], start=1):
         layers += [role("body", stage), role("depthwise", stage)] * blocks
         for index in range(blocks):
             expansion = 1 if stage == 1 and index == 0 else 6
-            layers += [role("projection", stage, last_in_block=True, expansion=expansion)]
+            layers += [role("projection", stage, last_in_block=index > 0, expansion=expansion)]
         layers += [role("downsample", stage)] * downsamples
         gates += [role("gate", stage)] * 2 * blocks
     return layers + gates, layers, 5
@@ -179,8 +182,16 @@ def test_marked_norms_are_the_last_ones_to_run(name: str) -> None:
         expected += ["stages.0.6", "stages.1.12", "stages.2.24"]  # transitions
     if name == "mobilenet_v2":
         expected += ["blocks.3", "blocks.6", "blocks.13"]  # no addition
+    if name == "efficientnet_b0":
+        expected += [f"blocks.{index}" for index in (0, 3, 5, 11, 15)]  # no shortcut
+    if name == "pnasnet_b":
+        expected += [f"stages.{stage}.{index}" for stage in range(3) for index in range(6 + (stage > 0))]  # joined
+        expected += ["stages.1.0.pooled.resized", "stages.2.0.pooled.resized"]
     assert sorted(outside) == sorted(expected)
     assert not any(found[place] for place in outside)
+
+
+POOLED_OR_GATED = {"vgg11", "pnasnet_b", "senet18", "efficientnet_b0"}  # by the largest pixel, or by gates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,12 +286,16 @@ def test_activations_follow_the_norms_that_say_so(name: str) -> None:
             assert following is None or following[0] == "norm" or following[1].place == "addition"
     additions = [role for hook, role in method.calls if hook == "activation" and role.place == "addition"]
     norms = [role for hook, role in method.calls if hook == "norm"]
-    assert len(additions) == sum(not role.activation and role.last_in_block for role in norms) * name.startswith("res")
+    marked = sum(not role.activation and role.last_in_block for role in norms)
+    if name == "pnasnet_b":
+        assert (len(additions), marked) == (2 * 20, 3 * 20)  # the two sums of a cell, and its depth-wise convolutions
+    else:
+        assert len(additions) == marked * name.startswith(("res", "dpn"))
     assert {role.activation for hook, role in method.calls if hook == "activation"} == {"relu"}
     assert len(method.calls) - len(norms) == sum(bool(role.activation) for role in norms) + len(additions)
 
 
-@pytest.mark.parametrize("name", sorted({*NARROW} - {"vgg11", "senet18"}))  # They have max pooling and gates.
+@pytest.mark.parametrize("name", sorted({*NARROW} - POOLED_OR_GATED))
 def test_no_activation_but_those_of_the_method(name: str) -> None:
     """Without norms and activations, the logits are an affine function of the images."""
     network = built(name, Linear()).double()
