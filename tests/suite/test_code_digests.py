@@ -382,7 +382,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "the width of one model": ("models/vgg.py", replaced("min(2**stage, 8)", "min(2**stage, 4)"), "model vgg"),
     "the default convolution of methods": (
         "methods/base.py",
-        replaced('bias=spec.role.place == "gate"', "bias=True"),
+        replaced("bias=spec.biased", "bias=True"),
         "",  # Besides methods, GANs: a network to which no method applies is built with it.
     ),
     "a convolution's pixels": (
