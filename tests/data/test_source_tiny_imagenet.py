@@ -66,7 +66,7 @@ def serve(content: bytes, server: Server, monkeypatch: pytest.MonkeyPatch) -> No
     server.contents["tiny-imagenet-200.zip"] = content
     kind = source_class("tiny_imagenet")
     address = f"{server.address}tiny-imagenet-200.zip"
-    changed = dataclasses.replace(kind.archive, md5=md5(content), addresses=(address,), largest=len(content))
+    changed = dataclasses.replace(kind.archive, checksum=md5(content), addresses=(address,), largest=len(content))
     monkeypatch.setattr(kind, "archive", changed)
 
 

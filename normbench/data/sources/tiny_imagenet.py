@@ -63,7 +63,7 @@ class TinyImageNet(Source):
     def _unpacked(self, request: Request) -> tuple[Path, str | None]:
         """The folder with the images, and the sha256 of the archive that they are from; None for a user's folder."""
         downloads = layout.downloads() / self.name
-        made, packed = downloads / f"{self.archive.md5}.unpacked" / FOLDER, downloads / self.archive.name
+        made, packed = downloads / f"{self.archive.checksum}.unpacked" / FOLDER, downloads / self.archive.name
         if made.is_dir() and packed.is_file():
             return made, files.sha256(packed)
         mirror = self.mirror or os.environ.get("NORMBENCH_MIRROR") or ""
