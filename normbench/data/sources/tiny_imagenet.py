@@ -99,5 +99,6 @@ def _unzip(path: Path, out: Path, title: str) -> None:
                     target.write_bytes(archive.read(info))
                     progress.update(done, "")
                 progress.close(f"{len(wanted):,} files")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    # zipfile raises NotImplementedError for a compression that it does not know, and RuntimeError for encrypted files.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"truncated, damaged or of another form: {error}") from None
