@@ -86,7 +86,6 @@ def settings_kept() -> Iterator[None]:
     cudnn, deterministic = torch.backends.cudnn, torch.utils.deterministic
     threads, debug_mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     # The first of them is a class property, which torch does not declare.
-    # torch declares `fill_uninitialized_memory` as a property of a class that it puts in place of the module.
     filled, kernels = deterministic.fill_uninitialized_memory, (cudnn.benchmark, cudnn.deterministic)  # type: ignore[attr-defined]
     switches = [(*place, torch._C._get_fp32_precision_getter(*place)) for place in SWITCHES]
     old_switches = [_or_none(torch.get_float32_matmul_precision), _or_none(lambda: cudnn.allow_tf32)]
