@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from normbench.evaluation.folding import FirstRow, fold
 from normbench.functional.circular_filter import inverse_spectrum_norm
 from normbench.functional.graph import LayerTracer, computes_as
 from normbench.functional.maxmin import MaxMin
+from normbench.functional.pooling import AveragePool
 from normbench.methods.cayley import CayleyConv2d
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
@@ -160,6 +162,13 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
         case SkipInit():
             gain = float((layer.alpha * layer.gain).abs())
             return {"bound": gain, "estimate": gain}
+        case AveragePool() if sizes[2:4] == (layer.side, layer.side):
+            return None
+        case AveragePool():
+            # It is a product of one matrix for the rows and one for the columns.
+            sides = [torch.eye(size, dtype=torch.float64)[None, :, :, None] for size in sizes[2:4]]
+            matrices = [functional.adaptive_avg_pool2d(side, (layer.side, 1))[0, :, :, 0] for side in sides]
+            bound = estimate = torch.stack([torch.linalg.matrix_norm(matrix, 2) for matrix in matrices]).prod()
         case nn.MaxPool2d() if layer.kernel_size == layer.stride and layer.dilation == 1:
             return None
         case _ if any(computes_as(layer, kind) for kind in NEUTRAL):

@@ -97,7 +97,7 @@ class TrackedNorms(nn.Module):
                 found.append((groups, kernel.shape[0] // groups, kernel.shape[1]))
             self.vectors.append(Vectors(found, height, width, kernel.detach()))
         with torch.no_grad():
-            for _ in range(START_ITERATIONS):
+            for _ in range(START_ITERATIONS if layers else 0):
                 self(model)
 
     @staticmethod
@@ -162,6 +162,8 @@ class FantasticFour(Method):
         batch_norms = followers(model, nn.Conv2d, nn.BatchNorm2d) if self.batch_norm else {}
         model.fantastic_four = TrackedNorms(model, names, batch_norms, self.polyphase)
 
-    def penalty(self, model: nn.Module, moment: Moment = START) -> Tensor:
+    def penalty(self, model: nn.Module, moment: Moment = START) -> Tensor | None:
+        if not model.get_submodule("fantastic_four").layers:
+            return None  # a network of linear layers alone has nothing to bound, unless `layers` is `all`
         bounds = model.get_submodule("fantastic_four")(model)
         return self.coefficient * (bounds.log() if self.form == "log" else bounds).sum()

@@ -72,13 +72,17 @@ class Fixup(Method):
         return ScalarAffine() if role.last_in_block else ScalarBias()
 
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
-        return nn.Sequential(ScalarBias(), nn.Linear(in_features, out_features))
+        layer = nn.Linear(in_features, out_features)
+        if role.place == "head":
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        return nn.Sequential(ScalarBias(), layer)
 
     def initialize(self, model: nn.Module) -> None:
         """Draws the weights of convolutions by He's rule (fan-out) and rescales those of the residual branches.
 
         In each of L branches with m convolutions, the last convolution is set to 0 and the others are multiplied by
-        L^(-1/(2m-2)). The classifier is set to 0.
+        L^(-1/(2m-2)). The classifier is 0 since it was built.
         """
         convolutions = [module for module in model.modules() if isinstance(module, BiasedConv2d)]
         branches: list[list[BiasedConv2d]] = [[]]
@@ -96,10 +100,6 @@ class Fixup(Method):
             for module in first:
                 module.layer.weight.data.mul_(len(branches) ** (-1 / (2 * len(branch) - 2)))
             nn.init.zeros_(last.layer.weight)
-        for head in model.modules():
-            if isinstance(head, nn.Linear):
-                nn.init.zeros_(head.weight)
-                nn.init.zeros_(head.bias)
 
     def param_groups(self, model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
         scalars = [p for m in model.modules() if isinstance(m, ScalarBias | ScalarAffine) for p in m.parameters()]

@@ -11,6 +11,7 @@ import dataclasses
 from torch import Tensor, nn
 from torch.nn import functional
 
+from normbench.functional.pooling import AveragePool
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models.base import register_classifier
 
@@ -34,7 +35,7 @@ class LeNet(nn.Module):
                 method.activation(sizes[stage + 1], role=last),
                 nn.MaxPool2d(2),
             ]
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(SIDE), nn.Flatten())
+        self.features = nn.Sequential(*layers, AveragePool(SIDE), nn.Flatten())
         features, inner = sizes[2] * SIDE**2, (width * 20, width * 14)
         body, head = (Role(place, 1, True, architecture="lenet") for place in ("body", "head"))
         self.linear1 = method.linear(features, inner[0], role=body)

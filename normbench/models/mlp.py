@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 
 from torch import Tensor, nn
-from torch.nn import functional
 
+from normbench.functional.pooling import AveragePool
 from normbench.methods.base import Method, Role
 from normbench.models.base import register_classifier
 
@@ -26,7 +26,7 @@ class MLP(nn.Module):
 
     def __init__(self, method: Method, channels: int, classes: int, side: int, width: int, depth: int):
         super().__init__()
-        self.side, features = side, channels * side**2
+        self.pool, features = AveragePool(side), channels * side**2
         layers: list[nn.Module] = []
         for stage in range(depth):
             here = Role("body", stage, last_stage=stage == depth - 1, architecture="mlp", activation="sigmoid")
@@ -43,7 +43,7 @@ class MLP(nn.Module):
         self.head = method.linear(features, classes, role=Role("head", depth - 1, True, architecture="mlp"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layers(functional.adaptive_avg_pool2d(x, self.side).flatten(1)))
+        return self.head(self.layers(self.pool(x).flatten(1)))
 
 
 @register_classifier()

@@ -24,14 +24,22 @@ CELLS, STAGES = 6, 3  # cells at each resolution, and resolutions
 class Depthwise(nn.Module):
     """A depth-wise convolution with its norm: (N, in, H, W) -> (N, out, H/stride, W/stride), one or two maps a channel.
 
-    role: makes the Role of a layer in this stage.
+    role: makes the Role of a layer in this stage. last: whether the branch that ends here is added to the pooled one,
+    which is a shortcut.
     """
 
     def __init__(
-        self, method: Method, in_channels: int, out_channels: int, size: int, stride: int, role: Callable[..., Role]
+        self,
+        method: Method,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        stride: int,
+        role: Callable[..., Role],
+        last: bool,
     ):
         super().__init__()
-        here = role("depthwise", last_in_block=True)
+        here = role("depthwise", last_in_block=last)
         spec = ConvSpec(
             in_channels, out_channels, size, stride=stride, padding=size // 2, groups=in_channels, role=here
         )
@@ -68,7 +76,7 @@ class CellA(nn.Module):
 
     def __init__(self, method: Method, in_channels: int, out_channels: int, stride: int, role: Callable[..., Role]):
         super().__init__()
-        self.deep = Depthwise(method, in_channels, out_channels, 7, stride, role)
+        self.deep = Depthwise(method, in_channels, out_channels, 7, stride, role, last=True)
         self.pooled = Pooled(method, in_channels, out_channels, stride, role)
         self.activation = method.activation(out_channels, role=role("addition", activation="relu"))
 
@@ -86,9 +94,9 @@ class CellB(nn.Module):
         super().__init__()
         deep = functools.partial(Depthwise, method, in_channels, out_channels)
         addition, body = role("addition", activation="relu"), role("body", activation="relu")
-        self.deep7, self.deep3 = deep(7, stride, role), deep(3, stride, role)
+        self.deep7, self.deep3 = deep(7, stride, role, last=False), deep(3, stride, role, last=False)
         self.pooled = Pooled(method, in_channels, out_channels, stride, role)
-        self.deep5 = deep(5, stride, role)
+        self.deep5 = deep(5, stride, role, last=True)
         self.activation1 = method.activation(out_channels, role=addition)
         self.activation2 = method.activation(out_channels, role=addition)
         self.conv = method.conv(ConvSpec(2 * out_channels, out_channels, 1, role=body))

@@ -16,6 +16,7 @@ from normbench.data.batches import Images, on_device
 from normbench.evaluation.folding import fold
 from normbench.evaluation.lipschitz import bounds, filtered_bound
 from normbench.evaluation.smoothness import Smoothness, constants, features, smoothness
+from normbench.functional.pooling import AveragePool
 from normbench.methods import registry
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.models import registry as models
@@ -124,6 +125,14 @@ def test_a_chain_of_linear_layers_is_the_product_of_its_norms() -> None:
     norms = [torch.linalg.matrix_norm(layer.weight, 2).item() for layer in (model[1], model[3])]
     assert found["product"] == pytest.approx(math.prod(norms))
     assert [layer["bound"] for layer in found["layers"]] == pytest.approx(norms)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (7, 12), (5, 5), (2, 5)])
+def test_the_bound_of_average_pooling_is_its_norm(size: tuple[int, int]) -> None:
+    found = bounds(nn.Sequential(AveragePool(5)), torch.randn(1, 2, *size))
+    matrix = torch.autograd.functional.jacobian(AveragePool(5).double(), torch.zeros(1, 1, *size, dtype=torch.float64))
+    exact = torch.linalg.matrix_norm(matrix.view(25, -1), 2).item()
+    assert found["product"] == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize(("method", "network"), [("group_norm", "resnet8"), ("batch_norm", "senet18")])

@@ -30,7 +30,7 @@ from tests.support import subjects
 from tests.support.covering import covering
 from tests.support.dispatch import NOT_DETERMINISTIC, Operations, same_strides
 from tests.support.fake_cuda import fake_cuda, obstacle
-from tests.support.short_models import CHANNELS, SHORT, short_classifier
+from tests.support.short_models import CHANNELS, SHORT, SIDES, short_classifier
 from tests.support.tf32 import Rounded, of_a_layer, only_layers, tf32_on_cuda
 
 REASON = obstacle()
@@ -63,23 +63,31 @@ VARIANTS = [
 ]
 
 
+# Without those that are not possible: an orthogonal convolution keeps the size, and LeNet's do not.
+PAIRS = [
+    pair
+    for pair in covering(SHORT, registry.names(), SETTINGS)
+    if pair[:2] not in {("lenet", "cayley"), ("lenet", "soc")}
+]
+
+
 def shown(value: str | tuple[str, ...]) -> str:
     """A parameter in the name of a test."""
     return value if isinstance(value, str) else "-".join(value)
 
 
-def images(layout: MemoryFormat, count: int = BATCH) -> Images:
+def images(layout: MemoryFormat, count: int = BATCH, size: int = SIZE) -> Images:
     """Fake images and labels."""
-    pixels = torch.empty(count, CHANNELS, SIZE, SIZE, dtype=torch.uint8, device="cuda")
+    pixels = torch.empty(count, CHANNELS, size, size, dtype=torch.uint8, device="cuda")
     labels = torch.zeros(count, dtype=torch.long, device="cuda")
     mean, std = (torch.empty(CHANNELS, 1, 1, device="cuda") for _ in range(2))
     return Images(pixels, labels, mean, std, FORMATS[layout])
 
 
 def test_every_architecture_is_traced() -> None:
-    """A new file of models has a short network here, or is the GAN's."""
+    """A new file of models has a short network here, or is a GAN's."""
     files = {path.stem for path in Path(build.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "base", "build", "registry", "trial"} == {*SHORT, "sngan"}
+    assert files - {"__init__", "base", "build", "registry", "trial"} == {*SHORT, "sngan", "sngan_resnet"}
 
 
 def leaves_nothing_behind(done: Operations, what: str) -> None:
@@ -100,7 +108,7 @@ def same_layout(network: nn.Module, optimizer: torch.optim.Optimizer, names: tup
                 assert same_strides(parameter, value), (name, parameter.shape, parameter.stride(), value.stride())
 
 
-@pytest.mark.parametrize(("model", "method", "setting"), covering(SHORT, registry.names(), SETTINGS), ids=shown)
+@pytest.mark.parametrize(("model", "method", "setting"), PAIRS, ids=shown)
 def test_classifier(model: str, method: str, setting: tuple[str, MemoryFormat]) -> None:
     """A training step, then the evaluation of the network and of what it folds into, and an attack."""
     traced(model, registry.build(method, {}), *setting)
@@ -115,8 +123,8 @@ def test_options(method: str, options: dict[str, Any], precision: str) -> None:
 def traced(model: str, method: Method, precision: str, layout: MemoryFormat) -> None:
     network = short_classifier(model, method)
     with fake_cuda(), tf32_on_cuda():
-        trained(network, method, precision, layout)
-        evaluated(network, precision, layout)
+        trained(network, method, precision, layout, SIDES[model])
+        evaluated(network, precision, layout, SIDES[model])
 
 
 @pytest.mark.parametrize("layout", FORMATS)
@@ -130,11 +138,13 @@ def test_adversaries(kind: str, layout: MemoryFormat) -> None:
         trained(network, made, "bfloat16", layout, adversary=adversary, gradient_clip=1.0, crop_padding=2, flip=True)
 
 
-def trained(network: nn.Module, method: Method, precision: str, layout: MemoryFormat, **recipe: Any) -> None:
+def trained(
+    network: nn.Module, method: Method, precision: str, layout: MemoryFormat, size: int = SIZE, **recipe: Any
+) -> None:
     """Places a network and trains it for a step."""
     placed(network, "cuda", layout)
     settings = subjects.recipe(precision=precision, batch_size=BATCH, **recipe)
-    training = loop.Training(network.train(), method, images(layout), settings, 0, print, loop.Nobody())
+    training = loop.Training(network.train(), method, images(layout, size=size), settings, 0, print, loop.Nobody())
     with Operations() as done:
         batch = next(training.batches.pixels(0))
     assert not done.waits  # The order of an epoch is drawn on the CPU.
@@ -146,9 +156,9 @@ def trained(network: nn.Module, method: Method, precision: str, layout: MemoryFo
     same_layout(network, training.optimizer, ("momentum_buffer",))
 
 
-def evaluated(network: nn.Module, precision: str, layout: MemoryFormat) -> None:
+def evaluated(network: nn.Module, precision: str, layout: MemoryFormat, size: int) -> None:
     """Evaluates a network and what it folds into, and attacks it by PGD, which does all that FGSM does."""
-    data = images(layout)
+    data = images(layout, size=size)
     network.eval()
 
     def classifier(x: torch.Tensor) -> torch.Tensor:

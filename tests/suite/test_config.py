@@ -257,7 +257,7 @@ MISTAKES = {
     "option of another source": (
         "image_size: 12",
         "image_size: 12\n    mirror: there",
-        r"datasets\.digits\.mirror = 'there': unknown key: source digits does not have it; these do: mnist,",
+        r"datasets\.digits\.mirror = 'there': unknown key: source digits does not have it; these do: .*mnist,",
     ),
     "misspelt key of a dataset": (
         "image_size: 12",

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from unittest import mock
 
 from torch import nn
 
 from normbench.methods.base import Method
-from normbench.models import mobilenet_v2, resnext
+from normbench.models import dpn, efficientnet, mobilenet_v2, pnasnet, resnext
 from normbench.models.densenet import DenseNet
+from normbench.models.lenet import LeNet
+from normbench.models.mlp import MLP
 from normbench.models.preact_resnet import PreActResNet
 from normbench.models.resnet import ResNet
 from normbench.models.senet import Gate
 from normbench.models.vgg import VGG
 
 CHANNELS, CLASSES = 3, 5
+SIDES = defaultdict(lambda: 8, lenet=16)  # pixels a side of the images that a network is tried on
 
 
 def short_mobilenet(method: Method) -> nn.Module:
@@ -30,10 +34,33 @@ def short_resnext(method: Method) -> nn.Module:
         return resnext.ResNeXt(method, CHANNELS, CLASSES, 2, 4, 8)
 
 
+def short_dpn(method: Method) -> nn.Module:
+    """The first block of a stage and one that follows it, then a stage of stride 2."""
+    with mock.patch.object(dpn, "STAGES", (dpn.Stage(2, 128, 32), dpn.Stage(1, 256, 32))):
+        return dpn.DPN(method, CHANNELS, CLASSES, 8)
+
+
+def short_efficientnet(method: Method) -> nn.Module:
+    """Blocks with an addition of themselves, with a shortcut that is a convolution, and without one."""
+    with mock.patch.object(efficientnet, "ROWS", ((1, 16, 2, 1), (2, 16, 1, 2))):
+        return efficientnet.EfficientNet(method, CHANNELS, CLASSES, 32, method)
+
+
+def short_pnasnet(method: Method) -> nn.Module:
+    """Cells of both strides, which have all that the simpler network's cells have."""
+    with mock.patch.multiple(pnasnet, STAGES=2, CELLS=1):
+        return pnasnet.PNASNet(method, CHANNELS, CLASSES, pnasnet.CellB, 8, "pnasnet_b")
+
+
 # By the name of the file in normbench/models. A method's `initialize` is still to be called.
 SHORT: dict[str, Callable[[Method], nn.Module]] = {
     "densenet": lambda method: DenseNet(method, CHANNELS, CLASSES, [2, 1], 8),
+    "dpn": short_dpn,
+    "efficientnet": short_efficientnet,
+    "lenet": lambda method: LeNet(method, CHANNELS, CLASSES, 6),
+    "mlp": lambda method: MLP(method, CHANNELS, CLASSES, SIDES["mlp"], 16, 2),
     "mobilenet_v2": short_mobilenet,
+    "pnasnet": short_pnasnet,
     "preact_resnet": lambda method: PreActResNet(method, CHANNELS, CLASSES, [1, 1], 8),
     "resnet": lambda method: ResNet(method, CHANNELS, CLASSES, [1, 1], 8),
     "resnext": short_resnext,

@@ -106,6 +106,6 @@ def test_the_moving_average_is_one_operation_on_a_gpu() -> None:
         (generator, _), (average, _) = gan(), gan()
         counts = sum(isinstance(layer, nn.BatchNorm2d) for layer in generator.modules())
         with Operations() as counted:
-            loop.update(average, generator, 0.9, 0)
+            loop.update(average, generator, 0.9, 1)  # the first update is a copy
     assert counted.seen["_foreach_lerp_"] == 1
     assert counted.launches == 1 + counts  # those that count the batches of a norm
