@@ -210,11 +210,14 @@ def corrupt(
 @app.command()
 def suite(
     name: Annotated[str | None, typer.Argument(help="A file of suites/, without its ending; none lists them.")] = None,
+    measure: Annotated[bool, typer.Option(help="Estimate how long it trains here, from a few steps.")] = True,
 ) -> None:
     """Select a suite: suites/NAME.yaml becomes params.yaml. Edits of params.yaml are kept, as suites/edited-1.yaml."""
-    known = {path.stem: path for path in sorted(layout.SUITES.glob("*.yaml"))}
+    from normbench.suite.compose import LIBRARY, composed
+
+    known = {path.stem: path for path in sorted(layout.SUITES.glob("*.yaml")) if path.name != LIBRARY}
     current = layout.PARAMS.read_bytes() if layout.PARAMS.is_file() else b""
-    selected = [stem for stem, path in known.items() if path.read_bytes() == current]
+    selected = [stem for stem, path in known.items() if _is_from(current, path)]
     if name is None:
         for stem, path in known.items():
             try:
@@ -225,14 +228,32 @@ def suite(
         return
     if name not in known:
         raise UserError(f"suite {name}: unknown; {hint(name, known)}")
-    files.read_text(known[name])  # A file that is no text does not become params.yaml.
-    content = known[name].read_bytes()
+    content = composed(known[name]).encode()
     if current and not selected:
         kept = next(stem for n in itertools.count(1) if (stem := f"edited-{n}") not in known)
         files.write_bytes(layout.SUITES / f"{kept}.yaml", current)
         say(f"{layout.PARAMS} had edits: they are kept, and `normbench suite {kept}` brings them back")
     files.write_bytes(layout.PARAMS, content)
     say(f"{layout.PARAMS} is suites/{name}.yaml now: `make results` trains it")
+    try:
+        from normbench.sweep import rough
+
+        say(*rough.of_params(measure))
+    except UserError as error:
+        complain(*error.args)
+
+
+def _is_from(current: bytes, suite: Path) -> bool:
+    """Whether params.yaml is a suite with what it takes from the library."""
+    from normbench.suite.compose import composed
+
+    content = suite.read_bytes()
+    if content == current:
+        return True
+    try:  # Composing takes most of a second: only the suite with the same first line is looked at.
+        return content.split(b"\n", 1)[0] == current.split(b"\n", 1)[0] and composed(suite).encode() == current
+    except UserError:
+        return False
 
 
 @app.command()

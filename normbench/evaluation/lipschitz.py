@@ -167,8 +167,8 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
         case AveragePool():
             # It is a product of one matrix for the rows and one for the columns.
             sides = [torch.eye(size, dtype=torch.float64)[None, :, :, None] for size in sizes[2:4]]
-            matrices = [functional.adaptive_avg_pool2d(side, (layer.side, 1))[0, :, :, 0] for side in sides]
-            bound = estimate = torch.stack([torch.linalg.matrix_norm(matrix, 2) for matrix in matrices]).prod()
+            averaged = [functional.adaptive_avg_pool2d(side, (layer.side, 1))[0, :, :, 0] for side in sides]
+            bound = estimate = torch.stack([torch.linalg.matrix_norm(matrix, 2) for matrix in averaged]).prod()
         case nn.MaxPool2d() if layer.kernel_size == layer.stride and layer.dilation == 1:
             return None
         case _ if any(computes_as(layer, kind) for kind in NEUTRAL):

@@ -54,23 +54,24 @@ class Enough(Exception):
 class Stopwatch:
     """A `normbench.training.keeper.Keeper` that saves nothing and measures the time of training steps.
 
-    A training calls it after each step. device: the kind of the device.
+    A training calls it after each step. device: the kind of the device. warm, steps: the numbers of steps before the
+    measurement and in it.
     """
 
     spent = 0.0
 
-    def __init__(self, device: str):
-        self.device, self.times = device, [time.perf_counter()]
+    def __init__(self, device: str, warm: int = WARM, steps: int = STEPS):
+        self.device, self.warm, self.last, self.times = device, warm, warm + steps, [time.perf_counter()]
 
     def resume(self) -> None:
         return None
 
     def due(self) -> bool:
         """Notes the time of a step. Raises Enough after the last step to measure."""
-        if len(self.times) in (WARM, WARM + STEPS) and self.device == "cuda":
+        if len(self.times) in (self.warm, self.last) and self.device == "cuda":
             torch.cuda.synchronize()
         self.times.append(time.perf_counter())
-        if len(self.times) > WARM + STEPS:
+        if len(self.times) > self.last:
             raise Enough
         return False
 
@@ -80,8 +81,8 @@ class Stopwatch:
             self.due()
 
     def step(self) -> float:
-        """Returns the mean seconds of a step, without the first `WARM` steps if there are more."""
-        first = WARM if len(self.times) > WARM + 1 else 0
+        """Returns the mean seconds of a step, without the first `warm` steps if there are more."""
+        first = self.warm if len(self.times) > self.warm + 1 else 0
         return (self.times[-1] - self.times[first]) / max(1, len(self.times) - 1 - first)
 
     def before(self) -> float:
@@ -89,13 +90,19 @@ class Stopwatch:
         return max(0.0, self.times[1] - self.times[0] - self.step()) if len(self.times) > 1 else 0.0
 
 
-def measure(run: Run, data: Splits) -> Cost:
-    """Returns the expected cost of a run, measured on the device that holds its data."""
-    cuda = data.device == "cuda"
+def measure(run: Run, data: Splits, warm: int = WARM, steps: int = STEPS) -> Cost:
+    """Returns the expected cost of a run, measured on the device that holds its data.
+
+    warm, steps: the numbers of steps before the measurement and in it.
+    """
+    cuda, watch = data.device == "cuda", Stopwatch(data.device, warm, steps)
     with torch.random.fork_rng():
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        cost = _of_gan(run, run.task, data) if isinstance(run.task, GanTask) else _of_classifier(run, run.task, data)
+        if isinstance(run.task, GanTask):
+            cost = _of_gan(run, run.task, data, watch)
+        else:
+            cost = _of_classifier(run, run.task, data, watch)
     if not cuda:
         return cost
     memory = torch.cuda.max_memory_allocated()
@@ -103,11 +110,10 @@ def measure(run: Run, data: Splits) -> Cost:
     return Cost(cost.step, cost.steps, cost.rest, memory)
 
 
-def _of_classifier(run: Run, task: Task, data: Splits) -> Cost:
+def _of_classifier(run: Run, task: Task, data: Splits, watch: Stopwatch) -> Cost:
     method = methods.build(run.variant.method, run.variant.options)
     model = models.get(task.model, "classifier")
     prepared_run = classifier.prepare(task, model, method, run.bound, run.seed, data)
-    watch = Stopwatch(data.device)
     with contextlib.suppress(Enough):
         classifier.fit(prepared_run, task, run.seed, lambda *_: None, watch)
     start = time.perf_counter()
@@ -122,11 +128,10 @@ def _of_classifier(run: Run, task: Task, data: Splits) -> Cost:
     return Cost(watch.step(), batches.steps * task.recipe.epochs, rest + watch.before(), 0)
 
 
-def _of_gan(run: Run, task: GanTask, data: Splits) -> Cost:
+def _of_gan(run: Run, task: GanTask, data: Splits, watch: Stopwatch) -> Cost:
     method = methods.build(run.variant.method, run.variant.options)
     model, apply_to = models.get(task.model, "gan"), run.variant.apply_to
     gan = trainer.prepare(task, model, method, run.bound, run.seed, data, apply_to)
-    watch = Stopwatch(data.device)
     with contextlib.suppress(Enough):
         trainer.fit(gan, lambda *_: None, watch)
     start = time.perf_counter()

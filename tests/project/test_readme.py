@@ -11,10 +11,11 @@ import pytest
 
 from normbench.results import tables
 from normbench.runs.run import Kind
+from normbench.suite.compose import composed
 from normbench.suite.resolve import resolve
 from normbench.training.recipe import Recipe
+from tests.support.project import ROOT, suites
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 
@@ -71,7 +72,9 @@ def test_suites(tmp_path: Path):
     """`normbench suite cifar10` and back, with an edit that is not lost."""
 
     def suite(*name: str) -> str:
-        done = subprocess.run(["normbench", "suite", *name], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            ["normbench", "suite", *name, "--no-measure"], cwd=tmp_path, capture_output=True, text=True
+        )
         assert done.returncode == (name == ("cifar",)), done.stderr
         return done.stdout + done.stderr
 
@@ -79,7 +82,11 @@ def test_suites(tmp_path: Path):
     params, digits = tmp_path / "params.yaml", (ROOT / "suites/digits.yaml").read_text(encoding="utf-8")
     params.write_text(digits, encoding="utf-8")
     assert "* digits: Handwritten digits" in suite()
-    assert suite("cifar10") == "params.yaml is suites/cifar10.yaml now: `make results` trains it\n"
+    selected = suite("cifar10").splitlines()
+    assert selected == [
+        "params.yaml is suites/cifar10.yaml now: `make results` trains it",
+        "66 runs: 2 tasks x 11 variants x 3 seeds",
+    ]
     assert params.read_text(encoding="utf-8") == (ROOT / "suites/cifar10.yaml").read_text(encoding="utf-8")
     edited = digits.replace("epochs: 5", "epochs: 6")
     params.write_text(edited, encoding="utf-8")
@@ -91,9 +98,11 @@ def test_suites(tmp_path: Path):
     assert suite("cifar").startswith("suite cifar: unknown; did you mean")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "suites").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_suite_is_in_order(path: Path):
-    assert resolve(path).suite.seeds[0] == 0
+@pytest.mark.parametrize("path", suites(), ids=lambda path: path.stem)
+def test_every_suite_is_in_order(path: Path, tmp_path: Path):
+    params = tmp_path / "params.yaml"
+    params.write_text(composed(path), encoding="utf-8")
+    assert resolve(params).suite.seeds
 
 
 def test_the_cifar10_suite_is_the_protocol_of_the_paper():

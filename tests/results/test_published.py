@@ -200,6 +200,19 @@ def test_the_difference_of_the_recipes_is_named(changed: dict[str, Any], said: s
     assert {row["recipe_difference"] for row in found(runs([0.92, 0.93, 0.94], **changed))} == {said}
 
 
+def test_the_form_of_the_network_is_named() -> None:
+    """The numbers of EfficientNet are of a network in which the blocks are not deconvolved."""
+    networks = {
+        True: "none in what the source states",
+        False: "the network's default form, published that of the authors",
+    }
+    for form, said in networks.items():
+        task = {"model": "efficientnet_b0", "model_options": {"width": 32, "authors_form": form}}
+        rows = found(runs([0.8, 0.81, 0.82], task=task))
+        assert rows
+        assert all(str(row["recipe_difference"]).startswith(said) for row in rows)
+
+
 def test_options_of_the_method_are_compared() -> None:
     options = {"block": 64, "linear_block": 0, "sampling_stride": 3, "iterations": 5, "covariance": "float32"}
     (paper, replicated) = found(runs([0.94, 0.941, 0.942], "network_deconvolution", options=options))

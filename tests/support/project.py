@@ -15,6 +15,7 @@ import pandas as pd
 
 from normbench.runs.contents import RECORD
 from normbench.runs.record import Record
+from normbench.suite.compose import LIBRARY
 from normbench.system.fork_client import SERVER
 from tests.support import forks
 
@@ -160,3 +161,8 @@ def ran(output: str) -> list[str]:
     """The stages that DVC says it ran, without `look`, which it always runs."""
     found = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
     return [stage for stage in found if stage != "look"]
+
+
+def suites() -> list[Path]:
+    """The suites of the project, without the library that they share."""
+    return [path for path in sorted((ROOT / "suites").glob("*.yaml")) if path.name != LIBRARY]

@@ -95,6 +95,10 @@ class Source:
     """The height and width of the images in pixels if the dataset sets no `image_size`, or None if they depend on the
     data. Models that do not accept images of this size are rejected when params.yaml is resolved."""
 
+    train_images: ClassVar[int | None] = None
+    """The number of training images, or None if it depends on the data. Costs are estimated from it before the data are
+    there."""
+
     needs_image_size: ClassVar[bool] = False
     """Whether every dataset of this source must set `image_size`."""
 

@@ -40,6 +40,7 @@ class TinyImageNet(Source):
     mirror: str | None = None
 
     native_size = 64
+    train_images = 100_000
     archive: ClassVar[fetch.Archive] = fetch.Archive(
         f"{FOLDER}.zip",
         "90528d7ca1a48142e341f4ef8d21d0de",

@@ -188,6 +188,7 @@ class Mnist(Torchvision):
     """70,000 grey handwritten digits of 28 x 28 pixels in 10 classes, 10,000 of them for the test."""
 
     native_size = 28
+    train_images = 60_000
     class_in_torchvision = "MNIST"
     folder = "MNIST/raw"
     largest = 47_040_016
@@ -275,6 +276,7 @@ class Cifar10(Torchvision):
     """60,000 colour images of 32 x 32 pixels in 10 classes, 10,000 of them for the test."""
 
     native_size = 32
+    train_images = 50_000
     class_in_torchvision = "CIFAR10"
     largest = 200_000_000
     sizes: ClassVar[dict[str, int]] = {"cifar-10-python.tar.gz": 170_498_071}
@@ -335,6 +337,7 @@ class Svhn(Torchvision):
     """Colour images of house numbers, 32 x 32 pixels around one of 10 digits: 73,257 to train on, 26,032 to test."""
 
     native_size = 32
+    train_images = 73_257
     class_in_torchvision = "SVHN"
     largest = 73_257 * 3072
     sizes: ClassVar[dict[str, int]] = {"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384}
@@ -381,6 +384,7 @@ class Stl10(Torchvision):
     """13,000 colour images of 96 x 96 pixels in 10 classes, 8,000 of them for the test, without the unlabelled."""
 
     native_size = 96
+    train_images = 5_000
     class_in_torchvision = "STL10"
     largest = 3_200_000_000
     sizes: ClassVar[dict[str, int]] = {"stl10_binary.tar.gz": 2_640_397_119}

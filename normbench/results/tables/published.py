@@ -81,6 +81,9 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "ResNeXt-29 32x4d": ("resnext29_32x4d", {"width": 64}),
     "MobileNetV2": ("mobilenet_v2", {"width": 32}),
     "SENet-18": ("senet18", {"width": 64}),
+    "DPN-92": ("dpn92", {"width": 96}),
+    "PNASNetA": ("pnasnet_a", {"width": 44}),
+    "EfficientNet-B0": ("efficientnet_b0", {"width": 32}),
 }
 # Published method -> method and the options that make it the same one.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -209,6 +212,8 @@ def _differences(fact: Fact, record: Record) -> Iterator[str]:
             yield f"{_label(name)} {_text(value)}, published {_text(stated[name])}"
         elif name not in stated and name not in SETTLED and value != defaults.get(name):
             yield f"{_label(name)} {_text(value)}, published not stated"
+    if task.model_options.get("authors_form") is False:
+        yield "the network's default form, published that of the authors (`authors_form: true`)"
     for name, value in fact.options.items():
         if name in variant.options and variant.options[name] != value:
             yield f"{_label(name)} {_text(variant.options[name])}, published {_text(value)}"

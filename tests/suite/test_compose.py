@@ -1,0 +1,154 @@
+"""Suites that take definitions from the library beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from normbench.runs.run import Kind
+from normbench.suite.compose import LIBRARY, composed
+from normbench.suite.document import Document
+from normbench.suite.resolve import resolve
+from normbench.suite.resolved import Resolved
+from normbench.system.errors import UserError
+from normbench.training.recipe import Recipe
+from tests.support.project import ROOT
+
+SUITE = """\
+# The head.
+suite: {seeds: [0], datasets: [data], tasks: [own, shared, alike], variants: [mine, theirs], gan_tasks: [], gan_variants: []}
+
+evaluation: {attacks: null} # kept
+
+tasks:
+  own: {dataset: data, model: mlp, recipe: {epochs: 1}} # of the suite
+variants:
+  mine: {method: batch_norm}
+"""
+SHARED = """\
+x-recipes:
+  used: &used
+    epochs: 3
+    lr: 0.5
+  other: &other
+    epochs: 4
+datasets:
+  data: {source: digits}
+  elsewhere: {source: digits}
+tasks:
+  own: {dataset: data, model: resnet8, recipe: *other}
+  shared: {dataset: elsewhere, model: resnet8, recipe: *used}
+  alike: {dataset: data, model: resnet20, recipe: *used}
+  unused: {dataset: data, model: resnet8, recipe: *other}
+variants:
+  theirs: {method: no_norm, options: {residual_gain: 0.1}} # why
+"""
+
+
+def written(folder: Path, suite: str = SUITE, library: str = SHARED) -> Path:
+    (folder / LIBRARY).write_text(library)
+    path = folder / "mine.yaml"
+    path.write_text(suite)
+    return path
+
+
+def test_what_a_suite_names_is_copied(tmp_path: Path) -> None:
+    """With the datasets of its tasks and the recipes that these share; what it defines itself stays."""
+    text = composed(written(tmp_path))
+    found = Document(tmp_path / "params.yaml", text).value
+    used = {"epochs": 3, "lr": 0.5}
+    assert found["tasks"] == {
+        "own": {"dataset": "data", "model": "mlp", "recipe": {"epochs": 1}},
+        "shared": {"dataset": "elsewhere", "model": "resnet8", "recipe": used},
+        "alike": {"dataset": "data", "model": "resnet20", "recipe": used},
+    }
+    assert found["variants"] == {
+        "mine": {"method": "batch_norm"},
+        "theirs": {"method": "no_norm", "options": {"residual_gain": 0.1}},
+    }
+    assert found["datasets"] == {"data": {"source": "digits"}, "elsewhere": {"source": "digits"}}
+    assert found["evaluation"] == {"attacks": None}
+    assert text.startswith("# The head.\nsuite: {seeds: [0], ")
+    assert "# kept" in text
+    assert "# of the suite" in text
+    assert text.count("epochs: 3") == 1  # the recipe stands there once, and both tasks refer to it
+    assert text.count("*used") == 2
+    assert "other" not in text
+
+
+def test_a_suite_that_needs_nothing_is_returned_byte_for_byte(tmp_path: Path) -> None:
+    suite = SUITE.replace(", shared, alike", "").replace(", theirs", "").replace("[data]", "[digits]")
+    suite = suite.replace("dataset: data", "dataset:   digits")
+    assert composed(written(tmp_path, suite)) == suite
+    (tmp_path / LIBRARY).unlink()
+    assert composed(tmp_path / "mine.yaml") == suite
+
+
+def test_names_that_nobody_defines_are_left_to_the_check(tmp_path: Path) -> None:
+    text = composed(written(tmp_path, SUITE.replace("theirs", "nobodys")))
+    assert Document(tmp_path / "params.yaml", text).value["variants"] == {"mine": {"method": "batch_norm"}}
+
+
+def test_a_damaged_library_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"{LIBRARY}:\d+: not YAML"):
+        composed(written(tmp_path, library=SHARED + "  broken: ["))
+
+
+@pytest.mark.parametrize("suite", ["suite: 3\n", "suite: {tasks: 5, variants: [3]}\n", "tasks: []\n"])
+def test_lists_that_are_none_are_left_to_the_check(suite: str, tmp_path: Path) -> None:
+    assert composed(written(tmp_path, suite)) == suite
+
+
+def resolved_suite(name: str, folder: Path) -> Resolved:
+    params = folder / "params.yaml"
+    params.write_text(composed(ROOT / f"suites/{name}.yaml"))
+    return resolve(params)
+
+
+def test_network_deconvolution_has_ten_networks_in_the_authors_form(tmp_path: Path) -> None:
+    tasks = resolved_suite("nd-cifar", tmp_path).tasks[Kind.CLASSIFICATION]
+    assert len(tasks) == 60
+    assert {(task.dataset, task.recipe.epochs) for task in tasks.values() if isinstance(task.recipe, Recipe)} == {
+        (dataset, epochs) for dataset in ("cifar10", "cifar100") for epochs in (1, 20, 100)
+    }
+    assert len({task.model for task in tasks.values()}) == 10
+    for task in tasks.values():
+        assert task.model_options.get("authors_form", True), task.name
+        assert task.recipe.batch_size == 128
+        assert isinstance(task.recipe, Recipe)
+        assert (task.recipe.lr, task.recipe.momentum, task.recipe.weight_decay) == (0.1, 0.9, 1e-3)
+        assert (task.recipe.schedule, task.recipe.weight_decay_norms) == ("cosine", True)
+        assert (task.recipe.crop_padding, task.recipe.flip) == (4, True)
+
+
+def test_conv_norm_is_trained_as_in_its_notebook(tmp_path: Path) -> None:
+    found = resolved_suite("convnorm-robust", tmp_path)
+    recipe = found.tasks[Kind.CLASSIFICATION]["convnorm-free"].recipe
+    assert isinstance(recipe, Recipe)
+    assert found.suite.seeds == [6, 8, 666, 10]
+    assert recipe.adversary is not None
+    assert (recipe.adversary.kind, recipe.adversary.epsilon, recipe.adversary.repeats) == ("free", 8.0, 4)
+    assert (recipe.epochs, recipe.milestones, recipe.gamma, recipe.weight_decay) == (30, [10, 20], 0.1, 1e-4)
+    recipes = resolved_suite("convnorm-standard", tmp_path).tasks[Kind.CLASSIFICATION]
+    assert {name: (task.recipe.epochs, task.recipe.milestones) for name, task in recipes.items()} == {  # type: ignore[union-attr]  # none is a GAN's
+        "convnorm-cifar10": (120, [40, 80]),
+        "convnorm-cifar100": (150, [60, 120]),
+    }
+
+
+def test_the_other_suites_train_what_they_say(tmp_path: Path) -> None:
+    noise = resolved_suite("convnorm-label-noise", tmp_path).tasks[Kind.CLASSIFICATION]
+    found = [task.label_noise and (task.label_noise.kind, task.label_noise.fraction) for task in noise.values()]  # type: ignore[union-attr]  # none is a GAN's
+    assert found == [
+        None,
+        *(("symmetric", share) for share in (0.2, 0.4, 0.6, 0.8)),
+        *(("asymmetric", share) for share in (0.2, 0.4)),
+    ]
+    scarce = resolved_suite("convnorm-scarce-data", tmp_path).tasks[Kind.CLASSIFICATION]
+    assert [task.train_fraction for task in scarce.values()] == [0.1, 0.3, 0.5, 0.7, 0.9, 1.0]  # type: ignore[union-attr]  # none is a GAN's
+    mnist = resolved_suite("nd-mnist", tmp_path)
+    assert {task.model for task in mnist.tasks[Kind.CLASSIFICATION].values()} == {"mlp", "lenet"}
+    assert mnist.variants["network_deconvolution_mlp"].options["eps"] == 1e-2
+    sbn = resolved_suite("sbn-cifar", tmp_path).tasks[Kind.CLASSIFICATION]
+    assert {task.model for task in sbn.values()} == {"resnet56", "vgg16"}
