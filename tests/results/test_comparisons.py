@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from normbench.comparison.paired import paired
 from normbench.corruptions.constants import GROUPS, MAIN
 from normbench.results.tables import aggregate
-from normbench.results.tables.comparisons import against, comparisons
+from normbench.results.tables.comparisons import Scored, _table, against, comparisons
 from normbench.results.tables.outcomes import Predictions
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
@@ -104,6 +105,21 @@ def test_fewer_than_three_seeds_have_no_verdict(folder: Path, monkeypatch: pytes
     assert float(two["low"]) < float(two["difference"]) < float(two["high"])
     none = comparison("clean_accuracy", "batch_norm", "spectral_norm")
     assert (none["seeds"], none["difference"], none["missing"]) == ("0", "", "no seed of which both runs finished")
+
+
+def test_an_effect_above_100_points_is_none() -> None:
+    """One seed that learns and two that do not, beside three that do: no difference would have been shown."""
+    lucky = {seed: {"clean_accuracy": np.full(40, float(seed == 0))} for seed in SEEDS}
+    steady = {seed: {"clean_accuracy": (np.arange(40) % 10 > 0) * 1.0} for seed in SEEDS}
+    usual = {seed: {"clean_accuracy": (np.arange(40) % 10 > seed) * 1.0} for seed in SEEDS}
+    variants = {name: Scored(found) for name, found in (("lucky", lucky), ("steady", steady), ("usual", usual))}
+    rows = {(row["variant"], row["other"]): row for row in _table(Kind.CLASSIFICATION, "t", "clean_accuracy", variants)}
+    far, near = rows["lucky", "steady"], rows["steady", "usual"]
+    assert far["verdict"] == near["verdict"] == "indistinguishable"
+    assert math.isnan(far["smallest_effect"])
+    assert far["missing"] == "smallest_effect: above 100 points"
+    assert 0 < near["smallest_effect"] <= 1
+    assert near["missing"] == ""
 
 
 def test_a_lower_fid_is_better() -> None:

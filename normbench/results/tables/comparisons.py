@@ -21,6 +21,7 @@ from normbench.runs.record import Record
 from normbench.runs.run import Kind
 
 LOWER_IS_BETTER = {"fid", "inception_fid"}
+LARGEST = 1.0  # difference of two fractions
 NUMBERS = ("difference", "low", "high", "p", "p_holm", "p_examples", "p_seeds")
 COLUMNS = (
     dict.fromkeys(("kind", "task", "measure", "variant", "other", "seeds", "examples"), PLAIN)
@@ -43,8 +44,9 @@ def comparisons(runs: dict[Kind, Runs], predictions: Known) -> Table:
     """Returns a row for each task, measure and two variants, in the order of the suite.
 
     A difference is that of the first variant minus the second, a fraction of images or an FID. predictions: of the
-    finished classifiers, or why there are none. The verdicts of one task and measure are
-    adjusted together. Runs that failed are in no comparison.
+    finished classifiers, or why there are none. The verdicts of one task and measure are adjusted together. Runs that
+    failed are in no comparison. There is no smallest effect where not even the largest difference of two fractions
+    would have been shown.
     """
     rows: list[Row] = []
     for kind, of_kind in runs.items():
@@ -118,6 +120,8 @@ def _table(kind: Kind, task: str, measure: str, variants: dict[str, Scored]) -> 
             "verdict": each.verdict.value,
             "smallest_effect": each.smallest_effect,
         }
+        if measure not in LOWER_IS_BETTER and each.smallest_effect > LARGEST:
+            rows[place] |= {"smallest_effect": math.nan, MISSING: "smallest_effect: above 100 points"}
     return rows
 
 

@@ -100,7 +100,8 @@ def _verdicts(rows: list[Row], baseline: str | None) -> str:
     return (
         f"Verdicts compare the runs with those of `{baseline}` by seeds and test images, with Holm's correction over "
         "all pairs of variants of a task. In brackets: the smallest difference, in points, that this many seeds and "
-        "images would have shown with 80 % power. In bold: the best, and what is indistinguishable from it."
+        "images would have shown with 80 % power; without one, not even 100 points would have been. In bold: the best, "
+        "and what is indistinguishable from it."
     )
 
 
