@@ -245,6 +245,23 @@ def test_nothing_keeps_anybody_out(scheme: str, width: int, browser: Any, folder
     context.close()
 
 
+def test_a_printed_page_has_everything_in_its_width(browser: Any, folder: Path) -> None:
+    """On A4 no table is cut off, and a page that was read in the dark is black on white."""
+    context = browser.new_context(viewport={"width": 794, "height": 1123}, color_scheme="dark")
+    opened = context.new_page()
+    opened.goto((folder / "report.html").as_uri())
+    opened.emulate_media(media="print", color_scheme="dark")
+    assert opened.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert not opened.locator(".tools").first.is_visible()
+    ends = opened.locator(f"#{TASK} table, #{TASK} figure.chart").evaluate_all(
+        "all => all.filter(each => each.offsetParent).map(each => each.getBoundingClientRect().right)"
+    )
+    assert len(ends) > 3
+    assert max(ends) <= 795
+    assert opened.locator(f"{BOARD} tbody tr").count() == len(NAMES)
+    context.close()
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page whose table of scores is large."""
