@@ -350,6 +350,22 @@ def test_charts_fit_the_width(width: int, browser: Any, folder: Path) -> None:
     context.close()
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_names_stand_beside_points_where_there_is_room(width: int, browser: Any, folder: Path) -> None:
+    """On a phone the legend alone has them."""
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    opened = context.new_page()
+    opened.goto((folder / "report.html").as_uri())
+    figure = opened.locator("figure.chart", has_text="What accuracy costs").first
+    figure.scroll_into_view_if_needed()
+    figure.locator("svg.marks").wait_for()
+    texts = figure.locator("svg.marks text").evaluate_all("all => all.map(each => each.textContent)")
+    times = {name: texts.count(name) for name in NAMES}
+    assert set(times.values()) <= {1, 2}
+    assert max(times.values()) == (1 if width == 360 else 2), times
+    context.close()
+
+
 def test_charts_fit_again_when_the_window_changes(page: Any) -> None:
     figure = page.locator("figure.chart", has_text="Feature maps by depth").first
     figure.scroll_into_view_if_needed()

@@ -14,6 +14,9 @@ import numpy as np
 from normbench.results.charts.chart import HEIGHT, MUTED, WIDTH, Spec
 from normbench.results.charts.labels import Box, places
 
+# Names are placed for the width of the static picture. In a narrower one, as on a phone, they would lie over each
+# other, and the legend alone names the points.
+NARROW = 480
 PLOT = (WIDTH - 70, HEIGHT)  # the plotting area of the static picture, in which names are placed
 
 
@@ -47,7 +50,7 @@ def leaders() -> Spec:
     """Returns the layer of the lines from names to points."""
     mark = {"type": "rule", "strokeWidth": 0.6, "x2Offset": {"expr": "datum.dx"}, "y2Offset": {"expr": "datum.dy"}}
     return {
-        "transform": [{"filter": "datum.named && !datum.near"}],
+        "transform": [{"filter": f"datum.named && !datum.near && wide >= {NARROW}"}],
         "mark": mark | MUTED,
         "encoding": {"x2": {"field": "x"}, "y2": {"field": "y"}},
     }
@@ -57,7 +60,7 @@ def names_of_points() -> Spec:
     """Returns the layer of the names."""
     placed = {"align": {"expr": "datum.align"}, "dx": {"expr": "datum.dx"}, "dy": {"expr": "datum.dy"}}
     return {
-        "transform": [{"filter": "datum.named"}],
+        "transform": [{"filter": f"datum.named && wide >= {NARROW}"}],
         "mark": {"type": "text", "baseline": "middle", **placed},
         "encoding": {"text": {"field": "variant"}},
     }
