@@ -9,10 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# The diversity below which a generator counts as collapsed: its typical sample is ten times as near to another one as a
-# real image is.
-COLLAPSED = 0.1
-
 
 def nearest(images: Tensor) -> Tensor:
     """The median distance of an image to the nearest other one, 0-d. images: (N, C, H, W), N > 1."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Batches, Images
-from normbench.gan.diversity import COLLAPSED, Diversity
+from normbench.gan.diversity import Diversity
 from normbench.gan.losses import LOSSES, Labelled, gradient_penalty, scores
 from normbench.gan.norms import spectral_norms
-from normbench.gan.recipe import GanRecipe
+from normbench.gan.recipe import COLLAPSED, GanRecipe
 from normbench.gan.samples import Noise, generated, sample
 from normbench.methods.base import START, Method, Moment
 from normbench.system.seeds import derive

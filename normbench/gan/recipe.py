@@ -9,6 +9,9 @@ from pydantic import Field
 from normbench.system.schema import MOST, NotNegativeReal, Positive, PositiveReal, Share, Strict, Threads
 
 COEFFICIENT = 10.0  # of the gradient penalty with the Wasserstein loss (Gulrajani et al., arXiv 1704.00028)
+# The diversity below which a generator counts as collapsed: its typical sample is ten times as near to another one as a
+# real image is.
+COLLAPSED = 0.1
 
 
 class GanRecipe(Strict):

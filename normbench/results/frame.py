@@ -16,8 +16,8 @@ def load(folder: str | Path = layout.SCORES) -> pd.DataFrame:
     """Returns a data frame with one row for each scored run in a folder such as build/scores, in the suite or not.
 
     Columns: those of results/runs.csv (docs/results.md lists them), and the times of results/costs.csv:
-    `images_per_second`, `seconds`, `compile_seconds` and `side_by_side`. A number that a run does not have is NaN. Rows
-    are in the order of kinds, tasks, variants and seeds.
+    `images_per_second`, `iterations_per_second`, `seconds`, `compile_seconds` and `side_by_side`. A number that a run
+    does not have is NaN. Rows are in the order of kinds, tasks, variants and seeds.
 
     folder: has the records as `<kind>/<task>/<variant>/<seed>.json`. A file that is no valid record is named on stderr
     and left out. Raises UserError if there is no record.

@@ -42,6 +42,8 @@ TABLES: tuple[str, ...] = (
     "classes",
     "agreement",
     "curves",
+    "gan_curves",
+    "gan_norms",
     "smoothness",
     "layers",
     "features",

@@ -8,6 +8,9 @@ RECORD = "record.json"
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # the files of a classifier
 GENERATOR, SAMPLES, FILM = "generator.pt", "samples.png", "film.png"  # the files of a GAN
 
+# The pictures of a GAN, and how their names end beside a record of build/scores, `<seed>.json`.
+PICTURES = {SAMPLES: ".png", FILM: ".film.png"}
+
 # The checkpoints of an unfinished run: `<number>-<first 16 digits of its sha256>.pt`, e.g. 000012-0123456789abcdef.pt.
 CHECKPOINTS = f"{'[0-9]' * 6}-{'[0-9a-f]' * 16}.pt"
 

@@ -16,7 +16,7 @@ from normbench.gan.features import Extractor
 from normbench.gan.score import Found, Real
 from normbench.gan.scores.frechet import Reference
 from normbench.gan.task import GanTask
-from normbench.runs.contents import SAMPLES
+from normbench.runs.contents import PICTURES
 from normbench.runs.finished import record_in
 from normbench.runs.networks import trained_generator
 from normbench.runs.record import Record
@@ -58,11 +58,21 @@ def score(task: str, variant: str) -> None:
                 record: Record = record_in(run)
                 if record.finished:
                     record = scored(record, run, spec, networks, count, scoring.resamples, device)
-                    files.copy(run / SAMPLES, out / f"{record.seed}.png")
+                    pass_on(record, run, out)
                     shown.append(in_words(record.metrics))
                 record.write(out / f"{record.seed}.json")
                 progress.update(done, f"seed {record.seed}")
             progress.close(", ".join(shown) or "no finished run")
+
+
+def pass_on(record: Record, run: Path, out: Path) -> None:
+    """Copies the pictures of a finished run to where `aggregate` finds them, beside its record with the scores.
+
+    A run of an earlier version has no film strip. run, out: the folders of the run and of the records.
+    """
+    for name, ending in PICTURES.items():
+        if name in record.files:
+            files.copy(run / name, out / f"{record.seed}{ending}")
 
 
 def scored(

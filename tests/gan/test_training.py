@@ -19,7 +19,7 @@ from normbench.data.batches import Images, on_device
 from normbench.functional.class_affine import ClassAffine
 from normbench.gan import diversity, loop, losses, norms, samples
 from normbench.gan.losses import Labelled
-from normbench.gan.recipe import GanRecipe
+from normbench.gan.recipe import COLLAPSED, GanRecipe
 from normbench.methods import registry as methods
 from normbench.methods.base import START, Method, Moment
 from normbench.methods.batch_norm import BatchNorm
@@ -547,7 +547,7 @@ def test_diversity() -> None:
     few[:, 0, 0, 0] = torch.arange(64).to(torch.uint8) % 3
     found = measured.of(few)
     assert found is not None
-    assert found < diversity.COLLAPSED
+    assert found < COLLAPSED
     flat = few.float().flatten(1)
     distances = torch.stack([(flat - one).norm(dim=1) for one in flat])
     own = torch.stack([row[torch.arange(64) != i].min() for i, row in enumerate(distances)]).median()

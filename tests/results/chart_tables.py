@@ -26,6 +26,8 @@ TABLES = (
     "layers",
     "features",
     "curves",
+    "gan_curves",
+    "gan_norms",
     "overall",
 )
 Rows = dict[str, list[dict[str, Any]]]  # by table
@@ -207,6 +209,16 @@ def _gan(rows: Rows, draw: np.random.Generator, variant: str, seeds: int) -> Non
                 "corruption_accuracy": math.nan,
             }
         )
+        for time in range(25, 501, 25):
+            norms = {layer: 1 + 3 * draw.random() for layer in LAYERS}
+            noted = {
+                "discriminator_loss": 1.5 - draw.random(),
+                "generator_loss": draw.normal(),
+                "diversity": draw.random(),
+            }
+            row = {**key, "seed": seed, "iteration": time}
+            rows["gan_curves"].append(row | noted | {"largest_norm": max(norms.values())})
+            rows["gan_norms"] += [row | {"layer": layer, "norm": norm} for layer, norm in norms.items()]
     spread = float(np.std(each, ddof=1)) if seeds > 1 else math.nan
     rows["gan"].append(
         key

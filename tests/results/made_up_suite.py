@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from normbench.corruptions.constants import EXTRA, MAIN
-from normbench.runs.contents import SAMPLES
+from normbench.runs.contents import FILM, SAMPLES
 from normbench.runs.record import Record, Stored
 from normbench.system import files, npy
 from tests.support.records import ITERATIONS, change, corrupted_images, record
@@ -38,6 +38,8 @@ VARIANTS: dict[str, tuple[float, float, float, int]] = {
     "spectral_norm": (0.1, 4100, 62.8, 77_530),
 }
 GAN_VARIANTS = ["batch_norm", "spectral_norm_alone"]
+GAN_TIMES = [10, 20, 30, ITERATIONS]  # of the entries of a history
+GAN_LAYERS = ["layers.0", "layers.3", "head"]
 FID = {"batch_norm": 61.5, "spectral_norm_alone": 34.25}  # of seed 0; one more for each further seed
 UNMEASURED, UNBOUNDED = "conv_norm", "group_norm"  # neither smoothness nor features; no bound on the network
 LAYERS = ["conv", "stages.0.0.conv1", "stages.0.0.conv2", "head"]
@@ -146,7 +148,6 @@ def features(variant: str, seed: int) -> dict[str, Any]:
 def gan_record(variant: str, seed: int) -> Record:
     """The scored record of a GAN."""
     diverged = variant == "batch_norm" and seed == 0
-    last = {"iteration": ITERATIONS, "discriminator_loss": 1.5, "generator_loss": 0.2}
     method, options = ("spectral_norm", {"batch_norm": False}) if variant == "spectral_norm_alone" else (variant, {})
     return record(
         GAN_TASK,
@@ -154,7 +155,7 @@ def gan_record(variant: str, seed: int) -> Record:
         seed,
         "diverged" if diverged else "finished",
         "gan",
-        metrics={"history": [] if diverged else [last]} | ({} if diverged else {"fid": FID[variant] + seed}),
+        metrics={"history": gan_history(variant, seed)} | ({} if diverged else {"fid": FID[variant] + seed}),
         cost={
             "images_per_second": 2100.0 + seed,
             "peak_memory_bytes": 90 * 2**20,
@@ -163,6 +164,32 @@ def gan_record(variant: str, seed: int) -> Record:
         },
         provenance={"variant": {"method": method, "options": options}},
     )
+
+
+def gan_history(variant: str, seed: int) -> list[dict[str, Any]]:
+    """The history of a GAN; that of the run that diverged ends early."""
+    draw = random.Random(f"{variant}/{seed}/history")
+    norms = {layer: 1.0 if variant == "spectral_norm_alone" else draw.uniform(1, 4) for layer in GAN_LAYERS}
+    found = []
+    for time in GAN_TIMES[: 1 if variant == "batch_norm" and seed == 0 else None]:
+        entry: dict[str, Any] = {"iteration": time, "generator_loss": draw.uniform(0.5, 2)}
+        entry["discriminator_loss"] = 1.5 - 0.01 * time
+        entry["diversity"] = 0.2 + 0.015 * time + draw.uniform(0, 0.1)
+        norms = {layer: norm * (1 if norm == 1.0 else 1.1) for layer, norm in norms.items()}
+        found.append(entry | {"spectral_norms": norms})
+    return found
+
+
+def film(variant: str, seed: int) -> np.ndarray:
+    """The images of a film strip: (rows, columns, 8, 8), a row for each noise and a column for each time."""
+    shape = (8, len(GAN_TIMES), 8, 8)
+    return np.random.default_rng([GAN_VARIANTS.index(variant), seed]).integers(0, 255, shape, np.uint8)
+
+
+def save_film(images: np.ndarray, path: Path) -> None:
+    """Writes a film strip as the training does: images enlarged to 64 pixels, in frames of one grey pixel."""
+    framed = np.pad(images.repeat(8, 2).repeat(8, 3), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=128)
+    Image.fromarray(np.concatenate(np.concatenate(framed, 1), 1)).save(path)
 
 
 def place(variant: str, seed: int, kind: str = "classification", task: str | None = None) -> Path:
@@ -209,8 +236,14 @@ def write_suite(**changed: Any) -> None:
             samples.parent.mkdir(parents=True, exist_ok=True)
             Image.frombytes("L", (128, 128), noise).save(samples)
             made = gan_record(variant, seed)
-            stored = Stored(bytes=samples.stat().st_size, sha256=files.sha256(samples))
-            change(made, files=made.files | ({SAMPLES: stored} if made.finished else {})).write(path)
+            pictures = {SAMPLES: samples}
+            if made.finished:
+                pictures[FILM] = path.with_suffix(".film.png")
+                save_film(film(variant, seed), pictures[FILM])
+            stored = {
+                name: Stored(bytes=each.stat().st_size, sha256=files.sha256(each)) for name, each in pictures.items()
+            }
+            change(made, files=made.files | (stored if made.finished else {})).write(path)
 
 
 def edit(path: Path, **changes: Any) -> None:

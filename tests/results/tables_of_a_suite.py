@@ -78,6 +78,8 @@ def write_tables(folder: Path, made: MadeUp = MadeUp()) -> None:
         "layers": [row for task in made.tasks for row in layers(made, task)],
         "features": [row for task in made.tasks for row in features(made, task)],
         "curves": [row for task in made.tasks for row in curves(made, task)],
+        "gan_curves": [row for task in made.gan_tasks for row in gan_curves(made, task)],
+        "gan_norms": [row for task in made.gan_tasks for row in gan_norms(made, task)],
     }
     for name, found in tables.items():
         columns = dict.fromkeys(found[0] if found else {"task": ""}, "")
@@ -93,6 +95,9 @@ def write_tables(folder: Path, made: MadeUp = MadeUp()) -> None:
                 Image.frombytes("L", (64, 64), random.Random(f"{name}{seed}").randbytes(64 * 64)).save(
                     place / f"{seed}.png"
                 )
+            film = folder / "films" / task / name / f"{made.seeds[0]}.png"
+            film.parent.mkdir(parents=True, exist_ok=True)
+            Image.frombytes("L", (68, 136), random.Random(name).randbytes(68 * 136)).save(film)
     for name in ("real", "corrupted"):
         (folder / name).mkdir(exist_ok=True)
         Image.frombytes("L", (64, 64), random.Random(name).randbytes(64 * 64)).save(folder / name / "digits.png")
@@ -311,6 +316,24 @@ def curves(made: MadeUp, task: str) -> list[Row]:
     ]
 
 
+def gan_curves(made: MadeUp, task: str) -> list[Row]:
+    return [
+        {"task": task, "variant": name, "seed": seed, "iteration": time, "discriminator_loss": 1.5 - 0.01 * time}
+        | {"generator_loss": 0.5 + 0.1 * seed, "diversity": 0.3 + 0.01 * time, "largest_norm": 2.0 + 0.1 * seed}
+        for name in made.gan_variants
+        for seed in made.seeds
+        for time in (10, 20, 30, 40)
+    ]
+
+
+def gan_norms(made: MadeUp, task: str) -> list[Row]:
+    return [
+        {name: row[name] for name in ("task", "variant", "seed", "iteration")} | {"layer": layer, "norm": norm}
+        for row in gan_curves(made, task)
+        for layer, norm in (("layers.0", row["largest_norm"]), ("head", 1.0))
+    ]
+
+
 def described(run: Row) -> dict[str, Any]:
     """An entry of runs.json."""
     kept = {name: run[name] for name in ("kind", "task", "variant", "seed", "status", "run", "method", "tuned")}
@@ -342,6 +365,7 @@ def missing(made: MadeUp) -> dict[str, Any]:
         "gan": {},
         "robustness": {task: dict.fromkeys(made.variants, off) for task in made.tasks},
         "smoothness": {},
+        "failed": {},
         "off": {task: ["batch_statistics"] for task in made.tasks},
     }
 

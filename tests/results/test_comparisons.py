@@ -278,7 +278,7 @@ def test_runs_have_a_row_each_and_times_stand_apart(folder: Path, monkeypatch: p
     row = next(row for row in runs if (row["variant"], row["seed"]) == ("group_norm", "2"))
     assert float(row["clean_accuracy"]) == pytest.approx(record.metrics["clean_accuracy"], abs=1e-5)
     assert row["device"] == record.provenance.device.name
-    timed = {"seconds", "images_per_second", "compile_seconds", "side_by_side"}
+    timed = {"seconds", "images_per_second", "iterations_per_second", "compile_seconds", "side_by_side"}
     for name in ("runs", "leaderboard", "gan", "comparisons", "robustness"):
         assert timed.isdisjoint(rows(f"results/{name}.csv")[0])
     assert timed < set(costs[0])

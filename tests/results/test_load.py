@@ -18,7 +18,7 @@ from tests.support.records import record
 COLUMNS = ["kind", "task", "variant", "method", "seed", "status", "tuned"]
 COLUMNS += ["clean_accuracy", "corruption_accuracy", "fid"]
 COSTS = ["peak_memory_mib", "parameters", "device", "precision", "memory_format"]
-COSTS += ["images_per_second", "seconds", "compile_seconds", "side_by_side", "run"]
+COSTS += ["images_per_second", "iterations_per_second", "seconds", "compile_seconds", "side_by_side", "run"]
 KEY = ["kind", "task", "variant", "seed"]
 
 
@@ -43,6 +43,8 @@ def test_a_row_for_each_run_of_the_suite(suite: None) -> None:
     gan = runs[runs["task"] == GAN_TASK]
     assert list(gan["fid"].dropna()) == [62.5, 63.5, 34.25, 35.25, 36.25]
     assert gan["clean_accuracy"].isna().all()
+    assert list(gan["iterations_per_second"]) == pytest.approx(2 * [(2100 + seed) / 64 for seed in range(3)])
+    assert runs.loc[runs["task"] == TASK, "iterations_per_second"].isna().all()
 
 
 def test_it_is_what_the_tables_of_runs_and_of_costs_say(suite: None) -> None:

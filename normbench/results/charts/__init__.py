@@ -18,13 +18,16 @@ from normbench.results.charts.conditions import condition_charts
 from normbench.results.charts.corruptions import corruption_chart
 from normbench.results.charts.cost import cost_chart
 from normbench.results.charts.curves import curve_chart
+from normbench.results.charts.diversity import diversity_chart
 from normbench.results.charts.features import BANDS, SIZES, energy_chart, feature_chart
 from normbench.results.charts.fid import fid_chart
+from normbench.results.charts.gan_losses import LOSSES, gan_loss_chart
 from normbench.results.charts.layers import NORMS, layer_chart
 from normbench.results.charts.look import Look, looks
 from normbench.results.charts.picture import VEGA_LITE
 from normbench.results.charts.profile import profile_chart
 from normbench.results.charts.robustness import robustness_chart
+from normbench.results.charts.spectral_norms import spectral_norm_chart
 from normbench.results.charts.variants import Looks
 from normbench.runs.run import Kind
 from normbench.training.task import Task
@@ -64,6 +67,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "robustness": ("task", "variant"),
     "corruptions": ("task", "variant", "corruption", "mean"),
     "curves": ("task", "variant", "seed", "epoch", "loss", "accuracy"),
+    "gan_curves": ("task", "variant", "seed", "iteration", *LOSSES, "diversity", "largest_norm"),
+    "gan_norms": ("task", "variant", "seed", "iteration", "layer", "norm"),
     "layers": ("task", "variant", "layer", *NORMS),
     "features": ("task", "variant", "when", "block", *SIZES, *BANDS),
     "overall": (
@@ -80,9 +85,7 @@ def charts(task: str, tables: Tables, looks: Looks) -> list[Chart]:
     """Returns the charts of a task of classification. tables: those of build/tables. looks: see `looks`."""
     own = _of(tables, Kind.CLASSIFICATION, task)
     board, runs, robustness = own["leaderboard"], own["runs"], own["robustness"]
-    names = list(board["variant"])
-    failed = runs[runs["status"] != "finished"]
-    failures = set(zip(failed["variant"], failed["seed"], strict=True))
+    names, failures = list(board["variant"]), _failures(runs)
     found = [
         cost_chart(board, own["speeds"], looks),
         comparison_chart(own["comparisons"], names, looks),
@@ -101,13 +104,22 @@ def charts(task: str, tables: Tables, looks: Looks) -> list[Chart]:
 def gan_charts(task: str, tables: Tables, looks: Looks) -> list[Chart]:
     """Returns the charts of a GAN task. tables, looks: as for `charts`."""
     own = _of(tables, Kind.GAN, task)
-    names = list(own["gan"]["variant"])
+    names, failures, history = list(own["gan"]["variant"]), _failures(own["runs"]), own["gan_curves"]
     found = [
         fid_chart(own["runs"], names, looks),
         comparison_chart(own["comparisons"], names, looks),
+        diversity_chart(history, failures, names, looks),
+        gan_loss_chart(history, failures, names, looks),
+        spectral_norm_chart(history, own["gan_norms"], failures, names, looks),
         cost_chart(own["gan"], own["speeds"], looks),
     ]
     return [chart for chart in found if chart is not None]
+
+
+def _failures(runs: pd.DataFrame) -> set[tuple[str, int]]:
+    """Returns variant and seed of the runs that diverged or collapsed. runs: the rows of a task in runs.csv."""
+    failed = runs[runs["status"] != "finished"]
+    return set(zip(failed["variant"], failed["seed"], strict=True))
 
 
 def overall_charts(tables: Tables, looks: Looks, tasks: Mapping[str, Task]) -> list[Chart]:

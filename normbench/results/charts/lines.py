@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,21 +36,21 @@ def lines(
     name: str,
     below: Sequence[Spec] = (),
     above: Sequence[Spec] = (),
+    of_line: Sequence[str] = ("variant",),
     **more: Any,
 ) -> Spec:
     """Returns a panel.
 
     rows: its data. name: of the layer that a highlighter needs. below, above: more layers, behind the lines and in
-    front of them.
+    front of them. of_line: the fields that rows of one line have in common.
     """
-    longest = max(
-        (sum(row["variant"] == first for row in rows) for first in {row["variant"] for row in rows}), default=0
-    )
+    keys = [tuple(row[field] for field in of_line) for row in rows]
+    longest = max(Counter(keys).values(), default=0)
     every = 1 if longest <= MOST_MARKERS else -(-longest // SPARSE)
-    marked: dict[str, int] = {}
-    for row in rows:
-        place = marked[row["variant"]] = marked.get(row["variant"], -1) + 1
-        row |= {"mark": 1} if place % every == 0 else {}
+    marked: Counter[tuple[Any, ...]] = Counter()
+    for row, key in zip(rows, keys, strict=True):
+        row |= {"mark": 1} if marked[key] % every == 0 else {}
+        marked[key] += 1
     shown = {key: look[key] for key in ("color", "strokeDash") if key in look}
     layers: list[Spec] = [
         {

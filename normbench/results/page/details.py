@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 from markupsafe import Markup
 
-from normbench.results.charts.curves import QUANTITIES, chosen_epochs
+from normbench.results.charts.curves import QUANTITIES
 from normbench.results.charts.features import BANDS, empty_blocks
+from normbench.results.charts.gan_losses import LOSSES
 from normbench.results.charts.layers import merged
+from normbench.results.charts.over_time import chosen_epochs, chosen_times
 from normbench.results.page.grid import Cell, Column, Grid, Line
 from normbench.results.page.names import Variants, measure
 from normbench.results.page.verdicts import Comparison, Verdicts
@@ -20,6 +22,11 @@ WHEN = {"initial": "at initialization", "trained": "after training"}
 # Column of features.csv -> the label of its table, and the factor of its numbers.
 FEATURES = {"rms": ("Feature maps: root mean square", 1.0), "max": ("Feature maps: largest value", 1.0)}
 FEATURES |= {band: (f"Spectral energy, %: {title}", 100.0) for band, title in BANDS.items()}
+
+# Column of gan_curves.csv -> the label of its table, and the factor of its numbers.
+ITERATIONS: dict[str, tuple[str, float]] = {"diversity": ("diversity of samples", 1)}
+ITERATIONS |= {column: (title, 1) for column, title in LOSSES.items()}
+ITERATIONS |= {"largest_norm": ("largest spectral norm of the discriminator", 1)}
 
 
 def comparison_grid(variants: Variants, names: list[str], verdicts: Verdicts) -> Grid:
@@ -146,28 +153,78 @@ def curve_grids(table: pd.DataFrame, runs: pd.DataFrame) -> list[Grid]:
 
     table, runs: the rows of the task in curves.csv and runs.csv. The epochs are those of the chart.
     """
+    return _by_time(table, runs, "epoch", QUANTITIES, chosen_epochs(int(table["epoch"].max())) if len(table) else [])
+
+
+def gan_curve_grids(table: pd.DataFrame, runs: pd.DataFrame) -> list[Grid]:
+    """Returns what a GAN notes while it trains, likewise: a line for each iteration, a column a variant.
+
+    table, runs: the rows of the task in gan_curves.csv and runs.csv.
+    """
+    return _by_time(table, runs, "iteration", ITERATIONS, chosen_times(table["iteration"]) if len(table) else [])
+
+
+def norm_grid(table: pd.DataFrame, runs: pd.DataFrame) -> Grid:
+    """Returns the spectral norms of the discriminator's layers at the end of the finished runs, a line for each layer.
+
+    table, runs: the rows of the task in gan_norms.csv and runs.csv.
+    """
+    table = _of_finished(table, runs) if len(table) else table
+    last = table[table["iteration"] == table["iteration"].max()] if len(table) else table
+    if not len(last):
+        return Grid("Spectral norms at the end", "Layer", [], [])
+    names = list(dict.fromkeys(last["variant"]))
+    layers = merged(own["layer"].drop_duplicates() for _, own in last.groupby("variant", sort=False))
+    found = last.groupby(["variant", "layer"])["norm"].agg(["mean", "std"]).to_dict("index")
+
+    def cell(place: tuple[str, str]) -> Cell:
+        if place not in found:
+            return Cell(NONE)
+        return Cell(measured(found[place]["mean"], found[place]["std"], ".3g"), found[place]["mean"])
+
+    columns = [Column(name, name) for name in names]
+    lines = [Line(layer, [cell((name, layer)) for name in names]) for layer in layers]
+    return Grid("Spectral norms at the end", "Layer", columns, lines)
+
+
+def _by_time(
+    table: pd.DataFrame, runs: pd.DataFrame, time: str, quantities: Mapping[str, tuple[str, float]], times: list[int]
+) -> list[Grid]:
+    """Returns a table for each quantity that has values, over the finished runs.
+
+    time: the column of the times. quantities: column -> the label, and the factor of its numbers. times: those that are
+    shown.
+    """
+    table = _of_finished(table[table[time].isin(times)], runs) if len(table) else table
     if not len(table):
         return []
-    done = runs.loc[runs["status"] == "finished", ["variant", "seed"]]
-    table = table[table["epoch"].isin(chosen_epochs(int(table["epoch"].max())))].merge(done, on=["variant", "seed"])
     names = list(dict.fromkeys(table["variant"]))
-    found = table.groupby(["variant", "epoch"])[list(QUANTITIES)].agg(["mean", "std"])
+    known = [key for key in quantities if key in table and table[key].notna().any()]
+    # As a dictionary, since a frame takes longer to find a cell than to compute it.
+    found = table.groupby(["variant", time])[known].agg(["mean", "std"]).to_dict("index")
 
     def cell(place: tuple[str, int], key: str, factor: float) -> Cell:
-        if place not in found.index:
+        if place not in found:
             return Cell(NONE)
-        value, deviation = (factor * float(found.loc[place, (key, of)]) for of in ("mean", "std"))
+        value, deviation = (factor * float(found[place][key, of]) for of in ("mean", "std"))
         return Cell(measured(value, deviation, ".3g"), value)
 
     return [
         Grid(
-            f"By epoch: {title}",
-            "Epoch",
+            f"By {time}: {title}",
+            time.capitalize(),
             [Column(name, name) for name in names],
             [
-                Line(str(epoch), [cell((name, epoch), key, factor) for name in names])
-                for epoch in sorted(table["epoch"].unique())
+                Line(str(when), [cell((name, when), key, factor) for name in names])
+                for when in sorted(table[time].unique())
             ],
         )
-        for key, (title, factor) in QUANTITIES.items()
+        for key in known
+        for title, factor in [quantities[key]]
     ]
+
+
+def _of_finished(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of a table with a row for each run and more that are of runs which finished."""
+    done = runs.loc[runs["status"] == "finished", ["variant", "seed"]]
+    return table.merge(done, on=["variant", "seed"])

@@ -20,6 +20,7 @@ from normbench.results.words import measured, number
 
 COSTS = (
     Column("images_per_second", "Speed", "images/s", "high"),
+    Column("iterations_per_second", "Speed", "iterations/s", "high"),
     Column("ratio", "Speed", "of the baseline's", "high"),
     Column("seconds", "Time", "s a run", "low"),
     Column("compile_seconds", "Compilation", "s", "low"),
@@ -30,7 +31,8 @@ COSTS = (
 )
 GROUPED = {f"corruption_{group}": members for group, members in GROUPS.items()}  # measure -> its corruptions
 HIDDEN = {"attack_fgsm", "compile_seconds", *GROUPED}  # until the reader asks for them
-FORMS = {"images_per_second": ",.0f", "seconds": ",.1f", "compile_seconds": ",.1f", "ratio": ".2f"}
+FORMS = {"images_per_second": ",.0f", "iterations_per_second": ",.1f", "ratio": ".2f"}
+FORMS |= {"seconds": ",.1f", "compile_seconds": ",.1f"}
 MCE = Column("mce", "mCE", "% of the baseline's", "low")
 
 

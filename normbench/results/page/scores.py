@@ -1,16 +1,20 @@
-"""The tables of a task's further scores: robustness and smoothness. Columns without numbers are left out."""
+"""The tables of a task's further scores: of GANs, robustness, smoothness. Columns without numbers are left out."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from normbench.results.charts.chart import sentence
 from normbench.results.page.grid import Cell, Column, Grid
 from normbench.results.page.names import Variants
 from normbench.results.page.notes import Notes
 from normbench.results.page.verdicts import Verdicts
+from normbench.results.tables.gan import FIDS
+from normbench.results.tables.gan_markdown import Score, known_scores
 from normbench.results.tables.reasons import MISSING, Why
 from normbench.results.tables.robustness import BUILT_IN
 from normbench.results.tables.table import Row
@@ -94,6 +98,31 @@ def smoothness_grid(variants: Variants, table: pd.DataFrame, why: dict[str, Why]
 
     lines = [variants.line(name, [cell(row, *each) for each in kept]) for name, row in by_variant(table).items()]
     return Grid("Smoothness", "Variant", [column for column, _ in kept], lines, notes, [], nothing_certified(table))
+
+
+def gan_score_grid(variants: Variants, table: pd.DataFrame, why: dict[str, Why]) -> Grid:
+    """Returns the scores of GANs besides the FIDs that are compared, which stand in the leaderboard.
+
+    table: the rows of the task in gan.csv. why: the reasons of empty cells.
+    """
+    kept = [
+        (Column(name, sentence(score.head), ", ".join(filter(None, (network, score.small))), best_of(name)), score)
+        for name, (score, network) in known_scores().items()
+        if name not in FIDS and name in table and table[name].notna().any()
+    ]
+    notes = Notes(why, [column.key for column, _ in kept])
+
+    def cell(row: Row, column: Column, score: Score) -> Cell:
+        value, deviation = (score.factor * row[name] for name in (column.key, f"{column.key}_std"))
+        return Cell(measured(value, deviation, score.form) + notes.of(row["variant"], column.key), value)
+
+    lines = [variants.line(name, [cell(row, *each) for each in kept]) for name, row in by_variant(table).items()]
+    return Grid("Scores of samples", "Variant", [column for column, _ in kept], lines, notes)
+
+
+def best_of(name: str) -> Literal["high", "low"]:
+    """Returns which values of a score of GANs are good."""
+    return "low" if name.endswith(("fid_infinity", "kid")) else "high"
 
 
 def certified(table: pd.DataFrame) -> list[str]:

@@ -21,12 +21,14 @@ from normbench.results.page.details import (
     corruption_grid,
     curve_grids,
     feature_grids,
+    gan_curve_grids,
     layer_grids,
+    norm_grid,
 )
 from normbench.results.page.grid import Grid
 from normbench.results.page.leaderboard import FIRST, GROUPED, leaderboard
 from normbench.results.page.names import Variants, measure
-from normbench.results.page.scores import robustness_grid, smoothness_grid
+from normbench.results.page.scores import gan_score_grid, robustness_grid, smoothness_grid
 from normbench.results.page.verdicts import Verdicts
 from normbench.results.tables.facts import DatasetFacts, Facts, TaskFacts
 from normbench.results.tables.table import Row
@@ -37,13 +39,25 @@ Tables = dict[str, pd.DataFrame]  # by the name of their file
 
 
 @dataclass(frozen=True)
+class Film:
+    """The film strip of a run of a variant. address: of the picture. times: of its columns, in words, or empty."""
+
+    variant: str
+    seed: str
+    status: str
+    times: str
+    address: str
+
+
+@dataclass(frozen=True)
 class Section:
     """The values that the template shows for a task of either kind.
 
     anchor: its id on the page. board: the leaderboard. reading: sentences on what its numbers can show. charts: in
     their order. grids: the wide tables. data: for the script. off: the scores that `evaluation` has off. unfinished:
     variants without a finished run. samples: of a GAN, the caption and the data address of each picture, by variant.
-    unseen: its finished runs whose samples are missing or damaged.
+    unseen: its finished runs whose samples are missing or damaged. films: of a GAN, the film strips. failed: sentences
+    on its runs that failed.
     """
 
     anchor: str
@@ -60,6 +74,8 @@ class Section:
     tuned: bool
     samples: dict[str, list[tuple[str, str]]]
     unseen: list[str]
+    films: list[Film]
+    failed: list[str]
 
     @property
     def empty(self) -> bool:
@@ -130,6 +146,8 @@ def task_section(suite: Suite, name: str, anchor: str) -> Section:
         tuned=bool(tuned),
         samples={},
         unseen=[],
+        films=[],
+        failed=[],
     )
 
 
@@ -146,6 +164,12 @@ def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
     none = pd.DataFrame()
     board = leaderboard(rows, means, own["speeds"], verdicts, variants, why, links)
     done = own["runs"][own["runs"]["status"] == "finished"].to_dict("records")
+    scores = [gan_score_grid(variants, own["gan"], why)]
+    grids = [
+        comparison_grid(variants, names, verdicts),
+        *gan_curve_grids(own["gan_curves"], own["runs"]),
+        norm_grid(own["gan_norms"], own["runs"]),
+    ]
     return Section(
         anchor=anchor,
         name=name,
@@ -153,8 +177,8 @@ def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
         board=board,
         reading=[seeds(len(suite.facts.suite.seeds)), *shown(board, verdicts, suite.facts.suite.baseline)],
         charts=gan_charts(name, suite.tables, dict(suite.looks)),
-        scores=[],
-        grids=[grid for grid in [comparison_grid(variants, names, verdicts)] if grid],
+        scores=[grid for grid in scores if grid],
+        grids=[grid for grid in grids if grid],
         data=comparable(order, means, verdicts, none, none, none),
         off=[],
         unfinished=[row["variant"] for row in rows if not row["finished"]],
@@ -165,6 +189,8 @@ def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
             for run in done
             if not (folder / "samples" / name / run["variant"] / f"{run['seed']}.png").is_file()
         ],
+        films=films(folder / "films" / name, names, own["runs"], own["gan_curves"]),
+        failed=suite.missing["failed"].get(name, []),
     )
 
 
@@ -246,6 +272,34 @@ def pictures(folder: Path, names: list[str], real: Path) -> dict[str, list[tuple
     found = {name: sorted((folder / name).glob("*.png"), key=lambda path: int(path.stem)) for name in names}
     samples = {name: [(f"seed {path.stem}", data_address(path)) for path in paths] for name, paths in found.items()}
     return ({"": [("real images", data_address(real))]} if real.is_file() else {}) | samples
+
+
+def films(folder: Path, names: list[str], runs: pd.DataFrame, history: pd.DataFrame) -> list[Film]:
+    """Returns the film strips of the variants that have one.
+
+    folder: of the strips, as `<variant>/<seed>.png`. names: of the variants, in their order. runs, history: the rows of
+    the task in runs.csv and gan_curves.csv.
+    """
+    status = {(run["variant"], str(run["seed"])): run["status"] for run in runs.to_dict("records")}
+    return [
+        Film(name, path.stem, status.get((name, path.stem), ""), times(history, name, path.stem), data_address(path))
+        for name in names
+        for path in sorted((folder / name).glob("*.png"))
+    ]
+
+
+def times(history: pd.DataFrame, variant: str, seed: str) -> str:
+    """Returns the iterations of a run's film strip: `iterations 25, 50, ... 500`; empty if they are not known.
+
+    history: the rows of the task in gan_curves.csv.
+    """
+    if not len(history):
+        return ""
+    own = history[(history["variant"] == variant) & (history["seed"].astype(str) == seed)]
+    every = [str(iteration) for iteration in own["iteration"]]
+    if len(every) < 2:
+        return "".join(f"iteration {each}" for each in every)
+    return f"iterations {', '.join(every)}" if len(every) < 5 else f"iterations {every[0]}, {every[1]}, … {every[-1]}"
 
 
 def data_address(path: Path) -> str:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 
+from normbench.gan.task import GanTask
 from normbench.results.tables.means import Runs, collapsed, finished, mean, median, std
 from normbench.results.tables.reasons import MISSING, UNTIMED
 from normbench.results.tables.table import PLAIN, REAL, Row, Table
-from normbench.runs.record import Cost, Device, Record
+from normbench.runs.record import Device, Record
 from normbench.runs.run import Kind
 
 MIB = 2**20  # bytes
 
 # The columns of one run (COST), of a variant (COSTS), and of the speed of a variant (SPEEDS).
-COST = {"images_per_second": ".1f", "peak_memory_mib": ".2f", "parameters": PLAIN, "seconds": ".2f"}
-COST |= {"compile_seconds": ".2f"}
+COST = {"images_per_second": ".1f", "iterations_per_second": ".2f", "peak_memory_mib": ".2f", "parameters": PLAIN}
+COST |= {"seconds": ".2f", "compile_seconds": ".2f"}
 ENDS = ("runs", "finished", "failed", "diverged", "collapsed")
 COSTS = {name: COST[name] for name in ("peak_memory_mib", "parameters")} | dict.fromkeys(ENDS, PLAIN)
-SPEEDS = {"images_per_second": ".1f", "images_per_second_std": ".1f", "seconds": ".2f", "seconds_std": ".2f"}
+SPEEDS = {"images_per_second": ".1f", "images_per_second_std": ".1f"}
+SPEEDS |= {"iterations_per_second": ".2f", "iterations_per_second_std": ".2f", "seconds": ".2f", "seconds_std": ".2f"}
 SPEEDS |= {"compile_seconds": ".2f", "ratio": REAL, "side_by_side": PLAIN, MISSING: PLAIN}
 
 
@@ -39,10 +41,19 @@ def costs(records: list[Record]) -> Row:
     }
 
 
-def cost(of: Cost) -> Row:
-    """Returns the columns `COST` of one run; `seconds` is the sum of all phases."""
+def cost(record: Record) -> Row:
+    """Returns the columns `COST` of one run; `seconds` is the sum of all phases.
+
+    iterations_per_second: of a GAN, each with the steps of the discriminator that belong to it; NaN for a classifier.
+    """
+    of, task = record.cost, record.provenance.task
+    speed = math.nan if of.images_per_second is None else of.images_per_second
+    iterations = math.nan
+    if isinstance(task, GanTask):
+        iterations = speed / (task.recipe.batch_size * task.recipe.discriminator_steps)
     return {
-        "images_per_second": math.nan if of.images_per_second is None else of.images_per_second,
+        "images_per_second": speed,
+        "iterations_per_second": iterations,
         "peak_memory_mib": of.peak_memory_bytes / MIB,
         "parameters": of.parameters,
         "seconds": sum(of.seconds.values()),
@@ -53,9 +64,9 @@ def cost(of: Cost) -> Row:
 def speed_table(runs: dict[Kind, Runs], baseline: str | None) -> Table:
     """Returns a row for each task and variant, over the finished runs that `costed` returns.
 
-    images_per_second: the median over these runs. ratio: that of the variant to the baseline, if all runs of both had
-    the machine to themselves and were on like machines; otherwise `missing` says why there is none. side_by_side: the
-    largest number of runs, itself included, that shared the machine with one of these.
+    images_per_second, iterations_per_second: the medians over these runs. ratio: that of the variant to the baseline,
+    if all runs of both had the machine to themselves and were on like machines; otherwise `missing` says why there is
+    none. side_by_side: the largest number of runs, itself included, that shared the machine with one of these.
     """
     rows = [
         _speed(records, of_kind.get((task, baseline or ""), []))
@@ -68,13 +79,15 @@ def speed_table(runs: dict[Kind, Runs], baseline: str | None) -> Table:
 
 def _speed(records: list[Record], of_baseline: list[Record]) -> Row:
     timed, reference = costed(records), costed(of_baseline)
-    each = [cost(record.cost) for record in timed]
+    each = [cost(record) for record in timed]
     speed = median(row["images_per_second"] for row in each)
     why = incomparable(timed, reference)
-    of_reference = median(cost(record.cost)["images_per_second"] for record in reference)
+    of_reference = median(cost(record)["images_per_second"] for record in reference)
     return {
         "images_per_second": speed,
         "images_per_second_std": std(row["images_per_second"] for row in each),
+        "iterations_per_second": median(row["iterations_per_second"] for row in each),
+        "iterations_per_second_std": std(row["iterations_per_second"] for row in each),
         "seconds": mean(row["seconds"] for row in each),
         "seconds_std": std(row["seconds"] for row in each),
         "compile_seconds": mean(row["compile_seconds"] for row in each),

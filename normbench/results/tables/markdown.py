@@ -19,6 +19,7 @@ HEAD += ["mCE (%)", "peak memory (MiB)", "parameters", "finished runs", "failed 
 ALIGNED = ["---", "---", "---:", "---", "---:", "---", "---:", "---:", "---:", "---", "---"]
 DASH = "\N{EN DASH}"
 ACCURACIES = {"clean_accuracy": "clean_verdict", "corruption_accuracy": "corruption_verdict"}
+NO_VERDICTS = f"There are no verdicts: one needs at least {FEWEST} seeds that finished in both of two variants."
 FORMATS = {"mce": ".1f", "peak_memory_mib": ".1f", "parameters": "d"}
 
 
@@ -31,41 +32,54 @@ def markdown(
     """
     marks = Marks(row["why"] for row in rows)
     leaders = {name: standing.leaders(rows, name, name) for name in ACCURACIES}
-    lines = [HEAD, ALIGNED, *(_cells(row, marks, suite.baseline, standing, leaders) for row in rows)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = table_text([HEAD, ALIGNED, *(_cells(row, marks, suite.baseline, standing, leaders) for row in rows)])
     below = [_resolution(test_images), _verdicts(rows, suite.baseline)]
+    return document(["# Leaderboard", _caption(rows, suite, corruptions), table, *below], marks)
+
+
+def table_text(lines: list[list[str]]) -> str:
+    """Returns a Markdown table. lines: its heads, how its columns are aligned, and then the cells of its rows."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def document(parts: list[str], marks: Marks) -> str:
+    """Returns the text of a file: those of its parts that are not empty, and then what its marks mean."""
     notes = "".join(f"\n({mark}) {markdown_cell(reason)}  " for mark, reason in marks.reasons())
-    parts = ["# Leaderboard", _caption(rows, suite, corruptions), table, *filter(None, below)]
-    return "\n\n".join(parts) + "\n" + (f"{notes}\n" if notes else "")
+    return "\n\n".join(filter(None, parts)) + "\n" + (f"{notes}\n" if notes else "")
+
+
+def marked(text: str, mark: str) -> str:
+    """Returns a cell with the mark of its reason, if it has one; a dash if it is empty."""
+    return f"{text or DASH} ({mark})" if mark else text or DASH
 
 
 def _cells(
     row: Row, marks: Marks, baseline: str | None, standing: Standing, leaders: Mapping[str, set[tuple[str, str]]]
 ) -> list[str]:
-    def marked(text: str, name: str) -> str:
-        mark = marks.of(row["why"], name)
-        return f"{text or DASH} ({mark})" if mark else text or DASH
+    def cell_of(text: str, name: str) -> str:
+        return marked(text, marks.of(row["why"], name))
 
     shown: list[str] = []
     for name, verdict in ACCURACIES.items():
         bold = (row["task"], row["variant"]) in leaders[name]
-        shown.append(marked(percent(row[name], row[f"{name}_std"], bold), name))
-        effect = standing.smallest_effect(row["task"], name, row["variant"], baseline or "")
-        shown.append("baseline" if row["variant"] == baseline else marked(_verdict(row[verdict], effect), verdict))
+        shown.append(cell_of(percent(row[name], row[f"{name}_std"], bold), name))
+        effect = 100 * standing.smallest_effect(row["task"], name, row["variant"], baseline or "")
+        text = cell_of(verdict_text(row[verdict], effect), verdict)
+        shown.append("baseline" if row["variant"] == baseline else text)
     return [
         markdown_cell(row["task"]),
         markdown_cell(row["variant"]) + (f" (tuned, {row['tuned']} trials)" if row["tuned"] else ""),
         *shown,
-        *(marked(cell(row[name], form), name) for name, form in FORMATS.items()),
-        marked(f"{row['finished']}/{row['runs']}", "runs"),
+        *(cell_of(cell(row[name], form), name) for name, form in FORMATS.items()),
+        cell_of(f"{row['finished']}/{row['runs']}", "runs"),
         failures(row),
     ]
 
 
-def _verdict(verdict: str, smallest_effect: float) -> str:
-    """Returns a verdict, with the smallest effect in points where the two do not differ."""
+def verdict_text(verdict: str, smallest_effect: float) -> str:
+    """Returns a verdict, with the smallest effect, in the unit of the column, where the two do not differ."""
     if verdict == Verdict.INDISTINGUISHABLE and not math.isnan(smallest_effect):
-        return f"{verdict} ({100 * smallest_effect:.2f})"
+        return f"{verdict} ({smallest_effect:.2f})"
     return verdict
 
 
@@ -96,7 +110,7 @@ def _verdicts(rows: list[Row], baseline: str | None) -> str:
     if baseline is None or not rows:
         return ""
     if not any(row[verdict] for row in rows for verdict in ACCURACIES.values()):
-        return f"There are no verdicts: one needs at least {FEWEST} seeds that finished in both of two variants."
+        return NO_VERDICTS
     return (
         f"Verdicts compare the runs with those of `{baseline}` by seeds and test images, with Holm's correction over "
         "all pairs of variants of a task. In brackets: the smallest difference, in points, that this many seeds and "

@@ -12,6 +12,7 @@ from normbench.results.tables.portable import portable
 from normbench.results.tables.reasons import MISSING
 from normbench.results.tables.robustness import robustness_table
 from normbench.results.tables.smoothness import feature_table, layer_table, smoothness_table
+from normbench.runs.contents import PICTURES
 from normbench.runs.record import Record
 from normbench.runs.run import Kind, Run
 from normbench.suite import resolved
@@ -21,7 +22,7 @@ from normbench.system.errors import UserError
 from normbench.system.text import clean, complain
 
 STAGES = {Kind.CLASSIFICATION: "evaluate", Kind.GAN: "fid"}  # the stages that write the records of build/scores
-FILES = (".json", ".npz", ".png")  # what these stages write of a run: its record, its predictions, its samples
+FILES = (".json", ".npz", *PICTURES.values())  # what these stages write of a run: its record, predictions, pictures
 NAMED = 20  # records that cannot be used, and files that are not of the suite, which are named on stderr
 
 LeftOut = dict[tuple[str, str], dict[int, str]]  # (task, variant) -> seed -> why its record is left out
@@ -142,7 +143,7 @@ def foreign(suite: Suite, found: dict[Kind, Found]) -> Iterator[tuple[Path, str]
     """
     for path in _others(layout.SCORES, Kind):
         yield path, "not of a kind of runs"
-    seeds = {str(seed) for seed in suite.seeds}
+    known = {f"{seed}{ending}" for seed in suite.seeds for ending in FILES}
     for kind, (tasks, variants) in {kind: suite.of_kind(kind) for kind in Kind}.items():
         for path in _others(layout.SCORES / kind, tasks):
             yield path, "not of a task of the suite"
@@ -151,7 +152,7 @@ def foreign(suite: Suite, found: dict[Kind, Found]) -> Iterator[tuple[Path, str]
                 yield path, "not of a variant of the suite"
         for (task, variant), records in found[kind].runs.items():
             for path in _others(layout.SCORES / kind / task / variant, ()):
-                if path.suffix not in FILES or path.stem not in seeds:
+                if path.name not in known:
                     yield path, _repeated(path, records) or "not of a run of the suite"
 
 

@@ -36,12 +36,12 @@ def cost_table(named: Iterable[Named]) -> Table:
 
     These are the numbers that differ between two trainings of the same run.
     """
-    times = {name: COST[name] for name in ("images_per_second", "seconds", "compile_seconds")}
+    times = {name: COST[name] for name in ("images_per_second", "iterations_per_second", "seconds", "compile_seconds")}
     columns = WHO | {"seed": PLAIN} | times | dict.fromkeys(("side_by_side", "device", "run"), PLAIN)
     rows = []
     for task, variant, record in named:
         device = record.provenance.device
-        row = _who(task, variant, record) | {"seed": record.seed} | cost(record.cost)
+        row = _who(task, variant, record) | {"seed": record.seed} | cost(record)
         rows.append(row | {"side_by_side": device.side_by_side, "device": device.name, "run": record.run})
     return Table(columns, rows)
 
@@ -57,7 +57,7 @@ def _who(task: str, variant: str, record: Record) -> Row:
 
 def _row(task: str, variant: str, record: Record, scores: list[str]) -> Row:
     own, columns, metrics = record.provenance, columns_of(record), record.metrics
-    spent = cost(record.cost)
+    spent = cost(record)
     return _who(task, variant, record) | {
         "method": portable(own.variant.method),
         "seed": record.seed,

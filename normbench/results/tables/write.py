@@ -17,13 +17,15 @@ from normbench.results.tables.costs import speed_table
 from normbench.results.tables.curves import curve_table
 from normbench.results.tables.facts import facts
 from normbench.results.tables.gan import gan_table
+from normbench.results.tables.gan_markdown import gan_markdown
+from normbench.results.tables.gan_training import failures, gan_curve_table, gan_norm_table
 from normbench.results.tables.leaderboard import leaderboard
 from normbench.results.tables.manifest import manifest
 from normbench.results.tables.markdown import markdown
 from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.metrics import metrics, write_metrics
 from normbench.results.tables.overall import overall_table
-from normbench.results.tables.pictures import copy_samples, draw_contact_sheets, draw_real_images
+from normbench.results.tables.pictures import copy_samples, draw_contact_sheets, draw_films, draw_real_images
 from normbench.results.tables.published import published_table
 from normbench.results.tables.reading import read
 from normbench.results.tables.reasons import Why, is_off, with_left_out
@@ -42,6 +44,7 @@ OPTIONAL = ("attacks", "batch_statistics", "smoothness")  # the scores that `eva
 EXPLAINED = ("leaderboard", "gan", "robustness", "smoothness")  # the tables with one row for each task and variant
 # Tables whose columns are left out of results/ where no row has a value; the others always have the same columns.
 SPARSE = ("robustness", "smoothness", "layers", "features")
+OF_GANS = ("gan", "gan_curves")
 OF_BOTH = ("comparisons", "runs", "costs", "claims", "metrics")  # the tables that have runs of both kinds
 
 
@@ -62,9 +65,17 @@ def off(runs: Runs) -> dict[str, list[str]]:
     return found
 
 
+def by_task(failed: dict[tuple[str, str], dict[int, str]]) -> dict[str, list[str]]:
+    """Returns task -> a sentence for each run of a GAN that failed, for the report. failed: see `failures`."""
+    found: dict[str, list[str]] = {}
+    for (task, variant), seeds in failed.items():
+        found.setdefault(task, []).extend(f"{variant}, seed {seed} {why}." for seed, why in seeds.items())
+    return found
+
+
 def behind(tables: Iterable[str]) -> dict[str, list[Kind]]:
     """Returns the kinds of runs behind each table."""
-    found = {name: [Kind.GAN] if name == "gan" else [Kind.CLASSIFICATION] for name in tables}
+    found = {name: [Kind.GAN] if name in OF_GANS else [Kind.CLASSIFICATION] for name in tables}
     return found | {name: [*Kind] for name in OF_BOTH}
 
 
@@ -109,6 +120,7 @@ def aggregate() -> None:
         "layers": layer_table(classifiers),
         "features": feature_table(classifiers),
         "curves": curve_table(classifiers),
+        "gan_curves": gan_curve_table(gans),
         "published": published_table(classifiers, published.facts()),
     }
     for name in EXPLAINED:
@@ -119,6 +131,7 @@ def aggregate() -> None:
         "speeds": speed_table(runs, suite.baseline),
         "classes": class_table(classifiers, predictions),
         "agreement": agreement_table(classifiers, predictions),
+        "gan_norms": gan_norm_table(gans),
     }
     origin = facts(suite, corruptions, runs)
     measured = Measured(tables, origin, classifiers)
@@ -143,6 +156,9 @@ def aggregate() -> None:
         files.write_text(layout.RESULTS / f"{name}.tex", latex.latex(tables[name].rows, columns, standing))
     text = markdown(tables["leaderboard"].rows, suite, corruptions, standing, test_images)
     files.write_text(layout.RESULTS / "leaderboard.md", text)
+    failed = {cell: failures(records) for cell, records in gans.items()}
+    text = gan_markdown(tables["gan"].rows, suite.baseline, standing, failed)
+    files.write_text(layout.RESULTS / "gan.md", text)
     write_metrics(metrics(board.rows, gan.rows), layout.RESULTS / "metrics")
     code = {stage: resolved.digest(stage) for stage in ("evaluate", "fid")}
     files.write_json(layout.RESULTS / "manifest.json", manifest(runs, behind(tables), code))
@@ -154,8 +170,10 @@ def aggregate() -> None:
         files.write_json(folder / "runs.json", run_facts(named))
         origin.write(folder / "provenance.json")
         missing = {name: reasons(tables[name]) for name in EXPLAINED}
-        files.write_json(folder / "missing.json", missing | {"off": off(classifiers)})
+        ended = {"failed": by_task(failed), "off": off(classifiers)}
+        files.write_json(folder / "missing.json", missing | ended)
         copy_samples(gans, folder / "samples")
+        draw_films(gans, folder / "films")
         draw_real_images(gans, folder / "real")
         draw_contact_sheets(suite.datasets, folder / "corrupted")
         checksums.note(folder)
