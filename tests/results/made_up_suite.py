@@ -181,14 +181,14 @@ def gan_history(variant: str, seed: int) -> list[dict[str, Any]]:
 
 
 def film(variant: str, seed: int) -> np.ndarray:
-    """The images of a film strip: (rows, columns, 8, 8), a row for each noise and a column for each time."""
-    shape = (8, len(GAN_TIMES), 8, 8)
+    """The images of a film strip: (rows, columns, 16, 16), a row for each noise and a column for each time."""
+    shape = (8, len(GAN_TIMES), 16, 16)
     return np.random.default_rng([GAN_VARIANTS.index(variant), seed]).integers(0, 255, shape, np.uint8)
 
 
 def save_film(images: np.ndarray, path: Path) -> None:
     """Writes a film strip as the training does: images enlarged to 64 pixels, in frames of one grey pixel."""
-    framed = np.pad(images.repeat(8, 2).repeat(8, 3), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=128)
+    framed = np.pad(images.repeat(4, 2).repeat(4, 3), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=128)
     Image.fromarray(np.concatenate(np.concatenate(framed, 1), 1)).save(path)
 
 
