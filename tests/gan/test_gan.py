@@ -389,8 +389,10 @@ def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
         train_gans("small", name)
         scores = scored(name)
     assert capsys.readouterr().err.count("train the features of quadrants") == 1
-    assert {path.name for path in scores.iterdir()} == {"3.json", "3.png", "5.json", "5.png"}
-    assert (scores / "3.png").read_bytes() == (trained("spectral_norm", 3) / "samples.png").read_bytes()
+    endings = (".json", ".png", ".film.png")
+    assert {path.name for path in scores.iterdir()} == {f"{seed}{ending}" for seed in (3, 5) for ending in endings}
+    for name, of_run in (("3.png", "samples.png"), ("3.film.png", "film.png")):
+        assert (scores / name).read_bytes() == (trained("spectral_norm", 3) / of_run).read_bytes()
     record, before = files.read_json(scores / "3.json"), files.read_json(trained("spectral_norm", 3) / "record.json")
     about = record["metrics"].pop("features")["classifier"]
     assert (about["samples"], about["references"], about["dimensions"]) == (256, 256, 64)
