@@ -17,10 +17,11 @@ import normbench
 from normbench.corruptions import MAIN
 from normbench.results import vega, words
 from normbench.results.charts import looks, overall_charts
+from normbench.results.page.addresses import data_address
 from normbench.results.page.findings import as_written, overall_grid
 from normbench.results.page.names import Variants
 from normbench.results.page.run_panels import first_anchors, panels, run_grid
-from normbench.results.page.sections import Suite, anchor, data_address, gan_section, task_section
+from normbench.results.page.sections import Suite, anchor, gan_section, task_section
 from normbench.results.tables import checksums
 from normbench.results.tables.cells import original
 from normbench.results.tables.facts import Facts
@@ -47,6 +48,7 @@ TABLES: tuple[str, ...] = (
     "smoothness",
     "layers",
     "features",
+    "filters",
     "overall",
     "published",
     "claims",
@@ -95,7 +97,7 @@ def render(folder: Path) -> str:
     drawn = looks(all_variants, facts.suite.baseline)
     suite = Suite(facts, tables, files.read_json(folder / "missing.json"), drawn, first_anchors(tables["runs"]))
     taken = {"main", "across", "published", "claims", "corruptions", "variants", "runs", "columns", "numbers", "cite"}
-    tasks = [task_section(suite, name, anchor(name, taken)) for name in facts.suite.tasks]
+    tasks = [task_section(suite, name, anchor(name, taken), folder) for name in facts.suite.tasks]
     gans = [gan_section(suite, name, anchor(name, taken), folder) for name in facts.suite.gan_tasks]
     glyphs = {name: look.glyph() for name, look in drawn.items()}
     classifiers = {

@@ -86,7 +86,7 @@ def test_record_is_complete(finished: Project):
     assert record.described_run().id == record.run
     assert set(record.cost.seconds) == {
         *("setup", "compile", "train", "checkpoints", "evaluate", "memory"),
-        *("corruptions", "batch_statistics"),
+        *("corruptions", "batch_statistics", "filters"),
     }
     assert set(record.metrics["corruption_accuracy"]) == {"gaussian_noise", "contrast"}
     for run in (finished.path / "build/trained").glob("*/*/*"):

@@ -43,6 +43,7 @@ GAN_LAYERS = ["layers.0", "layers.3", "head"]
 FID = {"batch_norm": 61.5, "spectral_norm_alone": 34.25}  # of seed 0; one more for each further seed
 UNMEASURED, UNBOUNDED = "conv_norm", "group_norm"  # neither smoothness nor features; no bound on the network
 LAYERS = ["conv", "stages.0.0.conv1", "stages.0.0.conv2", "head"]
+FILTERED = "network_deconvolution"  # whose first layer whitens patches
 DIVERGED = {("no_norm", 1), *(("spectral_norm", seed) for seed in SEEDS)}
 
 
@@ -63,6 +64,8 @@ def classification_record(variant: str, seed: int) -> Record:
             for name in sorted(NAMES)
         }
         metrics["columns"] = {}
+        if variant == FILTERED:
+            metrics["filters"] = filters()
         if variant != UNMEASURED:
             metrics |= {"smoothness": smoothness(variant, seed), "features": features(variant, seed)}
     return record(
@@ -143,6 +146,18 @@ def features(variant: str, seed: int) -> dict[str, Any]:
             shares = {"mean": 0.5 - middle, "low": low, "middle": middle, "high": 0.5 - low}
             blocks.append({"rms": draw.uniform(0.5, 4), "max": draw.uniform(5, 60)} | shares)
     return found
+
+
+def filters() -> dict[str, Any]:
+    """The metric of that name, of a 3x3 layer on grey images, whose filters are nearly a point and then a surround."""
+    after = []
+    for iterations, beside, corner, kurtosis in ((5, -0.125, 0.0, 0.75), (15, -0.375, 0.125, 10.5)):
+        own = [[2 * weight for weight in row] for row in ([corner, beside, corner], [beside, 1, beside])]
+        found = {"iterations": iterations, "centre": 2.0, "ring": beside, "others": None, "weights": [[[*own, own[0]]]]}
+        found["responses"] = {"kurtosis": kurtosis, "near_zero": 0.09 + iterations / 100}
+        after.append(found | {"sum": 1 + 4 * (beside + corner)})
+    about = {"version": 1, "examples": 360, "patches": 5760, "own_iterations": 5}
+    return about | {"pixels": {"kurtosis": -0.5, "near_zero": 0.07}, "after": after}
 
 
 def gan_record(variant: str, seed: int) -> Record:

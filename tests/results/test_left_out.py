@@ -130,7 +130,7 @@ def test_the_rest_is_shown(suite: None) -> None:
         assert why in row(LEFT_OUT, table)["missing"]
         assert "left out" not in row("batch_norm", table)["missing"]
     assert "left out" in Path("results/leaderboard.md").read_text(encoding="utf-8")
-    for name in ("runs", "robustness", "corruptions", "smoothness", "layers", "features", "curves"):
+    for name in ("runs", "robustness", "corruptions", "smoothness", "layers", "features", "filters", "curves"):
         now = Path(f"results/{name}.csv").read_text(encoding="utf-8").splitlines()
         assert [line for line in now if f"{TASK},{LEFT_OUT}," not in line] == [
             line for line in before[f"{name}.csv"].splitlines() if f"{TASK},{LEFT_OUT}," not in line

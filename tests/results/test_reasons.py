@@ -35,9 +35,9 @@ from tests.results.made_up_suite import (
 from tests.results.page import Page
 from tests.support.records import record
 
-TABLES = ("leaderboard", "gan", "robustness", "corruptions", "smoothness", "layers", "features")
+TABLES = ("leaderboard", "gan", "robustness", "corruptions", "smoothness", "layers", "features", "filters")
 CORRUPTIONS = Corruptions(names=["fog", "spatter"], severities=[1, 2])
-ON = {"corrupted_examples": None, "attacks": {}, "batch_statistics": {}, "smoothness": {}}
+ON = {"corrupted_examples": None, "attacks": {}, "batch_statistics": {}, "filters": {}, "smoothness": {}}
 
 
 def explained(name: str) -> int:
@@ -68,11 +68,13 @@ def test_every_empty_cell_of_every_table_has_a_reason(suite: None) -> None:
     assert {name: explained(name) > 0 for name in TABLES} == dict.fromkeys(TABLES, True) | {
         "gan": False,
         "features": False,
+        "filters": False,
     }
     write_suite(seeds=[0])
     aggregate()
     # Of one seed no features have a spread, and a column that is empty in every row is left out.
-    assert {name: explained(name) > 0 for name in TABLES} == dict.fromkeys(TABLES, True) | {"features": False}
+    unspread = dict.fromkeys(("features", "filters"), False)
+    assert {name: explained(name) > 0 for name in TABLES} == dict.fromkeys(TABLES, True) | unspread
 
 
 def run(columns: dict[str, float] | None = None, metrics: dict[str, Any] | None = None, **changes: Any) -> Any:
@@ -237,7 +239,7 @@ def test_the_page_names_scores_that_are_off(suite: None) -> None:
     aggregate()
     report()
     page = Path("results/report.html").read_text(encoding="utf-8")
-    assert "has it off: attacks, batch_statistics." in page
+    assert "has it off: attacks, batch_statistics, filters." in page
 
 
 def test_the_markdown_says_why(suite: None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.results.charts import Chart, Look, charts, gan_charts
+from normbench.results.page.addresses import data_address
 from normbench.results.page.compare import comparable
 from normbench.results.page.details import (
     agreement_grid,
@@ -25,6 +25,7 @@ from normbench.results.page.details import (
     layer_grids,
     norm_grid,
 )
+from normbench.results.page.filters import FilterPicture, filter_pictures
 from normbench.results.page.grid import Grid
 from normbench.results.page.leaderboard import FIRST, GROUPED, leaderboard
 from normbench.results.page.names import Variants, measure
@@ -54,10 +55,10 @@ class Section:
     """The values that the template shows for a task of either kind.
 
     anchor: its id on the page. board: the leaderboard. reading: sentences on what its numbers can show. charts: in
-    their order. grids: the wide tables. data: for the script. off: the scores that `evaluation` has off. unfinished:
-    variants without a finished run. samples: of a GAN, the caption and the data address of each picture, by variant.
-    unseen: its finished runs whose samples are missing or damaged. films: of a GAN, the film strips. failed: sentences
-    on its runs that failed.
+    their order. filters: pictures of the deconvolution filters of first layers, by variant. grids: the wide tables.
+    data: for the script. off: the scores that `evaluation` has off. unfinished: variants without a finished run.
+    samples: of a GAN, the caption and the data address of each picture, by variant. unseen: its finished runs whose
+    samples are missing or damaged. films: of a GAN, the film strips. failed: sentences on its runs that failed.
     """
 
     anchor: str
@@ -66,6 +67,7 @@ class Section:
     board: Grid
     reading: list[str]
     charts: list[Chart]
+    filters: dict[str, list[FilterPicture]]
     scores: list[Grid]
     grids: list[Grid]
     data: dict[str, Any]
@@ -102,8 +104,8 @@ class Suite:
         return found
 
 
-def task_section(suite: Suite, name: str, anchor: str) -> Section:
-    """Returns the section of a task."""
+def task_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
+    """Returns the section of a task. folder: build/tables, with the pictures of filters."""
     facts, own = suite.facts.tasks[Kind.CLASSIFICATION][name], suite.own(Kind.CLASSIFICATION, name)
     why = {table: suite.missing[table].get(name, {}) for table in ("leaderboard", "robustness", "smoothness")}
     rows = own["leaderboard"].to_dict("records")
@@ -138,6 +140,7 @@ def task_section(suite: Suite, name: str, anchor: str) -> Section:
             *shown(board, verdicts, suite.facts.suite.baseline),
         ],
         charts=charts(name, suite.tables, dict(suite.looks)),
+        filters=filter_pictures(own["filters"], names, folder / "filters" / name),
         scores=[grid for grid in scores if grid],
         grids=[grid for grid in grids if grid],
         data=comparable(order, means, verdicts, own["corruptions"], own["classes"], own["agreement"]),
@@ -177,6 +180,7 @@ def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
         board=board,
         reading=[seeds(len(suite.facts.suite.seeds)), *shown(board, verdicts, suite.facts.suite.baseline)],
         charts=gan_charts(name, suite.tables, dict(suite.looks)),
+        filters={},
         scores=[grid for grid in scores if grid],
         grids=[grid for grid in grids if grid],
         data=comparable(order, means, verdicts, none, none, none),
@@ -300,11 +304,6 @@ def times(history: pd.DataFrame, variant: str, seed: str) -> str:
     if len(every) < 2:
         return "".join(f"iteration {each}" for each in every)
     return f"iterations {', '.join(every)}" if len(every) < 5 else f"iterations {every[0]}, {every[1]}, … {every[-1]}"
-
-
-def data_address(path: Path) -> str:
-    """Returns a PNG file as a `data:` address."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def anchor(name: str, taken: set[str]) -> str:

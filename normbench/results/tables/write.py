@@ -16,6 +16,8 @@ from normbench.results.tables.corruptions import Corruptions, corruption_table
 from normbench.results.tables.costs import speed_table
 from normbench.results.tables.curves import curve_table
 from normbench.results.tables.facts import facts
+from normbench.results.tables.filter_pictures import draw_filters
+from normbench.results.tables.filters import filter_table
 from normbench.results.tables.gan import gan_table
 from normbench.results.tables.gan_markdown import gan_markdown
 from normbench.results.tables.gan_training import failures, gan_curve_table, gan_norm_table
@@ -40,10 +42,10 @@ from normbench.suite import resolved
 from normbench.suite.suite import Suite
 from normbench.system import files, layout
 
-OPTIONAL = ("attacks", "batch_statistics", "smoothness")  # the scores that `evaluation` can turn off
+OPTIONAL = ("attacks", "batch_statistics", "filters", "smoothness")  # the scores that `evaluation` can turn off
 EXPLAINED = ("leaderboard", "gan", "robustness", "smoothness")  # the tables with one row for each task and variant
 # Tables whose columns are left out of results/ where no row has a value; the others always have the same columns.
-SPARSE = ("robustness", "smoothness", "layers", "features")
+SPARSE = ("robustness", "smoothness", "layers", "features", "filters")
 OF_GANS = ("gan", "gan_curves")
 OF_BOTH = ("comparisons", "runs", "costs", "claims", "metrics")  # the tables that have runs of both kinds
 
@@ -119,6 +121,7 @@ def aggregate() -> None:
         "smoothness": smoothness_table(classifiers),
         "layers": layer_table(classifiers),
         "features": feature_table(classifiers),
+        "filters": filter_table(classifiers),
         "curves": curve_table(classifiers),
         "gan_curves": gan_curve_table(gans),
         "published": published_table(classifiers, published.facts()),
@@ -176,4 +179,5 @@ def aggregate() -> None:
         draw_films(gans, folder / "films")
         draw_real_images(gans, folder / "real")
         draw_contact_sheets(suite.datasets, folder / "corrupted")
+        draw_filters(classifiers, folder / "filters")
         checksums.note(folder)
