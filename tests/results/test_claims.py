@@ -499,6 +499,71 @@ def test_what_is_not_measured_is_not_run() -> None:
     assert judged(evidence, of_suite(*TWO)) == ("not run", "needs a score that stores filters")
 
 
+# Filters
+
+
+def filtered(iterations: int, **changed: Any) -> list[Row]:
+    """The rows of results/filters.csv of three runs. changed: other numbers."""
+    row: Row = {"task": "a", "variant": "conv_norm", "iterations": iterations, "own_iterations": 5, "ring": -0.4}
+    row |= {"centre": 2.0, "sum": 0.02, "others": math.nan, "kurtosis_before": -0.8, "kurtosis_after": 0.6}
+    row |= {"near_zero_before": 0.07, "near_zero_after": 0.08}
+    return [row | {"seed": seed} | changed for seed in (0, 1, 2)]
+
+
+def filters_say(show: str, *each: list[Row]) -> tuple[str, str]:
+    table = [row for some in each for row in some]
+    return judged(f"filters: {{show: {show}, of: {{method: conv_norm}}}}", of_suite(*TWO, filters=table))
+
+
+@pytest.mark.parametrize(
+    ("changed", "outcome", "shown"),
+    [
+        ({}, "supported", "-0.400 of the centre beside it and +0.020 in all"),
+        ({"sum": -0.099}, "supported", "-0.400 of the centre beside it and -0.099 in all"),
+        ({"sum": -0.101}, "undecided", "-0.400 of the centre beside it and -0.101 in all"),
+        ({"ring": 0.001}, "contradicted", "+0.001 of the centre beside it and +0.020 in all"),
+    ],
+)
+def test_a_surround_is_judged_after_the_most_iterations(changed: dict[str, float], outcome: str, shown: str) -> None:
+    few, many = filtered(5, ring=-0.06, sum=0.6), filtered(15)
+    many[1] |= changed
+    text = f"a: conv_norm {shown} after 15 iterations (-0.060 beside it after the 5 of the network), 3 seeds"
+    assert filters_say("centre_surround", many, few) == (outcome, text)
+
+
+@pytest.mark.parametrize("ring", [-0.4, 0.1])
+def test_few_iterations_decide_nothing_about_a_surround(ring: float) -> None:
+    text = f"a: conv_norm {ring:+.3f} of the centre beside it and +0.020 in all after 14 iterations, "
+    text += "of which 15 are needed, 3 seeds"
+    assert filters_say("centre_surround", filtered(14, ring=ring, own_iterations=14)) == ("undecided", text)
+
+
+@pytest.mark.parametrize(
+    ("changed", "outcome"),
+    [
+        ({}, "supported"),
+        ({"near_zero_after": 0.06}, "undecided"),
+        ({"kurtosis_after": -0.9}, "undecided"),
+        ({"kurtosis_after": -0.9, "near_zero_after": 0.06}, "contradicted"),
+    ],
+)
+def test_sparser_is_judged_with_the_iterations_of_the_network(changed: dict[str, float], outcome: str) -> None:
+    numbers = filtered(5)[0] | changed
+    text = (
+        f"a: conv_norm excess kurtosis -0.80 before and {numbers['kurtosis_after']:.2f} after, near zero 7.0 % before "
+    )
+    text += f"and {100 * numbers['near_zero_after']:.1f} % after, 5 iterations, 3 seeds"
+    others = filtered(15, kurtosis_after=-2.0, near_zero_after=0.0)
+    assert filters_say("sparser", filtered(5, **changed), others) == (outcome, text)
+
+
+def test_filters_without_sparsity_and_networks_without_filters() -> None:
+    found = filters_say("sparser", filtered(5, kurtosis_before=math.nan))
+    assert found == ("undecided", "a: conv_norm next to no variance, 3 seeds")
+    needs = "needs a task; variants of conv_norm; the score filters"
+    assert filters_say("sparser", filtered(5, variant="batch_norm")) == ("not run", needs)
+
+
 # The file
 
 
@@ -530,6 +595,7 @@ AT = "claims.mine.evidence"
         ("    evidence", "    tasks: {epoch: 1}\n    evidence", "claims.yaml:5: claims.mine.tasks.epoch = 1: unknown key; did you mean 'epochs'?"),
         (COMPARISON, ORDER.replace("layer_bound_sum", "layer_bound_sums"), f"claims.yaml:6: {AT}.order.column = 'layer_bound_sums': no number of results/smoothness.csv; did you mean 'layer_bound_sum'?"),
         (COMPARISON, ORDER.replace("column: layer_bound_sum", "when: trained, column: rmss"), f"claims.yaml:6: {AT}.order.column = 'rmss': no number of results/features.csv; did you mean 'rms'?"),
+        (COMPARISON, "filters: {show: sparsr, of: {method: conv_norm}}", f"claims.yaml:6: {AT}.filters.show = 'sparsr': not valid; did you mean 'sparser'?"),
         (COMPARISON, SPEED.replace(", at_least: 0.5", ""), f"claims.yaml:6: {AT}.cost: needs a limit, either `at_least` or `at_most`"),
         (COMPARISON, SPEED.replace("0.5", "0.5, at_most: 1"), f"claims.yaml:6: {AT}.cost: needs a limit, either `at_least` or `at_most`"),
         ("  mine:", "  mine:\n    paper: Q", "claims.yaml:4: claims.mine.paper: stands here twice, first in line 3"),
@@ -594,6 +660,7 @@ def test_aggregate_writes_the_claims_of_the_user(suite: None) -> None:
     mine = found["'=mine|<b>"]  # no formula
     assert (mine["outcome"], mine["evidence"]) == ("contradicted", "digits-resnet8: 1 of 3 runs of no_norm failed")
     assert found["nd-cost"]["outcome"] == "see report"
+    assert (found["nd-filters"]["outcome"], found["nd-sparsity"]["outcome"]) == ("supported", "supported")
     assert {row["claim"]: row["outcome"] for row in rows("build/tables/claims.csv")}["nd-cost"] != "see report"
     shown = first["claims.md"].decode()
     assert "| =mine\\|\\<b\\> | \\*P\\* \\<script\\> | Ends. | contradicted |" in shown

@@ -121,13 +121,25 @@ class Bounds(Strict):
     of: Side
 
 
+class Filters(Strict):
+    """The deconvolution filters of first layers, by results/filters.csv, show one of two things.
+
+    show: `centre_surround`: after the most iterations that are measured, the pixels beside the centre have the opposite
+    sign, and the weights of a filter add up to nearly nothing; `sparser`: with the iterations of the network, the
+    responses have a higher kurtosis and more values near zero than the pixels.
+    """
+
+    show: Literal["centre_surround", "sparser"]
+    of: Side
+
+
 class Unmeasured(Strict):
     """Nothing that is measured decides about the claim. needs: what would have to be measured."""
 
     needs: Text
 
 
-Deciding = Comparison | Order | Cost | NoFailures | Bounds | Unmeasured
+Deciding = Comparison | Order | Cost | NoFailures | Bounds | Filters | Unmeasured
 
 
 class Evidence(Strict):
@@ -138,6 +150,7 @@ class Evidence(Strict):
     cost: Cost | None = None
     no_failures: NoFailures | None = None
     bounds: Bounds | None = None
+    filters: Filters | None = None
     unmeasured: Unmeasured | None = None
 
     @model_validator(mode="after")

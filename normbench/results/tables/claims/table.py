@@ -6,7 +6,16 @@ import json
 from enum import StrEnum
 
 from normbench.results.tables.cells import markdown_cell
-from normbench.results.tables.claims.declared import Bounds, Claim, Comparison, Deciding, Order, Side, Unmeasured
+from normbench.results.tables.claims.declared import (
+    Bounds,
+    Claim,
+    Comparison,
+    Deciding,
+    Filters,
+    Order,
+    Side,
+    Unmeasured,
+)
 from normbench.results.tables.claims.evidence import findings, is_timed
 from normbench.results.tables.claims.finding import Finding, Says
 from normbench.results.tables.claims.measured import Measured
@@ -101,6 +110,8 @@ def _score(evidence: Deciding) -> str:
     """Returns the measure that evidence needs; empty if every run has it."""
     if isinstance(evidence, Comparison):
         return f"the measure {evidence.measure}"
+    if isinstance(evidence, Filters):
+        return "the score filters"
     return "the score smoothness" if isinstance(evidence, Order | Bounds) else ""
 
 
