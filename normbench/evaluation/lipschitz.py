@@ -34,6 +34,9 @@ NEUTRAL = (
     nn.ReLU,
     nn.Identity,
     nn.Flatten,
+    nn.Unflatten,
+    nn.Tanh,
+    nn.Softplus,
     nn.LeakyReLU,
     MaxMin,
     FirstRow,
@@ -157,6 +160,8 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
         case ScalarAffine():
             gain = float(layer.scale.abs())
             return {"bound": gain, "estimate": gain}
+        case nn.Sigmoid() if computes_as(layer, nn.Sigmoid):
+            return {"bound": 0.25, "estimate": None}  # its slope at 0
         case ScaledActivation():
             return {"bound": layer.gain, "estimate": None}  # an activation may be constant where its inputs are
         case SkipInit():

@@ -76,6 +76,7 @@ def test_the_bound_on_images_that_are_not_square(method: str, network: str, size
     [
         *((method, *network) for method in METHODS for network in NETWORKS),
         *((method, "resnet8", {"width": 2}) for method in ["fixup", *CONSTRAINED]),
+        *((method, *network) for method in METHODS for network in (("mlp", {"side": 8, "width": 12}), ("lenet", {}))),
     ],
 )
 def test_the_bound_is_above_every_jacobian(method: str, network: str, options: dict) -> None:
