@@ -112,10 +112,14 @@ def dpn92_roles(role: Callable[..., Role]) -> Roles:
 
 
 def pnasnet_b_roles(role: Callable[..., Role]) -> Roles:
-    """Six cells, then twice a reducing one and six more, each of three depth-wise convolutions and a last one."""
+    """Six cells, then twice a reducing one and six more, each of three depth-wise convolutions and a last one.
+
+    Only one of the three is added to a shortcut, which is the pooled branch.
+    """
     layers = [role("stem")]
     for stage, cells in enumerate((6, 7, 7)):
-        layers += ([role("depthwise", stage, last_in_block=True)] * 3 + [role("body", stage)]) * cells
+        added = role("depthwise", stage, last_in_block=True)
+        layers += ([role("depthwise", stage)] * 2 + [added, role("body", stage)]) * cells
         layers += [role("downsample", stage)] if stage > 0 else []
     return layers, layers, 2
 
@@ -185,7 +189,8 @@ def test_marked_norms_are_the_last_ones_to_run(name: str) -> None:
     if name == "efficientnet_b0":
         expected += [f"blocks.{index}" for index in (0, 3, 5, 11, 15)]  # no shortcut
     if name == "pnasnet_b":
-        expected += [f"stages.{stage}.{index}" for stage in range(3) for index in range(6 + (stage > 0))]  # joined
+        every = [f"stages.{stage}.{index}" for stage in range(3) for index in range(6 + (stage > 0))]
+        expected += [*every, *(f"{cell}.{branch}" for cell in every for branch in ("deep3", "deep7"))]  # joined
         expected += ["stages.1.0.pooled.resized", "stages.2.0.pooled.resized"]
     assert sorted(outside) == sorted(expected)
     assert not any(found[place] for place in outside)
@@ -288,7 +293,7 @@ def test_activations_follow_the_norms_that_say_so(name: str) -> None:
     norms = [role for hook, role in method.calls if hook == "norm"]
     marked = sum(not role.activation and role.last_in_block for role in norms)
     if name == "pnasnet_b":
-        assert (len(additions), marked) == (2 * 20, 3 * 20)  # the two sums of a cell, and its depth-wise convolutions
+        assert (len(additions), marked) == (2 * 20, 20)  # the two sums of a cell, of which one has a shortcut
     else:
         assert len(additions) == marked * name.startswith(("res", "dpn"))
     assert {role.activation for hook, role in method.calls if hook == "activation"} == {"relu"}
