@@ -11,8 +11,9 @@ from normbench.results.tables.table import PLAIN, SHARE, Table
 from normbench.runs.record import Record
 from tests.results.made_up_suite import GAN_TASK, GAN_VARIANTS, TASK, VARIANTS, edit, place, rows, write_suite
 
-# In comparisons.csv, what Holm's correction over all pairs of a measure changes when there are more.
-ADJUSTED = {"p_holm", "verdict", "smallest_effect"}
+# In comparisons.csv, what Holm's correction over all pairs of a measure changes when there are more. `missing` says where
+# the smallest effect is none.
+ADJUSTED = {"p_holm", "verdict", "smallest_effect", "missing"}
 
 
 def committed() -> dict[str, bytes]:
