@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-
 import numpy as np
 import pytest
 
 from tests.support.scenes import crops
-from tests.support.shared import SHARED
+from tests.support.shared import cifar_test_images
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +25,4 @@ def images(scene: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="session")
 def cifar() -> np.ndarray:
     """The 10,000 test images of CIFAR-10."""
-    packed = SHARED / "data"
-    if not (packed / "unpack.py").exists():
-        pytest.skip("needs ../shared/data, the images of CIFAR-10")
-    spec = importlib.util.spec_from_file_location("unpack", packed / "unpack.py")
-    assert spec is not None
-    assert spec.loader is not None
-    unpack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(unpack)
-    return unpack.load("cifar10_test_batch", packed, json.loads((packed / "manifest.json").read_text()))
+    return cifar_test_images()

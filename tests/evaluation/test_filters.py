@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import json
 import math
 from typing import Any
 
@@ -20,7 +18,7 @@ from normbench.evaluation.registry import SCORES
 from normbench.methods import registry as methods
 from normbench.methods.network_deconvolution import DeconvConv2d
 from normbench.models.build import build_classifier
-from tests.support.shared import SHARED
+from tests.support.shared import cifar_test_images
 from tests.support.subjects import subject
 
 Array = np.ndarray
@@ -61,16 +59,7 @@ def natural(count: int, side: int, channels: int, seed: int = 0) -> Array:
 @pytest.fixture(scope="session")
 def cifar() -> Array:
     """The first 400 test images of CIFAR-10."""
-    packed = SHARED / "data"
-    if not (packed / "unpack.py").exists():
-        pytest.skip("needs ../shared/data, the images of CIFAR-10")
-    spec = importlib.util.spec_from_file_location("unpack", packed / "unpack.py")
-    assert spec is not None
-    assert spec.loader is not None
-    unpack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(unpack)
-    whole = unpack.load("cifar10_test_batch", packed, json.loads((packed / "manifest.json").read_text()))
-    return np.ascontiguousarray(whole[:400])
+    return np.ascontiguousarray(cifar_test_images()[:400])
 
 
 # An oracle in numpy, by loops

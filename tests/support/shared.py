@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -11,3 +14,17 @@ GOLDEN = SHARED / "golden/cifar_c_deterministic.npz"
 STATISTICS = SHARED / "golden/cifar_c_statistics.json"
 CONSTANTS = SHARED / "spec/corruption_constants.json"
 needs_shared = pytest.mark.skipif(not GOLDEN.exists(), reason="needs ../shared, the reference's arrays")
+
+
+def cifar_test_images() -> np.ndarray:
+    """The 10,000 test images of CIFAR-10; skips the test where they are absent."""
+    packed = SHARED / "data"
+    if not (packed / "unpack.py").exists():
+        pytest.skip("needs ../shared/data, the images of CIFAR-10")
+    spec = importlib.util.spec_from_file_location("unpack", packed / "unpack.py")
+    assert spec is not None
+    assert spec.loader is not None
+    unpack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpack)
+    images: np.ndarray = unpack.load("cifar10_test_batch", packed, json.loads((packed / "manifest.json").read_text()))
+    return images
