@@ -17,7 +17,7 @@ from normbench.system.transfer import to_device
 from tests.support.dispatch import NOT_DETERMINISTIC, Operations
 from tests.support.fake_cuda import fake_cuda, obstacle
 from tests.support.python_autograd import run_backward, set_materialize_grads
-from tests.support.short_models import CHANNELS, SHORT, short_classifier
+from tests.support.short_models import CHANNELS, SHORT, SIDES, short_classifier
 
 REASON = obstacle()
 needs_fakes = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -238,7 +238,7 @@ def test_python_finds_gradients_of_inputs(model: str) -> None:
     """`torch.autograd.grad` with respect to images and to a layer in the middle."""
     torch.manual_seed(0)
     network = short_classifier(model, registry.build("group_norm", {}))
-    x, results = torch.randn(4, CHANNELS, 8, 8, requires_grad=True), []
+    x, results = torch.randn(4, CHANNELS, SIDES[model], SIDES[model], requires_grad=True), []
     for engine in ENGINES:
         middle = torch.tanh(x)
         loss = network(middle).square().sum()

@@ -30,7 +30,7 @@ from tests.support import subjects
 from tests.support.covering import covering
 from tests.support.dispatch import NOT_DETERMINISTIC, Operations, same_strides
 from tests.support.fake_cuda import fake_cuda, obstacle
-from tests.support.short_models import CHANNELS, SHORT, SIDES, short_classifier
+from tests.support.short_models import CHANNELS, IMPOSSIBLE, SHORT, SIDES, short_classifier
 from tests.support.tf32 import Rounded, of_a_layer, only_layers, tf32_on_cuda
 
 REASON = obstacle()
@@ -63,12 +63,7 @@ VARIANTS = [
 ]
 
 
-# Without those that are not possible: an orthogonal convolution keeps the size, and LeNet's do not.
-PAIRS = [
-    pair
-    for pair in covering(SHORT, registry.names(), SETTINGS)
-    if pair[:2] not in {("lenet", "cayley"), ("lenet", "soc")}
-]
+PAIRS = [pair for pair in covering(SHORT, registry.names(), SETTINGS) if pair[:2] not in IMPOSSIBLE]
 
 
 def shown(value: str | tuple[str, ...]) -> str:

@@ -33,8 +33,6 @@ STEPS = {
     "fixup": 5,
     "scaled_weight_standardization": 3,
 }  # classifier and ends of branches start at zero, so that gradients come to the rest one by one
-# A 5x5 convolution without padding makes maps smaller, which an orthogonal one cannot do.
-IMPOSSIBLE = {("lenet", "cayley"), ("lenet", "soc")}
 GATE = r"\.gate\."  # the ReLU in a gate has few units, which may all be off
 
 
@@ -72,7 +70,7 @@ DEEP = {
     for name, options in NARROW.items()
 }
 ON_SHORT = pytest.mark.parametrize("name", SHORT)
-ON_SHORT_NETWORKS = sorted({*itertools.product(SHORT, methods.names())} - IMPOSSIBLE)
+ON_SHORT_NETWORKS = sorted({*itertools.product(SHORT, methods.names())} - short_models.IMPOSSIBLE)
 
 
 @functools.cache

@@ -287,8 +287,8 @@ MISTAKES = {
         r"tasks\.digits-resnet8\.recipe\.threads = 0: .*greater than 0",
     ),
     "no threads of a GAN": (
-        "      iterations: 500",
-        "      threads: 0\n      iterations: 500",
+        "      iterations: 400",
+        "      threads: 0\n      iterations: 400",
         r"gan_tasks\.digits-sngan\.recipe\.threads = 0: .*greater than 0",
     ),
     "threads by the machine": (
@@ -297,8 +297,8 @@ MISTAKES = {
         r"recipe\.threads = 'auto': must be a whole number$",
     ),
     "memory format of a GAN": (
-        "      iterations: 500",
-        "      memory_format: contiguous\n      iterations: 500",
+        "      iterations: 400",
+        "      memory_format: contiguous\n      iterations: 400",
         r"gan_tasks\.digits-sngan\.recipe\.memory_format = 'contiguous': unknown key",
     ),
     "name": ("tasks: [digits-resnet8]", 'tasks: ["../up"]', r"suite\.tasks\.0 = '\.\./up': unknown"),

@@ -20,6 +20,8 @@ from normbench.models.vgg import VGG
 
 CHANNELS, CLASSES = 3, 5
 SIDES = defaultdict(lambda: 8, lenet=16)  # pixels a side of the images that a network is tried on
+# Network and method. A 5x5 convolution without padding makes maps smaller, which an orthogonal one cannot do.
+IMPOSSIBLE = {("lenet", "cayley"), ("lenet", "soc")}
 
 
 def short_mobilenet(method: Method) -> nn.Module:
