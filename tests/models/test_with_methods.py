@@ -122,7 +122,7 @@ def test_training_reaches_every_parameter(name: str, method_name: str) -> None:
     assert torch.equal(logits_of(model, x), expected)
 
 
-@pytest.mark.parametrize(("name", "method_name"), sorted(IMPOSSIBLE))
+@pytest.mark.parametrize(("name", "method_name"), sorted(short_models.IMPOSSIBLE))
 def test_what_a_method_cannot_build(name: str, method_name: str) -> None:
     with pytest.raises(ValueError, match=f"{method_name}: .* keeps the size, so a 5x5 kernel has the padding 2, not 0"):
         SHORT[name].fresh(methods.build(method_name, {}))
