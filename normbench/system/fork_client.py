@@ -18,8 +18,9 @@ from normbench.system import preemption
 from normbench.system.text import complain
 
 SERVER = "NORMBENCH_FORK_SERVER"  # the path of the server's socket
-# Variables that say nothing to what a server has imported. A forked stage has those of its client.
-PASSED_ON = {SERVER, preemption.ENDS_WITH, "PATH", "PWD", "OLDPWD", "SHLVL", "_"}
+# Variables that say nothing to what a server has imported. A forked stage has those of its client. A shell, through
+# which DVC starts stages, sets some of them anew and drops its prompts, which an activated virtual environment exports.
+PASSED_ON = {SERVER, preemption.ENDS_WITH, "PATH", "PWD", "OLDPWD", "SHLVL", "_", "PS1", "PS2"}
 OF_DVC = "DVC_"
 LOST = "the process that ran this stage has ended; the same command goes on"
 FORWARDED = (signal.SIGINT, signal.SIGTERM, *(() if sys.platform == "win32" else (signal.SIGHUP, signal.SIGQUIT)))

@@ -161,6 +161,15 @@ def test_it_ends_as_it_would_by_itself(what: str, code: int, text: str, checkout
     assert alone.stderr.endswith(text)
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_a_prompt_that_a_shell_drops_makes_no_difference(checkout: Checkout) -> None:
+    """An activated virtual environment exports its prompt, which bash drops where it is not interactive."""
+    checkout.environment |= {"PS1": "(.venv) ", "PS2": "> "}
+    code, out, _ = checkout.run("bash", "-c", f'echo "[$PS1]"; {" ".join(COMMAND)} nothing')
+    assert (code, out) == (0, "[]\n")
+    assert checkout.was_forked()
+
+
 def test_a_wrong_option_is_told_by_the_stage(checkout: Checkout) -> None:
     code, _, error = checkout.run(sys.executable, "-m", "stages.probe", "--that", "x")
     assert code == 2
