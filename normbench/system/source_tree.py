@@ -19,6 +19,12 @@ from normbench.system.errors import UserError
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "normbench"
 INSTALLED = {"site-packages", "dist-packages"}
+# Nodes that bind names or have a scope of their own. Others are told apart by a look-up, as matching them takes long.
+BINDING = {
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.Import, ast.ImportFrom, ast.Name),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Global, ast.Nonlocal),
+    *(ast.ExceptHandler, ast.MatchAs, ast.MatchStar, ast.MatchMapping),
+}
 
 
 class Place(NamedTuple):
@@ -101,33 +107,49 @@ def is_star(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*"
 
 
+def children(node: ast.AST) -> list[ast.AST]:
+    """Returns the nodes directly below a node, in order, without those that have no fields, such as operators."""
+    found: list[ast.AST] = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if isinstance(value, list):
+            found += [part for part in value if isinstance(part, ast.AST) and part._fields]
+        elif isinstance(value, ast.AST) and value._fields:
+            found.append(value)
+    return found
+
+
 def bound(nodes: Iterable[ast.AST]) -> Bound:
     """Returns the names that nodes bind in their own scope, without entering functions, classes or comprehensions."""
     found, outer, waiting = Bound(), set(), list(nodes)[::-1]
     while waiting:
-        match node := waiting.pop():
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                found.names.setdefault(node.name, None)
-                continue
-            case ast.Lambda():
-                continue
-            case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
-                inner = (part.target for part in ast.walk(node) if isinstance(part, ast.NamedExpr))
-                found.names |= {target.id: None for target in inner}
-                continue
-            case ast.Import() | ast.ImportFrom():
-                found.names |= dict(imported(node))
-            case ast.Name(ctx=ast.Store() | ast.Del()):
-                found.names.setdefault(node.id, None)
-            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
-                found.names.setdefault(name, None)
-            case ast.MatchMapping(rest=str(name)):
-                found.names.setdefault(name, None)
-            case ast.Global():
-                found.globals |= set(node.names)
-            case ast.Nonlocal():
-                outer |= set(node.names)
-        waiting += list(ast.iter_child_nodes(node))[::-1]
+        node = waiting.pop()
+        if type(node) in BINDING:
+            match node:
+                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                    found.names.setdefault(node.name, None)
+                    continue
+                case ast.Lambda():
+                    continue
+                case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+                    inner = (part.target for part in ast.walk(node) if isinstance(part, ast.NamedExpr))
+                    found.names |= {target.id: None for target in inner}
+                    continue
+                case ast.Import() | ast.ImportFrom():
+                    found.names |= dict(imported(node))
+                case ast.Name():
+                    if isinstance(node.ctx, ast.Store | ast.Del):
+                        found.names.setdefault(node.id, None)
+                    continue
+                case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                    found.names.setdefault(name, None)
+                case ast.MatchMapping(rest=str(name)):
+                    found.names.setdefault(name, None)
+                case ast.Global():
+                    found.globals |= set(node.names)
+                case ast.Nonlocal():
+                    outer |= set(node.names)
+        waiting += children(node)[::-1]
     found.names = {name: value for name, value in found.names.items() if name not in found.globals | outer}
     return found
 
@@ -230,13 +252,19 @@ def mentioned(tree: ast.AST) -> set[str]:
     """
     found: set[str] = set()
     docstrings: set[int] = set()
-    for node in ast.walk(tree):  # a parent comes before its children
+    waiting = [tree]
+    while waiting:  # a parent comes before its children
+        node = waiting.pop()
         if isinstance(node, ast.Name):
             found.add(node.id)
-        elif isinstance(node, ast.Expr):
+            continue
+        if isinstance(node, ast.Expr):
             docstrings.add(id(node.value))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            found |= set(re.findall(r"\w+", node.value))
+        elif isinstance(node, ast.Constant):
+            if isinstance(node.value, str) and id(node) not in docstrings:
+                found |= set(re.findall(r"\w+", node.value))
+            continue
+        waiting += children(node)
     return found
 
 
@@ -264,6 +292,7 @@ class Tree:
     def __init__(self) -> None:
         self._modules: dict[Path, Module] = {}
         self._files: dict[Path, Path | None] = {}
+        self._origins: dict[tuple[Path, int, tuple[str, ...]], Path | None] = {}
         self._under_way: set[tuple[Path, str]] = set()
 
     def module(self, file: Path) -> Module:
@@ -343,6 +372,12 @@ class Tree:
 
     def _origin(self, file: Path, what: Imported) -> Path | None:
         """Returns the file or folder of an imported module, or None if it does not belong to the project."""
+        key = file, what.level, what.module
+        if key not in self._origins:
+            self._origins[key] = self._find_origin(file, what)
+        return self._origins[key]
+
+    def _find_origin(self, file: Path, what: Imported) -> Path | None:
         parts = what.module
         if what.level:
             base = file.parents[min(what.level, len(file.parents)) - 1]
