@@ -5,6 +5,7 @@ Convolutions are bounded as in Singla and Feizi, arXiv 1911.10258 (see `normbenc
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections.abc import Callable, Iterator
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from normbench.evaluation.channel_spectra import extremes
 from normbench.evaluation.folding import FirstRow, fold
 from normbench.functional.circular_filter import inverse_spectrum_norm
+from normbench.functional.constants import unchanging
 from normbench.functional.graph import LayerTracer, computes_as
 from normbench.functional.maxmin import MaxMin
 from normbench.functional.pooling import AveragePool
@@ -24,7 +27,7 @@ from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
 from normbench.methods.scaled_weight_standardization import ScaledActivation, SkipInit
 from normbench.methods.soc import SocConv2d
-from normbench.spectral import conv_bound, zero_padded_norm
+from normbench.spectral import affine_norm, conv_bound, zero_padded_norm
 from normbench.spectral.frequencies import highest, singular_values_above, symbols
 from normbench.spectral.kernels import by_group, largest_singular_value
 from normbench.system import blame
@@ -55,8 +58,9 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
     x: one normalized image (1, C, H, W), which gives the sizes of the layers' inputs.
 
     Returns `layers` and `product`. `layers` has an entry for each convolution and linear layer, and for each scaling
-    norm that could not be folded, in order: its `name`, an upper `bound` on its spectral norm and a lower `estimate` of
-    it with zero padding at its image size. `product` is an upper bound on the Lipschitz constant from normalized images
+    norm that could not be folded, in order: its `name`, an upper `bound` on its spectral norm, a lower `estimate` of
+    it with zero padding at its image size and, for a convolution, the extremes of its channels' `spectrum` (see
+    `channel_spectra.extremes`). `product` is an upper bound on the Lipschitz constant from normalized images
     to logits: layers in sequence multiply, branches that are summed add up. It is None, and `why` gives the reason, if
     some layer has no bound.
     """
@@ -102,7 +106,12 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
                 if norms is not None:
                     if not all(math.isfinite(norm) for norm in norms.values() if norm is not None):
                         raise Unbounded(f"the norm of {name} is not finite")
-                    found.append({"name": name, **norms})
+                    spectrum = (
+                        extremes(layers[name], *sizes[name][2:4])
+                        if isinstance(layers[name], nn.Conv2d | ConvNorm2d)
+                        else None
+                    )
+                    found.append({"name": name, **norms, "spectrum": spectrum})
                 constants[node] = of_inputs[0] * (1.0 if norms is None else norms["bound"])
             elif node.op == "output":
                 if not math.isfinite(of_inputs[0]):
@@ -118,7 +127,7 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
 def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | None:
     """The `bound` and `estimate` of the norm of an affine layer, or None if its Lipschitz constant is at most 1.
 
-    sizes: the shape of the layer's input followed by that of its output. `estimate` is None for a ConvNorm2d. Raises
+    sizes: the shape of the layer's input followed by that of its output. `estimate` is None for activations. Raises
     Unbounded for a layer of an unknown kind.
     """
     match layer:
@@ -141,7 +150,10 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
                 whole *= float(conv_bound(layer.affine.weight, groups=layer.affine.groups))
             if layer.batch_norm is not None:
                 whole *= float(largest_gain(layer.batch_norm))
-            return {"bound": whole, "estimate": None}
+            copied = copy.deepcopy(layer).double().requires_grad_(False)
+            with unchanging(copied):
+                estimate = float(affine_norm(copied, layer.weight.new_empty((1, *sizes[1:4]), dtype=torch.float64)))
+            return {"bound": whole, "estimate": estimate}
         case CayleyConv2d():
             # Orthogonal up to rounding, which this includes.
             height, width = -(-sizes[2] // layer.stride), -(-sizes[3] // layer.stride)

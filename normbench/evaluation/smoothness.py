@@ -35,6 +35,7 @@ class Layer(Strict):
     name: str
     bound: Finite
     estimate: Finite | None
+    spectrum: tuple[Finite, Finite] | None = None
 
 
 class Local(Strict):

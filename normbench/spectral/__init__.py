@@ -8,6 +8,7 @@
 | gram_bound | upper bound | circular | 1 | the one given |
 | exact_norm | exact | circular | 1 | the one given |
 | zero_padded_norm | lower estimate | zero | the one given | the one given |
+| affine_norm | lower estimate | that of the layer | that of the layer | the one given |
 
 A bound for `polyphase(weight, stride)` is also one for the strided convolution, and usually a tighter one than that for
 `weight`. Padding may have any width. All statements hold up to rounding of the result to the precision of the weight.
@@ -17,9 +18,10 @@ from normbench.spectral.certificates import conv_bound, margin_radius
 from normbench.spectral.fantastic_four import bounds, fantastic_four, reshapings
 from normbench.spectral.frequencies import exact_norm, gram_bound, grid_bound
 from normbench.spectral.kernels import polyphase
-from normbench.spectral.operator import zero_padded_norm
+from normbench.spectral.operator import affine_norm, zero_padded_norm
 
 __all__ = [
+    "affine_norm",
     "bounds",
     "conv_bound",
     "exact_norm",

@@ -1,6 +1,8 @@
-"""The norm of the zero-padded convolution itself, as an operator on images of one size."""
+"""The norms of a zero-padded convolution and of any affine layer, as operators on images of one size."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -47,3 +49,24 @@ def zero_padded_norm(
             x = unit(conv2d_input(shape, flat, y, stride=stride, padding=pad, groups=groups))
     y = functional.conv2d(x, flat, stride=stride, padding=pad, groups=groups)
     return torch.linalg.vector_norm(y.reshape(groups, -1), dim=1).max(0).values.to(weight)
+
+
+def affine_norm(layer: Callable[[Tensor], Tensor], like: Tensor, *, iterations: int = 50) -> Tensor:
+    """Lower estimate, 0-d, of the norm of the linear part of an affine function of tensors of the shape of `like`.
+
+    layer: differentiable in its argument, in the dtype of `like`. Power iteration as in `zero_padded_norm`, in which
+    the transpose is the gradient of the function.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = to_device(torch.randn(like.shape, generator=generator, dtype=torch.float64), like.device)
+    x = functional.normalize(start.to(like.dtype).flatten(), dim=0, eps=1e-300).view(like.shape)
+    with torch.no_grad():
+        constant = layer(torch.zeros_like(x))
+    for _ in range(iterations):
+        given = x.requires_grad_()
+        with torch.enable_grad():
+            y = layer(given)
+        (x,) = torch.autograd.grad(y, given, y.detach() - constant)
+        x = functional.normalize(x.flatten(), dim=0, eps=1e-300).view(like.shape)
+    with torch.no_grad():
+        return torch.linalg.vector_norm(layer(x) - constant)

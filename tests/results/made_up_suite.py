@@ -126,7 +126,10 @@ def smoothness(variant: str, seed: int) -> dict[str, Any]:
     for name in LAYERS[:1] if variant == UNBOUNDED else LAYERS:
         bound = draw.uniform(1, 9)
         filtered = variant == "network_deconvolution" and name == "conv"
-        layers.append({"name": name, "bound": bound, "estimate": None if filtered else 0.9 * bound})
+        spectrum = None if name == "head" else [draw.uniform(0, 1), draw.uniform(1, 2)]
+        layers.append(
+            {"name": name, "bound": bound, "estimate": None if filtered else 0.9 * bound, "spectrum": spectrum}
+        )
     found: dict[str, Any] = {"layers": layers}
     found["local"] = {"mean": draw.uniform(3, 9), "max": draw.uniform(9, 20), "examples": 100}
     if variant == UNBOUNDED:

@@ -494,6 +494,22 @@ def test_layers_without_bounds_are_not_run() -> None:
     assert judged("bounds: {of: {method: conv_norm}}", of_suite(*TWO, layers=table)) == ("not run", needs)
 
 
+@pytest.mark.parametrize(
+    ("layers", "within", "outcome", "text"),
+    [
+        ([(1.0, 1.0), (0.995, 1.004)], "0.01", "supported", "0.995 to 1.004"),
+        ([(1.0, 1.0), (0.995, 1.004)], "0.0045", "contradicted", "0.995 to 1.004"),
+        ([(1.0, 1.02), (1.0, 1.0)], "0.01", "contradicted", "1.000 to 1.020"),
+        ([(1.0, 1.0), (1.0, 1.0), (math.nan, math.nan)], "0.01", "supported", "1.000 to 1.000"),
+    ],
+)
+def test_isometry(layers: list[tuple[float, float]], within: str, outcome: str, text: str) -> None:
+    table = [{"task": "a", "variant": "conv_norm", "spectrum_low": low, "spectrum_high": high} for low, high in layers]
+    evidence = f"isometry: {{of: {{method: conv_norm}}, within: {within}}}"
+    said = f"a: conv_norm {text} times a channel's mean over frequencies, 2 layers"
+    assert judged(evidence, of_suite(*TWO, layers=table)) == (outcome, said)
+
+
 def test_what_is_not_measured_is_not_run() -> None:
     evidence = "unmeasured: {needs: a score that stores filters}"
     assert judged(evidence, of_suite(*TWO)) == ("not run", "needs a score that stores filters")

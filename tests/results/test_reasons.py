@@ -189,7 +189,8 @@ def test_networks_layers_and_feature_maps() -> None:
     assert why(table, "one") == {name: "one seed has no spread" for name in table.columns if name.endswith("_std")}
     layers = {(row["variant"], row["place"]): row["why"] for row in layer_table(runs).rows}
     assert layers["filter", 1] == dict.fromkeys(("estimate", "estimate_std"), "not computed for a layer of this kind")
-    assert layers["one", 1] == dict.fromkeys(("bound_std", "estimate_std"), "one seed has no spread")
+    spreads = [f"{name}_std" for name in ("bound", "estimate", "spectrum_low", "spectrum_high")]
+    assert layers["one", 1] == dict.fromkeys(spreads, "one seed has no spread")
     maps = feature_table({("t", "v"): runs["t", "v"]}).rows[0]["why"]
     assert maps == dict.fromkeys(("rms", "rms_std"), "the feature maps are not finite")
 

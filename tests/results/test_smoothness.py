@@ -36,6 +36,10 @@ def test_networks_against_plain_sums(suite: None) -> None:
             "lipschitz_bound": [run["bound"] for run in bounded],
             "layer_bound_sum": [sum(layer["bound"] for layer in run["layers"]) for run in bounded],
             "layer_bound_max": [max(layer["bound"] for layer in run["layers"]) for run in bounded],
+            "layer_estimate_mean": [
+                statistics.mean(layer["estimate"] for layer in run["layers"] if layer["estimate"] is not None)
+                for run in bounded
+            ],
             "certified_8": [run["certified"]["8"] for run in bounded],
             "certified_36": [run["certified"]["36"] for run in bounded],
         }
@@ -60,8 +64,12 @@ def test_layers_and_features_against_plain_sums(suite: None) -> None:
     for (variant, name), row in layers.items():
         place = LAYERS.index(name)
         assert int(row["place"]) == place + 1
-        for column in ("bound", "estimate"):
-            values = [record.metrics["smoothness"]["layers"][place][column] for record in finished(variant)]
+        for column in ("bound", "estimate", "spectrum_low", "spectrum_high"):
+            runs = [record.metrics["smoothness"]["layers"][place] for record in finished(variant)]
+            ends = {"spectrum_low": 0, "spectrum_high": 1}
+            values = [
+                run[column] if column not in ends else run["spectrum"] and run["spectrum"][ends[column]] for run in runs
+            ]
             if values[0] is None:
                 assert row[column] == row[f"{column}_std"] == ""
                 continue
@@ -69,6 +77,8 @@ def test_layers_and_features_against_plain_sums(suite: None) -> None:
             assert float(row[f"{column}_std"]) == pytest.approx(statistics.stdev(values), rel=1e-5)
     assert layers["network_deconvolution", "conv"]["estimate"] == ""
     assert layers["network_deconvolution", "head"]["estimate"] != ""
+    assert layers["network_deconvolution", "conv"]["spectrum_low"] != ""
+    assert layers["network_deconvolution", "head"]["spectrum_low"] == ""
 
     blocks = {(row["variant"], row["when"], row["block"]): row for row in rows("results/features.csv")}
     assert list(blocks) == [(v, when, block) for v in measured for when in ("initial", "trained") for block in "12"]
@@ -87,15 +97,15 @@ def test_page_shows_smoothness_and_features(page: str) -> None:
     found = Page(page)
     assert page.count("<h3>Smoothness</h3>") == 1
     heads = next(row for row in found.rows if "Lipschitz" in map(str.strip, row))
-    assert [head.strip() for head in heads[1:]] == ["Lipschitz"] * 3 + ["Norms of layers"] * 2 + ["Certified"] * 2
+    assert [head.strip() for head in heads[1:]] == ["Lipschitz"] * 3 + ["Norms of layers"] * 3 + ["Certified"] * 2
     shown = found.table("Lipschitz")
     assert set(shown) == set(VARIANTS)
     dash = "\N{EN DASH}"
-    assert shown[UNMEASURED] == shown["spectral_norm"] == [dash] * 7
-    assert shown[UNBOUNDED][2:] == [dash] * 5
+    assert shown[UNMEASURED] == shown["spectral_norm"] == [dash] * 8
+    assert shown[UNBOUNDED][2:] == [dash] * 6
     runs = [record.metrics["smoothness"] for record in finished("fantastic_four")]
     local, certified = ([run["local"]["mean"] for run in runs], [100 * run["certified"]["36"] for run in runs])
-    for cell, values in ((0, local), (6, certified)):
+    for cell, values in ((0, local), (7, certified)):
         assert shown["fantastic_four"][cell] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
     assert "within 36/255, %" in page
     assert re.search(r'<small class="mark">(\w)</small> no Lipschitz constant is known for GroupNorm', page)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normbench import spectral
@@ -309,6 +309,22 @@ def test_zero_padded_norm_by_the_dense_matrix(stride: int, padding: int | tuple[
         assert estimates[-1] <= expected * (1 + ROUNDING)
         assert estimates[2] >= 0.99 * expected
         assert estimates[3] >= 0.9999 * expected
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_affine_norm_by_the_dense_matrix(stride: int) -> None:
+    """It grows with the iterations towards the norm of the linear part, and the constant part is nothing to it."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3, stride, 1, padding_mode="circular").double().requires_grad_(False)
+    layer.bias.fill_(100.0)
+    x = torch.zeros(1, 3, 6, 7, dtype=torch.float64)
+    matrix = torch.autograd.functional.jacobian(layer, x).flatten(4).flatten(0, 3)
+    exact = torch.linalg.matrix_norm(matrix, 2).item()
+    found = [spectral.affine_norm(layer, x, iterations=n).item() for n in (0, 3, 30, 1000)]
+    assert found == sorted(found)
+    assert found[0] < 0.9 * exact
+    assert found[-1] == pytest.approx(exact, rel=1e-9)
+    assert spectral.affine_norm(layer, x).item() == pytest.approx(exact, rel=2e-2)
 
 
 def test_zero_padded_norm_is_repeatable_and_leaves_the_generator_alone() -> None:

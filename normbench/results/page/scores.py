@@ -43,6 +43,7 @@ SMOOTHNESS = (
     Column("lipschitz_bound", "Lipschitz", "bound", "low"),
     Column("layer_bound_sum", "Norms of layers", "sum of bounds", "low"),
     Column("layer_bound_max", "Norms of layers", "largest bound", "low"),
+    Column("layer_estimate_mean", "Norms of layers", "mean estimate", "low"),
 )
 CERTIFIED = "certified_"
 

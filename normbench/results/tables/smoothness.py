@@ -13,8 +13,15 @@ from normbench.results.tables.reasons import MISSING, explained, is_empty, unfin
 from normbench.results.tables.table import PLAIN, REAL, Row, Table, with_std
 from normbench.runs.record import Record
 
-SMOOTHNESS = ["lipschitz_local", "lipschitz_local_max", "lipschitz_bound", "layer_bound_sum", "layer_bound_max"]
-NORMS = ["bound", "estimate"]
+SMOOTHNESS = [
+    "lipschitz_local",
+    "lipschitz_local_max",
+    "lipschitz_bound",
+    "layer_bound_sum",
+    "layer_bound_max",
+    "layer_estimate_mean",
+]
+LAYER = ["bound", "estimate", "spectrum_low", "spectrum_high"]
 # Column of results/features.csv -> its name in a record.
 FEATURES = {
     "rms": "rms",
@@ -64,6 +71,8 @@ def of_network(found: dict[str, Any]) -> dict[str, float]:
     if found["bound"] is not None:
         bounds = [layer["bound"] for layer in found["layers"]]
         numbers |= {"lipschitz_bound": found["bound"], "layer_bound_sum": sum(bounds), "layer_bound_max": max(bounds)}
+        estimates = [layer["estimate"] for layer in found["layers"] if layer["estimate"] is not None]
+        numbers |= {"layer_estimate_mean": mean(estimates)} if estimates else {}
     return numbers | {f"certified_{radius}": share for radius, share in found.get("certified", {}).items()}
 
 
@@ -77,12 +86,13 @@ def layer_table(runs: Runs) -> Table:
         layers: dict[str, list[dict[str, Any]]] = {}
         for one in measured(records, "smoothness"):
             for layer in one["layers"]:
-                layers.setdefault(layer["name"], []).append(layer)
+                low, high = layer.get("spectrum") or (None, None)
+                layers.setdefault(layer["name"], []).append(layer | {"spectrum_low": low, "spectrum_high": high})
         for place, (name, each) in enumerate(layers.items(), 1):
-            row = {"task": task, "variant": variant, "place": place, "layer": name} | spreads(each, NORMS)
+            row = {"task": task, "variant": variant, "place": place, "layer": name} | spreads(each, LAYER)
             why = functools.partial(no_part, records, row, "not computed for a layer of this kind")
-            rows.append(explained(row, with_std(NORMS, REAL), why))
-    columns = dict.fromkeys(("task", "variant", "place", "layer"), PLAIN) | with_std(NORMS, REAL)
+            rows.append(explained(row, with_std(LAYER, REAL), why))
+    columns = dict.fromkeys(("task", "variant", "place", "layer"), PLAIN) | with_std(LAYER, REAL)
     return Table(columns | {MISSING: PLAIN}, rows)
 
 

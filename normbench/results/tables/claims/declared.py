@@ -121,6 +121,16 @@ class Bounds(Strict):
     of: Side
 
 
+class Isometry(Strict):
+    """The channels of convolutions have the same norm at every frequency, by the spectra in results/layers.csv.
+
+    within: the largest relative difference from a channel's mean, over all layers, channels and frequencies.
+    """
+
+    of: Side
+    within: PositiveReal = 0.01
+
+
 class Filters(Strict):
     """The deconvolution filters of first layers, by results/filters.csv, show one of two things.
 
@@ -139,7 +149,7 @@ class Unmeasured(Strict):
     needs: Text
 
 
-Deciding = Comparison | Order | Cost | NoFailures | Bounds | Filters | Unmeasured
+Deciding = Comparison | Order | Cost | NoFailures | Bounds | Isometry | Filters | Unmeasured
 
 
 class Evidence(Strict):
@@ -150,6 +160,7 @@ class Evidence(Strict):
     cost: Cost | None = None
     no_failures: NoFailures | None = None
     bounds: Bounds | None = None
+    isometry: Isometry | None = None
     filters: Filters | None = None
     unmeasured: Unmeasured | None = None
 

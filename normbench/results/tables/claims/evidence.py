@@ -5,10 +5,20 @@ from __future__ import annotations
 from normbench.results.tables.claims.bounds import bounds
 from normbench.results.tables.claims.comparisons import comparisons
 from normbench.results.tables.claims.costs import SPEED, costs
-from normbench.results.tables.claims.declared import Bounds, Claim, Comparison, Cost, Filters, NoFailures, Order
+from normbench.results.tables.claims.declared import (
+    Bounds,
+    Claim,
+    Comparison,
+    Cost,
+    Filters,
+    Isometry,
+    NoFailures,
+    Order,
+)
 from normbench.results.tables.claims.failures import failures
 from normbench.results.tables.claims.filters import filters
 from normbench.results.tables.claims.finding import Finding
+from normbench.results.tables.claims.isometry import isometry
 from normbench.results.tables.claims.measured import Measured
 from normbench.results.tables.claims.orders import orders
 
@@ -26,6 +36,8 @@ def findings(claim: Claim, measured: Measured) -> list[Finding]:
             return list(failures(evidence, claim.tasks, measured))
         case Bounds() as evidence:
             return list(bounds(evidence, claim.tasks, measured))
+        case Isometry() as evidence:
+            return list(isometry(evidence, claim.tasks, measured))
         case Filters() as evidence:
             return list(filters(evidence, claim.tasks, measured))
     return []

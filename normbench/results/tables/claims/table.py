@@ -12,6 +12,7 @@ from normbench.results.tables.claims.declared import (
     Comparison,
     Deciding,
     Filters,
+    Isometry,
     Order,
     Side,
     Unmeasured,
@@ -112,7 +113,7 @@ def _score(evidence: Deciding) -> str:
         return f"the measure {evidence.measure}"
     if isinstance(evidence, Filters):
         return "the score filters"
-    return "the score smoothness" if isinstance(evidence, Order | Bounds) else ""
+    return "the score smoothness" if isinstance(evidence, Order | Bounds | Isometry) else ""
 
 
 def claims_markdown(table: Table) -> str:
