@@ -152,8 +152,8 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
                 whole *= float(largest_gain(layer.batch_norm))
             copied = copy.deepcopy(layer).double().requires_grad_(False)
             with unchanging(copied):
-                norm = affine_norm(copied, layer.weight.new_empty((1, *sizes[1:4]), dtype=torch.float64))
-            return {"bound": whole, "estimate": float(norm)}
+                reached = affine_norm(copied, layer.weight.new_empty((1, *sizes[1:4]), dtype=torch.float64))
+            return {"bound": whole, "estimate": float(reached)}
         case CayleyConv2d():
             # Orthogonal up to rounding, which this includes.
             height, width = -(-sizes[2] // layer.stride), -(-sizes[3] // layer.stride)
