@@ -246,12 +246,13 @@ def of_operation(node: torch.fx.Node, of_inputs: list[float], sizes: dict[str, t
         return of_inputs[0] / node.args[1]
     if name == "cat":
         return math.sqrt(sum(constant**2 for constant in of_inputs))
-    if name == "mean" and {side % 4 for side in over(node)} == {2, 3}:
+    if name in ("mean", "sum") and {side % 4 for side in over(node)} == {2, 3}:
         # The mean over P pixels has norm 1/sqrt(P). P is known from the output of the last layer before it.
         before = node.all_input_nodes[0]
         while before.op != "call_module" or len(sizes.get(str(before.target), ())) != 8:
             if not before.all_input_nodes:
-                raise Unbounded("no layer before a mean says how many pixels it is over")
+                raise Unbounded(f"no layer before a {name} says how many pixels it is over")
             before = before.all_input_nodes[0]
-        return of_inputs[0] / math.sqrt(math.prod(sizes[str(before.target)][6:]))
+        pixels = math.prod(sizes[str(before.target)][6:])
+        return of_inputs[0] * math.sqrt(pixels if name == "sum" else 1 / pixels)
     raise Unbounded(f"no Lipschitz constant is known for {name}")

@@ -43,6 +43,9 @@ class Scoring(GanEvaluation):
     inception_sha256: str | None = None
 
 
+BOUND = "discriminator_bound"  # the column of the Lipschitz bound of the discriminator, in no network's features
+
+
 def column(extractor: str, name: str) -> str:
     """Returns the column of a score in the features of a network; no column has the values of both.
 

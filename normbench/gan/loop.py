@@ -27,8 +27,8 @@ from normbench.training.optimization import autocast, restore
 
 READS = 200  # how often losses are read from the device in a run, to show progress and to detect divergence
 POINTS = 20  # entries in the history of a run
-SHOWN = 64  # images that are generated for an entry of the history
-FILM = 8  # of them, those that are kept for the film strip
+SHOWN = 256  # images that are generated for an entry of the history
+COMPARED = 64  # of them, those whose diversity is measured
 STATISTICS = ("running_", "rest_")  # how the names of buffers begin that are averages over images
 
 
@@ -43,7 +43,7 @@ class Outcome:
     average: the generator with the moving average of the weights, in evaluation mode.
     history: one entry for each twentieth of the training: `iteration`, mean `discriminator_loss`, `generator_loss`, the
         `diversity` of samples, and the `spectral_norms` of the discriminator by layer.
-    film: samples of the same noise at each entry of the history, uint8 (FILM, C, H, W).
+    shown: samples of the same noise at each entry of the history, uint8 (SHOWN, C, H, W), on the CPU.
     diverged: the iteration (from 0) of the first loss or weight that was not finite, as `step`, or None.
     rates: iterations per second between consecutive readings of the losses.
     seconds: total training time, including that of earlier, interrupted processes, without time spent saving state and
@@ -53,7 +53,7 @@ class Outcome:
 
     average: nn.Module
     history: list[dict[str, Any]] = field(default_factory=list)
-    film: list[Tensor] = field(default_factory=list)
+    shown: list[Tensor] = field(default_factory=list)
     diverged: dict[str, int] | None = None
     rates: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -214,7 +214,7 @@ class Training:
         self.generator_optim = adam(of_generator, self.recipe)
         self.discriminator_optim = adam(groups(setting.method, discriminator, self.recipe), self.recipe)
         self.rates = [group["lr"] for group in self.param_groups]
-        self.diversity = Diversity(images.pixels, SHOWN)
+        self.diversity = Diversity(images.pixels, COMPARED)
         self.outcome = Outcome(copy.deepcopy(generator).eval())
         self.step = 0
         self.losses: list[Tensor] = []
@@ -333,10 +333,10 @@ class Training:
             self.save(done)
 
     def looked_at(self) -> dict[str, Any]:
-        """What an entry of the history holds besides losses. Adds to the film, and leaves the networks as they are."""
+        """What an entry of the history holds besides losses. Keeps samples, and leaves the networks as they are."""
         began = time.perf_counter()
         images = sample(self.outcome.average, self.recipe.latent, SHOWN, self.setting.shown, self.device)
-        self.outcome.film.append(images[:FILM].cpu())
+        self.outcome.shown.append(images.cpu())
         found = {"diversity": self.diversity.of(images), "spectral_norms": spectral_norms(self.discriminator)}
         self.aside += time.perf_counter() - began
         return found
@@ -354,7 +354,7 @@ class Training:
             "window": self.window,
             "noise": self.noise.generator.get_state(),
             "losses": [pair.cpu() for pair in self.losses],
-            "outcome": {name: getattr(outcome, name) for name in ("history", "film", "rates", "seconds")},
+            "outcome": {name: getattr(outcome, name) for name in ("history", "shown", "rates", "seconds")},
         }
         self.keeper.save(state | {name: part.state_dict() for name, part in self.stateful.items()})
 

@@ -26,6 +26,7 @@ from normbench.system import files, intact, layout, strict_json
 from normbench.system.errors import UserError
 from normbench.system.schema import Strict
 from normbench.system.scratch import place, scratch
+from normbench.system.size import sides
 from normbench.system.text import excerpt, say
 
 MANIFEST, FORMAT, SUFFIX = "manifest.json", 1, ".run.tar"
@@ -309,9 +310,13 @@ def check_content(folder: Path, run: str, path: Path) -> None:
 def _read(file: Path, record: TrainedRecord) -> None:
     """Reads a file of a run without unpickling anything but tensors. Raises an error if it is not valid."""
     match file.name:
-        case contents.WEIGHTS | contents.GENERATOR:
+        case contents.WEIGHTS | contents.GENERATOR | contents.DISCRIMINATOR:
             formats.state_dict(file)
         case contents.PREDICTIONS:
             formats.predictions(file, record.provenance.dataset.test)
+        case contents.HISTORY:
+            bound = record.provenance.dataset
+            size = bound.channels, *sides(bound.image_size)
+            formats.samples(file, len(record.metrics["history"]), size)
         case contents.SAMPLES | contents.FILM:
             formats.picture(file)

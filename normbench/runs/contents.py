@@ -6,7 +6,9 @@ from normbench.runs.run import Kind, Status
 
 RECORD = "record.json"
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # the files of a classifier
-GENERATOR, SAMPLES, FILM = "generator.pt", "samples.png", "film.png"  # the files of a GAN
+# The files of a GAN. The samples of its history are as many at each of its times, of the same noise.
+GENERATOR, SAMPLES, FILM = "generator.pt", "samples.png", "film.png"
+DISCRIMINATOR, HISTORY = "discriminator.pt", "history.npz"
 
 # The pictures of a GAN, and how their names end beside a record of build/scores, `<seed>.json`.
 PICTURES = {SAMPLES: ".png", FILM: ".film.png"}
@@ -22,6 +24,8 @@ LARGEST = {  # bytes
     GENERATOR: 8192 * MIB - 1,
     SAMPLES: 64 * MIB,
     FILM: 64 * MIB,
+    DISCRIMINATOR: 8192 * MIB - 1,
+    HISTORY: 4096 * MIB,
 }
 LARGEST_CHECKPOINT = 65536 * MIB  # with the state of the optimizer and a moving average
 
@@ -33,5 +37,5 @@ def contents(kind: Kind, status: Status) -> list[str]:
 
 
 def optional(kind: Kind, status: Status) -> list[str]:
-    """Returns the files that a run may have besides: a GAN had no film strip once."""
-    return [FILM] if kind is Kind.GAN and status is Status.FINISHED else []
+    """Returns the files that a run may have besides: a GAN of an early version lacks some."""
+    return [FILM, DISCRIMINATOR, HISTORY] if kind is Kind.GAN and status is Status.FINISHED else []

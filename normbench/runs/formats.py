@@ -7,12 +7,13 @@ believed: memory and time of a refusal are in proportion to the size of the file
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -88,21 +89,39 @@ def tensors(file: BinaryIO) -> Any:
 
 def predictions(path: Path, most: int) -> np.ndarray:
     """Returns the predicted classes, int32 (N,), N <= `most`, of an .npz file. Raises an error if it is not one."""
+    return _array(path, "predicted", np.int32, lambda shape: len(shape) == 1 and shape[0] <= most, f"at most {most}")
+
+
+def samples(path: Path, times: int, size: tuple[int, int, int]) -> np.ndarray:
+    """Returns the samples of a GAN's history, uint8 (times, N, *size), of an .npz file.
+
+    size: channels, height and width. Raises an error if it is not one.
+    """
+
+    def fits(shape: tuple[int, ...]) -> bool:
+        return len(shape) == 5 and shape[0] == times and shape[2:] == size
+
+    return _array(path, "samples", np.uint8, fits, f"{times} times with samples of {size}")
+
+
+def _array(path: Path, name: str, dtype: type, fits: Callable[[tuple[int, ...]], bool], expected: str) -> np.ndarray:
+    """Returns the one array, of a name and a dtype, of an .npz file. Raises ValueError unless its shape `fits`."""
     methods = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
     with path.open("rb") as file, opened(file, methods) as (archive, members):
-        if [member.filename for member in members] != ["predicted.npy"]:
-            raise ValueError("not predicted classes")
+        if [member.filename for member in members] != [f"{name}.npy"]:
+            raise ValueError(f"not an array `{name}`")
         (member,) = members
         with archive.open(member) as content:  # unpacks only as far as it is read
             if np.lib.format.read_magic(content) != (1, 0):
-                raise ValueError("not predicted classes")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(content)
-            if dtype != np.int32 or len(shape) != 1:
-                raise ValueError("not predicted classes")
-            if not 0 <= shape[0] <= most or member.file_size != content.tell() + 4 * shape[0]:
-                raise ValueError(f"{shape[0]} predicted classes in {member.file_size} bytes, at most {most} expected")
-            found = np.frombuffer(content.read(), np.dtype(dtype))  # at the end, the checksum is compared
-    return found
+                raise ValueError(f"not an array `{name}`")
+            shape, _, found = np.lib.format.read_array_header_1_0(content)
+            if found != dtype:
+                raise ValueError(f"`{name}` is of {found}")
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            if min(shape, default=0) < 0 or not fits(shape) or member.file_size != content.tell() + size:
+                raise ValueError(f"`{name}` of shape {shape} in {member.file_size} bytes, expected {expected}")
+            values = np.frombuffer(content.read(), np.dtype(dtype))  # at the end, the checksum is compared
+    return values.reshape(shape)
 
 
 def picture(path: Path) -> tuple[int, int]:

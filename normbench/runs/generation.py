@@ -14,22 +14,22 @@ from torch import Tensor
 from normbench.data.prepared import Splits
 from normbench.functional import placement
 from normbench.gan import trainer
-from normbench.gan.loop import FILM as FRAMES
 from normbench.gan.loop import Outcome
 from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.checkpoint import save_weights
-from normbench.runs.contents import FILM, GENERATOR, SAMPLES
+from normbench.runs.contents import DISCRIMINATOR, FILM, GENERATOR, HISTORY, SAMPLES
 from normbench.runs.record import Numerics
 from normbench.runs.run import Run
 from normbench.runs.trained import Clock, Speed, Trained
-from normbench.system import files
+from normbench.system import files, npy
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.training.keeper import Keeper
 
 SHOWN = 64  # smallest side in pixels of an image in the grid of samples
+FRAMES = 8  # noises in the film strip
 
 
 def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained:
@@ -61,7 +61,9 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
         save_weights(outcome.average, folder / GENERATOR)
         if grid is not None:
             save_grid(grid, folder / SAMPLES)
-            save_grid(film(outcome.film), folder / FILM, len(outcome.film))
+            save_grid(film(outcome.shown), folder / FILM, len(outcome.shown))
+            save_weights(gan.discriminator, folder / DISCRIMINATOR)
+            npy.save_compressed(folder / HISTORY, {"samples": torch.stack(outcome.shown).numpy()})
 
     rates = outcome.rates[1:] or outcome.rates  # Kernels are still being chosen in the first interval.
     return Trained(
@@ -112,9 +114,9 @@ def tile(image_size: int) -> int:
 def film(frames: list[Tensor]) -> Tensor:
     """Returns the images of the film strip, row by row: a row has one noise and a column one time.
 
-    frames: of each time, uint8 (FRAMES, C, H, W).
+    frames: of each time, uint8 (N, C, H, W), of which the first `FRAMES` are taken.
     """
-    return torch.stack(frames, 1).flatten(0, 1)
+    return torch.stack([frame[:FRAMES] for frame in frames], 1).flatten(0, 1)
 
 
 def save_grid(images: Tensor, path: Path, columns: int = trainer.SIDE) -> None:

@@ -13,7 +13,7 @@ from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.models.build import load_weights
 from normbench.runs import finished
-from normbench.runs.contents import GENERATOR, WEIGHTS
+from normbench.runs.contents import DISCRIMINATOR, GENERATOR, WEIGHTS
 from normbench.runs.record import Record
 from normbench.system.narrowing import narrowed
 from normbench.training import classifier
@@ -40,13 +40,29 @@ def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:
 
     Raises UserError if the weights are not those of which the record has the sha256, or if the run is of no GAN.
     """
+    return _trained(record, folder, device, GENERATOR)
+
+
+def trained_discriminator(record: Record, folder: Path, device: str) -> nn.Module:
+    """Returns the discriminator of a run as `trained_generator` does the generator. A run of an early version has none.
+
+    Raises UserError, as that does, and KeyError if the run has none.
+    """
+    return _trained(record, folder, device, DISCRIMINATOR)
+
+
+def _trained(record: Record, folder: Path, device: str, name: str) -> nn.Module:
+    """Returns the network of a GAN whose weights are in the file with this name."""
     origin = record.provenance
     task = narrowed(origin.task, GanTask, f"run {record.run}: task")
-    finished.check(folder / GENERATOR, record.files[GENERATOR])
+    finished.check(folder / name, record.files[name])
     method = methods.build(origin.variant.method, origin.variant.options)
     model = models.get(task.model, "gan")
-    generator, _ = trainer.networks(task, model, method, origin.dataset, record.seed, origin.variant.apply_to)
-    return placement.placed(load_weights(generator, folder / GENERATOR), device).eval()
+    generator, discriminator = trainer.networks(
+        task, model, method, origin.dataset, record.seed, origin.variant.apply_to
+    )
+    network = generator if name == GENERATOR else discriminator
+    return placement.placed(load_weights(network, folder / name), device).eval()
 
 
 def _classifier(record: Record) -> nn.Module:

@@ -20,7 +20,7 @@ from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.models.build import uninitialized_gan
 from normbench.runs import code, generation
-from normbench.runs.contents import FILM, GENERATOR, PREDICTIONS, SAMPLES, WEIGHTS
+from normbench.runs.contents import DISCRIMINATOR, FILM, GENERATOR, PREDICTIONS, SAMPLES, WEIGHTS
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
 from normbench.system import files, layout
@@ -49,9 +49,11 @@ def check(record: Record, folder: Path, path: Path) -> None:
 
 
 def _problems(record: Record, folder: Path) -> Iterator[str]:
-    name = WEIGHTS if record.kind is Kind.CLASSIFICATION else GENERATOR
-    for problem in _state_problems(record, torch.load(folder / name, weights_only=True, map_location="cpu")):
-        yield f"{name}: {problem}"
+    names = [WEIGHTS] if record.kind is Kind.CLASSIFICATION else [GENERATOR, DISCRIMINATOR]
+    for place, name in enumerate(name for name in names if name in record.files):
+        state = torch.load(folder / name, weights_only=True, map_location="cpu")
+        for problem in _state_problems(record, state, place):
+            yield f"{name}: {problem}"
     if PREDICTIONS in record.files:
         with np.load(folder / PREDICTIONS, allow_pickle=False) as arrays:
             for problem in _predictions_problems(record, arrays["predicted"]):
@@ -69,17 +71,20 @@ def _problems(record: Record, folder: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Expected:
-    """The state of a network by key, with tensors on the meta device, and its number of trained parameters."""
+    """The states of the networks of a run by key, with tensors on the meta device, and the parameters that count."""
 
-    state: dict[str, Any]
+    states: list[dict[str, Any]]
     parameters: int
 
 
 _expected: dict[str, Expected | str] = {}
 
 
-def _state_problems(record: Record, state: Mapping[str, Any]) -> Iterator[str]:
-    """Yields how the state of a network differs from that of the network which the record describes."""
+def _state_problems(record: Record, state: Mapping[str, Any], place: int) -> Iterator[str]:
+    """Yields how the state of a network differs from that of the network which the record describes.
+
+    place: of the network among those of its run.
+    """
     for key, value in state.items():
         problem = _value_problem(key, value, record.finished)
         if problem is not None:
@@ -87,20 +92,21 @@ def _state_problems(record: Record, state: Mapping[str, Any]) -> Iterator[str]:
             return
     size = sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, Tensor))
     why = code.unusable(record.described_run())
-    found = why if why is not None else _network(record, size)
+    found = why if why is not None else _expectation(record, size)
     if isinstance(found, str):
         _tell(f"{record.provenance.variant.name} on {record.provenance.task.name}: weights not compared: {found}")
         return
     if isinstance(found, int):
         yield f"holds {size} bytes of values, the network of the record {found}"
         return
-    for key in [*found.state, *(key for key in state if key not in found.state)]:
+    expected = found.states[place]
+    for key in [*expected, *(key for key in state if key not in expected)]:
         if key not in state:
             yield f"lacks {key}, which the network of the record has"
-        elif key not in found.state:
+        elif key not in expected:
             yield f"has {clean(key)}, which the network of the record does not have"
-        elif _type(state[key]) != _type(found.state[key]):
-            yield f"{key} is {_type(state[key])}, in the network of the record {_type(found.state[key])}"
+        elif _type(state[key]) != _type(expected[key]):
+            yield f"{key} is {_type(state[key])}, in the network of the record {_type(expected[key])}"
     if found.parameters != record.cost.parameters:
         yield f"its network has {found.parameters} trained parameters, the record says {record.cost.parameters}"
 
@@ -124,11 +130,11 @@ def _all_finite(value: Tensor) -> bool:
     return bool(value.isfinite().all())
 
 
-def _network(record: Record, size: int) -> Expected | str | int:
-    """Returns what the state of the network must be like, or the reason why that is not known here.
+def _expectation(record: Record, size: int) -> Expected | str | int:
+    """Returns what the states of the networks must be like, or the reason why that is not known here.
 
-    size: the bytes of the state. A network that is much larger is not built, and its bytes are returned. It is built
-    once for all seeds.
+    size: the bytes of the first network's state. One that is much larger is not built, and its bytes are returned. The
+    networks are built once for all seeds.
     """
     run = record.described_run()
     key = files.hash_of([run.kind, run.task.identity(), run.variant.identity(), record.provenance.dataset.json_value()])
@@ -139,20 +145,21 @@ def _network(record: Record, size: int) -> Expected | str | int:
                     large = sum(each.nbytes for each in _networks(record, False)[0].parameters())
                 if large > 2 * size + MARGIN:
                     return large
-                stored, counted = _networks(record, True)
-                if record.kind is Kind.CLASSIFICATION:
-                    _see_images(stored, record)
+                networks = _networks(record, True)
+                _see_images(networks[-1], record)
         except Exception as error:  # a model and a method may raise anything
             _expected[key] = f"its network cannot be built here ({type(error).__name__}: {_line(error)})"
         else:
-            state = {name: _without_values(value) for name, value in stored.state_dict().items()}
-            parameters = sum(each.numel() for each in counted.parameters() if each.requires_grad)
-            _expected[key] = Expected(state, parameters)
+            states = [
+                {name: _without_values(value) for name, value in network.state_dict().items()} for network in networks
+            ]
+            parameters = sum(each.numel() for each in networks[-1].parameters() if each.requires_grad)
+            _expected[key] = Expected(states, parameters)
     return _expected[key]
 
 
-def _networks(record: Record, initialized: bool) -> tuple[nn.Module, nn.Module]:
-    """Returns the network whose state a run stores, and the one whose parameters its record counts."""
+def _networks(record: Record, initialized: bool) -> tuple[nn.Module, ...]:
+    """Returns the networks whose states a run stores; its record counts the parameters of the last."""
     origin = record.provenance
     task, bound = origin.task, origin.dataset
     method = methods.build(origin.variant.method, origin.variant.options)
@@ -167,14 +174,17 @@ def _networks(record: Record, initialized: bool) -> tuple[nn.Module, nn.Module]:
         network = classifier.network(task, model, method, bound, record.seed)
     else:
         network = model.function(method, bound.channels, bound.classes, **task.model_options)
-    return network, network
+    return (network,)
 
 
 @torch.no_grad()
 def _see_images(network: nn.Module, record: Record) -> None:
     """Makes a forward pass in training: some layers have buffers that take the size of the first images."""
-    bound = record.provenance.dataset
-    network.train()(torch.randn(2, bound.channels, *sides(bound.image_size)))
+    origin = record.provenance
+    bound, task = origin.dataset, origin.task
+    images = torch.randn(2, bound.channels, *sides(bound.image_size))
+    conditional = isinstance(task, GanTask) and task.classes(bound) is not None
+    network.train()(images, *([torch.zeros(2, dtype=torch.long)] if conditional else []))
 
 
 def _predictions_problems(record: Record, predicted: np.ndarray) -> Iterator[str]:

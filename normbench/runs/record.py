@@ -257,13 +257,15 @@ class ScoredGanMetrics(GanMetrics):
     """The metrics of a GAN with its scores.
 
     fid: in the features of a classifier of the dataset, or null. columns: the other scores by column of
-    results/gan.csv. missing: why there are none, by column. features: by extractor.
+    results/gan.csv. missing: why there are none, by column. features: by extractor. over_time: the KID of the samples
+    at each entry of the history, by column; a number may be null.
     """
 
     fid: Finite | None = None
     columns: dict[str, Finite] = {}
     missing: dict[str, str] = {}
     features: dict[Extractor, Features] = {}
+    over_time: dict[str, list[Finite | None]] = {}
 
 
 TRAINED: dict[Kind, type[Strict]] = {Kind.CLASSIFICATION: ClassifierMetrics, Kind.GAN: GanMetrics}
@@ -448,6 +450,9 @@ class Record(Strict):
             yield "metrics.history: iterations must ascend"
         if any(place > total for place in places) or (self.finished and places[-1:] != [total]):
             yield f"metrics.history: must end at the last of {total} iterations"
+        for name, values in (self.metrics.get("over_time") or {}).items():
+            if len(values) != len(places):
+                yield f"metrics.over_time.{name}: has {len(values)} numbers, the history {len(places)} entries"
         if metrics.collapsed is not None and metrics.collapsed.step not in places:
             yield "metrics.collapsed: is no iteration of the history"
         if isinstance(diverged, Iteration) and diverged.step >= total:

@@ -46,7 +46,7 @@ STAGES = {
     "fid": [
         ("data/prepared.py", "load"),
         ("runs/networks.py", "trained_classifier"),
-        ("runs/networks.py", "trained_generator"),
+        *(("runs/networks.py", name) for name in ("trained_discriminator", "trained_generator")),
         ("system/device.py", "prepare"),
         ("system/device.py", "use_threads"),
         ("gan/features.py", "Features"),
@@ -54,7 +54,8 @@ STAGES = {
         ("gan/evaluation.py", "column"),
         ("gan/scores/frechet.py", "Reference"),
         *(("gan/score.py", name) for name in ("generated", "measure", "sample_count")),
-        ("suite/fid.py", "pass_on"),
+        *(("gan/over_time.py", "kids"), ("gan/lipschitz.py", "lipschitz_bound")),
+        *(("suite/fid.py", name) for name in ("bound_of", "history", "pass_on")),
     ],
     "aggregate": [("results/tables/write.py", "aggregate")],
     "report": [("results/report.py", "report")],

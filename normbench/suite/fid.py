@@ -6,19 +6,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from normbench.data import intact, prepared
 from normbench.data.bound import Bound
 from normbench.gan import score as scores
-from normbench.gan.evaluation import column
+from normbench.gan.evaluation import BOUND, column
 from normbench.gan.features import Extractor
+from normbench.gan.lipschitz import lipschitz_bound
+from normbench.gan.over_time import kids
 from normbench.gan.score import Found, Real
 from normbench.gan.scores.frechet import Reference
 from normbench.gan.task import GanTask
-from normbench.runs.contents import PICTURES
+from normbench.runs import finished
+from normbench.runs.contents import DISCRIMINATOR, HISTORY, PICTURES
 from normbench.runs.finished import record_in
-from normbench.runs.networks import trained_generator
+from normbench.runs.networks import trained_discriminator, trained_generator
 from normbench.runs.record import Record
 from normbench.runs.run import OUTPUTS, Kind
 from normbench.suite import real, resolved
@@ -27,6 +32,7 @@ from normbench.system import device as devices
 from normbench.system import files, layout
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
+from normbench.system.size import sides
 
 Network = tuple[Extractor, Reference, Real, dict[str, Any]]  # with its real images, and what the records say of it
 
@@ -81,7 +87,8 @@ def scored(
     """Returns the record of a finished run with its scores. run: the folder with its files."""
     began = time.perf_counter()
     generator = trained_generator(record, run, device)
-    metrics: dict[str, Any] = {"columns": {}, "missing": {}, "features": {}}
+    metrics: dict[str, Any] = {"columns": {}, "missing": {}, "features": {}, "over_time": {}}
+    samples = history(record, run)
     for name, (network, reference, images, about) in networks.items():
         found = of_network(generator, task, record.seed, network, reference, images, count, resamples, device)
         metrics["columns"] |= {column(name, each): value for each, value in found.columns.items()}
@@ -92,8 +99,33 @@ def scored(
             "kid_subset": found.subset or None,
             "intervals": {column(name, each): list(ends) for each, ends in found.intervals.items()},
         }
+        if samples is not None:
+            metrics["over_time"][column(name, "kid")] = kids(network, images.kept, samples)
+    bound, why = bound_of(record, run, task, device)
+    if bound is None:
+        metrics["missing"][BOUND] = why
+    else:
+        metrics["columns"][BOUND] = bound
     metrics["fid"] = metrics["columns"].pop("fid", None)
     return record.with_scores(metrics, {"fid": time.perf_counter() - began})
+
+
+def history(record: Record, run: Path) -> Tensor | None:
+    """Returns the samples of a run's history, uint8 (times, N, C, H, W); None for one of an early version."""
+    if HISTORY not in record.files:
+        return None
+    finished.check(run / HISTORY, record.files[HISTORY])
+    with np.load(run / HISTORY, allow_pickle=False) as arrays:
+        return torch.from_numpy(arrays["samples"])
+
+
+def bound_of(record: Record, run: Path, task: GanTask, device: str) -> tuple[float | None, str]:
+    """Returns the Lipschitz bound of a run's discriminator, or None and why there is none."""
+    if DISCRIMINATOR not in record.files:
+        return None, "a run of an early version has no weights of its discriminator"
+    dataset = record.provenance.dataset
+    image = torch.zeros(1, dataset.channels, *sides(dataset.image_size), device=device)
+    return lipschitz_bound(trained_discriminator(record, run, device), image, task.classes(dataset))
 
 
 def of_network(

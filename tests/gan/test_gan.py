@@ -21,7 +21,7 @@ from normbench.data import prepared
 from normbench.data.batches import Images, on_device
 from normbench.data.bound import Bound
 from normbench.gan import loop, score
-from normbench.gan.evaluation import Scoring
+from normbench.gan.evaluation import BOUND, Scoring
 from normbench.gan.losses import Labelled
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.scores.frechet import frechet
@@ -288,7 +288,8 @@ def trained(name: str, seed: int) -> Path:
 def test_a_run_leaves_record_generator_and_samples(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_gans("small", "spectral_norm")
     first = {path.name: path.read_bytes() for path in trained("spectral_norm", 3).iterdir()}
-    assert set(first) == {"record.json", "generator.pt", "samples.png", "film.png"}
+    named = ("generator.pt", "discriminator.pt", "samples.png", "film.png", "history.npz")
+    assert set(first) == {"record.json", *named}
     record = files.read_json(trained("spectral_norm", 3) / "record.json")
     assert (record["kind"], record["seed"], record["status"], record["diverged"]) == ("gan", 3, "finished", None)
     assert record["metrics"]["history"][-1]["iteration"] == 6
@@ -313,7 +314,7 @@ def test_a_run_leaves_record_generator_and_samples(project: Path, monkeypatch: p
     # Again, with an empty store: the same in every byte, but for the record's times.
     monkeypatch.setenv("NORMBENCH_STORE", str(project / "other"))
     train_gans("small", "spectral_norm")
-    for name in ("generator.pt", "samples.png", "film.png"):
+    for name in named:
         assert (trained("spectral_norm", 3) / name).read_bytes() == first[name]
 
     # And from the store, without training.
@@ -368,6 +369,31 @@ def test_a_film_that_is_not_that_of_the_record(project: Path) -> None:
         recomputed.check(record, folder, folder)
 
 
+def test_the_history_has_the_samples_of_the_film(project: Path) -> None:
+    write_task(recipe(iterations=2))
+    train_gans("small", "batch_norm")
+    folder = trained("batch_norm", 3)
+    samples = fid_stage.history(Record.read(folder / "record.json"), folder)
+    assert samples.shape == (2, loop.SHOWN, 1, SIZE, SIZE)
+    generator = trained_generator(Record.read(folder / "record.json"), folder, "cpu")
+    assert torch.equal(samples[-1], sample(generator, 8, loop.SHOWN, derive(0, "samples"), "cpu"))
+    generation.save_grid(generation.film(list(samples)), folder / "again.png", 2)
+    assert (folder / "again.png").read_bytes() == (folder / "film.png").read_bytes()
+
+
+def test_a_discriminator_that_is_not_that_of_the_record(project: Path) -> None:
+    write_task(recipe(iterations=2))
+    train_gans("small", "batch_norm")
+    folder = trained("batch_norm", 3)
+    record = Record.read(folder / "record.json")
+    state = torch.load(folder / "discriminator.pt", weights_only=True)
+    torch.save(state | {"head.weight": state["head.weight"][:, 1:].clone()}, folder / "discriminator.pt")
+    with pytest.raises(
+        UserError, match=r"discriminator.pt: head.weight is float32 \(1, .*, in the network of the record"
+    ):
+        recomputed.check(record, folder, folder)
+
+
 def test_a_run_that_collapsed_is_recorded(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is finished and scored; the line in which it ends says so. One image for all noise gives no diversity."""
     write_task(recipe(iterations=2, lr=1e-9, average=0.0))  # an untrained generator, whose images are all but grey
@@ -401,13 +427,14 @@ def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert about["sha256"] == files.sha256(weights) == files.sha256(store.folder(about["run"]) / "weights.pt")
     assert about["test_accuracy"] > 0.9
     found, columns = record["metrics"].pop("fid"), record["metrics"].pop("columns")
+    over_time = record["metrics"].pop("over_time")
     assert record["metrics"].pop("missing") == {}
     assert record["cost"]["seconds"].pop("fid") > 0
     assert record == before
     assert set(columns) == {
         *("fid_sampling", "fid_infinity", "fid_infinity_sampling", "classifier_kid", "classifier_kid_sampling"),
         *("classifier_score", "classifier_score_sampling", "classifier_precision", "classifier_recall"),
-        *("classifier_density", "classifier_coverage"),
+        *("classifier_density", "classifier_coverage", "discriminator_bound"),
     }
 
     # The same from the record's generator and the formulas, at another batch size.
@@ -427,6 +454,12 @@ def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * columns["fid_sampling"], rel=1e-3)
     kid = kid_features_to_metric(made, genuine, kid_subset_size=128, verbose=False)
     assert columns["classifier_kid"] == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-4)
+    assert list(over_time) == ["classifier_kid"]
+    shown = fid_stage.history(Record.read(folder / "record.json"), folder)
+    with torch.no_grad():
+        expected = [whole_kid(network(each)[0].double().numpy(), genuine.double().numpy()) for each in shown]
+    assert over_time["classifier_kid"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert len(expected) == 6
     near = prc_features_to_metric(made, genuine, verbose=False)
     assert columns["classifier_precision"] == pytest.approx(near["precision"], abs=0.01)
     assert columns["classifier_recall"] == pytest.approx(near["recall"], abs=0.01)
@@ -439,6 +472,13 @@ def test_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test, noise = (frechet(reference.moments, each) for each in apart)
     assert test < noise / 50
     assert test < found
+
+
+def whole_kid(fake: np.ndarray, real: np.ndarray) -> float:
+    """The estimate without bias, from all pairs of images."""
+    (fakes, reals, mixed) = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((fake, fake), (real, real), (fake, real)))
+    within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (fakes, reals)]
+    return float(sum(within) - 2 * mixed.mean())
 
 
 def by_formula(a: np.ndarray, b: np.ndarray) -> float:
@@ -500,7 +540,7 @@ def test_too_few_images_give_a_reason_and_no_fid(project: Path) -> None:
     assert "too few for random subsets" in missing["classifier_kid"]
     assert "nearest neighbours" in missing["classifier_recall"]
     assert "10 parts" in missing["classifier_score"]
-    assert record.metrics["columns"] == {}
+    assert list(record.metrics["columns"]) == [BOUND]  # which hangs on no sample
 
 
 def test_a_generator_of_one_image_has_a_reason_and_no_numbers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +548,7 @@ def test_a_generator_of_one_image_has_a_reason_and_no_numbers(project: Path, mon
     constant = torch.full((256, 1, SIZE, SIZE), 7, dtype=torch.uint8)
     monkeypatch.setattr(score, "sample", lambda *_: constant)
     record = Record.read(scored("batch_norm") / "3.json")
-    assert record.metrics["columns"] == {}
+    assert list(record.metrics["columns"]) == [BOUND]  # which hangs on no sample
     assert set(record.metrics["missing"].values()) == {"the 256 generated images all have the same features"}
     assert record.metrics["missing"].keys() >= {"fid", "classifier_kid", "classifier_precision", "classifier_score"}
 

@@ -429,8 +429,8 @@ def test_resumed_at_any_step_with_the_same_bits(case: str) -> None:
             for (key, value), again in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
                 assert torch.equal(value, again), (step, key)
         assert found.history == expected.history
-        assert all(map(torch.equal, found.film, expected.film))
-        assert len(found.film) == len(expected.film) == 4
+        assert all(map(torch.equal, found.shown, expected.shown))
+        assert len(found.shown) == len(expected.shown) == 4
 
 
 def test_the_linear_schedule() -> None:
@@ -582,9 +582,9 @@ def test_what_is_noted_does_not_change_the_training() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "POINTS", points)
             outcome = fitted(networks, given)
-        assert len(outcome.history) == len(outcome.film) == points
+        assert len(outcome.history) == len(outcome.shown) == points
         assert set(outcome.history[-1]["spectral_norms"]) >= {"layers.0", "head"}
-        assert outcome.film[0].shape == (loop.FILM, 1, SIZE, SIZE)
+        assert outcome.shown[0].shape == (loop.SHOWN, 1, SIZE, SIZE)
         ends.append(networks)
     for one, other in zip(*ends, strict=True):
         assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))

@@ -215,6 +215,7 @@ def _gan(rows: Rows, draw: np.random.Generator, variant: str, seeds: int) -> Non
                 "discriminator_loss": 1.5 - draw.random(),
                 "generator_loss": draw.normal(),
                 "diversity": draw.random(),
+                "classifier_kid": draw.random() / time,
             }
             row = {**key, "seed": seed, "iteration": time}
             rows["gan_curves"].append(row | noted | {"largest_norm": max(norms.values())})

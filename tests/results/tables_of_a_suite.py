@@ -320,6 +320,7 @@ def gan_curves(made: MadeUp, task: str) -> list[Row]:
     return [
         {"task": task, "variant": name, "seed": seed, "iteration": time, "discriminator_loss": 1.5 - 0.01 * time}
         | {"generator_loss": 0.5 + 0.1 * seed, "diversity": 0.3 + 0.01 * time, "largest_norm": 2.0 + 0.1 * seed}
+        | {"classifier_kid": 1.0 / time}
         for name in made.gan_variants
         for seed in made.seeds
         for time in (10, 20, 30, 40)

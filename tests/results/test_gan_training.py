@@ -14,6 +14,7 @@ from normbench.results.report import TABLES, read, report
 from normbench.results.tables import aggregate
 from normbench.results.tables.costs import cost
 from normbench.results.tables.gan_training import failure, in_order
+from normbench.system.errors import UserError
 from tests.results.made_up_suite import (
     GAN_LAYERS,
     GAN_TASK,
@@ -23,6 +24,7 @@ from tests.results.made_up_suite import (
     edit,
     edit_metrics,
     gan_history,
+    kids,
     place,
     rows,
 )
@@ -99,6 +101,30 @@ def test_names_of_layers_are_sorted_by_their_numbers() -> None:
     )
     assert found.index("b9") < found.index("b10")
     assert found.index("9") < found.index("10")
+
+
+def test_the_kid_of_each_time_is_that_of_the_record_and_the_chart_has_their_mean(suite: None) -> None:
+    aggregate()
+    found = [(row["variant"], row["seed"], row["classifier_kid"]) for row in rows("results/gan_curves.csv")]
+    assert found[0] == ("batch_norm", "0", "")  # It diverged, and was not scored.
+    for variant, seeds in FINISHED.items():
+        for seed in seeds:
+            own = [float(kid) for name, each, kid in found if (name, each) == (variant, str(seed))]
+            assert own == pytest.approx(kids(variant, seed), rel=1e-5)
+    assert "inception_kid" not in rows("results/gan_curves.csv")[0]
+    chart = drawn()["kid"]
+    (panel,) = panels_of(chart)
+    for row in panel["data"]["values"]:
+        values = [kids(row["variant"], seed)[GAN_TIMES.index(row["iteration"])] for seed in FINISHED[row["variant"]]]
+        assert row["value"] == pytest.approx(1000 * sum(values) / len(values), rel=1e-3)
+    assert "at the end the means lie from -1 " in chart.alt
+    assert (panel["data"]["values"][-1]["value"], thin(panel)) == (-1.0, [])
+
+
+def test_kids_that_a_history_has_no_entry_for_are_a_mistake(suite: None) -> None:
+    path = place("spectral_norm_alone", 0, "gan")
+    with pytest.raises(UserError, match=r"metrics\.over_time\.classifier_kid: has 3 numbers, the history 4 entries"):
+        edit_metrics(path, lambda metrics: metrics["over_time"]["classifier_kid"].pop())
 
 
 @pytest.mark.parametrize("column", ["diversity", "discriminator_loss", "generator_loss"])

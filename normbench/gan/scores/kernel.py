@@ -41,6 +41,12 @@ def kid(fake: Tensor, real: Tensor, subsets: int, size: int, seed: int) -> tuple
     return estimates.mean().item(), estimates.std(correction=0).item()
 
 
+def mean_kernel(one: Tensor, other: Tensor, same: bool = False) -> Tensor:
+    """The mean kernel of pairs of features (N, d) and (M, d) in float64, 0-d. same: of pairs of different ones of N."""
+    total = torch.stack([kernel(rows, other).sum() for rows in one.split(ROWS)]).sum()
+    return (total - _diagonal(one).sum()) / (len(one) * (len(one) - 1)) if same else total / (len(one) * len(other))
+
+
 def subset_size(wanted: int, fake: int, real: int) -> int:
     """The size of a subset: as wanted, or half of the images where there are too few, so that subsets still differ."""
     fewest = min(fake, real)

@@ -22,6 +22,7 @@ from normbench.results.charts.diversity import diversity_chart
 from normbench.results.charts.features import BANDS, SIZES, energy_chart, feature_chart
 from normbench.results.charts.fid import fid_chart
 from normbench.results.charts.gan_losses import LOSSES, gan_loss_chart
+from normbench.results.charts.kid import kid_chart
 from normbench.results.charts.layers import NORMS, layer_chart
 from normbench.results.charts.look import Look, looks
 from normbench.results.charts.picture import VEGA_LITE
@@ -108,6 +109,7 @@ def gan_charts(task: str, tables: Tables, looks: Looks) -> list[Chart]:
     found = [
         fid_chart(own["runs"], names, looks),
         comparison_chart(own["comparisons"], names, looks),
+        kid_chart(history, failures, names, looks),
         diversity_chart(history, failures, names, looks),
         gan_loss_chart(history, failures, names, looks),
         spectral_norm_chart(history, own["gan_norms"], failures, names, looks),

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from normbench.results.charts.curves import QUANTITIES
 from normbench.results.charts.features import BANDS, empty_blocks
 from normbench.results.charts.gan_losses import LOSSES
+from normbench.results.charts.kid import FACTOR, KIDS
 from normbench.results.charts.layers import merged
 from normbench.results.charts.over_time import chosen_epochs, chosen_times
 from normbench.results.page.grid import Cell, Column, Grid, Line
@@ -24,7 +25,8 @@ FEATURES = {"rms": ("Feature maps: root mean square", 1.0), "max": ("Feature map
 FEATURES |= {band: (f"Spectral energy, %: {title}", 100.0) for band, title in BANDS.items()}
 
 # Column of gan_curves.csv -> the label of its table, and the factor of its numbers.
-ITERATIONS: dict[str, tuple[str, float]] = {"diversity": ("diversity of samples", 1)}
+ITERATIONS: dict[str, tuple[str, float]] = {column: (title, FACTOR) for column, title in KIDS.items()}
+ITERATIONS |= {"diversity": ("diversity of samples", 1)}
 ITERATIONS |= {column: (title, 1) for column, title in LOSSES.items()}
 ITERATIONS |= {"largest_norm": ("largest spectral norm of the discriminator", 1)}
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from normbench.gan.evaluation import BOUND
 from normbench.results.charts.chart import sentence
 from normbench.results.page.grid import Cell, Column, Grid
 from normbench.results.page.names import Variants
@@ -123,7 +124,7 @@ def gan_score_grid(variants: Variants, table: pd.DataFrame, why: dict[str, Why])
 
 def best_of(name: str) -> Literal["high", "low"]:
     """Returns which values of a score of GANs are good."""
-    return "low" if name.endswith(("fid_infinity", "kid")) else "high"
+    return "low" if name.endswith(("fid_infinity", "kid", BOUND)) else "high"
 
 
 def certified(table: pd.DataFrame) -> list[str]:

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Iterable
 
-from normbench.gan.evaluation import column
+from normbench.gan.evaluation import BOUND, column
 from normbench.results.tables.comparisons import against
 from normbench.results.tables.costs import COSTS, costs
 from normbench.results.tables.means import Runs, finished, mean, std
@@ -62,7 +62,7 @@ def scores(records: Iterable[Record]) -> list[str]:
     found = {name for record in records for name in (*columns_of(record), *record.metrics.get(MISSING, {}))}
     found |= {name.removesuffix(SAMPLING) for name in found}
     order = [column(extractor, name) for extractor in ("classifier", "inception") for name in ("fid", *NAMES)]
-    return [name for name in order if name in found]
+    return [name for name in [*order, BOUND] if name in found]
 
 
 def has_sampling(runs: Runs, name: str) -> bool:

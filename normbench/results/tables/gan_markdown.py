@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from normbench.gan.evaluation import Extractor, column
+from normbench.gan.evaluation import BOUND, Extractor, column
 from normbench.results.tables.cells import markdown_cell
 from normbench.results.tables.gan import FIDS
 from normbench.results.tables.markdown import NO_VERDICTS, document, marked, table_text, verdict_text
@@ -45,9 +45,10 @@ ENDS = {"diverged": "diverged runs", "collapsed": "collapsed runs"}
 
 def known_scores() -> dict[str, tuple[Score, str]]:
     """Returns every column of gan.csv that is a score, with its words and the network of its features."""
-    return {
+    found = {
         column(network, name): (score, said) for network, said in NETWORKS.items() for name, score in SCORES.items()
     }
+    return found | {BOUND: (Score("Lipschitz bound of the discriminator", form=".3g"), "")}
 
 
 def gan_markdown(rows: list[Row], baseline: str | None, standing: Standing, failed: Failed) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 
+from normbench.gan.evaluation import column
 from normbench.gan.recipe import COLLAPSED
 from normbench.results.tables.means import Runs, collapsed
 from normbench.results.tables.table import PLAIN, REAL, Table
 from normbench.runs.record import Record
 
 CURVES = dict.fromkeys(("task", "variant", "seed", "iteration"), PLAIN)
+KIDS = tuple(column(extractor, "kid") for extractor in ("classifier", "inception"))
 CURVES |= dict.fromkeys(("discriminator_loss", "generator_loss", "diversity", "largest_norm"), REAL)
 NORMS = dict.fromkeys(("task", "variant", "seed", "iteration", "layer"), PLAIN) | {"norm": REAL}
 
@@ -18,8 +20,10 @@ NORMS = dict.fromkeys(("task", "variant", "seed", "iteration", "layer"), PLAIN) 
 def gan_curve_table(runs: Runs) -> Table:
     """Returns a row for each run and entry of its history; a run that diverged has the entries before that.
 
-    largest_norm: the largest spectral norm of a weight of the discriminator. What a record does not have is NaN.
+    largest_norm: the largest spectral norm of a weight of the discriminator. What a record does not have is NaN. The
+    KIDs that no record has have no column.
     """
+    kids = [name for name in KIDS if any(name in over_time(each) for records in runs.values() for each in records)]
     rows = [
         {
             "task": task,
@@ -31,11 +35,23 @@ def gan_curve_table(runs: Runs) -> Table:
             "diversity": math.nan if entry.get("diversity") is None else entry["diversity"],
             "largest_norm": max((entry.get("spectral_norms") or {}).values(), default=math.nan),
         }
+        | {name: kid(record, name, place) for name in kids}
         for (task, variant), records in runs.items()
         for record in records
-        for entry in record.metrics["history"]
+        for place, entry in enumerate(record.metrics["history"])
     ]
-    return Table(CURVES, rows)
+    return Table(CURVES | dict.fromkeys(kids, REAL), rows)
+
+
+def kid(record: Record, name: str, place: int) -> float:
+    """Returns the KID of the samples at a place of the history; NaN without one."""
+    value = over_time(record)[name][place] if name in over_time(record) else None
+    return math.nan if value is None else value
+
+
+def over_time(record: Record) -> dict[str, list[float | None]]:
+    """Returns the KIDs of the samples of a record's history by column; none if it has not been scored with them."""
+    return record.metrics.get("over_time") or {}
 
 
 def gan_norm_table(runs: Runs) -> Table:
