@@ -114,9 +114,11 @@ def _array(path: Path, name: str, dtype: type, fits: Callable[[tuple[int, ...]],
         with archive.open(member) as content:  # unpacks only as far as it is read
             if np.lib.format.read_magic(content) != (1, 0):
                 raise ValueError(f"not an array `{name}`")
-            shape, _, found = np.lib.format.read_array_header_1_0(content)
+            shape, is_fortran, found = np.lib.format.read_array_header_1_0(content)
             if found != dtype:
                 raise ValueError(f"`{name}` is of {found}")
+            if is_fortran and len(shape) > 1:
+                raise ValueError(f"`{name}` is in the order of Fortran")
             size = math.prod(shape) * np.dtype(dtype).itemsize
             if min(shape, default=0) < 0 or not fits(shape) or member.file_size != content.tell() + size:
                 raise ValueError(f"`{name}` of shape {shape} in {member.file_size} bytes, expected {expected}")

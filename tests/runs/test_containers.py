@@ -371,18 +371,18 @@ def npy(shape: str, version: bytes = b"\1\0", kind: str = "<i4", data: bytes = b
 
 
 PREDICTIONS: dict[str, tuple[bytes, str]] = {
-    "more than the dataset has": (npz(predicted=np.zeros(2**26, np.int32)), "at most 64 expected"),
-    "a huge shape": (npz(npy("(10000000000000,)")), "at most 64 expected"),
+    "more than the dataset has": (npz(predicted=np.zeros(2**26, np.int32)), "expected at most 64"),
+    "a huge shape": (npz(npy("(10000000000000,)")), "expected at most 64"),
     "a negative shape": (npz(npy("(-1,)")), "cannot be read"),
     "a shape of text": (npz(npy("('a',)")), "cannot be read"),
     "a deep header": (npz(npy("(" * 3000 + ")" * 3000)), "cannot be read"),
-    "another length": (npz(npy("(5,)", data=bytes(24))), "5 predicted classes in"),
-    "two dimensions": (npz(predicted=np.zeros((2, 2), np.int32)), "not predicted classes"),
-    "floats": (npz(predicted=np.zeros(5, np.float32)), "not predicted classes"),
-    "another byte order": (npz(npy("(5,)", kind=">i4", data=bytes(20))), "not predicted classes"),
-    "objects": (npz(npy("(5,)", kind="|O", data=pickle.dumps([1]))), "not predicted classes"),
-    "version 2": (npz(npy("(5,)", b"\2\0", data=bytes(20))), "not predicted classes"),
-    "another array": (npz(predicted=np.zeros(5, np.int32), more=np.zeros(1)), "not predicted classes"),
+    "another length": (npz(npy("(5,)", data=bytes(24))), r"of shape \(5,\) in 92 bytes"),
+    "two dimensions": (npz(predicted=np.zeros((2, 2), np.int32)), r"of shape \(2, 2\)"),
+    "floats": (npz(predicted=np.zeros(5, np.float32)), "is of float32"),
+    "another byte order": (npz(npy("(5,)", kind=">i4", data=bytes(20))), "is of >i4"),
+    "objects": (npz(npy("(5,)", kind="|O", data=pickle.dumps([1]))), "is of object"),
+    "version 2": (npz(npy("(5,)", b"\2\0", data=bytes(20))), "not an array `predicted`"),
+    "another array": (npz(predicted=np.zeros(5, np.int32), more=np.zeros(1)), "not an array `predicted`"),
     "bzip2": (npz(npy("(5,)", data=bytes(20)), zipfile.ZIP_BZIP2), "is compressed"),
     "no array": (npz(b"hello"), "cannot be read"),
     "something behind": (npz(predicted=np.zeros(5, np.int32)) + b"x", "cannot be read"),
@@ -407,6 +407,31 @@ def test_predictions_that_are_sound(stores: Path) -> None:
         Path(f"{number}.npz").write_bytes(data)
     assert formats.predictions(Path("0.npz"), 64).tolist() == list(range(64))
     assert formats.predictions(Path("1.npz"), 64).tolist() == [0] * 5
+
+
+SIZE = (1, 2, 3)  # of the samples of a history
+SAMPLES = {
+    "another number of times": (npz(samples=np.zeros((3, 5, *SIZE), np.uint8)), "2 times with samples of"),
+    "another size": (npz(samples=np.zeros((2, 5, 1, 3, 2), np.uint8)), "2 times with samples of"),
+    "no times": (npz(samples=np.zeros((5, *SIZE), np.uint8)), "2 times with samples of"),
+    "floats": (npz(samples=np.zeros((2, 5, *SIZE), np.float32)), "`samples` is of float32"),
+    "columns first": (npz(samples=np.asfortranarray(np.ones((2, 5, *SIZE), np.uint8))), "in the order of Fortran"),
+    "another array": (npz(predicted=np.zeros((2, 5, *SIZE), np.uint8)), "not an array `samples`"),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_of_a_history(tmp_path: Path, name: str) -> None:
+    data, line = SAMPLES[name]
+    (tmp_path / "history.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=line):
+        formats.samples(tmp_path / "history.npz", 2, SIZE)
+
+
+def test_samples_that_are_sound(tmp_path: Path) -> None:
+    samples = np.arange(2 * 5 * 6, dtype=np.uint8).reshape(2, 5, *SIZE)
+    (tmp_path / "history.npz").write_bytes(npz(samples=samples))
+    assert (formats.samples(tmp_path / "history.npz", 2, SIZE) == samples).all()
 
 
 def png(mode: str = "L", size: tuple[int, int] = (4, 4), **options: Any) -> bytes:

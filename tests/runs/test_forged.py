@@ -304,7 +304,7 @@ HEAD = "head.weight"
         (Kind.CLASSIFICATION, weights(lambda state: state | {HEAD: torch.full_like(state[HEAD], torch.nan)}), f"weights.pt: {HEAD} has values that are not finite"),
         (Kind.GAN, weights(lambda state: {"w": torch.zeros(3)}, "generator.pt"), "generator.pt: lacks "),
         (Kind.CLASSIFICATION, predictions(np.zeros(63, np.int32)), "predictions.npz: has 63 predictions, the dataset has 64"),
-        (Kind.CLASSIFICATION, predictions(np.zeros((64, 1), np.int32)), "predictions.npz cannot be read (ValueError: 'not predicted classes')"),
+        (Kind.CLASSIFICATION, predictions(np.zeros((64, 1), np.int32)), "predictions.npz cannot be read (ValueError: '`predicted` of shape (64, 1) in 384 bytes, expected at most 64')"),
         (Kind.CLASSIFICATION, predictions(np.full(64, 4, np.int32)), "classes from 4 to 4, the dataset has 4 classes"),
         (Kind.CLASSIFICATION, predictions(np.full(64, -1, np.int32)), "classes from -1 to -1"),
         (Kind.CLASSIFICATION, predictions(np.zeros(64, np.int64)), "predictions.npz cannot be read"),
