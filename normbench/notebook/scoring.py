@@ -99,7 +99,8 @@ def score(
     - of `corruptions`: `calibration` (`nll` in nats, `brier` from 0 to 2, `ece` from 0 to 1 over 15 bins);
       `corruption_accuracy`, by corruption a list with one accuracy for each severity; `corruption_calibration`.
     - of `batch_statistics`: `batch_statistics`, accuracies where layers normalize with statistics of the test batches.
-    - of `attacks`: `attacks`, accuracies under attacks in the maximum norm; `epsilon` and `step` are in units of 1/255.
+    - of `attacks`: `attacks`, accuracies under attacks in the maximum norm, or with `norm: l2` in the 2-norm;
+      `epsilon` and `step` are in units of 1/255.
     - of `filters`: `filters`, the deconvolution filters of a first layer that whitens patches, and excess kurtosis and
       the share near zero of pixels and of the filters' responses; nothing of other networks.
     - of `smoothness`: `smoothness`, Lipschitz constants from pixels in 0..1 to logits in the 2-norm (`bound`, or `why`
