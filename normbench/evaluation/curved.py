@@ -66,6 +66,8 @@ def curved_network(model: nn.Module, image: Tensor, mean: Tensor, std: Tensor) -
         weight = weight_of(part, x)
         known = derivatives_of(part) if any(computes_as(part, kind) for kind in SMOOTH) else None
         if weight is not None:
+            if not weight[0].isfinite().all():
+                raise Unsuited(f"the weights of {node.target} are not finite when norms are folded into them")
             if affine is not None:
                 raise Unsuited(f"no activation is before {node.target}")
             affine = weight if layers else scaled(*weight, std, x)
@@ -81,8 +83,6 @@ def curved_network(model: nn.Module, image: Tensor, mean: Tensor, std: Tensor) -
         raise Unsuited("its last layer is not linear")
     if not layers:
         raise Unsuited("it has no hidden layer")
-    if not all(layer.norm.isfinite() for layer in layers):
-        raise Unsuited("the norms of its layers are not finite")
     if head.bias is None:
         head.bias = nn.Parameter(head.weight.new_zeros(len(head.weight)))
     hidden = nn.Sequential(*parts, nn.Flatten())

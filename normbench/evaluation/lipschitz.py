@@ -63,27 +63,16 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
     otherwise sqrt(2) times `product`. `product` and `differences` are None, and `why` gives the reason, if some layer
     has no bound.
     """
-    sizes: dict[str, tuple[int, ...]] = {}  # by layer, the shape of its input followed by that of its output
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-            if given and isinstance(given[0], Tensor) and isinstance(made, Tensor):
-                sizes[name] = (*given[0].shape, *made.shape)
-
-        return hook
-
     try:
         folded = fold(model)
         graph = LayerTracer().trace(folded)
         layers = dict(folded.named_modules())
-        handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items() if name]
-        classes = folded(x).shape[1]
+        sizes, logits = sizes_in(folded, x)
     except UserError as error:
         return unbounded([], str(error))
     except Exception as error:  # The layers may be anybody's.
         return unbounded([], f"the network cannot be folded: {blame.one_line(error)}")
-    for handle in handles:
-        handle.remove()
+    classes = logits.shape[1]
     found: list[dict[str, Any]] = []
     constants: dict[torch.fx.Node, float] = {}
     try:
@@ -123,6 +112,28 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
     except Unbounded as error:
         return unbounded(found, str(error))
     raise AssertionError("a graph ends in its output")
+
+
+def sizes_in(model: nn.Module, x: Tensor) -> tuple[dict[str, tuple[int, ...]], Tensor]:
+    """By the name of a layer, the shape of its input followed by that of its output; and the output of the network.
+
+    x: an input of the network. Only layers from one tensor to one tensor are in it.
+    """
+    sizes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+            if given and isinstance(given[0], Tensor) and isinstance(made, Tensor):
+                sizes[name] = (*given[0].shape, *made.shape)
+
+        return hook
+
+    handles = [layer.register_forward_hook(note(name)) for name, layer in model.named_modules() if name]
+    try:
+        return sizes, model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def unbounded(layers: list[dict[str, Any]], why: str) -> dict[str, Any]:
