@@ -34,7 +34,7 @@ VERSION = 1  # of the entries of the metrics
 SLACK = 4.0  # times the largest difference of logits in float32 and in float64 is taken from every margin, twice
 ROUNDING = 1 + 1e-6  # by which Lipschitz constants are raised, as weights may be folded in float32
 TRAVEL = 2.5  # the way of all steps of an attack, in radii
-POINTS = 50  # of the curve, besides the radius 0
+POINTS, SPAN = 50, 1.5  # of the curve: points besides the radius 0, and its end in the largest radii of the settings
 BATCH = 250  # images at a time
 
 
@@ -88,7 +88,7 @@ class LayerNorms(Strict):
     """The bounds of a layer: see `normbench.evaluation.layer_bounds.layer_bounds`."""
 
     name: str
-    kind: str
+    kernel: str
     r: Finite | None
     s: Finite | None
     t: Finite | None
@@ -116,7 +116,7 @@ def certificates(subject: Subject, settings: Certificates) -> Scores:
     is taken from the margin between two logits for rounding (see `slack_of`); `at`, for each radius in rising order
     the share of images that are right under `pgd` and that are certified at least so far by `lipschitz` and by
     `curvature`; `lipschitz_mean` and `curvature_mean`, the mean radius, 0 for images that are not right; `curve`, the
-    certified shares at rising radii from 0 to the largest one. None without a bound, and `no_lipschitz` or
+    certified shares at rising radii. None without a bound, and `no_lipschitz` or
     `no_curvature` says why. No radius is above the distance between a black and a white image.
 
     The predictions file has the images (`certificate_index`), their predicted classes (`certificate_clean`, and
@@ -159,7 +159,7 @@ def certificates(subject: Subject, settings: Certificates) -> Scores:
         | {name: None if values is None else share(values >= size) for name, values in radii.items()}
         for place, size in enumerate(sizes)
     ]
-    found["curve"] = curve(radii, sizes)
+    found["curve"] = curve(radii, sizes[-1])
     predictions = {"certificate_index": chosen.to(torch.int32), "certificate_clean": logits.argmax(1).to(torch.int16)}
     if under is not None:
         predictions["certificate_pgd"] = under.to(torch.int16)
@@ -264,8 +264,9 @@ def check_order(
             raise UserError(
                 f"image {int(chosen[first])}: certified by {name}, but its class is wrong without an attack"
             )
-    for place, size in enumerate(sizes if under is not None else []):
-        assert under is not None
+    if under is None:
+        return
+    for place, size in enumerate(sizes):
         robust = under[place] == labels
         for name, values in radii.items():
             broken = ((values >= size) & ~robust).nonzero()[:, 0]
@@ -278,14 +279,12 @@ def check_order(
             raise UserError(f"image {int(chosen[int(gained[0])])}: right under PGD, but not without an attack")
 
 
-def curve(radii: dict[str, Tensor | None], sizes: list[float]) -> dict[str, Any]:
-    """The certified shares of the images at evenly spaced radii from 0 to the largest one that there is.
+def curve(radii: dict[str, Tensor | None], largest: float) -> dict[str, Any]:
+    """The certified shares of the images at evenly spaced radii from 0 to 1.5 times the largest one of the settings.
 
-    That is the largest of `sizes` or, if it is larger, the largest certified radius. At 0 it is that of right images
-    with a certificate at all.
+    At 0 it is the share of the images that have a certificate at all.
     """
-    most = max([*sizes, *(float(values.max()) for values in radii.values() if values is not None)])
-    places = [most * point / POINTS for point in range(POINTS + 1)]
+    places = [SPAN * largest * point / POINTS for point in range(POINTS + 1)]
     found: dict[str, Any] = {"radius": places}
     for name, values in radii.items():
         found[name] = None if values is None else [share((values >= place) & (values > 0)) for place in places]

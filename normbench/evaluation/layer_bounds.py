@@ -32,7 +32,7 @@ def layer_bounds(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     x: one normalized image (1, C, H, W), which gives the sizes. All bounds of a strided convolution are those of its
     polyphase kernel. Entries:
 
-    - `name`, and `kind`, such as `3x3`, `3x3 / 2` with the stride, or `linear`.
+    - `name`, and `kernel`, such as `3x3`, `3x3 / 2` with the stride, or `linear`.
     - `r`, `s`, `t`, `u`, the four bounds, each the largest over the groups; `fantastic_four`, their least one, group by
       group; `grid`, by frequencies and Riesz; `certificate`, what Lipschitz bounds take (`conv_bound`). These hold for
       zero and circular padding.
@@ -53,9 +53,9 @@ def layer_bounds(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
             continue
         if isinstance(layer, nn.Linear) and computes_as(layer, nn.Linear):
             norms = dict.fromkeys(NAMES) | {"certificate": float(norm_of(layer.weight.double()))}
-            found.append({"name": name, "kind": "linear"} | norms)
+            found.append({"name": name, "kernel": "linear"} | norms)
         elif name in sizes and isinstance(layer, nn.Conv2d) and is_plain(layer):
-            found.append({"name": name, "kind": kind_of(layer)} | of_convolution(layer, sizes[name][2:4]))
+            found.append({"name": name, "kernel": kernel_of(layer)} | of_convolution(layer, sizes[name][2:4]))
     return found
 
 
@@ -68,7 +68,7 @@ def is_plain(layer: nn.Conv2d) -> bool:
     return computes_as(layer, nn.Conv2d) and zeros and len(set(layer.stride)) == 1 and set(layer.dilation) == {1}
 
 
-def kind_of(layer: nn.Conv2d) -> str:
+def kernel_of(layer: nn.Conv2d) -> str:
     """The size of the kernel in words, with the stride if that is not 1."""
     stride = f" / {layer.stride[0]}" if layer.stride[0] > 1 else ""
     return "x".join(map(str, layer.kernel_size)) + stride
