@@ -40,7 +40,7 @@ def certified_table(runs: Runs) -> Table:
 
 def at_radius(found: dict[str, Any], radius: float) -> dict[str, Any]:
     """Returns the numbers of one run at a radius; without those of the radius if it was scored with others."""
-    here = next((each for each in found["at"] if each["radius"] == radius), {})
+    here: dict[str, Any] = next((each for each in found["at"] if each["radius"] == radius), {})
     return found | {name: here.get(name) for name in ("pgd", *CERTIFICATES)}
 
 
@@ -85,8 +85,8 @@ def bound_table(runs: Runs) -> Table:
         for place, (name, each) in enumerate(layers.items(), 1):
             row: Row = {"task": task, "variant": variant, "place": place, "layer": name, "kernel": each[0]["kernel"]}
             row |= spreads(each, BOUNDS)
-            known = [rival for rival in RIVALS if not is_empty(row[rival])]
-            row["tightest"] = min(known, key=lambda rival, row=row: row[rival]) if known else ""
+            known = {rival: row[rival] for rival in RIVALS if not is_empty(row[rival])}
+            row["tightest"] = min(known, key=known.__getitem__) if known else ""
             why = functools.partial(no_part, records, row, "a linear layer has its exact norm")
             rows.append(explained(row, [*with_std(BOUNDS, REAL), "tightest"], why))
     columns = dict.fromkeys(("task", "variant", "place", "layer", "kernel"), PLAIN) | with_std(BOUNDS, REAL)
