@@ -22,7 +22,7 @@ from benchmarks import machine
 from benchmarks.turns import clock, seconds, take_turns
 from normbench import spectral
 from normbench.data.batches import Images, on_device
-from normbench.evaluation.certificates import by_curvature
+from normbench.evaluation.certificates import Exact, by_curvature
 from normbench.evaluation.lipschitz import bounds
 from normbench.methods import registry
 from normbench.models.build import build_classifier
@@ -106,9 +106,9 @@ def of_curvature(path: Path | None) -> None:
     model = perceptron(pixels, labels)
     pixels, labels = pixels[:CURVED], labels[:CURVED]
     none = torch.zeros(1, 1, 1)
-    given = subject(model, Images((255 * pixels).round().to(torch.uint8), labels, none, none + 1))
+    exact = Exact.of(subject(model, Images((255 * pixels).to(torch.uint8), labels, none, none + 1)))
     found: list[Tensor] = []
-    spent = seconds(lambda: found.append(by_curvature(given, pixels, labels, 0.0)))
+    spent = seconds(lambda: found.append(by_curvature(exact, pixels, labels, 0.0)))
     norms = seconds(lambda: [norm_of(layer.weight.double()) for layer in (model[1], model[3])])
     right = (model(pixels).argmax(1) == labels).double().mean()
     print(f"Curvature of 784-1024-1024-10 with softplus, {len(pixels)} images, {right:.1%} right; {clock()}")

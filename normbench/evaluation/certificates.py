@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -116,8 +116,8 @@ def certificates(subject: Subject, settings: Certificates) -> Scores:
     is taken from the margin between two logits for rounding (see `slack_of`); `at`, for each radius in rising order
     the share of images that are right under `pgd` and that are certified at least so far by `lipschitz` and by
     `curvature`; `lipschitz_mean` and `curvature_mean`, the mean radius, 0 for images that are not right; `curve`, the
-    certified shares at rising radii. None without a bound, and `no_lipschitz` or
-    `no_curvature` says why. No radius is above the distance between a black and a white image.
+    certified shares at rising radii. None without a bound, and `no_lipschitz` or `no_curvature` says why. No radius is
+    above the distance between a black and a white image.
 
     The predictions file has the images (`certificate_index`), their predicted classes (`certificate_clean`, and
     `certificate_pgd`, a row for each radius) and their radii, float64 (`certificate_lipschitz`,
@@ -131,18 +131,16 @@ def certificates(subject: Subject, settings: Certificates) -> Scores:
     classifier = classifier_of(subject)
     with torch.no_grad():
         logits = torch.cat([classifier(part) for part in pixels.split(BATCH)])
-    exact, slack = slack_of(subject, pixels, logits)
+    exact = Exact.of(subject)
+    slack = slack_of(exact.logits(pixels), logits)
     radii: dict[str, Tensor | None] = {}
     found: dict[str, Any] = {"version": VERSION, "examples": len(chosen), "slack": slack}
-    methods: dict[str, Callable[[float], Tensor]] = {
-        "lipschitz": lambda slack: by_lipschitz(subject, pixels, exact, labels, slack),
-        "curvature": lambda slack: by_curvature(subject, pixels, labels, slack),
-    }
-    for name, method in methods.items():
+    for name, method in {"lipschitz": by_lipschitz, "curvature": by_curvature}.items():
         try:
             if slack is None:
                 raise Unsuited("its logits are not finite")
-            radii[name] = method(slack).clamp_max(math.sqrt(pixels[0].numel()))
+            longest = math.sqrt(pixels[0].numel())
+            radii[name] = method(exact, pixels, labels, slack).clamp_max(longest).to(labels.device)
         except Unsuited as error:
             radii[name], found[f"no_{name}"] = None, str(error)
     right = logits.argmax(1) == labels
@@ -165,8 +163,8 @@ def certificates(subject: Subject, settings: Certificates) -> Scores:
         predictions["certificate_pgd"] = under.to(torch.int16)
     predictions |= {f"certificate_{name}": values for name, values in known.items()}
     arrays = {name: values.cpu().numpy() for name, values in predictions.items()}
-    example = images.normalized(images.pixels[chosen[:1]])
-    return Scores({"certificates": found, "layer_bounds": layer_bounds(subject.model, example)}, {}, arrays)
+    norms = layer_bounds(exact.model, exact.normalized(pixels[:1]))
+    return Scores({"certificates": found, "layer_bounds": norms}, {}, arrays)
 
 
 def share(chosen: Tensor) -> float:
@@ -174,43 +172,58 @@ def share(chosen: Tensor) -> float:
     return float(chosen.double().mean())
 
 
-def in_float64(model: nn.Module) -> nn.Module:
-    """A copy of a network in float64; its layers compute nothing that was kept for those in float32."""
-    return copy.deepcopy(model).double().eval()
+@dataclass(frozen=True)
+class Exact:
+    """A network in float64, on its device or, as MPS has no float64, on the CPU. mean, std: (C, 1, 1), of its input."""
+
+    model: nn.Module
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, subject: Subject) -> Exact:
+        """A copy of a subject's network, whose layers keep nothing that was computed in float32."""
+        images = subject.images
+        place = "cpu" if images.mean.device.type == "mps" else images.mean.device
+        model = copy.deepcopy(subject.model).to(place).double().eval()
+        return cls(model, images.mean.to(place).double(), images.std.to(place).double())
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Images (N, C, H, W) in 0..1 as the network takes them."""
+        return (pixels.to(self.mean) - self.mean) / self.std
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """The logits (N, classes) of images (N, C, H, W) in 0..1."""
+        return torch.cat([self.model(self.normalized(part)) for part in pixels.split(BATCH)])
 
 
-@torch.no_grad()
-def slack_of(subject: Subject, pixels: Tensor, logits: Tensor) -> tuple[Tensor, float | None]:
-    """The logits in float64 (N, classes), and what is taken from a margin for rounding.
+def slack_of(exact: Tensor, logits: Tensor) -> float | None:
+    """What is taken from the margin between two logits for rounding; None if logits are not finite.
 
     What is certified are the weights of the network with exact sums. The network itself rounds each sum, to float32 or
-    less. How far its logits (N, classes) are off is measured: the slack is twice `SLACK` times their largest distance,
-    over the images, from those in float64. Twice, since a margin is of two logits; the factor allows for other images
-    within the radius, and is no proof. None if logits are not finite.
+    less. How far its logits (N, classes) are off is measured: the slack is twice `SLACK` times their largest distance
+    from the `exact` ones, in float64. Twice, since a margin is of two logits; the factor allows for other images within
+    the radius, and is no proof.
     """
-    model, images = in_float64(subject.model), subject.images
-    mean, std = images.mean.double(), images.std.double()
-    exact = torch.cat([model((part.double() - mean) / std) for part in pixels.split(BATCH)])
-    slack = 2 * SLACK * float((exact - logits).abs().max())
-    return exact, slack if math.isfinite(slack) else None
+    slack = 2 * SLACK * float((exact - logits.to(exact)).abs().max())
+    return slack if math.isfinite(slack) else None
 
 
-def by_lipschitz(subject: Subject, pixels: Tensor, logits: Tensor, labels: Tensor, slack: float) -> Tensor:
-    """Radii (N,) by Lipschitz constants. logits: float64 (N, classes). Raises Unsuited if there is no bound."""
-    images = subject.images
-    found = bounds(in_float64(subject.model), ((pixels[:1] - images.mean) / images.std).double())
+def by_lipschitz(exact: Exact, pixels: Tensor, labels: Tensor, slack: float) -> Tensor:
+    """Radii (N,) by Lipschitz constants. Raises Unsuited if there is no bound."""
+    found = bounds(exact.model, exact.normalized(pixels[:1]))
     if found["product"] is None:
         raise Unsuited(found["why"])
-    constants = ROUNDING * found["differences"].to(logits.device) / float(images.std.min())
-    own = labels[:, None]
-    return margin_radius(logits.scatter_add(1, own, torch.full_like(logits, -slack)), labels, constants)
+    constants = ROUNDING * found["differences"].to(exact.mean) / float(exact.std.min())
+    logits, own = exact.logits(pixels), labels.to(exact.mean.device)[:, None]
+    return margin_radius(logits.scatter_add(1, own, torch.full_like(logits, -slack)), own[:, 0], constants)
 
 
-def by_curvature(subject: Subject, pixels: Tensor, labels: Tensor, slack: float) -> Tensor:
+def by_curvature(exact: Exact, pixels: Tensor, labels: Tensor, slack: float) -> Tensor:
     """Radii (N,) by curvature. Raises Unsuited for a network of another form."""
-    images = subject.images
-    network = curved_network(subject.model, pixels[:1], images.mean, images.std)
-    return curvature_radii(network, pixels.double(), labels, slack).dual
+    network = curved_network(exact.model, pixels[:1].to(exact.mean), exact.mean, exact.std)
+    return curvature_radii(network, pixels.to(exact.mean), labels.to(exact.mean.device), slack).dual
 
 
 def attacked(

@@ -105,6 +105,24 @@ def test_without_an_attack_or_with_other_radii(suite: None) -> None:
     assert float(found[BOTH, 0.5]["lipschitz"]) == pytest.approx(statistics.mean(values), abs=1e-5)
 
 
+def test_the_markdown_has_shares_in_percent_and_says_why(suite: None) -> None:
+    inject()
+    aggregate()
+    text = Path("results/certified.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {TASK} | {ONE} | 0.5 |")]
+    clean, pgd, lipschitz, curvature = line.removesuffix(" |").split(" | ")[3:]
+    runs = [certificates(ONE, seed) for seed in SEEDS]
+    for cell, values in (
+        (clean, [run["clean"] for run in runs]),
+        (pgd, [run["at"][1]["pgd"] for run in runs]),
+        (lipschitz, [run["at"][1]["lipschitz"] for run in runs]),
+    ):
+        mean, spread = 100 * statistics.mean(values), 100 * statistics.stdev(values)
+        assert cell == f"{mean:.2f} ± {spread:.2f}"
+    mark = curvature.partition("(")[2].rstrip(")")
+    assert f"({mark}) {WHY}" in text
+
+
 def test_bounds_against_plain_sums(suite: None) -> None:
     inject()
     aggregate()
@@ -153,6 +171,7 @@ def test_the_page_shows_curves_bounds_and_a_table(suite: None) -> None:
 def test_where_it_was_not_measured_there_is_no_section(suite: None) -> None:
     aggregate()
     assert rows("results/certified.csv") == rows("results/bounds.csv") == []
+    assert "No run was scored" in Path("results/certified.md").read_text(encoding="utf-8")
     page = render(Path("build/tables"))
     assert "Certified robustness" not in page
     assert "Certified accuracy" not in page

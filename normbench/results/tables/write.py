@@ -9,6 +9,7 @@ from normbench.results.records import leave_out
 from normbench.results.tables import checksums, latex, outcomes
 from normbench.results.tables.agreement import agreement_table, class_table
 from normbench.results.tables.certificates import bound_table, certified_curve, certified_table
+from normbench.results.tables.certified_markdown import certified_markdown
 from normbench.results.tables.claims.declared import declared
 from normbench.results.tables.claims.measured import Measured
 from normbench.results.tables.claims.table import claim_table, claims_markdown
@@ -165,6 +166,7 @@ def aggregate() -> None:
         files.write_text(layout.RESULTS / f"{name}.csv", text)
     files.write_text(layout.RESULTS / "claims.csv", claims.csv())
     files.write_text(layout.RESULTS / "claims.md", claims_markdown(claims))
+    files.write_text(layout.RESULTS / "certified.md", certified_markdown(tables["certified"]))
     for name, columns in of_paper.items():
         files.write_text(layout.RESULTS / f"{name}.tex", latex.latex(tables[name].rows, columns, standing))
     text = markdown(tables["leaderboard"].rows, suite, corruptions, standing, test_images)
