@@ -73,7 +73,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "gan_norms": ("task", "variant", "seed", "iteration", "layer", "norm"),
     "layers": ("task", "variant", "layer", *NORMS),
     "features": ("task", "variant", "when", "block", *SIZES, *BANDS),
-    "certified": ("task", "variant", "radius", "clean", "pgd"),
+    "certified": ("task", "variant", "radius", "clean", "pgd", *CERTIFICATES),
     "certified_curve": ("task", "variant", "radius", *CERTIFICATES),
     "bounds": ("task", "variant", "layer", *RATIOS, "zero_padded", "circular", "tightest"),
     "overall": (

@@ -28,6 +28,7 @@ def certified_chart(curve: pd.DataFrame, certified: pd.DataFrame, names: list[st
     x = {"field": "radius", "type": "quantitative", "scale": {"domain": [0, end], "nice": False}}
     x["axis"] = {"title": "radius, 2-norm of pixels in 0..1", "tickCount": 6}
     each, found = [], []
+    nearest = certified[certified["radius"] == certified["radius"].min()]
     clean = certified.groupby("variant")["clean"].first()
     attack = certified.rename(columns={"pgd": "value"})[["variant", "radius", "value"]]
     without = pd.DataFrame({"variant": clean.index, "radius": 0.0, "value": clean.to_numpy()})
@@ -44,18 +45,22 @@ def certified_chart(curve: pd.DataFrame, certified: pd.DataFrame, names: list[st
         title = CERTIFICATES.get(name, PGD)
         y = {"field": "value", "type": "quantitative", "scale": {"domain": [0, 100]}, "axis": {"title": title}}
         each.append(lines(rows, x, y, look, tooltip("variant", "radius", "value"), name))
-        if name in CERTIFICATES:
-            at = part[part["radius"] > 0]
-            best = at.loc[at["value"].idxmax()]
-            found.append(f"at most {seen(100 * best['value']):g} % {title.removesuffix(' (%)')} ({best['variant']})")
+        if name in CERTIFICATES and nearest[name].notna().any():
+            best = nearest.loc[nearest[name].idxmax()]
+            found.append(f"{seen(100 * best[name], 1):g} % {title.removesuffix(' (%)')} ({best['variant']})")
     if not each:
         return None
     return chart(
         "certified",
         "Certified accuracy over the radius",
-        f"Accuracy over the radius of {counted(len(drawn), 'variant')}{': ' if found else ''}{', '.join(found)}.",
+        f"Accuracy over the radius of {counted(len(drawn), 'variant')}{_at_most(nearest, found)}.",
         "The share of test images that keep their right class within a radius, by proof or against an attack on the "
         "same images; mean over seeds. What lies between a certificate and the attack is not known. A certificate is "
         "for the weights with exact sums, less a measured slack for rounding.",
         panels(each, 2, params=[highlighter(*(panel["layer"][0]["name"] for panel in each))]),
     )
+
+
+def _at_most(nearest: pd.DataFrame, found: list[str]) -> str:
+    """Returns the part of the sentence about the smallest radius. nearest: the rows of certified.csv at it."""
+    return f"; within {brief(nearest['radius'].iloc[0]):g} at most {' and '.join(found)}" if found else ""
