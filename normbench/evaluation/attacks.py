@@ -1,8 +1,8 @@
-"""Accuracy under attacks bounded in the maximum norm: FGSM, PGD and, optionally, AutoAttack."""
+"""Accuracy under attacks bounded in the maximum norm or in the 2-norm: FGSM, PGD and, optionally, AutoAttack."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,21 +15,24 @@ from normbench.system.errors import UserError
 from normbench.system.quantities import Accuracy
 from normbench.system.schema import NotNegative, Positive, PositiveReal, Strict
 from normbench.system.seeds import derive
-from normbench.training.attacks import Classifier, fgsm, pgd
+from normbench.training.attacks import Classifier, fgm, fgsm, pgd, pgd_l2
 
 SUSPICIOUS = 0.2  # how far accuracy under FGSM may exceed that under PGD before the record has a warning
 
 
 class Attacks(ScoreSettings):
-    """FGSM and PGD bounded in the maximum norm, on `examples` test images.
+    """FGSM and PGD on `examples` test images.
 
-    epsilon: the largest change of a pixel, in units of 1/255. step: PGD's step size in units of 1/255. steps, restarts:
-    of PGD. long_examples, long_steps: a second PGD with more steps on fewer images, as a check for gradient masking;
-    long_examples 0 turns it off. auto_attack_examples: the number of images for AutoAttack, which needs the optional
-    dependency `autoattack`; 0 turns it off. batch_size: images attacked at a time.
+    norm: `linf` for the maximum norm, or `l2` for the 2-norm, where FGSM's step is along the gradient itself. epsilon:
+    the largest change in that norm, in units of 1/255: of a pixel, or as 2-norm of the whole change, usually 36 to 128
+    for CIFAR. step: PGD's step size in units of 1/255, in the same norm. steps, restarts: of PGD. long_examples,
+    long_steps: a second PGD with more steps on fewer images, as a check for gradient masking; long_examples 0 turns it
+    off. auto_attack_examples: the number of images for AutoAttack, which needs the optional dependency `autoattack`; 0
+    turns it off. batch_size: images attacked at a time.
     """
 
     examples: Positive = 1000
+    norm: Literal["linf", "l2"] = "linf"
     epsilon: PositiveReal = 8.0
     step: PositiveReal = 2.0
     steps: Positive = 20
@@ -73,6 +76,7 @@ class UnderAttack(Strict):
     """The entry `attacks` of the metrics: see `attacks`."""
 
     examples: Positive
+    norm: Literal["l2"] | None = None
     clean: Accuracy
     fgsm: Accuracy
     pgd: Accuracy
@@ -91,10 +95,10 @@ class Results(Strict):
 def attacks(subject: Subject, settings: Attacks) -> Scores:
     """Measures the metric `attacks`: accuracies (0 to 1) on a random subset of the test images.
 
-    Entries: `examples`, the number of images; `clean`, `fgsm` and `pgd`; `pgd_long`, accuracies under PGD with more and
-    with the usual number of steps on fewer images; `auto_attack`, its result and PGD's on the same images. There is a
-    `warning` if accuracy under FGSM is far above that under PGD: either training with a one-step attack has overfitted
-    to it, or gradients are masked.
+    Entries: `examples`, the number of images; `norm`, where it is not the maximum norm; `clean`, `fgsm` and `pgd`;
+    `pgd_long`, accuracies under PGD with more and with the usual number of steps on fewer images; `auto_attack`, its
+    result and PGD's on the same images. There is a `warning` if accuracy under FGSM is far above that under PGD: either
+    training with a one-step attack has overfitted to it, or gradients are masked.
 
     The predictions file has the attacked images (`attack_index`) and their predicted classes under each attack, of
     which some have fewer images, the first ones.
@@ -113,6 +117,8 @@ def attacks(subject: Subject, settings: Attacks) -> Scores:
 
     with torch.no_grad():
         found: dict[str, Any] = {"examples": count, "clean": accuracy(classifier(pixels), labels)}
+    if settings.norm != "linf":
+        found["norm"] = settings.norm
     found["fgsm"] = left(count, None, "attack_fgsm")
     found["pgd"] = left(count, settings.steps, "attack_pgd")
     columns = {f"attack_{name}": found[name] for name in ("examples", "clean", "fgsm", "pgd")}
@@ -159,14 +165,15 @@ def predicted(
     seed: the suite's, of PGD's random starts.
     """
     epsilon, step = settings.epsilon / LEVELS, settings.step / LEVELS
+    once, often = (fgsm, pgd) if settings.norm == "linf" else (fgm, pgd_l2)
     found = []
     for start in range(0, len(labels), settings.batch_size):
         x, y = pixels[start:][: settings.batch_size], labels[start:][: settings.batch_size]
         if steps is None:
-            moved = fgsm(classifier, x, y, epsilon)
+            moved = once(classifier, x, y, epsilon)
         else:
             generator = torch.Generator().manual_seed(derive(seed, "attack", start))
-            moved = pgd(classifier, x, y, epsilon, step, steps, settings.restarts, generator)
+            moved = often(classifier, x, y, epsilon, step, steps, settings.restarts, generator)
         with torch.no_grad():
             found.append(classifier(moved).argmax(1))
     return torch.cat(found)
@@ -182,7 +189,8 @@ def under_auto_attack(
     trained = [parameter for parameter in subject.model.parameters() if parameter.requires_grad]
     subject.model.requires_grad_(False)  # The attack calls backward(), which would fill the gradients of parameters.
     seed = derive(subject.seed, "auto_attack")
-    _, found, result = auto_attack(classifier, pixels, labels, settings.epsilon / LEVELS, settings.batch_size, seed)
+    epsilon, size = settings.epsilon / LEVELS, settings.batch_size
+    _, found, result = auto_attack(classifier, pixels, labels, epsilon, size, seed, settings.norm)
     for parameter in trained:
         parameter.requires_grad_()
     return found, result

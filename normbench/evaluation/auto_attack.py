@@ -1,4 +1,6 @@
-"""AutoAttack in the maximum norm (Croce and Hein, arXiv 2003.01690), by the authors' code in the package pyautoattack.
+"""AutoAttack (Croce and Hein, arXiv 2003.01690), by the authors' code in the package pyautoattack.
+
+The attacks are bounded in the maximum norm or in the 2-norm.
 
 This is the standard version. Each attack runs on the images that still withstand the attacks before it: APGD on the
 cross-entropy; targeted APGD on the DLR loss and targeted FAB, both towards each of the 9 most likely wrong classes (or
@@ -15,7 +17,7 @@ import importlib.util
 import logging
 import re
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from normbench.training.attacks import Classifier
 
 PACKAGE = "pyautoattack"
 TARGETS = 9  # the most target classes of a targeted attack
+NORMS = {"linf": "Linf", "l2": "L2"}  # a norm, and the package's name of it
 
 
 def version() -> str:
@@ -40,13 +43,20 @@ def parts(classes: int) -> list[str]:
 
 
 def auto_attack(
-    classifier: Classifier, images: Tensor, labels: Tensor, epsilon: float, batch_size: int, seed: int
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    batch_size: int,
+    seed: int,
+    norm: Literal["linf", "l2"] = "linf",
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Runs AutoAttack on images (N, C, H, W) in 0..1 with labels (N,).
 
     classifier: must return a new tensor of logits at each call, and gradients without NaN. epsilon: the largest change
-    of a pixel, in 0..1. batch_size: images attacked at a time. Images of a batch share some random draws, so results
-    depend slightly on it. seed: of all random draws; the caller's random generators are left unchanged.
+    in the norm, for pixels in 0..1. batch_size: images attacked at a time. Images of a batch share some random draws,
+    so results depend slightly on it. seed: of all random draws; the caller's random generators are left unchanged.
+    norm: the maximum norm or the 2-norm.
 
     Returns the images (N, C, H, W), adversarial ones in place of those for which one was found, their predicted classes
     (N,), and a dictionary with the robust `accuracy` (0 to 1), the names of the `attacks`, the `package` with its
@@ -62,7 +72,7 @@ def auto_attack(
     # The package seeds PyTorch's global generators, and removes the trace function that debuggers and coverage set.
     with heard, torch.random.fork_rng([images.device] if images.is_cuda else []):
         try:
-            attack = AutoAttack(classifier, norm="Linf", eps=epsilon, seed=seed, device=images.device)
+            attack = AutoAttack(classifier, norm=NORMS[norm], eps=epsilon, seed=seed, device=images.device)
             attack.attacks_to_run = parts(classes)
             attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(TARGETS, classes - 1)
             moved, predicted = attack.run_standard_evaluation(images, labels, batch_size=batch_size)

@@ -6,7 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_eval, parametrize
+from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval, parametrize
 
 from normbench.functional.convolution import Conv2d
 from normbench.functional.graph import followers
@@ -26,7 +26,8 @@ def fold(model: nn.Module) -> nn.Module:
     - DeconvConv2d and DeconvLinear become Conv2d and Linear.
     - ConvNorm2d with a 1x1 kernel becomes one Conv2d. With a larger kernel its filter is as large as the image, so it
       has no equivalent small convolution; only its batch norm is folded into its depth-wise kernel.
-    - BatchNorm2d is folded into the preceding Conv2d, if nothing else uses the output of that convolution.
+    - BatchNorm2d is folded into the preceding Conv2d, or Linear whose units it sees as maps of one pixel, if nothing
+      else uses the output of that layer.
     - SpectralBatchNorm2d is folded into the preceding batch norm, except for constants added to the first row of the
       image, which a FirstRow layer adds. With `frequency` statistics, or with the `full` scale, which depends on the
       image size, it is kept as it is.
@@ -53,6 +54,15 @@ def fold(model: nn.Module) -> nn.Module:
             continue  # It normalizes with the statistics of its images.
         model.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
         model.set_submodule(norm_name, nn.Identity())
+    norms = followers(model, nn.Unflatten, nn.BatchNorm2d)
+    for linear_name, maps_name in followers(model, nn.Linear, nn.Unflatten).items():
+        linear = narrowed(model.get_submodule(linear_name), nn.Linear, linear_name)
+        maps = narrowed(model.get_submodule(maps_name), nn.Unflatten, maps_name)
+        if maps_name in norms and tuple(maps.unflattened_size) == (linear.out_features, 1, 1):
+            norm = narrowed(model.get_submodule(norms[maps_name]), nn.BatchNorm2d, norms[maps_name])
+            if norm.running_mean is not None:
+                model.set_submodule(linear_name, fuse_linear_bn_eval(linear, norm))
+                model.set_submodule(norms[maps_name], nn.Identity())
     return model
 
 

@@ -57,34 +57,26 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
 
     x: one normalized image (1, C, H, W), which gives the sizes of the layers' inputs.
 
-    Returns `layers` and `product`. `layers` has an entry for each convolution and linear layer, and for each scaling
-    norm that could not be folded, in order: its `name`, an upper `bound` on its spectral norm, a lower `estimate` of
-    it with zero padding at its image size and, for a convolution, the extremes of its channels' `spectrum` (see
-    `channel_spectra.extremes`). `product` is an upper bound on the Lipschitz constant from normalized images
-    to logits: layers in sequence multiply, branches that are summed add up. It is None, and `why` gives the reason, if
-    some layer has no bound.
+    Returns `layers`, `product` and `differences`. `layers` has an entry for each convolution and linear layer, and for
+    each scaling norm that could not be folded, in order: its `name`, an upper `bound` on its spectral norm, a lower
+    `estimate` of it with zero padding at its image size and, for a convolution, the extremes of its channels'
+    `spectrum` (see `channel_spectra.extremes`). `product` is an upper bound on the Lipschitz constant from
+    normalized images to logits: layers in sequence multiply, branches that are summed add up. `differences`
+    (classes, classes), float64, are upper bounds on the Lipschitz constants of the differences of two logits. If the
+    last layer is linear, they are the norms of the differences of its rows times the bound on all layers before it;
+    otherwise sqrt(2) times `product`. `product` and `differences` are None, and `why` gives the reason, if some layer
+    has no bound.
     """
-    sizes: dict[str, tuple[int, ...]] = {}  # by layer, the shape of its input followed by that of its output
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-            if given and isinstance(given[0], Tensor) and isinstance(made, Tensor):
-                sizes[name] = (*given[0].shape, *made.shape)
-
-        return hook
-
     try:
         folded = fold(model)
         graph = LayerTracer().trace(folded)
         layers = dict(folded.named_modules())
-        handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items() if name]
-        folded(x)
+        sizes, logits = sizes_in(folded, x)
     except UserError as error:
-        return {"layers": [], "product": None, "why": str(error)}
+        return unbounded([], str(error))
     except Exception as error:  # The layers may be anybody's.
-        return {"layers": [], "product": None, "why": f"the network cannot be folded: {blame.one_line(error)}"}
-    for handle in handles:
-        handle.remove()
+        return unbounded([], f"the network cannot be folded: {blame.one_line(error)}")
+    classes = logits[0].numel()  # 1 for the score of a discriminator
     found: list[dict[str, Any]] = []
     constants: dict[torch.fx.Node, float] = {}
     try:
@@ -116,12 +108,46 @@ def bounds(model: nn.Module, x: Tensor) -> dict[str, Any]:
             elif node.op == "output":
                 if not math.isfinite(of_inputs[0]):
                     raise Unbounded("the norms of the layers are not finite")
-                return {"layers": found, "product": of_inputs[0]}
+                (last,) = node.all_input_nodes
+                head = layers.get(str(last.target)) if last.op == "call_module" else None
+                if isinstance(head, nn.Linear) and computes_as(head, nn.Linear):
+                    rows, before = head.weight.double(), constants[last.all_input_nodes[0]]
+                    differences = before * (rows[:, None] - rows).norm(dim=2)
+                else:
+                    differences = torch.full((classes, classes), math.sqrt(2) * of_inputs[0], dtype=torch.float64)
+                return {"layers": found, "product": of_inputs[0], "differences": differences}
             else:
                 constants[node] = of_operation(node, of_inputs, sizes)
     except Unbounded as error:
-        return {"layers": found, "product": None, "why": str(error)}
+        return unbounded(found, str(error))
     raise AssertionError("a graph ends in its output")
+
+
+def sizes_in(model: nn.Module, x: Tensor) -> tuple[dict[str, tuple[int, ...]], Tensor]:
+    """By the name of a layer, the shape of its input followed by that of its output; and the output of the network.
+
+    x: an input of the network. Only layers from one tensor to one tensor are in it.
+    """
+    sizes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+            if given and isinstance(given[0], Tensor) and isinstance(made, Tensor):
+                sizes[name] = (*given[0].shape, *made.shape)
+
+        return hook
+
+    handles = [layer.register_forward_hook(note(name)) for name, layer in model.named_modules() if name]
+    try:
+        return sizes, model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def unbounded(layers: list[dict[str, Any]], why: str) -> dict[str, Any]:
+    """The result of `bounds` for a network without a bound."""
+    return {"layers": layers, "product": None, "differences": None, "why": why}
 
 
 def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | None:

@@ -119,6 +119,7 @@ def constants(subject: Subject, settings: Smoothness, chosen: Tensor) -> dict[st
         top = logits.topk(2, dim=1).values
         (gradient,) = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), given)
     local = gradient.flatten(1).norm(dim=1) / math.sqrt(2)
+    del found["differences"]  # for the score `certificates`
     found["local"] = {"mean": number(local.mean()), "max": number(local.max()), "examples": len(labels)}
     found["bound"] = None if found["product"] is None else found["product"] / float(images.std.min())
     if found["bound"] is not None and not math.isfinite(found["bound"]):

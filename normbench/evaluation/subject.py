@@ -66,8 +66,9 @@ class Scores:
     """The results of one score.
 
     metrics: entries for `metrics` in the record. columns: values for a row of results/robustness.csv, by column name;
-    an int is a count. predictions: arrays of predicted classes, int16, for the predictions file next to the record.
-    missing: columns that this network cannot have, with the reason in a few words, for the tables.
+    an int is a count. predictions: arrays of predicted classes, int16, of numbers of images, int32, or of certified
+    radii, float64, for the predictions file next to the record. missing: columns that this network cannot have, with
+    the reason in a few words, for the tables.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -85,8 +85,8 @@ def score(
     mean, std: what the network expects its input to be normalized with, for pixels in 0..1: one number, or one for each
         channel.
     scores: names of scores, or settings by name, `{"attacks": {"examples": 100, "epsilon": 4.0}}`. None for all with
-        their defaults: `corruptions` and all that `normbench list` shows (`attacks`, `batch_statistics`, `filters`,
-        `smoothness`).
+        their defaults: `corruptions` and all that `normbench list` shows (`attacks`, `batch_statistics`,
+        `certificates`, `filters`, `smoothness`).
     initial: a function that builds the network as it was before its training, for the `features` of that.
     corruptions, severities: names or references, and some of 1 to 5. corrupted_examples: how many test images are
         scored with corruptions; None for all.
@@ -99,7 +99,10 @@ def score(
     - of `corruptions`: `calibration` (`nll` in nats, `brier` from 0 to 2, `ece` from 0 to 1 over 15 bins);
       `corruption_accuracy`, by corruption a list with one accuracy for each severity; `corruption_calibration`.
     - of `batch_statistics`: `batch_statistics`, accuracies where layers normalize with statistics of the test batches.
-    - of `attacks`: `attacks`, accuracies under attacks in the maximum norm; `epsilon` and `step` are in units of 1/255.
+    - of `attacks`: `attacks`, accuracies under attacks in the maximum norm, or with `norm: l2` in the 2-norm;
+      `epsilon` and `step` are in units of 1/255.
+    - of `certificates`: `certificates`, at each radius in the 2-norm of pixels in 0..1 the accuracy under `pgd` and the
+      shares that are certified by `lipschitz` constants and by `curvature`; `layer_bounds`, all bounds on each layer.
     - of `filters`: `filters`, the deconvolution filters of a first layer that whitens patches, and excess kurtosis and
       the share near zero of pixels and of the filters' responses; nothing of other networks.
     - of `smoothness`: `smoothness`, Lipschitz constants from pixels in 0..1 to logits in the 2-norm (`bound`, or `why`

@@ -32,16 +32,22 @@ def conv_bound(weight: Tensor, stride: int = 1, *, groups: int = 1) -> Tensor:
     return torch.minimum(grid, four_bounds(kernels).min(0).values).max(0).values.to(weight)
 
 
-def margin_radius(logits: Tensor, labels: Tensor, lipschitz: float) -> Tensor:
+def margin_radius(logits: Tensor, labels: Tensor, lipschitz: float | Tensor) -> Tensor:
     """Radius around each input (N,), in the 2-norm of the input, within which the label stays the largest logit.
 
     logits: (N, classes). labels: (N,). lipschitz: an upper bound, above 0, on the Lipschitz constant of the network
-    from inputs to logits, as a product of upper bounds on its layers; a lower estimate certifies nothing. The radius is
-    0 where another logit is larger. The Lipschitz constant of the difference of two logits is at most sqrt(2) times
-    that of the network. Raises ValueError unless `lipschitz` is above 0.
+    from inputs to logits, as a product of upper bounds on its layers; a lower estimate certifies nothing. The Lipschitz
+    constant of the difference of two logits is at most sqrt(2) times that of the network. Instead it may be a tensor
+    (classes, classes) of upper bounds on the constants of the differences z_y - z_j, [y, j], off its diagonal at least
+    0; of two logits that differ by a constant the radius is infinite. The radius is 0 where another logit is larger.
+    Raises ValueError unless a number is above 0.
     """
-    if not lipschitz > 0:
+    if isinstance(lipschitz, Tensor):
+        constants = lipschitz[labels]
+    elif lipschitz > 0:
+        constants = torch.full_like(logits, math.sqrt(2) * lipschitz)
+    else:
         raise ValueError(f"a Lipschitz constant of {lipschitz}: expected more than 0")
-    own = logits.gather(1, labels[:, None])
-    others = logits.scatter(1, labels[:, None], -math.inf).amax(1)
-    return ((own[:, 0] - others) / (math.sqrt(2) * lipschitz)).clamp_min(0)
+    gaps = (logits.gather(1, labels[:, None]) - logits).clamp_min(0)
+    distances = torch.where(gaps > 0, gaps / constants, 0)
+    return distances.scatter(1, labels[:, None], math.inf).amin(1)

@@ -74,6 +74,29 @@ def test_of_a_linear_classifier_it_finds_the_worst_case(classes: int) -> None:
     assert re.fullmatch(r"pyautoattack \d+\.\d+\.\d+", found["package"])
 
 
+def test_in_the_two_norm_it_finds_the_worst_case_of_a_linear_classifier() -> None:
+    """Away from the limits of the image, which is the distance to the nearest boundary."""
+    draws = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 25, generator=draws, dtype=torch.float64)
+    images = 0.5 + 0.1 * (torch.rand(24, 1, 5, 5, generator=draws) - 0.5)
+    logits = images.flatten(1).double() @ weight.T
+    labels = logits.argmax(1)
+    gaps = (logits.gather(1, labels[:, None]) - logits) / (weight[labels][:, None] - weight).norm(dim=2)
+    distances = gaps.nan_to_num(torch.inf).amin(1)
+    radius = distances.median().item() + 1e-3
+    clear = (distances - radius).abs() > 5e-4
+
+    def classifier(values: Tensor) -> Tensor:
+        return values.flatten(1) @ weight.float().T
+
+    moved, predicted, found = auto_attack(classifier, images[clear], labels[clear], radius, 16, 0, "l2")
+    assert torch.equal(predicted == labels[clear], distances[clear] > radius)
+    assert 0.3 < found["accuracy"] < 0.7
+    length = (moved - images[clear]).flatten(1).norm(dim=1)
+    assert (length <= radius + 1e-6).all()
+    assert length.max() > 0.9 * distances.min()
+
+
 def test_the_attacks_are_those_of_the_standard_version() -> None:
     """As the package sets them for 10 classes and more; without the targeted DLR loss below 4."""
     from pyautoattack import AutoAttack

@@ -153,6 +153,20 @@ def test_a_convolution_whose_output_is_used_twice_keeps_its_norm() -> None:
     assert torch.allclose(folded(x), module.eval()(x))
 
 
+def test_a_linear_layer_takes_up_the_batch_norm_of_its_units() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Unflatten(1, (4, 1, 1)), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    for _ in range(3):
+        model(3 * torch.randn(16, 5) + 1)
+    x = torch.randn(6, 5)
+    folded = fold(model)
+    assert type(folded[2]) is nn.Identity
+    torch.testing.assert_close(folded(x), model.eval()(x))
+    # Channels of four pixels are not units.
+    wide = nn.Sequential(nn.Linear(5, 4), nn.Unflatten(1, (1, 2, 2)), nn.BatchNorm2d(1))
+    assert type(fold(wide)[2]) is nn.BatchNorm2d
+
+
 def test_a_network_that_cannot_be_traced_is_refused_in_one_line() -> None:
     class Branching(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -87,6 +87,12 @@ def test_the_bound_is_above_every_jacobian(method: str, network: str, options: d
     for scale in (0.1, 1, 10):
         jacobian = torch.autograd.functional.jacobian(model, scale * torch.randn(1, 2, 16, 16, dtype=torch.float64))
         assert torch.linalg.matrix_norm(jacobian.view(4, -1), 2).item() <= found["product"] * (1 + 1e-9)
+        rows = jacobian.view(4, -1)
+        gaps = (rows[:, None] - rows).norm(dim=2)
+        assert (gaps <= found["differences"] * (1 + 1e-9)).all()
+    assert (found["differences"] <= math.sqrt(2) * found["product"] * (1 + 1e-9)).all()
+    if method not in CONSTRAINED:  # The rows of the last layer are not orthogonal, let alone opposite.
+        assert (found["differences"] < 1.3 * found["product"]).any()
     assert all(
         layer["estimate"] is None or layer["estimate"] <= layer["bound"] * (1 + 1e-6) for layer in found["layers"]
     )

@@ -123,7 +123,10 @@ def test_a_score_changes_nothing_and_is_the_same_twice(name: str, method: str, t
 
 @ON_EACH_SCORE
 def test_what_a_score_leaves_can_be_stored(name: str, tmp_path: Path) -> None:
-    """Metrics are JSON, columns finite numbers, predictions one class an image; no two scores share a name."""
+    """Metrics are JSON, columns finite numbers, predictions one class an image, or numbers of images, or finite radii.
+
+    No two scores share a name.
+    """
     given = subject(tmp_path, METHODS.get(name, "batch_norm"))
     found = entry(name).measure(given, quick(name))
     assert found.metrics
@@ -131,10 +134,14 @@ def test_what_a_score_leaves_can_be_stored(name: str, tmp_path: Path) -> None:
     for column, value in found.columns.items():
         assert type(value) in (int, float), column
         assert math.isfinite(value), column
-    index = found.predictions.pop("attack_index", np.zeros(1, np.int32))
-    assert index.dtype == np.int32
-    assert index.max() < len(given.images)
     for key, array in found.predictions.items():
+        if key.endswith("_index"):
+            assert array.dtype == np.int32
+            assert 0 <= array.min() <= array.max() < len(given.images)
+            continue
+        if array.dtype == np.float64:
+            assert ((array >= 0) & (array < math.inf)).all(), key
+            continue
         assert array.dtype == np.int16, key
         assert array.min() >= 0, key
         assert array.max() < 4, key

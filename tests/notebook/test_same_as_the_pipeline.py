@@ -32,6 +32,7 @@ evaluation:
   corrupted_examples: 50
   attacks: {examples: 20, steps: 2, long_examples: 10, long_steps: 3}
   batch_statistics: {batch_size: 100}
+  certificates: {examples: 10, steps: 3}
   filters: {examples: 20}
   smoothness: {examples: 5}
 datasets: {digits: {source: digits, image_size: 8}}
@@ -63,6 +64,7 @@ SEEDS = [0, 4]
 SCORES = {
     "attacks": {"examples": 20, "steps": 2, "long_examples": 10, "long_steps": 3},
     "batch_statistics": {"batch_size": 100},
+    "certificates": {"examples": 10, "steps": 3},
     "filters": {"examples": 20},
     "smoothness": {"examples": 5},
 }

@@ -274,6 +274,11 @@ def test_attacks_on_some_of_the_images_are_named(examples: int, said: str) -> No
             {"attack_pgd": 0.6},
             "another attack: epsilon 4, published 8",
         ),
+        (
+            {"attacks": ATTACKS["attacks"] | {"norm": "l2"}},
+            {"attack_pgd": 0.6},
+            "another attack: in the 2-norm, published in the maximum norm",
+        ),
     ],
 )
 def test_another_attack_is_not_comparable(evaluation: Any, columns: dict[str, float], why: str) -> None:

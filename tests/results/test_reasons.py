@@ -37,7 +37,8 @@ from tests.support.records import record
 
 TABLES = ("leaderboard", "gan", "robustness", "corruptions", "smoothness", "layers", "features", "filters")
 CORRUPTIONS = Corruptions(names=["fog", "spatter"], severities=[1, 2])
-ON = {"corrupted_examples": None, "attacks": {}, "batch_statistics": {}, "filters": {}, "smoothness": {}}
+ON = {"corrupted_examples": None, "attacks": {}, "batch_statistics": {}, "certificates": {}}
+ON |= {"filters": {}, "smoothness": {}}
 
 
 def explained(name: str) -> int:
@@ -240,7 +241,7 @@ def test_the_page_names_scores_that_are_off(suite: None) -> None:
     aggregate()
     report()
     page = Path("results/report.html").read_text(encoding="utf-8")
-    assert "has it off: attacks, batch_statistics, filters." in page
+    assert "has it off: attacks, batch_statistics, certificates, filters." in page
 
 
 def test_the_markdown_says_why(suite: None) -> None:

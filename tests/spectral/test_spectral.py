@@ -564,6 +564,24 @@ def test_margin_radius_is_below_the_distance_to_the_boundary() -> None:
     assert radius.item() == pytest.approx(1 / math.sqrt(5))
 
 
+def test_margin_radius_by_pairs_is_the_distance_to_the_boundary_of_a_linear_classifier() -> None:
+    rows, x = random_kernel(5, 8), random_kernel(20, 8, seed=1)
+    logits = x @ rows.T
+    labels = logits.argmax(1)
+    radii = spectral.margin_radius(logits, labels, (rows[:, None] - rows).norm(dim=2))
+    for n, label in enumerate(labels.tolist()):
+        distances = [
+            (logits[n, label] - logits[n, other]) / (rows[label] - rows[other]).norm()
+            for other in set(range(5)) - {label}
+        ]
+        assert radii[n].item() == pytest.approx(min(distances).item(), rel=1e-12)
+    assert (radii > spectral.margin_radius(logits, labels, np.linalg.norm(rows.numpy(), 2))).all()
+    assert (spectral.margin_radius(logits, (labels + 1) % 5, (rows[:, None] - rows).norm(dim=2)) == 0).all()
+    # Two logits that differ by a constant never change places.
+    same = torch.zeros(2, 2, dtype=torch.float64)
+    assert spectral.margin_radius(torch.tensor([[1.0, 0]]), torch.tensor([0]), same).tolist() == [math.inf]
+
+
 # --- Interface ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,9 @@ import pandas as pd
 
 from normbench.results.charts.across import across_chart
 from normbench.results.charts.attacks import attack_chart
+from normbench.results.charts.bounds import RATIOS, bound_chart
 from normbench.results.charts.calibration import calibration_chart
+from normbench.results.charts.certified import CERTIFICATES, certified_chart
 from normbench.results.charts.chart import Chart
 from normbench.results.charts.comparisons import comparison_chart
 from normbench.results.charts.conditions import condition_charts
@@ -72,6 +74,9 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "gan_norms": ("task", "variant", "seed", "iteration", "layer", "norm"),
     "layers": ("task", "variant", "layer", *NORMS),
     "features": ("task", "variant", "when", "block", *SIZES, *BANDS),
+    "certified": ("task", "variant", "radius", "clean", "pgd", *CERTIFICATES),
+    "certified_curve": ("task", "variant", "radius", *CERTIFICATES),
+    "bounds": ("task", "variant", "layer", *RATIOS, "zero_padded", "circular", "tightest"),
     "overall": (
         "variant",
         "tasks",
@@ -94,8 +99,10 @@ def charts(task: str, tables: Tables, looks: Looks) -> list[Chart]:
         corruption_chart(board, own["corruptions"], looks),
         attack_chart(robustness, runs, names, looks),
         calibration_chart(robustness, names),
+        certified_chart(own["certified_curve"], own["certified"], names, looks),
         curve_chart(own["curves"], failures, names, looks),
         layer_chart(own["layers"], names, looks),
+        bound_chart(own["bounds"], names, looks),
         feature_chart(own["features"], names, looks),
         energy_chart(own["features"], names, looks),
     ]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from normbench.results.charts import Chart, Look, charts, gan_charts
 from normbench.results.page.addresses import data_address
+from normbench.results.page.certified import certified_grid
 from normbench.results.page.compare import comparable
 from normbench.results.page.details import (
     agreement_grid,
@@ -117,6 +118,7 @@ def task_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
     links = {variant: suite.links.get((Kind.CLASSIFICATION.value, name, variant), "runs") for variant in names}
     scores = [robustness_grid(variants, own["robustness"], own["runs"], verdicts, why["robustness"])]
     scores += [smoothness_grid(variants, own["smoothness"], why["smoothness"])]
+    scores += [certified_grid(variants, own["certified"])]
     grids = [
         comparison_grid(variants, names, verdicts),
         corruption_grid(variants, own["corruptions"]),

@@ -179,6 +179,8 @@ def _incomparable(measure: Measure, records: list[Record], values: list[float]) 
         return "no attack was made here"
     if measure.attack and isinstance(settings, dict):
         others = {name: settings.get(name) for name, value in measure.attack.items() if settings.get(name) != value}
+        if settings.get("norm", "linf") != "linf":  # Published attacks are in the maximum norm.
+            return "another attack: in the 2-norm, published in the maximum norm"
         if others:
             said = (f"{name} {_text(value)}, published {_text(measure.attack[name])}" for name, value in others.items())
             return f"another attack: {'; '.join(said)}"

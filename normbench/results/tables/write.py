@@ -8,6 +8,8 @@ from normbench.results import published
 from normbench.results.records import leave_out
 from normbench.results.tables import checksums, latex, outcomes
 from normbench.results.tables.agreement import agreement_table, class_table
+from normbench.results.tables.certificates import bound_table, certified_curve, certified_table
+from normbench.results.tables.certified_markdown import certified_markdown
 from normbench.results.tables.claims.declared import declared
 from normbench.results.tables.claims.measured import Measured
 from normbench.results.tables.claims.table import claim_table, claims_markdown
@@ -42,10 +44,16 @@ from normbench.suite import resolved
 from normbench.suite.suite import Suite
 from normbench.system import files, layout
 
-OPTIONAL = ("attacks", "batch_statistics", "filters", "smoothness")  # the scores that `evaluation` can turn off
+OPTIONAL = (
+    "attacks",
+    "batch_statistics",
+    "certificates",
+    "filters",
+    "smoothness",
+)  # the scores that `evaluation` can turn off
 EXPLAINED = ("leaderboard", "gan", "robustness", "smoothness")  # the tables with one row for each task and variant
 # Tables whose columns are left out of results/ where no row has a value; the others always have the same columns.
-SPARSE = ("robustness", "smoothness", "layers", "features", "filters")
+SPARSE = ("robustness", "smoothness", "layers", "features", "filters", "certified", "bounds")
 OF_GANS = ("gan", "gan_curves")
 OF_BOTH = ("comparisons", "runs", "costs", "claims", "metrics")  # the tables that have runs of both kinds
 
@@ -122,6 +130,8 @@ def aggregate() -> None:
         "layers": layer_table(classifiers),
         "features": feature_table(classifiers),
         "filters": filter_table(classifiers),
+        "certified": certified_table(classifiers),
+        "bounds": bound_table(classifiers),
         "curves": curve_table(classifiers),
         "gan_curves": gan_curve_table(gans),
         "published": published_table(classifiers, published.facts()),
@@ -135,6 +145,7 @@ def aggregate() -> None:
         "classes": class_table(classifiers, predictions),
         "agreement": agreement_table(classifiers, predictions),
         "gan_norms": gan_norm_table(gans),
+        "certified_curve": certified_curve(classifiers),
     }
     origin = facts(suite, corruptions, runs)
     measured = Measured(tables, origin, classifiers)
@@ -155,6 +166,7 @@ def aggregate() -> None:
         files.write_text(layout.RESULTS / f"{name}.csv", text)
     files.write_text(layout.RESULTS / "claims.csv", claims.csv())
     files.write_text(layout.RESULTS / "claims.md", claims_markdown(claims))
+    files.write_text(layout.RESULTS / "certified.md", certified_markdown(tables["certified"]))
     for name, columns in of_paper.items():
         files.write_text(layout.RESULTS / f"{name}.tex", latex.latex(tables[name].rows, columns, standing))
     text = markdown(tables["leaderboard"].rows, suite, corruptions, standing, test_images)
