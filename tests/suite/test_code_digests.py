@@ -380,6 +380,11 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "the samples of a GAN": ("gan/samples.py", replaced("mul(127.5)", "mul(127)"), "training gan"),
     "a residual block": ("models/resnet.py", replaced("y + self.shortcut(x)", "y - self.shortcut(x)"), "model resnet"),
     "the width of one model": ("models/vgg.py", replaced("min(2**stage, 8)", "min(2**stage, 4)"), "model vgg"),
+    "an activation that networks may choose": (
+        "models/activations.py",
+        replaced('"softplus": nn.Softplus', '"softplus": nn.ELU'),
+        ("model convnet", "model mlp"),
+    ),
     "the default convolution of methods": (
         "methods/base.py",
         replaced("bias=spec.biased", "bias=True"),
