@@ -11,22 +11,30 @@
 
 A bound for `polyphase(weight, stride)` is also one for the strided convolution, and usually a tighter one than that for
 `weight`. Padding may have any width. All statements hold up to rounding of the result to the precision of the weight.
+
+`hessian_bounds` bounds the curvature of networks with differentiable activations from such norms.
 """
 
 from normbench.spectral.certificates import conv_bound, margin_radius
+from normbench.spectral.curvature import CurvedLayer, Window, derivatives_of, hessian_bounds, norm_of
 from normbench.spectral.fantastic_four import bounds, fantastic_four, reshapings
 from normbench.spectral.frequencies import exact_norm, gram_bound, grid_bound
 from normbench.spectral.kernels import polyphase
 from normbench.spectral.operator import zero_padded_norm
 
 __all__ = [
+    "CurvedLayer",
+    "Window",
     "bounds",
     "conv_bound",
+    "derivatives_of",
     "exact_norm",
     "fantastic_four",
     "gram_bound",
     "grid_bound",
+    "hessian_bounds",
     "margin_radius",
+    "norm_of",
     "polyphase",
     "reshapings",
     "zero_padded_norm",
