@@ -64,6 +64,8 @@ def all_roots() -> dict[str, list[Root]]:
     roots = {f"training {kind}": code._roots(places) for kind, places in code.TRAINING.items()}
     one_a_file = {models.get(name).source[0]: name for name in models.names()}
     roots |= {f"model {name}": [Root(*models.get(name).source)] for name in ["resnet8", *one_a_file.values()]}
+    # Its id has both digests.
+    roots["training classification with a loss"] = [*roots["training classification"], code.CERTIFIED]
     for name in methods.names():
         roots[f"method {name}"] = [Root(methods.source_file(name), methods.method_class(name).__name__)]
     return roots
@@ -247,7 +249,7 @@ def test_moved_code_moves_nothing(tree: Copy, unedited: Digests):
     loop = tree.package / "training/loop.py"
     optimization = tree.package / "training/optimization.py"
     before = {path: path.read_text(encoding="utf-8") for path in (moved, loop, optimization)}
-    other, autocast = tree.package / "training/losses.py", tree.package / "training/numbers.py"
+    other, autocast = tree.package / "training/gauge.py", tree.package / "training/numbers.py"
     try:
         moved.rename(other)
         text = before[optimization]
@@ -262,7 +264,7 @@ def test_moved_code_moves_nothing(tree: Copy, unedited: Digests):
             ),
             encoding="utf-8",
         )
-        loop.write_text(before[loop].replace("normbench.training.meter", "normbench.training.losses"), encoding="utf-8")
+        loop.write_text(before[loop].replace("normbench.training.meter", "normbench.training.gauge"), encoding="utf-8")
         assert tree.digests() == unedited
     finally:
         for path in (other, autocast):
@@ -380,6 +382,21 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "the samples of a GAN": ("gan/samples.py", replaced("mul(127.5)", "mul(127)"), "training gan"),
     "a residual block": ("models/resnet.py", replaced("y + self.shortcut(x)", "y - self.shortcut(x)"), "model resnet"),
     "the width of one model": ("models/vgg.py", replaced("min(2**stage, 8)", "min(2**stage, 4)"), "model vgg"),
+    "a loss with a margin": (
+        "training/losses.py",
+        replaced("margin - own + logits", "margin - own - logits"),
+        "training classification with a loss",
+    ),
+    "the search of adversarial examples": (
+        "training/certified.py",
+        replaced("WIDEST = 1000.0", "WIDEST = 100.0"),
+        "training classification with a loss",
+    ),
+    "bounds on curvatures": (
+        "spectral/curvature.py",
+        replaced("activation.beta / 4", "activation.beta / 2"),
+        "training classification with a loss",
+    ),
     "an activation that networks may choose": (
         "models/activations.py",
         replaced('"softplus": nn.Softplus', '"softplus": nn.ELU'),
