@@ -49,13 +49,16 @@ class Link:
     def norm(self, seed: int) -> Tensor:
         """The spectral norm, 0-d, differentiable: a bound for a convolution, a lower estimate for a linear layer.
 
-        seed: of the vector from which the power iteration of a linear layer starts.
+        NaN for a weight that is not finite, so that a training that diverges is seen by its loss. seed: of the vector
+        from which the power iteration of a linear layer starts.
         """
         if isinstance(self.layer, ORTHOGONAL):
             return self.layer.bias.new_ones(())
         weight = self.weight
         with torch.autocast(weight.device.type, enabled=False):
-            return norm_of(weight, self.window) if self.window is not None else matrix_norm(weight, seed)
+            if self.window is None:
+                return matrix_norm(weight, seed)
+            return norm_of(weight, self.window) if weight.isfinite().all() else weight.new_tensor(torch.nan)
 
 
 def matrix_norm(weight: Tensor, seed: int) -> Tensor:

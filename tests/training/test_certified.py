@@ -259,6 +259,14 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     }
 
 
+def test_weights_that_are_not_finite_end_the_training() -> None:
+    """The bound of a convolution refuses such weights."""
+    loss = Loss(kind="hinge", lipschitz="network")
+    one = of(loss, {"width": 4, "depth": 2, "side": 4, "hidden": 8, "linears": 1, "norms": False}, "convnet", lr=1e30)
+    outcome = certified.fit(prepared(one), one, 0, lambda *_: None)
+    assert outcome.diverged == {"epoch": 0, "step": 1}
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
