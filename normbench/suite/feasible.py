@@ -30,7 +30,7 @@ Keys = tuple[str | int, ...]
 Found = Iterator[tuple[Keys, str]]
 
 # Keys of a loss that its kind does not use.
-WITHOUT_EFFECT = {"cross_entropy": ("epsilon", "lipschitz", "temperature"), "hinge": ("temperature",)}
+WITHOUT_EFFECT = {"cross_entropy": ("epsilon", "ramp_epochs", "lipschitz", "temperature"), "hinge": ("temperature",)}
 MOST_CLASSES = 2**15 - 1  # predicted classes are stored as int16
 
 
@@ -146,8 +146,10 @@ def cannot_have_loss(task: Task, loss: Loss, bound: Bound, variant: Variant) -> 
     from normbench.methods import registry as methods
     from normbench.models import registry as models
     from normbench.models.build import new_classifier
-    from normbench.training.certified import links_for
+    from normbench.training.certified import links_for, needs_links
 
+    if not needs_links(loss):
+        return None
     with torch.random.fork_rng([]):
         method = methods.build(variant.method, variant.options)
         network = new_classifier(models.get(task.model), task.model_options, method, bound.channels, bound.classes, 0)

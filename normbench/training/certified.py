@@ -135,7 +135,9 @@ class CertifiedTraining(Training):
         kind, smoothing = self.loss.kind, self.recipe.label_smoothing
         if kind == "cross_entropy":
             return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        margin: Tensor | float = math.sqrt(2) * self.loss.epsilon * self.stretch
+        ramp = self.loss.ramp_epochs * self.steps
+        share = min(1.0, moment.step / ramp) if ramp else 1.0
+        margin: Tensor | float = math.sqrt(2) * share * self.loss.epsilon * self.stretch
         if self.loss.lipschitz == "network":
             margin = margin * lipschitz(self.links, moment.seed)
         if kind == "hinge":
@@ -143,13 +145,17 @@ class CertifiedTraining(Training):
         return offset_cross_entropy(logits, labels, margin, self.loss.temperature, smoothing)
 
 
+def needs_links(loss: Loss) -> bool:
+    """Whether a loss needs bounds on the layers of a network, and so a network that is a chain."""
+    return loss.curvature is not None or (loss.kind != "cross_entropy" and loss.lipschitz == "network")
+
+
 def links_for(loss: Loss, model: nn.Module, images: Tensor) -> list[Link]:
     """The chain of a network if a loss needs it, and nothing otherwise. images: normalized, (N, C, H, W).
 
     Raises UserError, with the key of the recipe, if the network is none for which the loss is known.
     """
-    by_network = loss.kind != "cross_entropy" and loss.lipschitz == "network"
-    if not by_network and loss.curvature is None:
+    if not needs_links(loss):
         return []
     try:
         links = chain(model, images)

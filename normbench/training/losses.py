@@ -10,6 +10,8 @@ hinge: the multi-class hinge loss of networks with orthogonal layers, as in Anil
 offset_cross_entropy: the cross-entropy of logits from which the margin has been taken at the label. With temperature 1
 and the bound of the network as L that is Lipschitz-margin training, Tsuzuku, Sato and Sugiyama, NeurIPS 2018, arXiv
 1802.04034; with L = 1 and a temperature it is the loss of Prach and Lampert, ECCV 2022, arXiv 2208.03160, section 4.3.
+A network whose bound is large when its training starts would be shrunk to a constant by such a margin: the radius may
+grow over the first epochs, as in Leino, Wang and Fredrikson, ICML 2021, arXiv 2102.08452.
 """
 
 from __future__ import annotations

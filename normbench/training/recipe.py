@@ -56,6 +56,7 @@ class Loss(Strict):
 
     kind: `cross_entropy`; or a loss with a margin, `hinge` or `offset_cross_entropy`.
     epsilon: the radius, in the 2-norm of pixels in 0..1, within which the margin keeps the prediction.
+    ramp_epochs: over how many epochs it grows from 0, in equal steps.
     lipschitz: the Lipschitz constant from normalized images to logits for which it does: `one`, as networks of
         orthogonal layers have it, or that of the `network`, the product of the norms of its layers, in each step.
     temperature: of `offset_cross_entropy`.
@@ -64,6 +65,7 @@ class Loss(Strict):
 
     kind: Literal["cross_entropy", "hinge", "offset_cross_entropy"] = "cross_entropy"
     epsilon: PositiveReal = 0.5
+    ramp_epochs: NotNegativeReal = 0.0
     lipschitz: Literal["one", "network"] = "one"
     temperature: PositiveReal = 1.0
     curvature: Curvature | None = None

@@ -216,7 +216,26 @@ def test_curvature_is_trained_as_in_its_paper(tmp_path: Path) -> None:
             assert loss.kind == "cross_entropy"
 
 
-@pytest.mark.parametrize("name", ["fantastic-four-mnist", "curvature-mnist"])
+def test_certificates_on_a_cpu_are_of_one_seed_and_few_epochs(tmp_path: Path) -> None:
+    found, curved = resolved_suite("provable-cpu", tmp_path), resolved_suite("provable-mlp-cpu", tmp_path)
+    assert (len(found.suite.names()), len(curved.suite.names())) == (28, 9)
+    networks = [*found.tasks[Kind.CLASSIFICATION].values(), *curved.tasks[Kind.CLASSIFICATION].values()]
+    assert not any(task.model_options["norms"] for task in networks)
+    assert {"no_norm", "fantastic_four", "spectral_norm", "conv_spectral_norm", "cayley"} == {
+        each.method for each in found.variants.values()
+    }
+    assert [recipe.loss is not None for recipe in recipes_of(found).values()] == [False, True, True, True]
+    losses = [recipe.loss for recipe in recipes_of(curved).values()]
+    assert losses[:3] == [None] * 3
+    radii = [loss.curvature.epsilon for loss in losses[3:] if loss is not None and loss.curvature is not None]
+    assert radii == [0.0] * 3 + [1.58] * 3
+    for name, size in (("cifar10", 32), ("mnist", 28)):
+        for task in networks:
+            if task.dataset == name and task.model == "convnet":
+                assert task.model_options["side"] == size // 4  # so that maps are not averaged
+
+
+@pytest.mark.parametrize("name", ["fantastic-four-mnist", "curvature-mnist", "provable-cpu", "provable-mlp-cpu"])
 def test_every_network_of_a_suite_can_have_its_losses(name: str, tmp_path: Path) -> None:
     """As the stage `bind` finds out once the data are there."""
     found, tried = resolved_suite(name, tmp_path), 0
@@ -225,7 +244,7 @@ def test_every_network_of_a_suite_can_have_its_losses(name: str, tmp_path: Path)
         assert isinstance(task, Task)
         if task.recipe.loss is not None:
             for variant in found.variants.values():
-                narrow = {key: 16 if key in ("hidden", "width") else value for key, value in task.model_options.items()}
+                narrow = task.model_options | {"width": 4} | ({"hidden": 8} if task.model == "convnet" else {})
                 small = task.model_copy(update={"model_options": narrow})
                 assert feasible.cannot_have_loss(small, task.recipe.loss, images, variant) is None
                 tried += 1

@@ -45,7 +45,7 @@ NO_FIT: dict[str, tuple[Task | GanTask, dict[str, Any], str]] = {
     "no batch": (task(recipe=recipe(batch_size=65, drop_last=True)), {}, "tasks.small.recipe.batch_size = 65: there are fewer training images (64), so that drop_last would leave none"),
     "no batch of a part": (task(train_fraction=0.1, recipe=recipe(drop_last=True)), {}, "tasks.small.recipe.batch_size = 16: there are fewer training images (4), so that drop_last would leave none"),
     "far crops": (task(recipe=recipe(crop_padding=9)), {}, "tasks.small.recipe.crop_padding = 9: more than the 8 pixels of an image, so that crops would miss it"),
-    "no norm is known": (task(recipe=recipe(loss=Loss(kind="hinge", lipschitz="network"))), {}, "tasks.small.recipe.loss = {'kind': 'hinge', 'epsilon': 0.5, 'lipschitz': 'network', 'temperature': 1.0, 'curvature': None}: with the variant batch_norm: recipe.loss.lipschitz = 'network': ResNet cannot have it: nothing is known of the norm of norm, which is a BatchNorm2d"),
+    "no norm is known": (task(recipe=recipe(loss=Loss(kind="hinge", lipschitz="network"))), {}, "tasks.small.recipe.loss = {'kind': 'hinge', 'epsilon': 0.5, 'ramp_epochs': 0.0, 'lipschitz': 'network', 'temperature': 1.0, 'curvature': None}: with the variant batch_norm: recipe.loss.lipschitz = 'network': ResNet cannot have it: nothing is known of the norm of norm, which is a BatchNorm2d"),
     "one image": (task(), {"train": 65, "image_size": 4}, "tasks.small.recipe.batch_size = 16: the last of 65 training images is a batch by itself, on which batch_norm cannot train (Expected more than 1 value per channel when training, got input size torch.Size([1, 16, 1, 1])): set drop_last or another batch size"),
 }  # fmt: skip
 

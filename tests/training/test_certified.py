@@ -97,6 +97,20 @@ def test_a_step_by_the_formula_of_its_loss(kind: Any, constant: Any) -> None:
         assert (moved_by - wanted).norm() <= 2e-2 * wanted.norm()
 
 
+def test_the_radius_grows_over_the_first_epochs() -> None:
+    """Of logits that stay zero, the hinge loss is the margin times the share of other classes."""
+    loss = Loss(kind="hinge", epsilon=0.4, ramp_epochs=2.5)
+    one = of(loss, epochs=4, batch_size=32, lr=1e-30)
+    ready = prepared(one)
+    with torch.no_grad():
+        for parameter in ready.model.parameters():
+            parameter.zero_()
+    history = certified.fit(ready, one, 0, lambda *_: None).history
+    shares = [(0 + 1) / 2 / 5, (2 + 3) / 2 / 5, (4 + 5) / 2 / 5, 1.0]  # two steps an epoch, so five steps to grow
+    margins = [math.sqrt(2) * 0.4 / STD * share for share in shares]
+    assert [epoch["loss"] for epoch in history] == pytest.approx([0.75 * margin for margin in margins], rel=1e-5)
+
+
 def test_a_step_with_a_penalty_on_the_curvature() -> None:
     """On the images themselves: cross-entropy and coefficient * mean K, K in the units of pixels."""
     loss = Loss(curvature=Curvature(coefficient=0.3, epsilon=0.0))
