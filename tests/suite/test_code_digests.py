@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ from normbench.runs.run import Kind
 from normbench.suite import code
 from normbench.system import source_tree
 from normbench.system.fingerprint import Root, closure, one_reading
+from normbench.training.recipe import Loss
+from tests.support import sample_runs
 
 REAL = code.PACKAGE
 Digests = dict[str, str]
@@ -520,6 +523,24 @@ def test_a_change_of_any_definition_moves_an_id(tree: Copy, unedited: Digests):
             break
     assert not unmoved
     assert changed >= 40
+
+
+def test_a_run_whose_loss_has_other_code_is_not_trained() -> None:
+    """Those without a loss have none in their ids, and those with it are compared like all code of a run."""
+    variant = sample_runs.variant(method_code=code.method("batch_norm"))
+    given: dict[str, Any] = {"model_code": code.model("resnet8")}
+
+    def problem(**more: Any) -> str | None:
+        task = sample_runs.task(**given, **more)
+        return code.problem(sample_runs.run(code=code.training(Kind.CLASSIFICATION), task=task, variant=variant))
+
+    with_loss = sample_runs.task(recipe={"loss": Loss(kind="hinge")})
+    assert code.loss(sample_runs.task()) is None
+    assert problem() is None
+    assert problem(recipe={"loss": Loss(kind="hinge")}, loss_code=code.loss(with_loss)) is None
+    assert problem(recipe={"loss": Loss(kind="hinge")}, loss_code="0" * 64) == (
+        "the training with a loss here is not that of the run: bring the code up to date"
+    )
 
 
 def test_the_entry_points_are_there():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from normbench.runs.run import Kind
-from normbench.suite import feasible
+from normbench.suite import code, feasible
 from normbench.suite.compose import LIBRARY, composed
 from normbench.suite.document import Document
 from normbench.suite.resolve import resolve
@@ -183,6 +183,8 @@ def test_certificates_on_mnist_are_of_networks_without_norms(tmp_path: Path) -> 
     found = resolved_suite("fantastic-four-mnist", tmp_path)
     for task in found.tasks[Kind.CLASSIFICATION].values():
         assert (task.model, task.model_options["norms"], task.dataset) == ("convnet", False, "mnist-pixels")
+    tasks = [task for task in found.tasks[Kind.CLASSIFICATION].values() if isinstance(task, Task)]
+    assert [task.loss_code for task in tasks] == [None, *[code.loss(tasks[1])] * 3]
     losses = [recipe.loss for recipe in recipes_of(found).values()]
     assert [loss and (loss.kind, loss.lipschitz) for loss in losses] == [
         None,
