@@ -43,7 +43,8 @@ Count = Annotated[int, Limits(least=1)]
 Positive = Annotated[float, Limits(above=0, below=float("inf"))]
 NotNegative = Annotated[float, Limits(least=0, below=float("inf"))]
 
-# The activations that a Role names. The slope of the leaky ReLU is that of SNGAN's discriminator.
+# The activations that a Role names, beside those of `normbench.models.activations`. The slope of the leaky ReLU is that
+# of SNGAN's discriminator.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "": nn.Identity,
     "relu": nn.ReLU,

@@ -20,7 +20,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from torch import nn
 
@@ -77,14 +77,27 @@ class Model:
             for name, value in options.items()
         }
 
+    def choices(self, name: str) -> tuple[str, ...]:
+        """The values of an option that is annotated with a Literal of texts; none for another option."""
+        try:
+            kind = inspect.signature(self.function, eval_str=True).parameters[name].annotation
+        except Exception:  # An annotation may be anybody's, and need not mean anything outside of type checkers.
+            return ()
+        found = get_args(kind) if get_origin(kind) is Literal else ()
+        return tuple(value for value in found if isinstance(value, str))
+
     def option_problem(self, name: str, value: object) -> str | None:
         """A message about an invalid option or value, or None if it is valid.
 
-        A value must have the type of the default. An int must be at least 1, and a float at least 0 and finite.
+        A value must have the type of the default, or be one of those that a Literal lists. An int must be at least 1,
+        and a float at least 0 and finite.
         """
         defaults = self.options()
         if name not in defaults:
             return f"unknown option of {self.name}; {hint(name, defaults)}"
+        listed = self.choices(name)
+        if listed:
+            return None if value in listed else f"unknown; {hint(value, listed)}"
         wanted = type(defaults[name])
         if wanted is float and type(value) is int:
             value = float(value)

@@ -268,7 +268,8 @@ def _task(
         "model_code": code.model(model),
     }
     try:
-        return Task.model_validate(given)
+        task = Task.model_validate(given)
+        return task.model_copy(update={"loss_code": code.loss(task)})
     except ValidationError as error:
         raise UserError(first_problem(error)) from None
 

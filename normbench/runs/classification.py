@@ -21,7 +21,7 @@ from normbench.system import layout, npy, side_by_side
 from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.system.threads import cores
-from normbench.training import classifier
+from normbench.training import certified, classifier
 from normbench.training.compilation import keep_compiled
 from normbench.training.keeper import Keeper
 from normbench.training.loop import Outcome
@@ -55,7 +55,7 @@ def train_with(method: Method, run: Run, task: Task, data: Splits, keeper: Keepe
             epoch + step / steps, f"epoch {epoch + 1}/{recipe.epochs}, loss {loss:.3f}, {images:,.0f} images/s"
         )
 
-    outcome = classifier.fit(prepared, task, run.seed, report, keeper)
+    outcome = certified.fit(prepared, task, run.seed, report, keeper)
     clock.end("train")
     metrics, predicted = classifier.measure(prepared, outcome)
     clock.end("evaluate")

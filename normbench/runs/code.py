@@ -11,6 +11,7 @@ from normbench.runs.run import Kind, Run
 from normbench.system import files
 from normbench.system.errors import UserError
 from normbench.system.fingerprint import Root, closure
+from normbench.training.task import Task, TaskEntry
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -33,11 +34,18 @@ TRAINING = {
 
 # How a plain class of layers is used as a method.
 ADAPTED = Root(PACKAGE / "methods/plain.py", "adapted")
+# How a classifier is trained whose recipe has a loss.
+CERTIFIED = Root(PACKAGE / "training/certified.py", "fit")
 
 
 def training(kind: Kind) -> str:
     """Returns the digest of the code that trains a run of a kind, without its model and its method."""
     return digest([Root(PACKAGE / file, name) for file, name in TRAINING[kind]])
+
+
+def loss(task: TaskEntry) -> str | None:
+    """Returns the digest of the code that trains with a loss of the recipe's own; None if it has none."""
+    return digest([CERTIFIED]) if task.recipe.loss is not None else None
 
 
 def model(reference: str) -> str:
@@ -61,7 +69,7 @@ def digest(roots: list[Root]) -> str:
     return files.hash_of([[root.name for root in roots], closure(roots).digest])
 
 
-_compared: dict[tuple[str, ...], str | None] = {}
+_compared: dict[tuple[str | None, ...], str | None] = {}
 
 
 def problem(run: Run) -> str | None:
@@ -69,12 +77,14 @@ def problem(run: Run) -> str | None:
 
     It differs after an edit since params.yaml was resolved, or on another machine. It is compared once in a process.
     """
-    key = run.kind, run.code, run.task.model, run.task.model_code, run.variant.method, run.variant.method_code
+    losses = (loss(run.task), run.task.loss_code) if isinstance(run.task, Task) else (None, None)
+    key = run.kind, run.code, run.task.model, run.task.model_code, run.variant.method, run.variant.method_code, *losses
     if key not in _compared:
         compared = (
             ("training code", training(run.kind), run.code),
             (f"model {run.task.model}", model(run.task.model), run.task.model_code),
             (f"method {run.variant.method}", method(run.variant.method), run.variant.method_code),
+            ("training with a loss", *losses),
         )
         changed = [what for what, here, was in compared if here != was]
         _compared[key] = f"the {changed[0]} here is not that of the run: bring the code up to date" if changed else None

@@ -14,13 +14,25 @@ from normbench.corruptions import registry as corruptions
 from normbench.data.sources import registry as sources
 from normbench.evaluation.registry import SCORES
 from normbench.gan import features
-from normbench.runs.code import PACKAGE, TRAINING, digest, method, model, problem, training
+from normbench.runs.code import CERTIFIED, PACKAGE, TRAINING, digest, loss, method, model, problem, training
 from normbench.runs.record import FORMAT as RECORD_FORMAT
 from normbench.runs.run import Kind
 from normbench.system import files
 from normbench.system.fingerprint import Root
 
-__all__ = ["PACKAGE", "TRAINING", "digest", "method", "model", "of_stages", "problem", "source", "training"]
+__all__ = [
+    "CERTIFIED",
+    "PACKAGE",
+    "TRAINING",
+    "digest",
+    "loss",
+    "method",
+    "model",
+    "of_stages",
+    "problem",
+    "source",
+    "training",
+]
 
 # The entry points of the stages that do not train.
 STAGES = {

@@ -20,14 +20,17 @@ from normbench.runs.run import Kind
 from normbench.runs.variant import Variant
 from normbench.suite.suite import SECTIONS
 from normbench.system import layout
+from normbench.system.errors import UserError
 from normbench.system.schema import LARGEST
 from normbench.system.size import Size, sides
-from normbench.training.recipe import Recipe
+from normbench.training.recipe import Loss, Recipe
 from normbench.training.task import Task, TaskEntry
 
 Keys = tuple[str | int, ...]
 Found = Iterator[tuple[Keys, str]]
 
+# Keys of a loss that its kind does not use.
+WITHOUT_EFFECT = {"cross_entropy": ("epsilon", "ramp_epochs", "lipschitz", "temperature"), "hinge": ("temperature",)}
 MOST_CLASSES = 2**15 - 1  # predicted classes are stored as int16
 
 
@@ -41,6 +44,19 @@ def of_recipe(recipe: Recipe | GanRecipe) -> Found:
     grown = math.log(recipe.lr) + steps * math.log(recipe.gamma)
     if recipe.schedule == "step" and recipe.gamma > 1 and grown > math.log(LARGEST):
         yield ("gamma",), f"after {steps} milestones the learning rate would be above {LARGEST:g}"
+    if recipe.loss is not None:
+        yield from of_loss(recipe, recipe.loss)
+
+
+def of_loss(recipe: Recipe, loss: Loss) -> Found:
+    """Yields keys and message of each thing in the loss of a recipe that would have no effect, or contradicts it."""
+    for key in WITHOUT_EFFECT.get(loss.kind, ()):
+        if getattr(loss, key) != Loss.model_fields[key].default:
+            yield ("loss", key), f"has no effect with kind '{loss.kind}'"
+    if loss.kind == "hinge" and recipe.label_smoothing:
+        yield ("label_smoothing",), "has no effect with loss.kind 'hinge'"
+    if loss.curvature is not None and recipe.adversary is not None:
+        yield ("adversary",), "goes with no loss.curvature, which has adversarial examples of its own"
 
 
 def of_size(task: TaskEntry | GanTaskEntry, size: Size) -> Found:
@@ -77,6 +93,10 @@ def of_task(task: Task | GanTask, bound: Bound, variants: Iterable[Variant], eva
     if evaluation.get("smoothness") is not None and bound.test < 2:
         yield ("dataset",), "has 1 test image, but the score smoothness needs 2 or more: evaluation.smoothness: null"
     yield from of_batches(task, bound, variants)
+    if task.recipe.loss is not None:
+        for variant in variants:
+            if why := cannot_have_loss(task, task.recipe.loss, bound, variant):
+                yield ("recipe", "loss"), f"with the variant {variant.name}: {why}"
 
 
 def of_batches(task: Task, bound: Bound, variants: Iterable[Variant]) -> Found:
@@ -116,6 +136,27 @@ def cannot_train_on_one(task: Task, bound: Bound, variant: Variant) -> str | Non
                     network(torch.randn(count, bound.channels, *sides(bound.image_size)))
             except (RuntimeError, ValueError) as error:
                 return None if count == 2 else str(error).split("\n")[0]
+    return None
+
+
+def cannot_have_loss(task: Task, loss: Loss, bound: Bound, variant: Variant) -> str | None:
+    """Returns why a loss needs norms or curvatures that are not known of a network; None if it does not."""
+    import torch
+
+    from normbench.methods import registry as methods
+    from normbench.models import registry as models
+    from normbench.models.build import new_classifier
+    from normbench.training.certified import links_for, needs_links
+
+    if not needs_links(loss):
+        return None
+    with torch.random.fork_rng([]):
+        method = methods.build(variant.method, variant.options)
+        network = new_classifier(models.get(task.model), task.model_options, method, bound.channels, bound.classes, 0)
+        try:
+            links_for(loss, network, torch.zeros(1, bound.channels, *sides(bound.image_size)))
+        except UserError as error:
+            return str(error)
     return None
 
 

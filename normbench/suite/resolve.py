@@ -214,7 +214,9 @@ class Resolver:
             "model_options": model.options() | model.typed(task.model_options),
             "model_code": code.model(task.model),
         }
-        resolved = GanTask(**settings) if kind is Kind.GAN else Task(**settings)
+        resolved = (
+            GanTask(**settings) if isinstance(task, GanTaskEntry) else Task(**settings, loss_code=code.loss(task))
+        )
         self.tasks[kind][name] = resolved
 
     def image_size(self, dataset: str) -> tuple[int, int] | None:

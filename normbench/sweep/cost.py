@@ -19,7 +19,7 @@ from normbench.models import registry as models
 from normbench.runs.run import Kind, Run
 from normbench.system import device as devices
 from normbench.system.progress import Progress
-from normbench.training import classifier
+from normbench.training import certified, classifier
 from normbench.training.logits import default_batch_size, logits
 from normbench.training.task import Task
 
@@ -115,7 +115,7 @@ def _of_classifier(run: Run, task: Task, data: Splits, watch: Stopwatch) -> Cost
     model = models.get(task.model, "classifier")
     prepared_run = classifier.prepare(task, model, method, run.bound, run.seed, data)
     with contextlib.suppress(Enough):
-        classifier.fit(prepared_run, task, run.seed, lambda *_: None, watch)
+        certified.fit(prepared_run, task, run.seed, lambda *_: None, watch)
     start = time.perf_counter()
     test = prepared_run.test
     part = test.pixels[: default_batch_size(test.pixels, data.device)]  # with the memory that all of them take

@@ -106,6 +106,7 @@ def readable(path: Path) -> Record | None:
 REFERENCES: dict[str, Callable[[Task | GanTask, Variant], str]] = {
     "model_code": lambda task, variant: task.model,
     "method_code": lambda task, variant: variant.method,
+    "loss_code": lambda task, variant: "training with a loss",
 }
 
 

@@ -37,6 +37,40 @@ class Adversary(Strict):
     steps: Positive = 7
 
 
+class Curvature(Strict):
+    """Curvature-regularised training, Singla and Feizi, arXiv 2006.00731 (see `normbench/training/certified.py`).
+
+    coefficient: of the mean bound on the curvature of a batch. epsilon: the radius, in the 2-norm of pixels in 0..1, of
+    the adversarial examples that are trained on; 0 for the images themselves. rounds: how often the search halves the
+    range of its multiplier. steps: in each round.
+    """
+
+    coefficient: NotNegativeReal = 0.005
+    epsilon: NotNegativeReal = 1.58
+    rounds: Positive = 30
+    steps: Positive = 10
+
+
+class Loss(Strict):
+    """The loss of a batch (see `normbench/training/losses.py`).
+
+    kind: `cross_entropy`; or a loss with a margin, `hinge` or `offset_cross_entropy`.
+    epsilon: the radius, in the 2-norm of pixels in 0..1, within which the margin keeps the prediction.
+    ramp_epochs: over how many epochs it grows from 0, in equal steps.
+    lipschitz: the Lipschitz constant from normalized images to logits for which it does: `one`, as networks of
+        orthogonal layers have it, or that of the `network`, the product of the norms of its layers, in each step.
+    temperature: of `offset_cross_entropy`.
+    curvature: a penalty on the curvature, or null.
+    """
+
+    kind: Literal["cross_entropy", "hinge", "offset_cross_entropy"] = "cross_entropy"
+    epsilon: PositiveReal = 0.5
+    ramp_epochs: NotNegativeReal = 0.0
+    lipschitz: Literal["one", "network"] = "one"
+    temperature: PositiveReal = 1.0
+    curvature: Curvature | None = None
+
+
 class Recipe(Strict):
     """SGD with momentum and a learning rate that is updated at every step.
 
@@ -48,6 +82,7 @@ class Recipe(Strict):
     gradient_clip: the largest 2-norm of the gradient of all parameters together, or null.
     compile: null, or the mode of `torch.compile`: `default`, or `reduce-overhead`, which uses CUDA graphs.
     adversary: adversarial training, or null.
+    loss: another loss than the cross-entropy, or null.
 
     precision: `float32`; `tf32`, in which a GPU rounds the factors of the products in convolutions and linear layers to
     10 bits after the point; or `bfloat16` by autocast. memory_format: of weights and activations. threads: the number
@@ -78,3 +113,4 @@ class Recipe(Strict):
     gradient_clip: PositiveReal | None = None
     compile: Literal["default", "reduce-overhead"] | None = None
     adversary: Adversary | None = None
+    loss: Loss | None = None

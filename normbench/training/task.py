@@ -31,19 +31,22 @@ class Task(TaskEntry):
     """A task after params.yaml has been resolved, with all options of its model filled in.
 
     name: its key under `tasks`. seed: the suite's seed. seeds: the seeds of its runs. model_code: the digest of the
-    code that defines its model.
+    code that defines its model. loss_code: that of the training with the recipe's loss, or null without one.
     """
 
     name: str
     seed: Seed
     seeds: list[Seed]
     model_code: str
+    loss_code: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """The fields that affect a run's outcome, and so its id: all but names, references and the list of seeds.
 
-        `deterministic` is in it only where it is set, so that runs of the time before there was such a key keep theirs.
+        `deterministic` and `loss` are in it only where they are set, so that runs of the time before there were such
+        keys keep theirs.
         """
-        unset = set() if self.recipe.deterministic else {"deterministic"}
+        unset = {key for key in ("deterministic", "loss") if not getattr(self.recipe, key)}
         unnamed = {"name": True, "seeds": True, "dataset": True, "model": True}
+        unnamed |= {} if self.loss_code else {"loss_code": True}
         return self.model_dump(mode="json", exclude=unnamed | {"recipe": unset})

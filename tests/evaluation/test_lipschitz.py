@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from normbench.functional.pooling import AveragePool
 from normbench.methods import registry
 from normbench.methods.conv_norm import ConvNorm2d
 from normbench.models import registry as models
+from normbench.models.activations import Activation
 from tests.support.subjects import subject
 
 
@@ -77,6 +79,11 @@ def test_the_bound_on_images_that_are_not_square(method: str, network: str, size
         *((method, *network) for method in METHODS for network in NETWORKS),
         *((method, "resnet8", {"width": 2}) for method in ["fixup", *CONSTRAINED]),
         *((method, *network) for method in METHODS for network in (("mlp", {"side": 8, "width": 12}), ("lenet", {}))),
+        *((method, "convnet", {"width": 2, "side": 4, "hidden": 8}) for method in [*METHODS, *CONSTRAINED]),
+        *(
+            ("no_norm", "convnet", {"width": 2, "side": 4, "hidden": 8, "activation": each})
+            for each in get_args(Activation)
+        ),
     ],
 )
 def test_the_bound_is_above_every_jacobian(method: str, network: str, options: dict) -> None:

@@ -52,6 +52,10 @@ PRE_ACTIVATION = ("preact_resnet18", "densenet121", "senet18")
         ("efficientnet_b0", {"authors_form": True}, 2_912_089, 83),
         # With norms, which LeCun's network does not have, and hidden linear layers with biases.
         ("lenet", {}, 62_006 + 2 * (6 + 16), 2),
+        # Wong et al.'s large network with 3x3 kernels, on images of 32x32 pixels, and the 784-1024-10 of curvature
+        # certificates, here with 3 * 16^2 pixels.
+        ("convnet", {"side": 8, "norms": False}, 896 + 9_248 + 18_496 + 36_928 + 4_097 * 512 + 513 * 512 + 5_130, 4),
+        ("mlp", {"side": 16, "width": 1024, "depth": 1, "norms": False}, 769 * 1024 + 10_250, 0),
         ("mlp", {"side": 16}, 3 * 16**2 * 128 + 128 + 128**2 + 128 + 1_290 + 4 * 128, 0),
     ],
 )

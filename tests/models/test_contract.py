@@ -18,7 +18,11 @@ from tests.models.networks import ALL, CLASSES, ON_ALL, SMALL, built, images, lo
 
 LATENT = 6
 # The layers that take maps of pixels as one vector, and the height and width of those.
-FLAT = {"lenet": ("linear1.weight", 5), "mlp": ("layers.0.weight", SMALL["side"])}
+FLAT = {
+    "convnet": ("hidden.0.weight", SMALL["side"]),
+    "lenet": ("linear1.weight", 5),
+    "mlp": ("layers.0.weight", SMALL["side"]),
+}
 ON_GANS = pytest.mark.parametrize("name", registry.names("gan"))
 
 

@@ -123,6 +123,37 @@ def mlp(w: Weights, x: Tensor) -> Tensor:
     return w.linear(x, "head")
 
 
+def convnet(w: Weights, x: Tensor) -> Tensor:
+    for place in (0, 3, 6):
+        x = relu(w.norm(w.conv(x, f"features.{place}", 2 if place == 3 else 1), f"features.{place + 1}"))
+    x = torch.stack([x[:, :, i::4, j::4] for i in range(4) for j in range(4)]).mean(0)
+    return w.linear(relu(w.linear(x.flatten(1), "hidden.0")), "head")
+
+
+def tanh(x: Tensor) -> Tensor:
+    return 1 - 2 / (1 + (2 * x).exp())
+
+
+def tanh_convnet(w: Weights, x: Tensor) -> Tensor:
+    """Without norms."""
+    x = tanh(w.conv(tanh(w.conv(x, "features.0")), "features.3", 2))
+    return w.linear(tanh(w.linear(x.flatten(1), "hidden.0")), "head")
+
+
+def maxmin_mlp(w: Weights, x: Tensor) -> Tensor:
+    """One hidden layer without a norm."""
+    one, other = w.linear(x.flatten(1), "layers.0").chunk(2, 1)
+    return w.linear(torch.cat([torch.stack([one, other]).amax(0), torch.stack([one, other]).amin(0)], 1), "head")
+
+
+def softplus_mlp(w: Weights, x: Tensor) -> Tensor:
+    """Two hidden layers without norms."""
+    x = x.flatten(1)
+    for place in (0, 5):
+        x = (1 + w.linear(x, f"layers.{place}").exp()).log()
+    return w.linear(x, "head")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "forward"),
     [
@@ -132,6 +163,14 @@ def mlp(w: Weights, x: Tensor) -> Tensor:
         ("efficientnet_b0", {"width": 8}, efficientnet_b0),
         ("lenet", {}, lenet),
         ("mlp", {"side": 32, "width": 16}, mlp),
+        ("mlp", {"side": 32, "width": 16, "depth": 1, "activation": "maxmin", "norms": False}, maxmin_mlp),
+        ("mlp", {"side": 32, "width": 16, "activation": "softplus", "norms": False}, softplus_mlp),
+        ("convnet", {"width": 4, "depth": 3, "side": 4, "hidden": 8, "linears": 1}, convnet),
+        (
+            "convnet",
+            {"width": 4, "depth": 2, "side": 16, "hidden": 8, "linears": 1, "activation": "tanh", "norms": False},
+            tanh_convnet,
+        ),
     ],
 )
 def test_forward_pass(name: str, options: dict[str, Any], forward: Callable[[Weights, Tensor], Tensor]) -> None:

@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -107,7 +107,15 @@ def test_unknown_models() -> None:
 
 
 def fitting(
-    method: Any, channels: int, classes: int, *, width: int = 4, rate: float = 0.5, deep: bool = True, to: str = "a"
+    method: Any,
+    channels: int,
+    classes: int,
+    *,
+    width: int = 4,
+    rate: float = 0.5,
+    deep: bool = True,
+    to: str = "a",
+    kind: Literal["relu", "tanh"] = "relu",
 ) -> Any:
     """A model of options of all types."""
 
@@ -132,13 +140,25 @@ def fitting(
         ("deep", 1, "must be a bool"),
         ("to", "", None),
         ("to", 1, "must be a str"),
+        ("kind", "tanh", None),
+        ("kind", "thanh", "unknown; did you mean 'tanh'?"),
+        ("kind", 1, "unknown; valid: relu, tanh"),
         ("widht", 8, "unknown option of fitting; did you mean 'width'?"),
     ],
 )
 def test_options(option: str, value: object, problem: str | None) -> None:
     model = base.Model("fitting", "classifier", fitting)
-    assert model.options() == {"width": 4, "rate": 0.5, "deep": True, "to": "a"}
+    assert model.options() == {"width": 4, "rate": 0.5, "deep": True, "to": "a", "kind": "relu"}
     assert model.option_problem(option, value) == problem
+
+
+def test_an_annotation_that_means_nothing_lists_nothing() -> None:
+    def own(method: Any, channels: int, classes: int, *, to: NotDefinedAnywhere = "a") -> Any:  # type: ignore[name-defined]  # noqa: F821  # as in code that nobody has checked
+        """A model of one's own."""
+
+    model = base.Model("own", "classifier", own)
+    assert model.option_problem("to", "b") is None
+    assert model.option_problem("to", 1) == "must be a str"
 
 
 def test_image_sizes() -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from normbench.functional.maxmin import MaxMin
+from normbench.methods import registry as methods
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models import registry
 from normbench.models.build import build_classifier, build_gan
@@ -241,6 +243,33 @@ def test_roles_in_an_mlp() -> None:
     hidden = [role("body", stage, stage == 1, activation="sigmoid") for stage in (0, 1)]
     first, second = ([("linear", one), ("norm", dataclasses.replace(one, last_in_block=True))] for one in hidden)
     assert listing.asked == [*first, *second, ("linear", role("head", 1, True))]
+
+
+def test_roles_in_a_convnet() -> None:
+    """A convolution of stride 2 begins a stage; its hidden linear layers have no norm."""
+    listing = Listing()
+    build_classifier("convnet", {"activation": "tanh"}, listing, 1, 10)
+    role = functools.partial(Role, architecture="convnet", activation="tanh")
+    convs = [role("stem"), role("body", 1), role("body", 1), role("body", 2, True)]
+    last = [dataclasses.replace(conv, last_in_block=index != 1) for index, conv in enumerate(convs)]
+    assert listing.asked == [
+        *(each for conv, norm in zip(convs, last, strict=True) for each in (("conv", conv), ("norm", norm))),
+        *[("linear", role("body", 2, True))] * 2,
+        ("linear", Role("head", 2, True, architecture="convnet")),
+    ]
+
+
+@pytest.mark.parametrize("name", ["convnet", "mlp"])
+def test_networks_without_norms_ask_for_none(name: str) -> None:
+    """Their activations are those of the method, or, where its norms have them, the network's own."""
+    listing = Listing()
+    build_classifier(name, {"norms": False}, listing, 1, 10)
+    assert "norm" not in {hook for hook, _ in listing.asked}
+    for method, kind in (("cayley", MaxMin), ("evonorm_s0", nn.Softplus), ("batch_norm", nn.Softplus)):
+        network = build_classifier(name, {"norms": False, "activation": "softplus"}, methods.build(method, {}), 1, 10)
+        found = [type(m) for m in network.modules() if isinstance(m, (MaxMin, nn.Softplus, nn.ReLU, nn.Sigmoid))]
+        assert found == [kind] * (6 if name == "convnet" else 2)
+        assert all(conv.bias is not None for conv in network.modules() if isinstance(conv, nn.Conv2d))
 
 
 def test_roles_in_an_sngan() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from normbench.runs.code import CERTIFIED
 from normbench.runs.run import Kind
 from normbench.runs.train import TRAINERS
 from normbench.suite import code
@@ -139,7 +140,8 @@ def test_the_entry_points_of_a_digest_are_what_its_stage_calls(stage: str) -> No
 def test_all_that_a_stage_calls_and_that_shapes_a_result_is_in_a_digest(stage: str) -> None:
     """In that of the stage, or in that of a stage whose outputs it depends on."""
     digested = definitions([root for each in (stage, *AFTER.get(stage, [])) for root in entry_points(each)])
-    # The digest of a method that is a plain class covers how such classes are used.
+    # The ids of runs whose recipe has a loss have a digest of that; that of a plain class covers how these are used.
+    digested |= definitions([CERTIFIED])
     digested |= definitions([Root(code.PACKAGE / "methods/plain.py", "adapted")])
     digested |= (
         definitions([Root(code.PACKAGE / file, name) for file, name in ONLY_TRIED]) if stage == "bind" else set()

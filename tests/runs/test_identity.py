@@ -14,7 +14,7 @@ from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask
 from normbench.runs.run import Kind, Run
 from normbench.runs.variant import Tuned, Variant
-from normbench.training.recipe import Adversary, Recipe
+from normbench.training.recipe import Adversary, Curvature, Loss, Recipe
 from normbench.training.task import Task
 from tests.support import sample_runs
 
@@ -31,18 +31,24 @@ OTHER: dict[str, Any] = {
     "compile": "default",
     "adversary": Adversary(kind="pgd"),
     "fid_samples": 20,
-    "kind": "free",
     "step": 1.0,
-    "loss": "non_saturating",
+    "loss": Loss(kind="hinge"),
+    "kind": "free",
+    "lipschitz": "network",
+    "curvature": Curvature(),
     "gradient_penalty": 1.0,
 }
 # The same of the recipes of GANs, where they are others.
-OTHER_OF_GANS = {"schedule": "linear"}
+OTHER_OF_GANS = {"schedule": "linear", "loss": "non_saturating"}
+# And of losses.
+OTHER_OF_LOSSES = {"kind": "offset_cross_entropy"}
 
 
 def other(model: BaseModel, field: str) -> Any:
     """Another valid value of a field: that of `OTHER`, the other truth value, the next integer, or half a number."""
-    value, others = getattr(model, field), OTHER | (OTHER_OF_GANS if isinstance(model, GanRecipe) else {})
+    others = OTHER | (OTHER_OF_GANS if isinstance(model, GanRecipe) else {})
+    others |= OTHER_OF_LOSSES if isinstance(model, Loss) else {}
+    value = getattr(model, field)
     if field in others:
         return others[field]
     if isinstance(value, bool):
@@ -81,6 +87,24 @@ def test_every_field_of_an_adversary_is_in(field: str) -> None:
     assert len(ids) == 2
 
 
+@pytest.mark.parametrize("field", Loss.model_fields)
+def test_every_field_of_a_loss_is_in(field: str) -> None:
+    loss = Loss(kind="hinge")
+    ids = {sample_runs.run(task=with_loss(each)).id for each in (loss, with_other(loss, field))}
+    assert len({*ids, ID}) == 3
+
+
+@pytest.mark.parametrize("field", Curvature.model_fields)
+def test_every_field_of_a_curvature_is_in(field: str) -> None:
+    curvature = Curvature()
+    found = (with_loss(Loss(curvature=each)) for each in (curvature, with_other(curvature, field)))
+    assert len({sample_runs.run(task=each).id for each in found}) == 2
+
+
+def with_loss(loss: Loss) -> Task:
+    return sample_runs.task(recipe={"loss": loss}, loss_code="4" * 64)
+
+
 @pytest.mark.parametrize("field", GanRecipe.model_fields)
 def test_every_field_of_a_gan_recipe_is_in_but_how_many_images_the_fid_draws(field: str) -> None:
     task = sample_runs.gan_task()
@@ -90,8 +114,9 @@ def test_every_field_of_a_gan_recipe_is_in_but_how_many_images_the_fid_draws(fie
 
 @pytest.mark.parametrize("task", [sample_runs.task(), sample_runs.gan_task()])
 def test_a_key_of_recipes_that_is_not_set_is_not_in(task: Task | GanTask) -> None:
-    """So runs of the time before there was `deterministic` have the id that they had."""
-    assert "deterministic" not in task.identity()["recipe"]
+    """So runs of the time before there were such keys have the id that they had."""
+    assert not {"deterministic", "loss"} & task.identity()["recipe"].keys()
+    assert "loss_code" not in task.identity()
     assert task.identity()["recipe"].keys() < task.model_dump()["recipe"].keys()
     set_ = task.model_copy(update={"recipe": task.recipe.model_copy(update={"deterministic": True})})
     assert set_.identity()["recipe"]["deterministic"] is True
@@ -103,6 +128,7 @@ IN: dict[str, Run] = {
     "training code": sample_runs.run(code="other"),
     "seed of the suite": sample_runs.run(task=sample_runs.task(seed=1)),
     "model code": sample_runs.run(task=sample_runs.task(model_code="other")),
+    "code of a loss": sample_runs.run(task=sample_runs.task(loss_code="other")),
     "model options": sample_runs.run(task=sample_runs.task(model_options={"width": 8})),
     "train fraction": sample_runs.run(task=sample_runs.task(train_fraction=0.5)),
     "symmetric label noise": sample_runs.run(

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ from normbench.runs.run import Kind
 from normbench.suite import code
 from normbench.system import source_tree
 from normbench.system.fingerprint import Root, closure, one_reading
+from normbench.training.recipe import Loss
+from tests.support import sample_runs
 
 REAL = code.PACKAGE
 Digests = dict[str, str]
@@ -64,6 +67,8 @@ def all_roots() -> dict[str, list[Root]]:
     roots = {f"training {kind}": code._roots(places) for kind, places in code.TRAINING.items()}
     one_a_file = {models.get(name).source[0]: name for name in models.names()}
     roots |= {f"model {name}": [Root(*models.get(name).source)] for name in ["resnet8", *one_a_file.values()]}
+    # Its id has both digests.
+    roots["training classification with a loss"] = [*roots["training classification"], code.CERTIFIED]
     for name in methods.names():
         roots[f"method {name}"] = [Root(methods.source_file(name), methods.method_class(name).__name__)]
     return roots
@@ -247,7 +252,7 @@ def test_moved_code_moves_nothing(tree: Copy, unedited: Digests):
     loop = tree.package / "training/loop.py"
     optimization = tree.package / "training/optimization.py"
     before = {path: path.read_text(encoding="utf-8") for path in (moved, loop, optimization)}
-    other, autocast = tree.package / "training/losses.py", tree.package / "training/numbers.py"
+    other, autocast = tree.package / "training/gauge.py", tree.package / "training/numbers.py"
     try:
         moved.rename(other)
         text = before[optimization]
@@ -262,7 +267,7 @@ def test_moved_code_moves_nothing(tree: Copy, unedited: Digests):
             ),
             encoding="utf-8",
         )
-        loop.write_text(before[loop].replace("normbench.training.meter", "normbench.training.losses"), encoding="utf-8")
+        loop.write_text(before[loop].replace("normbench.training.meter", "normbench.training.gauge"), encoding="utf-8")
         assert tree.digests() == unedited
     finally:
         for path in (other, autocast):
@@ -380,6 +385,26 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "the samples of a GAN": ("gan/samples.py", replaced("mul(127.5)", "mul(127)"), "training gan"),
     "a residual block": ("models/resnet.py", replaced("y + self.shortcut(x)", "y - self.shortcut(x)"), "model resnet"),
     "the width of one model": ("models/vgg.py", replaced("min(2**stage, 8)", "min(2**stage, 4)"), "model vgg"),
+    "a loss with a margin": (
+        "training/losses.py",
+        replaced("margin - own + logits", "margin - own - logits"),
+        "training classification with a loss",
+    ),
+    "the search of adversarial examples": (
+        "training/certified.py",
+        replaced("WIDEST = 1000.0", "WIDEST = 100.0"),
+        "training classification with a loss",
+    ),
+    "bounds on curvatures": (
+        "spectral/curvature.py",
+        replaced("activation.beta / 4", "activation.beta / 2"),
+        "training classification with a loss",
+    ),
+    "an activation that networks may choose": (
+        "models/activations.py",
+        replaced('"softplus": nn.Softplus', '"softplus": nn.ELU'),
+        ("model convnet", "model mlp"),
+    ),
     "the default convolution of methods": (
         "methods/base.py",
         replaced("bias=spec.biased", "bias=True"),
@@ -498,6 +523,24 @@ def test_a_change_of_any_definition_moves_an_id(tree: Copy, unedited: Digests):
             break
     assert not unmoved
     assert changed >= 40
+
+
+def test_a_run_whose_loss_has_other_code_is_not_trained() -> None:
+    """Those without a loss have none in their ids, and those with it are compared like all code of a run."""
+    variant = sample_runs.variant(method_code=code.method("batch_norm"))
+    given: dict[str, Any] = {"model_code": code.model("resnet8")}
+
+    def problem(**more: Any) -> str | None:
+        task = sample_runs.task(**given, **more)
+        return code.problem(sample_runs.run(code=code.training(Kind.CLASSIFICATION), task=task, variant=variant))
+
+    with_loss = sample_runs.task(recipe={"loss": Loss(kind="hinge")})
+    assert code.loss(sample_runs.task()) is None
+    assert problem() is None
+    assert problem(recipe={"loss": Loss(kind="hinge")}, loss_code=code.loss(with_loss)) is None
+    assert problem(recipe={"loss": Loss(kind="hinge")}, loss_code="0" * 64) == (
+        "the training with a loss here is not that of the run: bring the code up to date"
+    )
 
 
 def test_the_entry_points_are_there():

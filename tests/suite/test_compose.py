@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from normbench.runs.run import Kind
+from normbench.suite import code, feasible
 from normbench.suite.compose import LIBRARY, composed
 from normbench.suite.document import Document
 from normbench.suite.resolve import resolve
 from normbench.suite.resolved import Resolved
 from normbench.system.errors import UserError
-from normbench.training.recipe import Recipe
+from normbench.training.recipe import Curvature, Recipe
+from normbench.training.task import Task
 from tests.support.project import ROOT
+from tests.support.subjects import bound
 
 SUITE = """\
 # The head.
@@ -152,3 +155,99 @@ def test_the_other_suites_train_what_they_say(tmp_path: Path) -> None:
     assert mnist.variants["network_deconvolution_mlp"].options["eps"] == 1e-2
     sbn = resolved_suite("sbn-cifar", tmp_path).tasks[Kind.CLASSIFICATION]
     assert {task.model for task in sbn.values()} == {"resnet56", "vgg16"}
+
+
+def recipes_of(resolved: Resolved) -> dict[str, Recipe]:
+    """The recipe of each classification task, by name."""
+    found = {name: task.recipe for name, task in resolved.tasks[Kind.CLASSIFICATION].items()}
+    return {name: recipe for name, recipe in found.items() if isinstance(recipe, Recipe)}
+
+
+def test_fantastic_four_is_trained_as_in_its_code(tmp_path: Path) -> None:
+    """singlasahil14/fantastic-four at 0b85f0fb; the coefficients are in the range of the paper's search."""
+    found = resolved_suite("fantastic-four-cifar", tmp_path)
+    assert {task.model for task in found.tasks[Kind.CLASSIFICATION].values()} == {"resnet32"}
+    recipes = recipes_of(found)
+    assert [recipe.weight_decay for recipe in recipes.values()] == [1e-4, 0.0]
+    for recipe in recipes.values():
+        assert (recipe.epochs, recipe.milestones, recipe.gamma) == (200, [100, 150], 0.1)
+        assert (recipe.lr, recipe.momentum, recipe.nesterov, recipe.batch_size) == (0.1, 0.9, False, 128)
+        assert (recipe.crop_padding, recipe.flip) == (4, True)
+    assert found.datasets["cifar10-imagenet"]["std"] == [0.229, 0.224, 0.225]
+    swept = [each for each in found.variants.values() if each.method == "fantastic_four"]
+    assert sorted(each.options["coefficient"] for each in swept) == [1e-4, 2e-4, 4e-4, 8e-4, 1.2e-3, 1.6e-3, 2e-3]
+    assert {(each.options["form"], each.options["layers"]) for each in swept} == {("sum", "conv")}
+
+
+def test_certificates_on_mnist_are_of_networks_without_norms(tmp_path: Path) -> None:
+    found = resolved_suite("fantastic-four-mnist", tmp_path)
+    for task in found.tasks[Kind.CLASSIFICATION].values():
+        assert (task.model, task.model_options["norms"], task.dataset) == ("convnet", False, "mnist-pixels")
+    tasks = [task for task in found.tasks[Kind.CLASSIFICATION].values() if isinstance(task, Task)]
+    assert [task.loss_code for task in tasks] == [None, *[code.loss(tasks[1])] * 3]
+    losses = [recipe.loss for recipe in recipes_of(found).values()]
+    assert [loss and (loss.kind, loss.lipschitz) for loss in losses] == [
+        None,
+        ("hinge", "one"),
+        ("offset_cross_entropy", "one"),
+        ("offset_cross_entropy", "network"),
+    ]
+    swept = [each.options for each in found.variants.values() if each.method == "fantastic_four"]
+    assert {options["layers"] for options in swept} == {"all"}
+    assert {options["form"] for options in swept} == {"sum", "log"}
+    methods = {each.method for each in found.variants.values()}
+    assert methods >= {"no_norm", "spectral_norm", "conv_spectral_norm", "orthogonal", "cayley", "soc"}
+
+
+def test_curvature_is_trained_as_in_its_paper(tmp_path: Path) -> None:
+    """singlasahil14/so-robust at ed7560c2: 784-1024-10, up to two more layers of 1024, and the values of its options."""
+    found = resolved_suite("curvature-mnist", tmp_path)
+    tasks = found.tasks[Kind.CLASSIFICATION]
+    assert {(task.model_options["width"], task.model_options["activation"]) for task in tasks.values()} == {
+        (1024, "softplus")
+    }
+    assert sorted(task.model_options["depth"] for task in tasks.values()) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    recipes = recipes_of(found)
+    assert {(recipe.epochs, recipe.batch_size) for recipe in recipes.values()} == {(30, 64)}
+    for layers in (2, 3, 4):
+        assert recipes[f"crt-mnist-{layers}-layers-standard"].loss is None
+        for name, epsilon in ((f"crt-mnist-{layers}-layers-penalty", 0.0), (f"crt-mnist-{layers}-layers", 1.58)):
+            loss = recipes[name].loss
+            assert loss is not None
+            assert loss.curvature == Curvature(coefficient=0.005, epsilon=epsilon, rounds=30, steps=10)
+            assert loss.kind == "cross_entropy"
+
+
+def test_certificates_on_a_cpu_are_of_one_seed_and_few_epochs(tmp_path: Path) -> None:
+    found, curved = resolved_suite("provable-cpu", tmp_path), resolved_suite("provable-mlp-cpu", tmp_path)
+    assert (len(found.suite.names()), len(curved.suite.names())) == (28, 9)
+    networks = [*found.tasks[Kind.CLASSIFICATION].values(), *curved.tasks[Kind.CLASSIFICATION].values()]
+    assert not any(task.model_options["norms"] for task in networks)
+    assert {"no_norm", "fantastic_four", "spectral_norm", "conv_spectral_norm", "cayley"} == {
+        each.method for each in found.variants.values()
+    }
+    assert [recipe.loss is not None for recipe in recipes_of(found).values()] == [False, True, True, True]
+    losses = [recipe.loss for recipe in recipes_of(curved).values()]
+    assert losses[:3] == [None] * 3
+    radii = [loss.curvature.epsilon for loss in losses[3:] if loss is not None and loss.curvature is not None]
+    assert radii == [0.0] * 3 + [1.58] * 3
+    for name, size in (("cifar10", 32), ("mnist", 28)):
+        for task in networks:
+            if task.dataset == name and task.model == "convnet":
+                assert task.model_options["side"] == size // 4  # so that maps are not averaged
+
+
+@pytest.mark.parametrize("name", ["fantastic-four-mnist", "curvature-mnist", "provable-cpu", "provable-mlp-cpu"])
+def test_every_network_of_a_suite_can_have_its_losses(name: str, tmp_path: Path) -> None:
+    """As the stage `bind` finds out once the data are there."""
+    found, tried = resolved_suite(name, tmp_path), 0
+    images = bound(classes=10, channels=1, image_size=28)
+    for task in found.tasks[Kind.CLASSIFICATION].values():
+        assert isinstance(task, Task)
+        if task.recipe.loss is not None:
+            for variant in found.variants.values():
+                narrow = task.model_options | {"width": 4} | ({"hidden": 8} if task.model == "convnet" else {})
+                small = task.model_copy(update={"model_options": narrow})
+                assert feasible.cannot_have_loss(small, task.recipe.loss, images, variant) is None
+                tried += 1
+    assert tried >= len(found.variants)

@@ -17,6 +17,7 @@ from normbench.gan.task import GanTask
 from normbench.runs.run import Kind
 from normbench.suite import feasible, real, resolve
 from normbench.system.errors import UserError
+from normbench.training.recipe import Curvature, Loss
 from normbench.training.task import Task
 from tests.support.subjects import bound, gan_task, recipe, task, variant
 from tests.support.suite_folder import PARAMS, SuiteFolder
@@ -44,6 +45,7 @@ NO_FIT: dict[str, tuple[Task | GanTask, dict[str, Any], str]] = {
     "no batch": (task(recipe=recipe(batch_size=65, drop_last=True)), {}, "tasks.small.recipe.batch_size = 65: there are fewer training images (64), so that drop_last would leave none"),
     "no batch of a part": (task(train_fraction=0.1, recipe=recipe(drop_last=True)), {}, "tasks.small.recipe.batch_size = 16: there are fewer training images (4), so that drop_last would leave none"),
     "far crops": (task(recipe=recipe(crop_padding=9)), {}, "tasks.small.recipe.crop_padding = 9: more than the 8 pixels of an image, so that crops would miss it"),
+    "no norm is known": (task(recipe=recipe(loss=Loss(kind="hinge", lipschitz="network"))), {}, "tasks.small.recipe.loss = {'kind': 'hinge', 'epsilon': 0.5, 'ramp_epochs': 0.0, 'lipschitz': 'network', 'temperature': 1.0, 'curvature': None}: with the variant batch_norm: recipe.loss.lipschitz = 'network': ResNet cannot have it: nothing is known of the norm of norm, which is a BatchNorm2d"),
     "one image": (task(), {"train": 65, "image_size": 4}, "tasks.small.recipe.batch_size = 16: the last of 65 training images is a batch by itself, on which batch_norm cannot train (Expected more than 1 value per channel when training, got input size torch.Size([1, 16, 1, 1])): set drop_last or another batch size"),
 }  # fmt: skip
 
@@ -67,6 +69,15 @@ def test_what_fits(tmp_path: Path) -> None:
     assert found(task(label_noise=LabelNoise(kind="asymmetric", fraction=0.2)), data(tmp_path, classes=10)) == []
 
 
+def test_losses_that_fit(tmp_path: Path) -> None:
+    """Any network has a margin for the constant 1, and a chain of layers also one for its own constant."""
+    small = {"width": 4, "depth": 2, "side": 4, "hidden": 4, "linears": 1, "activation": "tanh", "norms": False}
+    for loss in (Loss(kind="hinge", lipschitz="network"), Loss(curvature=Curvature())):
+        one = task(model="convnet", model_options=small, recipe=recipe(loss=loss))
+        assert found(one, data(tmp_path), "fantastic_four") == []
+    assert found(task(recipe=recipe(loss=Loss(kind="hinge"))), data(tmp_path)) == []
+
+
 def test_no_fid_in_features_that_were_never_trained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 1 class, but the FID needs the features of a classifier of 2 or more"):
         real.put_classifier(None, bound(classes=1), tmp_path)  # type: ignore[arg-type]  # refused before the images are looked at
@@ -77,6 +88,14 @@ RECIPES: dict[str, str | None] = {
     "epochs: 0": r"recipe\.epochs = 0: must be greater than 0$",
     "epochs: 1000000000000": r"recipe\.epochs = 1000000000000: must be less than or equal to 2147483647$",
     "epochs: 1, batch_size: 1": r"recipe\.batch_size = 1: must be greater than or equal to 2$",
+    "epochs: 1, loss: {kind: hinge, temperature: 0.5}": r"recipe\.loss\.temperature = 0\.5: has no effect with kind 'hinge'$",
+    "epochs: 1, loss: {epsilon: 0.1}": r"recipe\.loss\.epsilon = 0\.1: has no effect with kind 'cross_entropy'$",
+    "epochs: 1, loss: {lipschitz: network}": r"recipe\.loss\.lipschitz = 'network': has no effect with kind 'cross_entropy'$",
+    "epochs: 1, label_smoothing: 0.1, loss: {kind: hinge}": r"recipe\.label_smoothing = 0\.1: has no effect with loss\.kind 'hinge'$",
+    "epochs: 1, adversary: {kind: pgd}, loss: {curvature: {}}": r"recipe\.adversary: goes with no loss\.curvature, which has adversarial examples of its own$",
+    "epochs: 1, loss: {kind: hinges}": r"recipe\.loss\.kind = 'hinges': .*did you mean 'hinge'\?$",
+    "epochs: 1, loss: {kind: offset_cross_entropy, temperature: 0.25}": None,
+    "epochs: 1, loss: {curvature: {epsilon: 0.0}}": None,
     "epochs: 1, threads: 0": r"recipe\.threads = 0: must be greater than 0$",
     "epochs: 1, threads: 1000": r"recipe\.threads = 1000: must be less than or equal to 256$",
     "epochs: 1, lr: 1.0e+39": r"recipe\.lr = 1\.0e\+39: must be less than or equal to 3e\+38$",

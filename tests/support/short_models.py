@@ -10,6 +10,7 @@ from torch import nn
 
 from normbench.methods.base import Method
 from normbench.models import dpn, efficientnet, mobilenet_v2, pnasnet, resnext
+from normbench.models.convnet import ConvNet
 from normbench.models.densenet import DenseNet
 from normbench.models.lenet import LeNet
 from normbench.models.mlp import MLP
@@ -54,8 +55,16 @@ def short_pnasnet(method: Method) -> nn.Module:
         return pnasnet.PNASNet(method, CHANNELS, CLASSES, pnasnet.CellB, 8, "pnasnet_b")
 
 
+def short_convnet(method: Method) -> nn.Module:
+    """A convolution of either stride with its norm, and a hidden linear layer."""
+    return ConvNet(
+        method, CHANNELS, CLASSES, width=8, depth=2, side=4, hidden=16, linears=1, activation="relu", norms=True
+    )
+
+
 # By the name of the file in normbench/models. A method's `initialize` is still to be called.
 SHORT: dict[str, Callable[[Method], nn.Module]] = {
+    "convnet": short_convnet,
     "densenet": lambda method: DenseNet(method, CHANNELS, CLASSES, [2, 1], 8),
     "dpn": short_dpn,
     "efficientnet": short_efficientnet,

@@ -51,6 +51,8 @@ class Measured:
             return False
         noisy = scarce = adversarial = False
         if isinstance(task, Task):
+            if task.recipe.loss is not None:
+                return False  # The claims are about the cross-entropy.
             noisy = task.label_noise is not None and task.label_noise.fraction > 0
             scarce, adversarial = task.train_fraction < 1, task.recipe.adversary is not None
         conditions = (wanted.label_noise, wanted.scarce_data, wanted.adversarial_training)
