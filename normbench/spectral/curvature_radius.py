@@ -128,7 +128,11 @@ def closed_form(values: Tensor, gradient: Tensor, least: Tensor) -> Tensor:
 def lower_bound(
     network: CurvedNetwork, x0: Tensor, x: Tensor, eta: Tensor, own: Tensor, other: Tensor, least: Tensor, slack: float
 ) -> Tensor:
-    """The lower bound on the squared radius (N,) at these x and eta, see above; it may be below zero."""
+    """The lower bound on the squared radius (N,) at these x and eta, see above; it may be below zero.
+
+    An eta outside of 0..1/m, for which the inequality does not hold, is moved into it.
+    """
+    eta = torch.minimum(eta.clamp_min(0), EDGE / least)
     values, gradient = network.differences(x, own, other)
     bound, _ = evaluated(x - x0, values - slack, gradient, eta, least)
     return bound
@@ -154,7 +158,7 @@ def best_found(
     best, best_eta, best_x = torch.full_like(least, -torch.inf), torch.zeros_like(least), x0.clone()
     values, gradient = network.differences(x0, own, other)
     low, high, top = torch.zeros_like(least), torch.full_like(least, torch.inf), EDGE / least
-    eta = torch.minimum(2 * (values - slack) / gradient.flatten(1).square().sum(1), top)
+    eta = torch.minimum(2 * (values - slack).clamp_min(0) / gradient.flatten(1).square().sum(1), top)
     rows, x = torch.arange(len(x0), device=x0.device), x0
     for _ in range(ROUNDS):
         for _ in range(STEPS):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.spectral import CurvedLayer, derivatives_of, norm_of
-from normbench.spectral.curvature_radius import CurvedNetwork, curvature_radii
+from normbench.spectral.curvature_radius import CurvedNetwork, curvature_radii, lower_bound
 
 ACTIVATIONS = [nn.Softplus(), nn.Sigmoid(), nn.Tanh()]
 ON_EACH_ACTIVATION = pytest.mark.parametrize("activation", ACTIVATIONS, ids=["softplus", "sigmoid", "tanh"])
@@ -60,6 +60,30 @@ def test_one_unit_has_an_exact_distance(activation: nn.Module, bias: float) -> N
     less = curvature_radii(found, x, torch.tensor([0]), 1e-2)
     assert 0 < less.dual.item() < radii.dual.item()
     assert 0 < less.closed.item() < radii.closed.item()
+
+
+@ON_EACH_ACTIVATION
+def test_no_eta_and_no_place_give_a_bound_above_the_distance(activation: nn.Module) -> None:
+    """Wherever a search ends, and whatever eta it has, negative or far too large; near the best ones it is tight."""
+    found = network([2, 1], 2, activation)
+    with torch.no_grad():
+        found.head.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        found.head.bias.copy_(torch.tensor([0.0, activation(torch.tensor(0.0, dtype=torch.float64))]))
+        found.hidden[1].bias.fill_(0.5)
+    weight = found.hidden[1].weight[0]
+    exact = 0.25 / weight.square().sum().item()  # the squared distance
+    count, one = 20_000, torch.ones(20_000, dtype=torch.long)
+    x0 = torch.zeros(count, 2, 1, 1, dtype=torch.float64)
+    least = found.curvatures()[0][0, 1].expand(count)
+    # Half of the places are on the line to the boundary.
+    draws = torch.randn(count, dtype=torch.float64)
+    x = torch.where(
+        (torch.arange(count) % 2 == 0)[:, None], -draws[:, None] * weight / weight.square().sum(), torch.randn(count, 2)
+    )
+    eta = torch.randn(count).sign() * 10 ** (6 * torch.rand(count, dtype=torch.float64) - 5) / least
+    bound = lower_bound(found, x0, x.view(count, 2, 1, 1), eta, 0 * one, one, least, 0.0)
+    assert bound.max().item() <= exact * (1 + 1e-12)
+    assert bound.max().item() > 0.3 * exact
 
 
 @ON_EACH_ACTIVATION

@@ -104,9 +104,15 @@ def test_lists_that_are_none_are_left_to_the_check(suite: str, tmp_path: Path) -
 
 
 def resolved_suite(name: str, folder: Path) -> Resolved:
-    params = folder / "params.yaml"
-    params.write_text(composed(ROOT / f"suites/{name}.yaml"))
-    return resolve(params)
+    """A suite of the project. It takes seconds, and is kept for other tests of it."""
+    if name not in KEPT:
+        params = folder / "params.yaml"
+        params.write_text(composed(ROOT / f"suites/{name}.yaml"))
+        KEPT[name] = resolve(params)
+    return KEPT[name]
+
+
+KEPT: dict[str, Resolved] = {}
 
 
 def test_network_deconvolution_has_ten_networks_in_the_authors_form(tmp_path: Path) -> None:
