@@ -510,6 +510,48 @@ def test_isometry(layers: list[tuple[float, float]], within: str, outcome: str, 
     assert judged(evidence, of_suite(*TWO, layers=table)) == (outcome, said)
 
 
+def bounds_of(
+    *layers: tuple[float, float, float, float], norm: float = 1.0, kernel: str = "3x3"
+) -> list[dict[str, Any]]:
+    """Rows of results/bounds.csv."""
+    return [
+        {"task": "a", "variant": "conv_norm", "kernel": kernel, "fantastic_four": min(four), "zero_padded": norm}
+        | dict(zip("rstu", four, strict=True))
+        for four in layers
+    ]
+
+
+LEAST = [(1.0, 2.0, 2.0, 2.0), (2.0, 1.2, 2.0, 2.0), (2.0, 2.0, 1.4, 2.0), (2.0, 2.0, 2.0, 1.6)]
+LINEAR = bounds_of((math.nan,) * 4, kernel="linear")
+
+
+@pytest.mark.parametrize(
+    ("table", "outcome", "text"),
+    [
+        (bounds_of(*LEAST) + LINEAR, "supported", "R 1, S 1, T 1, U 1, 4 layers"),
+        (bounds_of(*LEAST[:3], LEAST[0]), "undecided", "R 2, S 1, T 1, U 0, 4 layers"),
+        (bounds_of(*LEAST[:3]) + bounds_of(LEAST[3], kernel="1x1 / 2"), "undecided", "R 1, S 1, T 1, U 0, 3 layers"),
+    ],
+)
+def test_each_of_the_four_is_the_least(table: list[dict[str, Any]], outcome: str, text: str) -> None:
+    evidence = "four_bounds: {show: each_least, of: {method: conv_norm}}"
+    said = f"a: conv_norm least one by number of layers: {text}"
+    assert judged(evidence, of_suite(*TWO, bounds=table)) == (outcome, said)
+
+
+@pytest.mark.parametrize(("at_most", "outcome"), [("1.31", "supported"), ("1.29", "contradicted")])
+def test_the_least_of_the_four_is_close(at_most: str, outcome: str) -> None:
+    evidence = f"four_bounds: {{show: close, of: {{method: conv_norm}}, at_most: {at_most}}}"
+    said = "a: conv_norm 1.000 to 1.600 times the norm, median 1.300, 4 layers"
+    assert judged(evidence, of_suite(*TWO, bounds=bounds_of(*LEAST) + LINEAR)) == (outcome, said)
+
+
+def test_without_bounds_the_four_are_not_run() -> None:
+    evidence = "four_bounds: {show: close, of: {method: conv_norm}}"
+    needs = "needs a task; variants of conv_norm; the score certificates"
+    assert judged(evidence, of_suite(*TWO, bounds=LINEAR)) == ("not run", needs)
+
+
 def test_what_is_not_measured_is_not_run() -> None:
     evidence = "unmeasured: {needs: a score that stores filters}"
     assert judged(evidence, of_suite(*TWO)) == ("not run", "needs a score that stores filters")

@@ -121,6 +121,18 @@ class Bounds(Strict):
     of: Side
 
 
+class FourBounds(Strict):
+    """The four bounds on each convolution in results/bounds.csv show one of two things.
+
+    show: `close`: the median, over layers, of the least bound over the norm is `at_most`; `each_least`: each of the
+    four is the least one of some layer.
+    """
+
+    show: Literal["close", "each_least"]
+    of: Side
+    at_most: PositiveReal = 1.5
+
+
 class Isometry(Strict):
     """The channels of convolutions have the same norm at every frequency, by the spectra in results/layers.csv.
 
@@ -149,7 +161,7 @@ class Unmeasured(Strict):
     needs: Text
 
 
-Deciding = Comparison | Order | Cost | NoFailures | Bounds | Isometry | Filters | Unmeasured
+Deciding = Comparison | Order | Cost | NoFailures | Bounds | FourBounds | Isometry | Filters | Unmeasured
 
 
 class Evidence(Strict):
@@ -160,6 +172,7 @@ class Evidence(Strict):
     cost: Cost | None = None
     no_failures: NoFailures | None = None
     bounds: Bounds | None = None
+    four_bounds: FourBounds | None = None
     isometry: Isometry | None = None
     filters: Filters | None = None
     unmeasured: Unmeasured | None = None

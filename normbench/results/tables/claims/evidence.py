@@ -11,6 +11,7 @@ from normbench.results.tables.claims.declared import (
     Comparison,
     Cost,
     Filters,
+    FourBounds,
     Isometry,
     NoFailures,
     Order,
@@ -18,6 +19,7 @@ from normbench.results.tables.claims.declared import (
 from normbench.results.tables.claims.failures import failures
 from normbench.results.tables.claims.filters import filters
 from normbench.results.tables.claims.finding import Finding
+from normbench.results.tables.claims.four_bounds import four_bounds
 from normbench.results.tables.claims.isometry import isometry
 from normbench.results.tables.claims.measured import Measured
 from normbench.results.tables.claims.orders import orders
@@ -36,6 +38,8 @@ def findings(claim: Claim, measured: Measured) -> list[Finding]:
             return list(failures(evidence, claim.tasks, measured))
         case Bounds() as evidence:
             return list(bounds(evidence, claim.tasks, measured))
+        case FourBounds() as evidence:
+            return list(four_bounds(evidence, claim.tasks, measured))
         case Isometry() as evidence:
             return list(isometry(evidence, claim.tasks, measured))
         case Filters() as evidence:

@@ -12,6 +12,7 @@ from normbench.results.tables.claims.declared import (
     Comparison,
     Deciding,
     Filters,
+    FourBounds,
     Isometry,
     Order,
     Side,
@@ -113,6 +114,8 @@ def _score(evidence: Deciding) -> str:
         return f"the measure {evidence.measure}"
     if isinstance(evidence, Filters):
         return "the score filters"
+    if isinstance(evidence, FourBounds):
+        return "the score certificates"
     return "the score smoothness" if isinstance(evidence, Order | Bounds | Isometry) else ""
 
 
