@@ -18,7 +18,7 @@ FOUR = ("r", "s", "t", "u")
 
 
 def four_bounds(evidence: FourBounds, tasks: Tasks, measured: Measured) -> Iterator[Finding]:
-    """Yields a finding for each variant that has convolutions. Kernels of one pixel, whose bounds are equal, do not count."""
+    """Yields a finding for each variant that has convolutions. Kernels of one pixel, all bounds equal, do not count."""
     for task, variant in measured.cells(Kind.CLASSIFICATION, tasks, evidence.of):
         rows = measured.rows("bounds", task=task, variant=variant)
         known = [row for row in rows if not is_empty(row["r"]) and not str(row["kernel"]).startswith("1x1")]
