@@ -17,7 +17,9 @@ from normbench.evaluation.certificates import Certificates, Results, certificate
 from normbench.evaluation.layer_bounds import layer_bounds
 from normbench.methods import registry
 from normbench.models import registry as models
+from normbench.spectral import CurvedLayer, derivatives_of, hessian_bounds, norm_of
 from normbench.system.errors import UserError
+from tests.support.shared import mnist_test_images
 from tests.support.subjects import subject
 
 UPPER = ("r", "s", "t", "u", "fantastic_four", "grid", "certificate")
@@ -124,6 +126,33 @@ def test_a_smooth_network_has_both_certificates() -> None:
     again = certificates(subject(model, images), settings(examples=100))
     assert again.metrics == found.metrics
     assert all((again.predictions[name] == values).all() for name, values in arrays.items())
+
+
+def test_digits_of_mnist_by_a_network_of_little_curvature() -> None:
+    """Trained with the bound on its curvature as a penalty: that proves more than Lipschitz constants, and PGD fits."""
+    pixels, labels = mnist_test_images()
+    images = on_device(torch.from_numpy(pixels[:3000]), torch.from_numpy(labels[:3000]), [0.0], [1.0], "cpu")
+    torch.manual_seed(0)
+    first, second, head = nn.Linear(784, 48), nn.Linear(48, 48), nn.Linear(48, 10)
+    model = nn.Sequential(nn.Flatten(), first, nn.Softplus(), second, nn.Softplus(), head)
+    known, optimizer = derivatives_of(nn.Softplus()), torch.optim.Adam(model.parameters(), 3e-3)
+    assert known is not None
+    for step in range(250):
+        chosen = torch.arange(64 * step, 64 * step + 64) % 2900 + 100
+        x, y = images.normalized(images.pixels[chosen]), images.labels[chosen]
+        layers = [CurvedLayer(layer.weight, norm_of(layer.weight), known) for layer in (first, second)]
+        least, most = hessian_bounds(layers, head.weight[y] - head.weight[(y + 1 + step % 9) % 10])
+        loss = nn.functional.cross_entropy(model(x), y) + 5e-3 * torch.maximum(least, most).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval().requires_grad_(False)
+    unseen = Images(images.pixels[:100], images.labels[:100], images.mean, images.std)
+    entry = certificates(subject(model, unseen), settings(examples=100, radii=[0.25, 0.5, 1.0])).metrics["certificates"]
+    assert entry["clean"] > 0.75
+    assert entry["curvature_mean"] > 1.5 * entry["lipschitz_mean"] > 0
+    assert entry["at"][0]["curvature"] > 0.4
+    assert entry["at"][2]["pgd"] < entry["clean"] - 0.1
 
 
 def test_without_steps_there_is_no_attack() -> None:
