@@ -49,7 +49,7 @@ def linear() -> nn.Sequential:
 
 
 def settings(**changed: Any) -> Certificates:
-    return Certificates.model_validate({"examples": 40, "radii": [0.05, 0.2, 0.4], "steps": 30} | changed)
+    return Certificates.model_validate({"examples": 40, "radii_l2": [0.05, 0.2, 0.4], "steps": 30} | changed)
 
 
 def test_radii_of_a_linear_classifier_are_its_distances_and_the_attack_reaches_them() -> None:
@@ -148,7 +148,9 @@ def test_digits_of_mnist_by_a_network_of_little_curvature() -> None:
         optimizer.step()
     model.eval().requires_grad_(False)
     unseen = Images(images.pixels[:100], images.labels[:100], images.mean, images.std)
-    entry = certificates(subject(model, unseen), settings(examples=100, radii=[0.25, 0.5, 1.0])).metrics["certificates"]
+    entry = certificates(subject(model, unseen), settings(examples=100, radii_l2=[0.25, 0.5, 1.0])).metrics[
+        "certificates"
+    ]
     assert entry["clean"] > 0.75
     assert entry["curvature_mean"] > 1.5 * entry["lipschitz_mean"] > 0
     assert entry["at"][0]["curvature"] > 0.4
@@ -196,7 +198,7 @@ def test_each_violated_order_names_its_image() -> None:
 @pytest.mark.parametrize(("value", "message"), [([], "at least 1 item"), ([0.1, -0.2], "greater than 0")])
 def test_radii_are_positive(value: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings(radii=value)
+        settings(radii_l2=value)
 
 
 def test_logits_that_are_not_finite_certify_nothing() -> None:
