@@ -41,13 +41,13 @@ BATCH = 250  # images at a time
 class Certificates(ScoreSettings):
     """Certified radii in the 2-norm, and PGD in the 2-norm on the same images. Large layers take seconds each.
 
-    examples: the number of test images. radii: 2-norms of a change of an image with pixels in 0..1, by default the
+    examples: the number of test images. radii_l2: 2-norms of a change of an image with pixels in 0..1, by default the
     36/255, 72/255 and 108/255 that are usual for CIFAR; 0.5, 1.0 and 1.58 are for MNIST. steps, restarts: of PGD, whose
     step is 2.5 radii over the number of steps; steps 0 makes no attack.
     """
 
     examples: Positive = 200
-    radii: list[PositiveReal] = Field(default=[36 / 255, 72 / 255, 108 / 255], min_length=1)
+    radii_l2: list[PositiveReal] = Field(default=[36 / 255, 72 / 255, 108 / 255], min_length=1)
     steps: int = Field(default=40, ge=0, le=10_000)
     restarts: Positive = 2
 
@@ -144,7 +144,7 @@ def certificates(subject: Subject, settings: Certificates) -> Scores:
         except Unsuited as error:
             radii[name], found[f"no_{name}"] = None, str(error)
     right = logits.argmax(1) == labels
-    sizes = sorted(set(settings.radii))
+    sizes = sorted(set(settings.radii_l2))
     under = attacked(classifier, pixels, labels, logits.argmax(1), sizes, settings, subject.seed)
     known = {name: values for name, values in radii.items() if values is not None}
     check_order(chosen, labels, right, sizes, under, known)

@@ -18,13 +18,24 @@ needs_shared = pytest.mark.skipif(not GOLDEN.exists(), reason="needs ../shared, 
 
 def cifar_test_images() -> np.ndarray:
     """The 10,000 test images of CIFAR-10; skips the test where they are absent."""
+    return unpacked("cifar10_test_batch")
+
+
+def mnist_test_images() -> tuple[np.ndarray, np.ndarray]:
+    """The 10,000 test images of MNIST (N, 28, 28, 1) and their labels; skips the test where they are absent."""
+    images = unpacked("mnist_t10k").reshape(-1, 28, 28, 1)
+    return images, np.load(SHARED / "data/labels.npz")["mnist_test"].astype(np.int64)
+
+
+def unpacked(name: str) -> np.ndarray:
+    """The images of a packed file; skips the test where they are absent."""
     packed = SHARED / "data"
     if not (packed / "unpack.py").exists():
-        pytest.skip("needs ../shared/data, the images of CIFAR-10")
+        pytest.skip("needs ../shared/data, the images of CIFAR-10 and MNIST")
     spec = importlib.util.spec_from_file_location("unpack", packed / "unpack.py")
     assert spec is not None
     assert spec.loader is not None
     unpack = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(unpack)
-    images: np.ndarray = unpack.load("cifar10_test_batch", packed, json.loads((packed / "manifest.json").read_text()))
+    images: np.ndarray = unpack.load(name, packed, json.loads((packed / "manifest.json").read_text()))
     return images
