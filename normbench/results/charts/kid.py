@@ -6,6 +6,7 @@ import pandas as pd
 
 from normbench.results.charts.chart import Chart, chart, panels
 from normbench.results.charts.over_time import chosen_times, ends, is_failed, panel
+from normbench.results.charts.scales import logarithmic
 from normbench.results.charts.variants import Looks, encoding, highlighter
 from normbench.results.words import counted
 
@@ -29,7 +30,10 @@ def kid_chart(history: pd.DataFrame, failures: set[tuple[str, int]], names: list
         return None
     look = encoding(drawn, looks, "color", "shape", "strokeDash")
     failed, times = is_failed(history, failures), chosen_times(history["iteration"])
-    each = [panel(name, KIDS[name], history, failed, "iteration", times, look, factor=FACTOR) for name in known]
+    each = [
+        panel(name, KIDS[name], history, failed, "iteration", times, look, FACTOR, logarithmic(history[name]))
+        for name in known
+    ]
     last = history[~failed & (history["iteration"] == times[-1])].groupby("variant")[known[0]].mean()
     return chart(
         "kid",

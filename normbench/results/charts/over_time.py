@@ -52,7 +52,7 @@ def panel(
     x = {"field": time, "type": "quantitative", "scale": {"zero": False, "nice": False, "padding": 8}, "axis": ticks}
     band = {
         "transform": [{"filter": "isValid(datum.low)"}],
-        "mark": {"type": "area"},
+        "mark": {"type": "area", "clip": True},  # A low end may be near 0, which a logarithmic axis leaves out.
         "encoding": {
             "y": {"field": "low", "type": "quantitative"},
             "y2": {"field": "high"},
