@@ -53,7 +53,7 @@ SHAPES_NOTHING = {
     "memory_format_name": "for the record",
     "step_memory": "a cost, measured once all else is made",
     "LiveBytes": "a cost, measured once all else is made",
-    "FILM": "the name of a picture of a run, and how many noises it shows",
+    "FILM": "the name of a picture of a run",
     "SIDE": "the size of the picture that the check of a run expects",
     "ARRAYS": "what the check of the bytes reads",
     "BATCH": "how much of it the check of the bytes reads at a time",

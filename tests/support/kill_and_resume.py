@@ -128,7 +128,7 @@ def left(one: Run) -> dict[str, Any]:
             }
         elif path.suffix in {".npz", ".png"}:
             found[path.name] = files.sha256(path)
-    assert len(found) == (5 if one.kind is Kind.GAN else 4), sorted(found)
+    assert len(found) == (7 if one.kind is Kind.GAN else 4), sorted(found)
     return found
 
 
