@@ -15,7 +15,7 @@ from normbench.methods.conv_norm import ConvNorm2d
 AT_A_TIME = 16  # input channels
 
 
-def extremes(layer: nn.Conv2d | ConvNorm2d, height: int, width: int) -> tuple[float, float] | None:
+def extremes(layer: nn.Conv2d | ConvNorm2d, height: int, width: int) -> list[float] | None:
     """The least and the greatest norm of a channel's response, each relative to its root mean square: 1 if it is flat.
 
     Over all output channels and frequencies of the grid on which a height x width image can be convolved circularly,
@@ -27,7 +27,7 @@ def extremes(layer: nn.Conv2d | ConvNorm2d, height: int, width: int) -> tuple[fl
     power = responses(layer, height, width).square()  # (out, H, W)
     mean = power.mean((1, 2), keepdim=True)
     relative = (power / mean)[(mean > 0).flatten() & mean.isfinite().flatten()].sqrt()
-    return (float(relative.min()), float(relative.max())) if relative.numel() else None
+    return [float(relative.min()), float(relative.max())] if relative.numel() else None
 
 
 def responses(layer: nn.Conv2d | ConvNorm2d, height: int, width: int) -> Tensor:

@@ -35,7 +35,7 @@ class Layer(Strict):
     name: str
     bound: Finite
     estimate: Finite | None
-    spectrum: tuple[Finite, Finite] | None = None
+    spectrum: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = None
 
 
 class Local(Strict):

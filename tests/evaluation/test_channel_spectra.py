@@ -21,7 +21,7 @@ def test_the_response_of_a_convolution_by_numpy(groups: int, stride: int) -> Non
     expected = np.sqrt((np.abs(spectrum) ** 2).sum(1))
     assert found.numpy() == pytest.approx(expected, rel=1e-12)
     relative = expected / np.sqrt((expected**2).mean((1, 2), keepdims=True))
-    assert extremes(layer, 7, 8) == pytest.approx((relative.min(), relative.max()), rel=1e-12)
+    assert extremes(layer, 7, 8) == pytest.approx([relative.min(), relative.max()], rel=1e-12)
 
 
 @pytest.mark.parametrize(("groups", "stride", "padding"), [(1, 1, 1), (2, 1, 0), (1, 2, 1)])
@@ -30,7 +30,7 @@ def test_conv_norm_is_flat_before_its_depthwise_kernel(groups: int, stride: int,
     layer = ConvNorm2d(20, 6, 3, stride, padding, groups)
     with torch.no_grad():
         layer.affine.weight.normal_()
-    assert extremes(layer.eval(), 6, 7) == pytest.approx((1, 1), abs=1e-9)
+    assert extremes(layer.eval(), 6, 7) == pytest.approx([1, 1], abs=1e-9)
 
 
 def test_a_filter_of_another_kernel_is_not_flat(monkeypatch: pytest.MonkeyPatch) -> None:
