@@ -82,7 +82,11 @@ def images(layout: MemoryFormat, count: int = BATCH, size: int = SIZE) -> Images
 def test_every_architecture_is_traced() -> None:
     """A new file of models has a short network here, or is a GAN's."""
     files = {path.stem for path in Path(build.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "activations", "base", "build", "registry", "trial"} == {*SHORT, "sngan", "sngan_resnet"}
+    assert files - {"__init__", "activations", "base", "build", "registry", "trial"} == {
+        *SHORT,
+        "sngan",
+        "sngan_resnet",
+    }
 
 
 def leaves_nothing_behind(done: Operations, what: str) -> None:

@@ -31,17 +31,17 @@ def test_only_the_line_of_the_variant_changes(suite: Path, tmp_path: Path) -> No
     path = tmp_path / "params.yaml"
     before = composed(suite)
     path.write_text(before)
-    tasks = ParamsFile(path).params.suite.tasks
-    if not tasks:
+    suite_of = ParamsFile(path).params.suite
+    if not suite_of.tasks:
         pytest.skip("a suite of GANs alone, which are not tuned")
-    task = tasks[0]
-    write(path, {("batch_norm", task): PLAIN})
+    task, variant = suite_of.tasks[0], suite_of.baseline
+    write(path, {(variant, task): PLAIN})
     changed = lines(path, before)
     assert changed
-    assert all("batch_norm" in line or "tuned" in line or task in line for line in changed), changed
-    assert ParamsFile(path).params.variants["batch_norm"].tuned == {task: PLAIN}
-    write(path, {("batch_norm", task): PLAIN.model_copy(update={"lr": 0.5})})
-    assert ParamsFile(path).params.variants["batch_norm"].tuned[task].lr == 0.5
+    assert all(variant in line or "tuned" in line or task in line for line in changed), changed
+    assert ParamsFile(path).params.variants[variant].tuned == {task: PLAIN}
+    write(path, {(variant, task): PLAIN.model_copy(update={"lr": 0.5})})
+    assert ParamsFile(path).params.variants[variant].tuned[task].lr == 0.5
     assert path.read_text().count("tuned") == before.count("tuned") + 1
 
 
