@@ -37,9 +37,9 @@ AUTHORS: dict[str, dict[str, Any]] = {
     "efficientnet_b0": {"authors_form": True},
 }
 TOLERANCE = dict.fromkeys(("dpn92", "densenet121"), 1e-7)
-# With these, each step multiplies the rounding errors of the whitening: the authors' products, ours and eigenvalues differ
-# by 1e-11 in the first loss, 1e-8 in the second and more in the third. So the third is not compared.
-UNSTABLE = {f"{name}/network_deconvolution": 1e-7 for name in ("senet18", "pnasnet_b", "dpn92")}
+# With these, each step multiplies the rounding errors of the whitening: weights that are moved by 1e-15 of themselves move
+# the third loss by 4e-8 (senet18), 3e-6 (pnasnet_b) and 1e-6 (dpn92), so that another order of sums cannot give it.
+UNSTABLE = {f"{name}/network_deconvolution": [1e-7, 1e-3] for name in ("senet18", "pnasnet_b", "dpn92")}
 # The authors' pre-activation ResNet has a batch norm that it never applies.
 UNUSED = {"preact_resnet18/batch_norm": 128}
 NAMES = ("resnet18", "vgg16", "preact_resnet18", "resnext29_32x4d", "mobilenet_v2", "senet18", "efficientnet_b0")
@@ -184,6 +184,9 @@ def test_three_steps_of_the_authors_network(name: str, method: str) -> None:
         optimizer.step()
     assert losses[0] == pytest.approx(expected["losses"][0], rel=1e-9, abs=0)
     if f"{name}/{method}" in UNSTABLE:
-        assert losses[1] == pytest.approx(expected["losses"][1], rel=UNSTABLE[f"{name}/{method}"], abs=0)
+        for found, theirs, tolerance in zip(
+            losses[1:], expected["losses"][1:], UNSTABLE[f"{name}/{method}"], strict=True
+        ):
+            assert found == pytest.approx(theirs, rel=tolerance, abs=0)
     else:
         assert losses == pytest.approx(expected["losses"], rel=TOLERANCE.get(name, 1e-9), abs=0)
