@@ -82,7 +82,8 @@ def chain(model: nn.Module, images: Tensor) -> list[Link]:
     try:
         nodes = LayerTracer().trace(model).nodes
     except Exception as error:  # The network may be anybody's.
-        raise UserError(f"its forward pass cannot be traced: {blame.one_line(error)}") from None
+        reason = blame.one_line(error)
+        raise UserError(f"its forward pass cannot be traced: {reason}") from None
     layers = {str(node.target): model.get_submodule(str(node.target)) for node in nodes if node.op == "call_module"}
     sizes = sizes_in(model, layers, images)
     found: list[Link] = []
@@ -136,8 +137,10 @@ def add(found: list[Link], name: str, layer: nn.Module, sizes: dict[str, tuple[i
         found[-1].activation = layer
     elif isinstance(layer, AveragePool):
         if size[2:] != (layer.side, layer.side):
-            message = f"{name} averages maps of {size[2]} x {size[3]} pixels: model_options.side has to be their size"
-            raise UserError(message)
+            height, width = size[2:]
+            raise UserError(
+                f"{name} averages maps of {height} x {width} pixels: model_options.side has to be their size"
+            )
     elif not any(computes_as(layer, kind) for kind in (nn.Identity, nn.Flatten, nn.Unflatten)):
         raise UserError(f"nothing is known of the norm of {name}, which is a {type(layer).__name__}")
 
@@ -164,10 +167,9 @@ def check_curved(links: list[Link]) -> None:
     for link in links[:-1]:
         if link.activation is None or derivatives_of(link.activation) is None or isinstance(link.layer, ORTHOGONAL):
             kind = type(link.layer if isinstance(link.layer, ORTHOGONAL) else link.activation).__name__
-            message = (
-                f"nothing is known of the curvature of {kind}: softplus, sigmoid and tanh have one that is bounded"
+            raise UserError(
+                f"nothing is known of the curvature of {kind}: softplus, sigmoid and tanh have a bounded one"
             )
-            raise UserError(message)
     if len(links) < 2 or not computes_as(links[-1].layer, nn.Linear) or links[-1].activation is not None:
         raise UserError("a curvature needs a hidden layer, and a linear layer at the end")
 
