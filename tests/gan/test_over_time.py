@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from normbench.gan import over_time
 from normbench.gan.over_time import kids
+from tests.gan.scores.test_kernel import pair_by_pair
 
 
 class Plain:
@@ -27,23 +25,15 @@ def images(count: int, top: int, seed: int) -> Tensor:
     return torch.randint(0, top, (count, 1, 3, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def one_by_one(fake: np.ndarray, real: np.ndarray) -> float:
-    def k(x: np.ndarray, y: np.ndarray) -> float:
-        return float((np.dot(x, y) / len(x) + 1) ** 3)
-
-    within = [np.mean([k(x, y) for x, y in itertools.permutations(each, 2)]) for each in (fake, real)]
-    return float(sum(within) - 2 * np.mean([k(x, y) for x, y in itertools.product(fake, real)]))
-
-
 def test_each_time_is_the_mean_over_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     extractor, real = Plain(), images(20, 256, 0)
     samples = torch.stack([images(8, 100, 1), images(8, 256, 2)])
     features, _ = extractor(real)
-    expected = [one_by_one(extractor(each)[0].double().numpy(), features.double().numpy()) for each in samples]
+    expected = [pair_by_pair(extractor(each)[0].double().numpy(), features.double().numpy()) for each in samples]
     assert kids(extractor, features, samples) == pytest.approx(expected, rel=1e-9)
     assert expected[0] > 10 * abs(expected[1])  # Dark images are further from the real ones.
     monkeypatch.setattr(over_time, "MOST", 11)
-    some = one_by_one(extractor(samples[0])[0].double().numpy(), features[:11].double().numpy())
+    some = pair_by_pair(extractor(samples[0])[0].double().numpy(), features[:11].double().numpy())
     assert kids(extractor, features, samples)[0] == pytest.approx(some, rel=1e-9)
 
 
