@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from normbench.data.augmentation import Augmentation
 from normbench.system.schema import (
     MOST,
     MemoryFormat,
@@ -114,3 +115,8 @@ class Recipe(Strict):
     compile: Literal["default", "reduce-overhead"] | None = None
     adversary: Adversary | None = None
     loss: Loss | None = None
+
+
+def augmentation(recipe: Recipe) -> Augmentation:
+    """How a recipe varies the training images. A function and no method, so that digests of code follow it."""
+    return Augmentation(recipe.crop_padding, recipe.flip)
