@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from normbench.data.augmentation import Augmentation
 from normbench.functional.placement import memory_format
 from normbench.system.errors import UserError
 from normbench.system.schema import MemoryFormat
@@ -46,6 +47,10 @@ class Images:
         """
         return replace(self, memory_format=memory_format(model, self.pixels.device.type, wanted))
 
+    def batches(self, batch_size: int, drop_last: bool, seed: int, augmentation: Augmentation) -> Batches:
+        """The training batches of these images (see `Batches`)."""
+        return Batches(self, batch_size, drop_last, seed, augmentation)
+
 
 def channels_first(pixels: Tensor) -> Tensor:
     """Permutes images, (N, H, W, C) -> (N, C, H, W); the result is contiguous."""
@@ -62,30 +67,34 @@ def on_device(pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequen
 class Batches:
     """Shuffled training batches with random crops and flips.
 
-    crop_padding: zero pixels added on each side of an image before a random crop of the original size. flip: random
-    horizontal flips. drop_last: leave out a last batch that is smaller than `batch_size`. The order and augmentation of
-    an epoch depend only on (seed, epoch), so all variants see the same batches.
+    drop_last: leave out a last batch that is smaller than `batch_size`. The order and augmentation of an epoch depend
+    only on (seed, epoch), so all variants see the same batches.
     steps: the number of batches in an epoch. Raises UserError if there is none.
     """
 
-    def __init__(self, images: Images, batch_size: int, crop_padding: int, flip: bool, drop_last: bool, seed: int):
-        self.images, self.batch_size, self.flip, self.seed = images, batch_size, flip, seed
+    def __init__(self, images: Images, batch_size: int, drop_last: bool, seed: int, augmentation: Augmentation):
+        self.images, self.batch_size, self.flip, self.seed = images, batch_size, augmentation.flip, seed
         self.steps = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
         if self.steps == 0:
             few = f"{len(images)} training images are fewer than a batch of {batch_size}"
             raise UserError(f"recipe.drop_last: {few}, so that none would be left")
         height, width = images.pixels.shape[-2:]
-        self.offsets = 2 * crop_padding + 1
+        padding = augmentation.crop_padding
+        self.offsets = 2 * padding + 1
         # A view of all crops, (N, C, offsets, offsets, H, W). A batch takes one crop per image from it.
-        self.crops = functional.pad(images.pixels, [crop_padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+        self.crops = functional.pad(images.pixels, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the normalized images (B, C, H, W) and labels (B,) of an epoch, from batch `first` (from 0) on."""
         for pixels, labels in self.pixels(epoch, first):
             yield self.images.normalized(pixels), labels
 
-    def pixels(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the images before normalization, uint8 (B, C, H, W), and labels of an epoch, from batch `first` on."""
+    def pixels(self, epoch: int, first: int = 0, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the images before normalization, uint8 (B, C, H, W), and labels of an epoch, from batch `first` on.
+
+        part: index and count, for a process that takes a share of each batch: of B images the rows from
+        B * index // count up to B * (index + 1) // count. All parts together are the batches of `(0, 1)`.
+        """
         # Random numbers are drawn on the CPU, so that they are the same for every device.
         generator = torch.Generator().manual_seed(derive(self.seed, "batches", epoch))
         count, device = len(self.images), self.images.pixels.device
@@ -94,6 +103,7 @@ class Batches:
         mirrored = to_device(torch.rand(count, generator=generator) < 0.5, device)
         for start in range(first * self.batch_size, self.steps * self.batch_size, self.batch_size):
             chosen = order[start : start + self.batch_size]
+            chosen = chosen[slice(*(len(chosen) * (part[0] + end) // part[1] for end in (0, 1)))]
             pixels = self.crops[chosen, :, top[chosen], left[chosen]]
             if self.flip:
                 pixels = torch.where(mirrored[chosen, None, None, None], pixels.flip(3), pixels)

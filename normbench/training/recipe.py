@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from normbench.data.augmentation import Augmentation
 from normbench.system.schema import (
     MOST,
     MemoryFormat,
@@ -117,3 +118,8 @@ class Recipe(Strict):
     adversary: Adversary | None = None
     loss: Loss | None = None
     replicas: Positive = 1
+
+
+def augmentation(recipe: Recipe) -> Augmentation:
+    """How a recipe varies the training images. A function and no method, so that digests of code follow it."""
+    return Augmentation(recipe.crop_padding, recipe.flip)
