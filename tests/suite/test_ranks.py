@@ -33,6 +33,18 @@ def test_two_processes_train_the_runs_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_torchrun_and_a_sweep_start_processes_too(tmp_path: Path) -> None:
+    folder = SuiteFolder(tmp_path)
+    folder.bind()
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    folder.run(*torchrun, *TRAIN)
+    assert [record.provenance.device.ranks for record in records(tmp_path / "runs").values()] == [2, 2]
+    folder.run("normbench", "sweep", NORMBENCH_RANKS="3")
+    found = [record for record in records(tmp_path / "runs").values() if record.kind == "classification"]
+    assert sorted(record.provenance.device.ranks for record in found) == [1, 2, 2, 3, 3]  # 1: the features of the FID
+
+
+@pytest.mark.slow
 def test_processes_that_are_ended_go_on_in_one(tmp_path: Path) -> None:
     """SIGTERM for the stage ends both processes after they have saved their state."""
     folder = SuiteFolder(tmp_path)
@@ -60,3 +72,5 @@ def test_what_several_processes_cannot_do_is_said_in_a_line(tmp_path: Path) -> N
     folder.bind()
     printed = folder.run(*TRAIN, code=1, NORMBENCH_RANKS="two")
     assert printed == "NORMBENCH_RANKS = 'two': must be a number of processes, e.g. 2\n"
+    printed = folder.run("normbench", "sweep", "--ray", "auto", code=1, NORMBENCH_RANKS="2")
+    assert printed == "NORMBENCH_RANKS = 2: is for the processes of one machine, so not with --ray\n"
