@@ -74,7 +74,7 @@ def train(resolved: Resolved, processes: int | None = None, ray: str | None = No
 
 
 def together(todo: list[Run]) -> tuple[set[int], list[Run]]:
-    """Trains the classifiers one after the other, each by as many processes as NORMBENCH_RANKS says, if it says several.
+    """Trains the classifiers one by one, each by as many processes as NORMBENCH_RANKS says, if it says several.
 
     Returns the exit codes, and the runs that are left.
     """
