@@ -233,6 +233,22 @@ def test_every_method_trains_a_short_network(method_name: str) -> None:
         assert torch.equal(logits, network(x))
 
 
+@pytest.mark.parametrize("method_name", methods.names())
+def test_every_method_has_a_convolution_to_logits(method_name: str) -> None:
+    """It has a bias, as no norm follows it, and each of its pixels hangs on one pixel alone."""
+    torch.manual_seed(0)
+    layer = methods.build(method_name, {}).conv(ConvSpec(8, CLASSES, 1, Role("classifier"))).eval()
+    assert (CLASSES,) in [tuple(value.shape) for key, value in layer.named_parameters() if key.endswith("bias")]
+    x = images(2, 4, 6, 8)
+    other = x.clone()
+    other[:, :, 1, 2] += 1
+    with torch.no_grad():
+        changed = (layer(other) - layer(x)).abs().amax((0, 1)) > 1e-5
+    near = torch.zeros(4, 6, dtype=torch.bool)
+    near[1, 2] = method_name != "fixup"  # whose classifier starts at 0
+    assert torch.equal(changed, near)
+
+
 @pytest.mark.parametrize("head", [FCNHead, DeepLabHead])
 def test_copies_through_the_state(head: Callable[..., nn.Module]) -> None:
     method = NetworkDeconvolution()
