@@ -80,7 +80,7 @@ class Pooled(nn.Module):
         self.conv = ConvNormReLU(method, in_channels, out_channels, 1, role)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return self.conv(x.mean((2, 3), keepdim=True)).expand(-1, -1, x.shape[2], x.shape[3])
 
 
 class DeepLabHead(nn.Module):

@@ -10,6 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
+from normbench.evaluation import fold
 from normbench.methods import registry as methods
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.methods.batch_norm import BatchNorm
@@ -247,6 +248,19 @@ def test_every_method_has_a_convolution_to_logits(method_name: str) -> None:
     near = torch.zeros(4, 6, dtype=torch.bool)
     near[1, 2] = method_name != "fixup"  # whose classifier starts at 0
     assert torch.equal(changed, near)
+
+
+@pytest.mark.parametrize("head", [FCNHead, DeepLabHead])
+@pytest.mark.parametrize("method_name", ["batch_norm", "network_deconvolution", "conv_norm", "spectral_batch_norm"])
+def test_networks_fold(method_name: str, head: Callable[..., nn.Module]) -> None:
+    """Into plain convolutions, the dilated ones too, with the same logits at another size of images."""
+    network = short(methods.build(method_name, {}), head).double().train()
+    network(images(2, 24, 24).double())
+    folded, x = fold(network), images(2, 31, 26).double()
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), network.eval()(x), rtol=1e-9, atol=1e-10)
+    left = [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d | DeconvConv2d)]
+    assert [name for name in left if not name.startswith("aux.")] == []  # that head has no part in an evaluation
 
 
 @pytest.mark.parametrize("head", [FCNHead, DeepLabHead])
