@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -117,6 +118,25 @@ def test_shapes(name: str) -> None:
             evaluated = network.eval()(x)
             assert evaluated.shape == shape
             assert evaluated.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "method_name", ["batch_norm", "network_deconvolution", "conv_norm", "spectral_batch_norm", "fantastic_four"]
+)
+def test_channels_last_and_bfloat16(method_name: str) -> None:
+    """Another memory format changes nothing, and a step in bfloat16 has logits in float32 and finite gradients."""
+    method = methods.build(method_name, {})
+    network, x = short(method).train(), images(2, 24, 24)
+    network(x)
+    expected = network.eval()(x)
+    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    found = last(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    with torch.autocast("cpu", torch.bfloat16):
+        made = last.train()(x)
+    assert [y.dtype for y in made] == [torch.float32, torch.float32]
+    sum(y.square().mean() for y in made).backward()
+    assert all(p.grad.isfinite().all() for p in last.parameters())
 
 
 @ON_SEGMENTERS
