@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from normbench.data import intact, prepared
-from normbench.data.batches import Batches
+from normbench.data import intact, streamed
 from normbench.data.prepared import Splits
 from normbench.gan import trainer
 from normbench.gan.task import GanTask
@@ -21,6 +20,7 @@ from normbench.system import device as devices
 from normbench.system.progress import Progress
 from normbench.training import certified, classifier
 from normbench.training.logits import default_batch_size, logits
+from normbench.training.recipe import augmentation
 from normbench.training.task import Task
 
 WARM, STEPS = 3, 20  # steps before the measurement, in which kernels are chosen, and measured steps
@@ -124,7 +124,7 @@ def _of_classifier(run: Run, task: Task, data: Splits, watch: Stopwatch) -> Cost
     start = time.perf_counter()
     classifier.step_memory(prepared_run)
     rest += time.perf_counter() - start
-    batches = Batches(prepared_run.train, task.recipe.batch_size, 0, False, task.recipe.drop_last, 0)
+    batches = prepared_run.train.batches(task.recipe.batch_size, task.recipe.drop_last, 0, augmentation(task.recipe))
     return Cost(watch.step(), batches.steps * task.recipe.epochs, rest + watch.before(), 0)
 
 
@@ -182,7 +182,7 @@ def _measured(runs: list[Run], device: str) -> list[Cost]:
             progress.update(number, f"{STEPS} steps of {run.task.name} {run.variant.name}")
             if run.bound.path not in data:
                 intact.check_bound(run.bound)
-                data = {run.bound.path: prepared.load(run.bound, device)}
+                data = {run.bound.path: streamed.load(run.bound, device)}
             found.append(measure(run, data[run.bound.path]))
     torch.set_num_threads(before)
     return found
