@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,10 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 # Beside the arrays of a dataset of image files: its `files`, `<class>/<file>` for each test image, and its `background`
 # (see `Origin`).
 TEST_FILES = "test_files.json"
+# Of a dataset whose training images stay in their files (see `normbench.data.stream`): the paths of these, and the
+# arrays that make its content.
+TRAIN_FILES = "train_files"
+STREAMED = ("train_sha256", "train_sizes", "train_labels", "test_images", "test_labels")
 BATCH = 1024  # images processed at a time, where a dataset may be larger than the memory
 
 
@@ -86,14 +91,18 @@ def resize(images: np.ndarray, size: Size, title: str) -> np.ndarray:
     return resized
 
 
-def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hexadecimal sha256 over the four arrays, in the order train_images, train_labels, test_images, test_labels.
+def fingerprint(arrays: Mapping[str, np.ndarray], stream: object = None) -> str:
+    """Hexadecimal sha256 over the arrays, in the order train_images, train_labels, test_images, test_labels.
+
+    Of streamed images it is over `stream`, how they are read, as a line of JSON, and the arrays of STREAMED.
 
     Each array contributes the line `<name> <dtype> <shape, joined by x>\\n` in ASCII, e.g. `train_labels int64 1437`,
     and then its bytes in C order, integers little-endian.
     """
     digest = hashlib.sha256()
-    for name in ARRAYS:
+    if stream is not None:
+        digest.update(json.dumps(stream, sort_keys=True).encode() + b"\n")
+    for name in ARRAYS if stream is None else STREAMED:
         array = arrays[name]
         digest.update(f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n".encode("ascii"))
         little_endian = array.dtype.newbyteorder("<")

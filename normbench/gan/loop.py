@@ -215,7 +215,7 @@ class Training:
         self.generator_optim = adam(of_generator, self.recipe)
         self.discriminator_optim = adam(groups(setting.method, discriminator, self.recipe), self.recipe)
         self.rates = [group["lr"] for group in self.param_groups]
-        self.diversity = Diversity(images.pixels, COMPARED)
+        self.diversity = Diversity(images.pixels[:], COMPARED)
         self.outcome = Outcome(copy.deepcopy(generator).eval())
         self.step = 0
         self.losses: list[Tensor] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from normbench.data import intact, prepared
+from normbench.data import intact, streamed
 from normbench.data.bound import Bound
 from normbench.runs import store
 from normbench.runs.run import OUTPUTS, Kind, Run
@@ -46,7 +46,7 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
             intact.check_bound(bound)
             devices.prepare(device)
             devices.preload()
-            data = functools.cache(lambda: prepared.load(bound, device))
+            data = functools.cache(lambda: streamed.load(bound, device))
             side_by_side([functools.partial(claim_and_train, run, data) for run in todo], device, task.recipe.threads)
     if ranks.rank() > 0:
         return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from normbench.data import intact, prepared
+from normbench.data import intact, streamed
 from normbench.data.prepared import Splits
 from normbench.gan import trainer
 from normbench.gan.task import GanTask
@@ -182,7 +182,7 @@ def _measured(runs: list[Run], device: str) -> list[Cost]:
             progress.update(number, f"{STEPS} steps of {run.task.name} {run.variant.name}")
             if run.bound.path not in data:
                 intact.check_bound(run.bound)
-                data = {run.bound.path: prepared.load(run.bound, device)}
+                data = {run.bound.path: streamed.load(run.bound, device)}
             found.append(measure(run, data[run.bound.path]))
     torch.set_num_threads(before)
     return found

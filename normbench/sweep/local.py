@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from normbench.data import prepared
+from normbench.data import streamed
 from normbench.data.bound import Validation
 from normbench.data.prepared import Splits
 from normbench.runs import store
@@ -73,7 +73,7 @@ def train_all(todo: list[Run], processes: int, device: str, done: Callable[[Run]
                     waiting.remove(run)
                     images = run.bound.path, run.bound.validation
                     if forked and images not in data:
-                        data = {images: prepared.load(run.bound, device)}
+                        data = {images: streamed.load(run.bound, device)}
                     with preemption.saved():  # Only children in the list are told to end.
                         running.append(start(context, run, data.get(images), processes))
                     if preemption.requested():

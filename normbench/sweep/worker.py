@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from normbench.data import intact, prepared
+from normbench.data import intact, streamed
 from normbench.data.prepared import Splits
 from normbench.runs import store
 from normbench.runs.run import Run
@@ -80,7 +80,7 @@ def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: 
         if data is not None:
             return data
         intact.check_bound(run.bound)
-        return prepared.load(run.bound, devices.choose())
+        return streamed.load(run.bound, devices.choose())
 
     try:
         if not train_here(run, images, beside, tell):

@@ -299,8 +299,16 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "the scale of pixels": ("data/batches.py", replaced("div_(255)", "div_(256)"), "training"),
     "which mean is used": ("data/prepared.py", replaced("bound.mean, bound.std", "bound.std, bound.std"), "training"),
     "the order of images": ("data/batches.py", replaced("torch.randperm(count", "torch.arange(count"), "training"),
-    "the random crops": ("data/batches.py", replaced("2 * padding + 1", "2 * padding"), "training"),
-    "how a recipe varies images": ("training/recipe.py", replaced("recipe.flip)", "not recipe.flip)"), "training"),
+    "the random crops": (
+        "data/batches.py",
+        replaced("2 * augmentation.crop_padding + 1", "2 * augmentation.crop_padding"),
+        "training",
+    ),
+    "how a recipe varies images": (
+        "training/recipe.py",
+        replaced("crop_padding, recipe.flip)", "crop_padding, not recipe.flip)"),
+        ("training classification", "training with a loss"),
+    ),
     "label noise": (
         "data/labels.py",
         replaced("round(fraction * len(result))", "int(fraction * len(result))"),
