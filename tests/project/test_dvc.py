@@ -32,8 +32,8 @@ CARRIERS = (
         f"normbench/system/{name}.py"
         for name in ("errors", "files", "fingerprint", "layout", "meaning", "plugins", "preemption", "progress")
     ),
-    *(f"normbench/system/{name}.py" for name in ("npy", "schema", "scratch", "side_by_side", "source_tree", "stage")),
-    *(f"normbench/system/{name}.py" for name in ("blame", "intact", "narrowing", "quantities", "text")),
+    *(f"normbench/system/{name}.py" for name in ("npy", "ranks", "schema", "scratch", "side_by_side", "source_tree")),
+    *(f"normbench/system/{name}.py" for name in ("blame", "intact", "narrowing", "quantities", "stage", "text")),
     "normbench/data/intact.py",
     *(f"normbench/{folder}/registry.py" for folder in ("evaluation", "methods", "models")),
     *(f"normbench/{name}.py" for name in ("data/bound", "gan/task", "methods/base", "models/base", "training/task")),
