@@ -1,4 +1,4 @@
-"""The four arrays of a dataset: validation, resizing, writing, and their fingerprint."""
+"""The four arrays of a dataset: names, validation, resizing, writing, and their fingerprint."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from normbench.system.progress import Progress
 from normbench.system.size import Size, sides
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+MASKED = ("train_images", "train_masks", "test_images", "test_masks")  # of a dataset of segmentation
 # Beside the arrays of a dataset of image files: its `files`, `<class>/<file>` for each test image, and its `background`
 # (see `Origin`).
 TEST_FILES = "test_files.json"
-BATCH = 1024  # images processed at a time, where a dataset may be larger than the memory
+BATCH = 1024  # most images processed at a time, where a dataset may be larger than the memory
+BYTES = 1 << 26  # most bytes of such images
 
 
 def save(arrays: Mapping[str, np.ndarray], request: Request, out: Path) -> None:
@@ -86,17 +88,31 @@ def resize(images: np.ndarray, size: Size, title: str) -> np.ndarray:
     return resized
 
 
+def at_a_time(array: np.ndarray) -> int:
+    """How many images or labels of an array are processed at a time; no result depends on it."""
+    return max(1, min(BATCH, BYTES // max(1, array[:1].nbytes)))
+
+
+def names_in(folder: Path) -> tuple[str, ...]:
+    """The names of the arrays of the prepared dataset in a folder: with masks, if a file of masks is there."""
+    masked = any((folder / f"{name}.npy").exists() for name in MASKED if name.endswith("masks"))
+    return MASKED if masked else ARRAYS
+
+
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
     """Hexadecimal sha256 over the four arrays, in the order train_images, train_labels, test_images, test_labels.
+
+    A dataset of segmentation has masks in the place of the labels.
 
     Each array contributes the line `<name> <dtype> <shape, joined by x>\\n` in ASCII, e.g. `train_labels int64 1437`,
     and then its bytes in C order, integers little-endian.
     """
     digest = hashlib.sha256()
-    for name in ARRAYS:
+    for name in MASKED if "train_masks" in arrays else ARRAYS:
         array = arrays[name]
         digest.update(f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n".encode("ascii"))
         little_endian = array.dtype.newbyteorder("<")
-        for start in range(0, len(array), BATCH):
-            digest.update(np.ascontiguousarray(array[start : start + BATCH], little_endian).tobytes())
+        rows = at_a_time(array)
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows], little_endian).tobytes())
     return digest.hexdigest()

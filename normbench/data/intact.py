@@ -27,7 +27,7 @@ def check(folder: Path, fingerprint: str) -> None:
 
     folder: that of the prepared dataset. It is read once in a process, unless one of its files changes.
     """
-    paths = {name: folder / f"{name}.npy" for name in arrays.ARRAYS}
+    paths = {name: folder / f"{name}.npy" for name in arrays.names_in(folder)}
     try:
         key = fingerprint, *(f"{path.absolute()} {intact.signature(path)}" for path in paths.values())
         if key in _checked:
@@ -100,7 +100,7 @@ def _culprit(folder: Path) -> Path:
     noted = meta(folder).get("files")
     for name, expected in noted.items() if isinstance(noted, dict) else ():
         path = folder / f"{name}.npy"
-        if name in arrays.ARRAYS and intact.sha256(path) != expected:
+        if name in (*arrays.ARRAYS, *arrays.MASKED) and intact.sha256(path) != expected:
             return path
     return folder
 

@@ -5,6 +5,9 @@ A prepared dataset is a folder with `train_images.npy`, `test_images.npy` (uint8
 class_names (list or null), channels, image_size (one number for a square, or height and width), train, test (numbers of
 images), mean, std (for each channel, pixels in 0..1), origin, sha256 (of the source's archive, null where there is
 none), fingerprint (see `normbench.data.arrays.fingerprint`), files (the sha256 of each file, by array) and note.
+
+A dataset of segmentation has `train_masks.npy` and `test_masks.npy` (uint8, N x H x W; see `normbench.data.masks`) in
+the place of the labels, and `masks` in its meta.json (see `normbench.data.bound.Masks`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from normbench.data import arrays
+from normbench.data import arrays, masks
 from normbench.data.sources import registry
 from normbench.data.sources.base import ADDED_KEYS, COMMON_KEYS, Origin, Request
 from normbench.system import blame, files
@@ -37,16 +40,19 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
     if not isinstance(origin, Origin):
         where = blame.definition(vars(kind).get("write")) or spec["source"]
         raise request.error(f"{where}: write returned a {type(origin).__name__}; expected an Origin")
-    stored = {name: np.load(out / f"{name}.npy", mmap_mode="r") for name in arrays.ARRAYS}
-    for name, array in arrays.checked(stored, f"dataset '{request.dataset}'").items():
+    names = arrays.MASKED if kind.has_masks else arrays.ARRAYS
+    stored = {name: np.load(out / f"{name}.npy", mmap_mode="r") for name in names}
+    for name, array in () if kind.has_masks else arrays.checked(stored, f"dataset '{request.dataset}'").items():
         if (array.shape, array.dtype) != (stored[name].shape, stored[name].dtype):
             wrote, needed = (f"{each.dtype} {by(each.shape)}" for each in (stored[name], array))
             raise request.error(f"the source wrote {name} as {wrote}, but {needed} is needed")
+    if kind.has_masks:
+        masks.check(stored, origin.class_names or [], request)
     count, height, width, channels = stored["train_images"].shape
     if request.image_size is not None and sides(request.image_size) != (height, width):
         asked = by(sides(request.image_size))
         raise request.error(f"the source wrote images of {height} x {width} pixels, {asked} were asked for")
-    classes = int(stored["train_labels"].max()) + 1
+    classes = len(origin.class_names or []) if kind.has_masks else int(stored["train_labels"].max()) + 1
     if origin.class_names is not None and len(origin.class_names) != classes:
         raise request.error(f"the source names {len(origin.class_names)} classes, the labels have {classes}")
     mean, std = statistics(stored["train_images"], spec["mean"], spec["std"], request)
@@ -64,9 +70,11 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         "origin": origin.text,
         "sha256": origin.sha256,
         "fingerprint": arrays.fingerprint(stored),
-        "files": {name: files.sha256(out / f"{name}.npy") for name in arrays.ARRAYS},
+        "files": {name: files.sha256(out / f"{name}.npy") for name in names},
         "note": "; ".join([*([spec["note"]] if spec["note"] else []), *origin.notes]) or None,
     }
+    if kind.has_masks:
+        meta["masks"] = {"ignored": masks.IGNORED, "names": origin.class_names}
     if origin.test_files is not None:
         facts = {"files": origin.test_files, "background": origin.background}
         files.write_json(out / arrays.TEST_FILES, facts)
@@ -91,8 +99,9 @@ def statistics(
     if mean is not None and std is not None:
         return list(mean), list(std)
     counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), arrays.BATCH):
-        batch = images[start : start + arrays.BATCH]
+    rows = arrays.at_a_time(images)
+    for start in range(0, len(images), rows):
+        batch = images[start : start + rows]
         for channel in range(channels):
             counts[channel] += np.bincount(batch[..., channel].ravel(), minlength=256)
     weights, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255

@@ -9,7 +9,7 @@ import numpy as np
 
 from normbench.corruptions.constants import GROUPS
 from normbench.runs.record import Record
-from normbench.runs.run import Kind
+from normbench.runs.run import SCORED_IN
 from normbench.system import arrays, layout
 from normbench.system.errors import UserError
 
@@ -72,7 +72,7 @@ class Predictions:
 
 def read(task: str, variant: str, record: Record) -> Predictions | str:
     """Returns the predictions of a finished classifier, or why there are none."""
-    path = layout.SCORES / Kind.CLASSIFICATION / task / variant / f"{record.seed}.npz"
+    path = SCORED_IN[record.kind] / task / variant / f"{record.seed}.npz"
     names = ("names", "severities", "index", "clean", "corrupted")
     try:
         found = arrays.read_npz(path, names, optional=("attack_index", *ATTACKS))
