@@ -72,9 +72,10 @@ class Role:
     place: `stem` (the first convolution), `body`, `downsample` (a shortcut that changes size or channels), `depthwise`
         (a convolution with one input channel per group), `grouped` (one with several channels per group), `projection`
         (the 1x1 convolution at the end of a bottleneck), `gate` (the 1x1 convolutions of squeeze-and-excitation, on
-        (N, C, 1, 1), which have no norm), `head` (the classifier) or, for an activation, `addition` (it follows a
-        residual addition). A norm has the place of the convolution that it belongs to: the one before it, or in
-        pre-activation networks the one after it. Any other activation has the place of the norm that it follows.
+        (N, C, 1, 1), which have no norm), `head` (the linear classifier), `classifier` (the 1x1 convolution at the end
+        of a segmentation head, from channels to logits, which has no norm) or, for an activation, `addition` (it
+        follows a residual addition). A norm has the place of the convolution that it belongs to: the one before it, or
+        in pre-activation networks the one after it. Any other activation has the place of the norm that it follows.
     stage: index of the stage (a run of blocks at one resolution; the block that lowers it is the first of a stage).
     last_stage: whether that is the last stage.
     last_in_block: whether the layer is the last convolution, or the last norm, before a residual addition. In networks
@@ -100,7 +101,8 @@ class Role:
 class ConvSpec:
     """A convolution that a model asks for: arguments of `torch.nn.Conv2d`, with a square kernel, and its role.
 
-    bias: whether it has one though a norm follows it. Methods that add a bias of their own, or none, may ignore it.
+    dilation: pixels from one tap of the kernel to the next. bias: whether it has one though a norm follows it. Methods
+    that add a bias of their own, or none, may ignore it.
     """
 
     in_channels: int
@@ -111,21 +113,31 @@ class ConvSpec:
     padding: int = 0
     groups: int = 1
     bias: bool = False
+    dilation: int = 1
+
+    @property
+    def without_norm(self) -> bool:
+        """Whether the architecture has no norm that belongs to the convolution: in a gate, and where it classifies."""
+        return self.role.place in ("gate", "classifier")
 
     @property
     def biased(self) -> bool:
-        """Whether the architecture's own convolution has a bias: if it asks for one, or in a gate, without a norm."""
-        return self.bias or self.role.place == "gate"
+        """Whether the architecture's own convolution has a bias: if it asks for one, or has no norm."""
+        return self.bias or self.without_norm
 
-    def plain(self, bias: bool) -> Conv2d:
-        """The plain convolution that this describes, with torch's default initialization."""
-        return Conv2d(
+    def plain(self, bias: bool, kind: type[Conv2d] = Conv2d) -> Conv2d:
+        """The plain convolution that this describes, with the initial weights of the architecture: torch's default.
+
+        kind: its class, which is made like a Conv2d.
+        """
+        return kind(
             self.in_channels,
             self.out_channels,
             self.kernel_size,
             self.stride,
             self.padding,
-            groups=self.groups,
+            self.dilation,
+            self.groups,
             bias=bias,
         )
 

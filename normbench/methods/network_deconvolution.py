@@ -260,8 +260,8 @@ class ChannelDeconv(nn.Module):
 
 # Options that the authors' code sets for layers, by (architecture, place). In their MobileNetV2, the statistics of a
 # projection also pool as many channels as its block has.
-# The linear block of MobileNetV2 and the block of PNASNet-A, which matters where 88 channels become 176, are from the
-# run list of amazon-science/network-deconvolution-pp at 3d796af5.
+# The linear block of MobileNetV2 (below) and the block of PNASNet-A, which matters where 88 channels become 176, are
+# from the run list of amazon-science/network-deconvolution-pp at 3d796af5.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("vgg", "stem"): {"freeze": True, "iterations": 15},
     ("senet", "stem"): {"freeze": True, "iterations": 15},
@@ -271,22 +271,33 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("mobilenet_v2", "stem"): {"freeze": True, "iterations": 10},
     ("mobilenet_v2", "depthwise"): {"iterations": 1},
     ("mobilenet_v2", "projection"): {"iterations": 1},
-    ("mobilenet_v2", "head"): {"block": 640},
     ("dpn", "stem"): {"freeze": True, "iterations": 10},
     ("pnasnet_a", "stem"): {"freeze": True, "iterations": 10},
     ("pnasnet_a", "downsample"): {"block": 44},
     ("pnasnet_b", "stem"): {"freeze": True, "iterations": 10},
     ("efficientnet", "stem"): {"freeze": True, "iterations": 10},
     ("lenet", "stem"): {"freeze": True, "iterations": 15},
+    ("imagenet_resnet", "stem"): {"freeze": True, "iterations": 15},
+    ("imagenet_vgg", "stem"): {"freeze": True, "iterations": 15},
+    ("imagenet_densenet", "stem"): {"freeze": True, "iterations": 15},
+    ("segmentation", "stem"): {"freeze": True, "iterations": 15},
 }
+# The block of all linear layers, by architecture: those of ImageNet are built with 64.
+LINEAR_BLOCKS = {"mobilenet_v2": 640, "imagenet_resnet": 64, "imagenet_vgg": 64, "imagenet_densenet": 64}
+# Architectures whose batch norms after the 1x1 convolutions of shortcuts stay.
+KEEP_SHORTCUT_NORMS = ("imagenet_resnet", "segmentation")
+# Architectures whose whitened convolutions start, as their plain ones do, from normal weights with He's variance for
+# the outputs. In the others of ImageNet's size, the authors' code draws those weights for plain convolutions alone.
+KAIMING = ("imagenet_resnet",)
 
 
 @dataclass(frozen=True)
 class NetworkDeconvolution(Method):
-    """Every convolution becomes a DeconvConv2d, the classifier a DeconvLinear, and there are no norms.
+    """Every convolution becomes a DeconvConv2d, every linear layer a DeconvLinear, and there are no norms.
 
-    linear_block: the block of DeconvLinear; 0 keeps an ordinary classifier. authors_settings: whether certain layers of
-    certain architectures use the settings of the authors' code (SETTINGS). The other options are those of DeconvConv2d.
+    linear_block: the block of DeconvLinear; 0 keeps ordinary linear layers. authors_settings: whether certain layers of
+    certain architectures are those of the authors' code: SETTINGS, LINEAR_BLOCKS, KEEP_SHORTCUT_NORMS and KAIMING, and
+    one block for all channels of a convolution to logits. The other options are those of DeconvConv2d.
     """
 
     block: Count = 64
@@ -307,25 +318,39 @@ class NetworkDeconvolution(Method):
         role = spec.role
         if self.authors_settings and role.architecture == "mobilenet_v2" and role.place == "projection":
             options["block"] = spec.in_channels // role.expansion
-        return DeconvConv2d(
+        if self.authors_settings and role.place == "classifier":
+            options["block"] = spec.in_channels
+        layer = DeconvConv2d(
             spec.in_channels,
             spec.out_channels,
             spec.kernel_size,
             spec.stride,
             spec.padding,
-            groups=spec.groups,
+            spec.dilation,
+            spec.groups,
             eps=self.eps,
             momentum=self.momentum,
             sampling_stride=self.sampling_stride,
             covariance=self.covariance,
             **options,
         )
+        if self.authors_settings and role.architecture in KAIMING:
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        return layer
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
-        return nn.Identity()
+        kept = role.place == "downsample" and role.architecture in KEEP_SHORTCUT_NORMS
+        return nn.BatchNorm2d(channels) if self.authors_settings and kept else nn.Identity()
 
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
         if self.linear_block == 0:
             return nn.Linear(in_features, out_features)
-        options: dict[str, Any] = {"block": self.linear_block, "iterations": self.iterations} | self.settings(role)
-        return DeconvLinear(in_features, out_features, eps=self.eps, momentum=self.momentum, **options)
+        block = LINEAR_BLOCKS.get(role.architecture, self.linear_block) if self.authors_settings else self.linear_block
+        return DeconvLinear(
+            in_features,
+            out_features,
+            block=block,
+            iterations=self.iterations,
+            eps=self.eps,
+            momentum=self.momentum,
+        )

@@ -1,17 +1,20 @@
 """The definition of a model: its entry in the table of models, and the decorators that register it.
 
-A model is a function with one of the two decorators, in a file of this folder or in a file of the user's own. It builds
-a network through the hooks of a method. Its options are its other arguments, which have defaults:
+A model is a function with one of the three decorators, in a file of this folder or in a file of the user's own. It
+builds a network through the hooks of a method. Its options are its other arguments, which have defaults:
 
     @register_classifier(least_size=32)
     def my_net(method: Method, channels: int, classes: int, *, width: int = 64) -> nn.Module: ...
+
+    @register_segmenter(least_size=32)
+    def my_segmenter(method: Method, channels: int, classes: int, *, width: int = 64) -> nn.Module: ...
 
     @register_gan(least_size=8, divisor=4)
     def my_gan(method: Method, channels: int, size: int, latent: int, *, width: int = 64): ...
 
 In params.yaml, `model: my_net` refers to a model of this folder, which needs no entry elsewhere, and
 `model: my_models/net.py:my_net` to a model of the user's own. There the decorator may be left out, and a
-`torch.nn.Module` class with these arguments is a model too.
+`torch.nn.Module` class with these arguments is a model too: a classifier, or a GAN by the names of its arguments.
 """
 
 from __future__ import annotations
@@ -29,18 +32,23 @@ from normbench.system.errors import UserError, hint
 from normbench.system.plugins import Table, imported, is_place, registers
 from normbench.system.schema import LARGEST, MOST
 
-Kind = Literal["classifier", "gan"]
+Kind = Literal["classifier", "segmenter", "gan"]
 Networks = nn.Module | tuple[nn.Module, nn.Module]
 Function = TypeVar("Function", bound=Callable[..., Networks])
 
 # The arguments of a model function of each kind, in this order, before its options.
 TAKES: dict[Kind, tuple[str, ...]] = {
     "classifier": ("method", "channels", "classes"),
+    "segmenter": ("method", "channels", "classes"),
     "gan": ("method", "channels", "size", "latent"),
 }
 # What the function of a GAN may take besides, by keyword, with None as the default: the number of classes, whose labels
 # then are the second argument of both networks, and a method whose hooks build the generator.
-MAY_TAKE: dict[Kind, tuple[str, ...]] = {"classifier": (), "gan": ("classes", "generator_method")}
+MAY_TAKE: dict[Kind, tuple[str, ...]] = {
+    "classifier": (),
+    "segmenter": (),
+    "gan": ("classes", "generator_method"),
+}
 OPTION_TYPES = (bool, int, float, str)
 
 
@@ -48,9 +56,9 @@ OPTION_TYPES = (bool, int, float, str)
 class Model:
     """A registered model.
 
-    name: the name of its function, and of the model in params.yaml. kind: `classifier` or `gan`. function: builds the
-    network, before the method initialises it (see `normbench.models.build`). least_size: the smallest side of
-    images that it accepts, in pixels. divisor: a number by which each side must be divisible.
+    name: the name of its function, and of the model in params.yaml. kind: `classifier`, `segmenter` or `gan`.
+    function: builds the network, before the method initialises it (see `normbench.models.build`). least_size: the
+    smallest side of images that it accepts, in pixels. divisor: a number by which each side must be divisible.
     """
 
     name: str
@@ -116,7 +124,7 @@ class Model:
         A GAN accepts square images only, because its function is given one side.
         """
         fits = all(side >= self.least_size and side % self.divisor == 0 for side in (height, width))
-        square = self.kind == "classifier" or height == width
+        square = self.kind != "gan" or height == width
         if fits and square:
             return None
         needed = "" if square else "square images, "
@@ -140,6 +148,16 @@ def register_classifier(*, least_size: int = 1, divisor: int = 1) -> Callable[[F
     The network maps images (N, channels, H, W) to logits (N, classes). least_size, divisor: see `Model`.
     """
     return _registers("classifier", least_size, divisor)
+
+
+@registers
+def register_segmenter(*, least_size: int = 1, divisor: int = 1) -> Callable[[Function], Function]:
+    """Decorator that registers `function(method, channels, classes, *, options) -> network` under its name.
+
+    The network maps images (N, channels, H, W) to logits of their pixels (N, classes, H, W). In training mode it may
+    return two of these, its own and those of an auxiliary head. least_size, divisor: see `Model`.
+    """
+    return _registers("segmenter", least_size, divisor)
 
 
 @registers
@@ -181,7 +199,7 @@ def _check(model: Model) -> None:
 
 
 def names(kind: Kind | None = None) -> list[str]:
-    """The names of the models in this folder, of one kind, or of both if `kind` is None."""
+    """The names of the models in this folder, of one kind, or of all if `kind` is None."""
     return [name for name in MODELS.names() if kind is None or MODELS.entries[name].kind == kind]
 
 

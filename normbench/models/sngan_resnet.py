@@ -41,8 +41,8 @@ class Drawn(ConvSpec):
 
     gain: float = 1.0
 
-    def plain(self, bias: bool) -> Conv2d:
-        layer = super().plain(bias)
+    def plain(self, bias: bool, kind: type[Conv2d] = Conv2d) -> Conv2d:
+        layer = super().plain(bias, kind)
         nn.init.xavier_uniform_(layer.weight, self.gain)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -31,6 +31,7 @@ def names() -> dict[str, dict[str, dict[str, Any]]]:
             for name in (*methods.names(), *of_folder(methods.OWN, methods.own))
         },
         "models": {name: model.options() for name, model in networks.items() if model.kind == "classifier"},
+        "segmentation models": {name: model.options() for name, model in networks.items() if model.kind == "segmenter"},
         "GAN models": {name: model.options() for name, model in networks.items() if model.kind == "gan"},
         "dataset sources": {name: of_dataclass(sources.source_class(name)) for name in sources.names()},
         "corruptions": {name: {} for name in NAMES},

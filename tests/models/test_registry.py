@@ -70,7 +70,7 @@ def test_the_published_names_are_there() -> None:
         *("vgg11", "vgg13", "vgg16", "vgg19", "preact_resnet18", "densenet100", "densenet121"),
         *("resnext29_2x64d", "resnext29_32x4d", "mobilenet_v2", "senet18"),
     }
-    assert set(registry.names()) == {*registry.names("classifier"), *registry.names("gan")}
+    assert set(registry.names()) == {name for kind in base.TAKES for name in registry.names(kind)}
 
 
 @pytest.mark.parametrize("name", registry.names())
