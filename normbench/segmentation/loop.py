@@ -24,7 +24,7 @@ from normbench.training.meter import Meter
 from normbench.training.optimization import autocast
 from normbench.training.recipe import Recipe
 
-AUX = "aux_classifier."  # the beginning of the names of an auxiliary head's parameters, as in torchvision
+AUX = "aux."  # the beginning of the names of the parameters of an auxiliary head
 
 
 def fit(

@@ -66,6 +66,15 @@ def protocol(recipe: SegmentationRecipe, bound: Bound) -> Protocol:
     return Protocol(classes, True, *scaled(height, width, recipe.base_size or min(height, width)))
 
 
+def names_of(recipe: SegmentationRecipe, bound: Bound) -> list[str]:
+    """The names of the classes of the network, in their order. Those that no pixel can have are called `unused`."""
+    known = bound.masks.names if bound.masks is not None else []
+    chosen = protocol(recipe, bound)
+    names = ["void", *known] if chosen.void else list(known)
+    unused = chosen.classes - len(names)
+    return names + (["unused"] if unused == 1 else [f"unused {number + 1}" for number in range(unused)])
+
+
 def crop_size(recipe: SegmentationRecipe, bound: Bound) -> Size:
     """The size of the images that a network is trained on."""
     return bound.image_size if recipe.crop_size is None else recipe.crop_size

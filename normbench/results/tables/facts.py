@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from normbench import methods
+from normbench.data.bound import Masks
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.costs import costed
 from normbench.results.tables.means import Runs
@@ -70,6 +71,7 @@ class DatasetFacts(Strict):
     test: int
     origin: str
     note: str | None
+    masks: Masks | None = None
 
     @property
     def shape(self) -> str:
