@@ -126,7 +126,7 @@ class Watch:
         if not isinstance(spec, ConvSpec):
             raise self.fail(self.model_line(), f"conv was given {described(spec)}; expected a ConvSpec")
         self.role(spec.role)
-        padded = 2 * spec.padding - spec.kernel_size
+        padded = 2 * spec.padding - spec.dilation * (spec.kernel_size - 1) - 1
 
         def size(x: Tensor) -> tuple[int, ...]:
             return (len(x), spec.out_channels, *((side + padded) // spec.stride + 1 for side in x.shape[2:]))

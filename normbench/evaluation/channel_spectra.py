@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.methods.conv_norm import ConvNorm2d
+from normbench.spectral import spread
 
 AT_A_TIME = 16  # input channels
 
@@ -33,11 +34,12 @@ def extremes(layer: nn.Conv2d | ConvNorm2d, height: int, width: int) -> list[flo
 def responses(layer: nn.Conv2d | ConvNorm2d, height: int, width: int) -> Tensor:
     """The norms over input channels of each output channel's response, (out, H + kh - 1, W + kw - 1), float64.
 
-    That of a ConvNorm2d is its normalized convolution, without the depth-wise kernel and the batch norm that follow.
-    It is measured by what the layer itself makes of an impulse in each of its input channels.
+    kh and kw are the pixels from the first to the last tap of the kernel, dilation included. The response of a
+    ConvNorm2d is that of its normalized convolution, without the depth-wise kernel and the batch norm that follow. It
+    is measured by what the layer itself makes of an impulse in each of its input channels.
     """
-    rows, columns = (size + taps - 1 for size, taps in zip((height, width), layer.kernel_size, strict=True))
-    weight = layer.weight.detach().double()
+    weight = spread(layer.weight.detach().double(), (layer.dilation[0], layer.dilation[1]))
+    rows, columns = (size + taps - 1 for size, taps in zip((height, width), weight.shape[2:], strict=True))
     if not isinstance(layer, ConvNorm2d):
         return torch.fft.fft2(weight, s=(rows, columns)).abs().square().sum(1).sqrt()
     whole = copy.deepcopy(layer).double()

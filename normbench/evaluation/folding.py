@@ -124,10 +124,16 @@ def convolution(layer: DeconvConv2d | ConvNorm2d, weight: Tensor, bias: Tensor) 
 
     weight: (out, in/groups, kh, kw). bias: (out,).
     """
-    dilation = layer.dilation if isinstance(layer, DeconvConv2d) else 1
     out, share = weight.shape[:2]
     conv = Conv2d(
-        share * layer.groups, out, layer.kernel_size, layer.stride, layer.padding, dilation, layer.groups, device="meta"
+        share * layer.groups,
+        out,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.groups,
+        device="meta",
     )
     conv.weight, conv.bias = nn.Parameter(weight.contiguous()), nn.Parameter(bias)
     return conv.eval()

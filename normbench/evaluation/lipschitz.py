@@ -27,7 +27,7 @@ from normbench.methods.conv_norm import ConvNorm2d
 from normbench.methods.fixup import BiasedConv2d, ScalarAffine, ScalarBias
 from normbench.methods.scaled_weight_standardization import ScaledActivation, SkipInit
 from normbench.methods.soc import SocConv2d
-from normbench.spectral import affine_norm, conv_bound, zero_padded_norm
+from normbench.spectral import affine_norm, conv_bound, spread, zero_padded_norm
 from normbench.spectral.frequencies import highest, singular_values_above, symbols
 from normbench.spectral.kernels import by_group, largest_singular_value
 from normbench.system import blame
@@ -36,6 +36,7 @@ from normbench.system.errors import UserError
 NEUTRAL = (
     nn.ReLU,
     nn.Identity,
+    nn.Dropout,
     nn.Flatten,
     nn.Unflatten,
     nn.Tanh,
@@ -162,12 +163,13 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
             if isinstance(padding, str) or layer.padding_mode != "zeros":
                 kind = padding if isinstance(padding, str) else layer.padding_mode
                 raise Unbounded(f"no norm is known for a convolution with padding '{kind}'")
-            if len(set(layer.stride)) > 1 or set(layer.dilation) != {1}:
-                raise Unbounded("no norm is known for a convolution with dilation, or two different strides")
-            bound = conv_bound(layer.weight, layer.stride[0], groups=layer.groups)
-            estimate = zero_padded_norm(
-                layer.weight, (sizes[2], sizes[3]), layer.stride[0], (padding[0], padding[1]), groups=layer.groups
-            )
+            if len(set(layer.stride)) > 1:
+                raise Unbounded("no norm is known for a convolution with two different strides")
+            stride, dilated = layer.stride[0], spread(layer.weight, (layer.dilation[0], layer.dilation[1]))
+            # The symbols of a dilated kernel are those of the kernel itself at other frequencies.
+            bound = conv_bound(layer.weight if stride == 1 else dilated, stride, groups=layer.groups)
+            padded = (padding[0], padding[1])
+            estimate = zero_padded_norm(dilated, (sizes[2], sizes[3]), stride, padded, groups=layer.groups)
         case nn.Linear() if computes_as(layer, nn.Linear):
             bound = estimate = largest_singular_value(by_group(layer.weight, 1)[0, :, :, 0, 0])
         case ConvNorm2d():
@@ -214,6 +216,9 @@ def layer_norms(layer: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any] | No
             bound = estimate = torch.stack([torch.linalg.matrix_norm(matrix, 2) for matrix in averaged]).prod()
         case nn.MaxPool2d() if layer.kernel_size == layer.stride and layer.dilation == 1:
             return None
+        case nn.MaxPool2d(kernel_size=int(side), stride=int(step), dilation=1):
+            # A pixel is in at most so many windows along each axis, and moves the largest of each by what it moves.
+            return {"bound": float(-(-side // step)), "estimate": None}
         case _ if any(computes_as(layer, kind) for kind in NEUTRAL):
             return None
         case _:
@@ -236,14 +241,14 @@ def filtered_bound(layer: ConvNorm2d, sizes: tuple[int, ...]) -> Tensor:
     height, width = sizes[2] + layer.full[0], sizes[3] + layer.full[1]
     kernels = by_group(layer.weight, layer.groups)
     # Half of the grid, as in `symbols`: the norms at opposite frequencies are the same.
-    scale = inverse_spectrum_norm(kernels.flatten(0, 1), height, width)[..., : width // 2 + 1]
+    scale = inverse_spectrum_norm(kernels.flatten(0, 1), height, width, layer.dilation)[..., : width // 2 + 1]
     if not scale.isfinite().all():
         return scale.new_tensor(math.inf)
     scale = scale.reshape(*kernels.shape[:2], -1).permute(2, 0, 1)[..., None]
 
     def normalized() -> Iterator[Tensor]:
         done = 0
-        for some in symbols(kernels, height, width):
+        for some in symbols(kernels, height, width, layer.dilation):
             yield some * scale[done : done + len(some)]
             done += len(some)
 

@@ -1,6 +1,7 @@
 """The circular filters of ConvNorm (Liu et al., arXiv 2103.00673): computing them from a kernel, and applying them.
 
-The symbol of a filter is its frequency response: one factor per frequency.
+The symbol of a filter is its frequency response: one factor per frequency. Where a kernel is dilated, `dilation` says
+by how many rows and columns its neighbouring taps are apart.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from normbench.functional.tables import table
 Window = tuple[Pair, Pair]
 
 
-def inverse_spectrum_norm(weight: Tensor, height: int, width: int) -> Tensor:
+def inverse_spectrum_norm(weight: Tensor, height: int, width: int, dilation: Pair = (1, 1)) -> Tensor:
     """The reciprocal norm of each output channel's kernel spectrum, (out, height, width), without an eps.
 
     weight: (out, in, kh, kw). height, width: the grid of frequencies. The norm is taken over input channels.
     """
-    cosines = table(all_cosines, *weight.shape[2:], height, width, like=weight)
+    cosines = table(all_cosines, *weight.shape[2:], *dilation, height, width, like=weight)
     return inverse_root(matmul(autocorrelation(weight), cosines)).view(len(weight), height, width)
 
 
@@ -48,7 +49,7 @@ def inverse_root(square: Tensor) -> Tensor:
 
 
 def lags(kh: int, kw: int, device: torch.device) -> Tensor:
-    """The offsets between two taps of a kernel, one of each pair of opposite ones: int64 (L, 2)."""
+    """The offsets between two taps of a kernel, in taps, one of each pair of opposite ones: int64 (L, 2)."""
     rows, columns = torch.arange(kh, device=device), torch.arange(1 - kw, kw, device=device)
     return torch.cartesian_prod(rows, columns)[kw - 1 :]
 
@@ -61,12 +62,13 @@ def pairs_of_lags(kh: int, kw: int, dtype: torch.dtype, device: torch.device) ->
     return ((offset == known).all(2) | (offset == -known).all(2)).to(dtype)
 
 
-def cosines(kernel: Pair, grid: Pair, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
-    """cos(2 pi (u i / H + v j / W)) for all `lags` (i, j) of a kernel and frequencies (u, v): (L, R, S).
+def cosines(kernel: Pair, dilation: Pair, grid: Pair, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """cos(2 pi (u i / H + v j / W)) for all `lags` of a kernel, (i, j) in pixels, and frequencies (u, v): (L, R, S).
 
     grid: (H, W). rows, columns: u and v, int64 (R,) and (S,).
     """
     lag = lags(*kernel, rows.device)
+    lag = torch.stack([lag[:, 0] * dilation[0], lag[:, 1] * dilation[1]], 1)
     # Reduced modulo the size while still an integer, because the cosine of a large angle loses digits.
     down, across = (
         (lag[:, axis, None] * frequency % size).to(dtype) * (2 * math.pi / size)
@@ -75,39 +77,50 @@ def cosines(kernel: Pair, grid: Pair, rows: Tensor, columns: Tensor, dtype: torc
     return torch.cos(down[:, :, None] + across[:, None, :])
 
 
-def all_cosines(kh: int, kw: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`cosines` at all frequencies of a grid, (L, height * width)."""
+def all_cosines(
+    kh: int, kw: int, down: int, across: int, height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """`cosines` at all frequencies of a grid, (L, height * width). down, across: the dilation."""
     rows, columns = (torch.arange(size, device=device) for size in (height, width))
-    return cosines((kh, kw), (height, width), rows, columns, dtype).flatten(1)
+    return cosines((kh, kw), (down, across), (height, width), rows, columns, dtype).flatten(1)
 
 
-def half_of_cosines(kh: int, kw: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`cosines` at frequencies with v up to half the width, (L, height * (width // 2 + 1))."""
+def half_of_cosines(
+    kh: int, kw: int, down: int, across: int, height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """`cosines` at frequencies with v up to half the width, (L, height * (width // 2 + 1)). down, across: dilation."""
     rows, columns = torch.arange(height, device=device), torch.arange(width // 2 + 1, device=device)
-    return cosines((kh, kw), (height, width), rows, columns, dtype).flatten(1)
+    return cosines((kh, kw), (down, across), (height, width), rows, columns, dtype).flatten(1)
 
 
-def cosines_of_pairs(kh: int, kw: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def cosines_of_pairs(
+    kh: int, kw: int, down: int, across: int, height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """`cosines` at pairs of `real_fourier.frequencies`, then at the same with v negative, each times 4.
 
     (2 * (height // 2 + 1) * (width // 2 + 1), L). With the factor, the reciprocal root is half of what it is without.
+    down, across: the dilation.
     """
     rows, columns = (real_fourier.frequencies(size, device) for size in (height, width))
-    both = [cosines((kh, kw), (height, width), rows, sign * columns, dtype).flatten(1) for sign in (1, -1)]
+    both = [
+        cosines((kh, kw), (down, across), (height, width), rows, sign * columns, dtype).flatten(1) for sign in (1, -1)
+    ]
     return 4 * torch.cat(both, 1).T.contiguous()
 
 
-def filter_of(weight: Tensor, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def filter_of(
+    weight: Tensor, height: int, width: int, dtype: torch.dtype, dilation: Pair = (1, 1)
+) -> tuple[Tensor, ...]:
     """What `filtered` needs to divide channels by the norms of their kernels' spectra, as constants for the gradient.
 
     weight: (out, in, kh, kw). height, width: of the images. dtype: of the arithmetic, float32 or float64. On a CPU the
     result is a `Filter`, elsewhere the symbol at frequencies up to half the width, (out, height, width // 2 + 1).
     """
     if weight.device.type != "cpu":
-        return Symbols([weight]).at(height, width, dtype)
+        return Symbols([weight], dilation).at(height, width, dtype)
     with torch.autocast("cpu", enabled=False), torch.no_grad():
         correlation = autocorrelation(exact(weight))
-        cosines = table(cosines_of_pairs, *weight.shape[2:], height, width, like=correlation)
+        cosines = table(cosines_of_pairs, *weight.shape[2:], *dilation, height, width, like=correlation)
         halves = inverse_root(cosines @ correlation.T)
         straight, mirrored = halves.view(2, height // 2 + 1, width // 2 + 1, -1)
         return real_fourier.acting(straight, mirrored, (height, width), dtype)
@@ -123,11 +136,12 @@ class Symbols:
 
     The size is known once the first of the layers meets its images. The symbols of all of them are computed then, so
     that none hangs on what sizes an earlier pass had.
-    weights: (out, in, kh, kw), with the same in, kh and kw. They are constants for the gradient.
+    weights: (out, in, kh, kw), with the same in, kh and kw. They are constants for the gradient. dilation: of all.
     """
 
-    def __init__(self, weights: Sequence[Tensor]):
+    def __init__(self, weights: Sequence[Tensor], dilation: Pair = (1, 1)):
         self.kernel, self.channels = weights[0].shape[2:], [len(weight) for weight in weights]
+        self.dilation = dilation
         with torch.autocast(weights[0].device.type, enabled=False), torch.no_grad():
             self.correlation = autocorrelation(exact(torch.cat(list(weights)) if len(weights) > 1 else weights[0]))
         self.known: dict[tuple[int, int, torch.dtype], tuple[Tensor, ...]] = {}
@@ -136,7 +150,8 @@ class Symbols:
         """Those at frequencies up to half the width of images (height, width): (out, height, width // 2 + 1) each."""
         if (height, width, dtype) not in self.known:
             with torch.autocast(self.correlation.device.type, enabled=False), torch.no_grad():
-                cosines = table(half_of_cosines, *self.kernel, height, width, like=self.correlation)
+                form = (*self.kernel, *self.dilation, height, width)
+                cosines = table(half_of_cosines, *form, like=self.correlation)
                 symbols = inverse_root(self.correlation @ cosines).to(dtype).view(-1, height, width // 2 + 1)
                 self.known[height, width, dtype] = symbols.split(self.channels)
         return self.known[height, width, dtype]

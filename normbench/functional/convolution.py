@@ -62,14 +62,16 @@ def conv2d(
     return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def full_conv2d(x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
-    """The full convolution of x (N, in, H, W) with weight (out, in/groups, kh, kw): (N, out, H+kh-1, W+kw-1).
+def full_conv2d(x: Tensor, weight: Tensor, groups: int = 1, dilation: Pair = (1, 1)) -> Tensor:
+    """The full convolution of x (N, in, H, W) with weight (out, in/groups, kh, kw).
 
-    It follows autocast as `torch.nn.functional.conv2d` does.
+    It is (N, out, H + (kh-1) * dilation[0], W + (kw-1) * dilation[1]). It follows autocast as
+    `torch.nn.functional.conv2d` does.
     """
     kind = x.device.type
-    if kind != "cpu":
-        return functional.conv2d(x, weight, padding=(weight.shape[2] - 1, weight.shape[3] - 1), groups=groups)
+    if kind != "cpu" or dilation != (1, 1):
+        down, across = ((taps - 1) * apart for taps, apart in zip(weight.shape[2:], dilation, strict=True))
+        return functional.conv2d(x, weight, padding=(down, across), dilation=dilation, groups=groups)
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         x, weight = x.to(torch.get_autocast_dtype(kind)), weight.to(torch.get_autocast_dtype(kind))
     return FullConvolution.apply(x, weight, groups)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from normbench.functional.blocks import blocks
+from normbench.functional.blocks import blocks, check_size
 from normbench.functional.cayley_transform import cayley
 from normbench.functional.constants import constant
 from normbench.functional.maxmin import MaxMin
@@ -36,15 +36,16 @@ from normbench.functional.together import Together, compute_together
 from normbench.methods.base import ConvSpec, Method, Role
 
 
-def phases(height: int, width: int, taps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def phases(height: int, width: int, taps: int, dilation: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Real and imaginary parts of exp(i(ps + qt)): (2, height * (width // 2 + 1), taps^2).
 
-    p and q count the taps from the middle of the kernel; s and t are the frequencies of a transform of real images.
+    p and q are the pixels from the middle of the kernel to its taps; s and t are the frequencies of a transform of real
+    images.
     """
     down, across, taps_down = (
         torch.arange(count, dtype=torch.float64, device=device) for count in (height, width // 2 + 1, taps)
     )
-    offsets = taps_down - (taps - 1) // 2
+    offsets = dilation * (taps_down - (taps - 1) // 2)
     turns = (down[:, None] * offsets / height)[:, None, :, None] + (across[:, None] * offsets / width)[:, None, :]
     angles = (2 * torch.pi * turns).flatten(2).flatten(0, 1)
     return torch.stack([angles.cos(), angles.sin()]).to(dtype)
@@ -71,18 +72,28 @@ class Scaled(torch.autograd.Function):
 class CayleyConv2d(nn.Module):
     """Orthogonal circular convolution: (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), rounded up.
 
-    kernel_size: odd. Under autocast, the result has the precision of a convolution; what is in between is float32.
+    kernel_size: odd. dilation: 1 where there is a stride, else any. Under autocast, the result has the precision of a
+    convolution; what is in between is float32.
     Parameters: weight (out, in/groups * stride^2, k, k), k = max(1, kernel_size // stride); alpha, 0-d; bias (out,).
     Raises ValueError for an even kernel.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+    ):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(
                 f"CayleyConv2d: kernel_size {kernel_size} is even; its middle would lie between two pixels"
             )
-        self.stride, self.groups, self.taps = stride, groups, max(1, kernel_size // stride)
+        self.stride, self.groups, self.dilation = stride, groups, dilation
+        self.taps = max(1, kernel_size // stride)
         drawn = nn.Conv2d(in_channels * stride**2, out_channels, self.taps, groups=groups)
         self.weight, self.bias = drawn.weight, drawn.get_parameter("bias")
         self.alpha = nn.Parameter(torch.linalg.vector_norm(drawn.weight.detach()))
@@ -112,7 +123,8 @@ class CayleyConv2d(nn.Module):
         """The matrices of the scaled kernel, before the transform."""
         kernel = Scaled.apply(self.weight.to(dtype), self.alpha.to(dtype))
         out, inputs = kernel.shape[:2]
-        parts = matmul(table(phases, height, width, self.taps, like=kernel), kernel.flatten(2).flatten(0, 1).mT)
+        waves = table(phases, height, width, self.taps, self.dilation, like=kernel)
+        parts = matmul(waves, kernel.flatten(2).flatten(0, 1).mT)
         return torch.complex(*parts.unbind()).view(-1, out // self.groups, inputs)
 
 
@@ -135,15 +147,13 @@ class Cayley(Method):
     """Orthogonal convolutions and linear layers, MaxMin as the activation, no norms."""
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        """Raises ValueError for a padding that is not half of the kernel: the convolution is circular."""
+        """Raises ValueError for a padding that changes the size, and for a stride with a dilation."""
         if spec.role.place == "gate":
             return super().conv(spec)
-        if spec.padding != spec.kernel_size // 2:
-            raise ValueError(
-                f"cayley: a circular convolution keeps the size, so a {spec.kernel_size}x{spec.kernel_size} kernel "
-                f"has the padding {spec.kernel_size // 2}, not {spec.padding}"
-            )
-        return CayleyConv2d(spec.in_channels, spec.out_channels, spec.kernel_size, spec.stride, spec.groups)
+        check_size("cayley: a circular", spec.kernel_size, spec.stride, spec.padding, spec.dilation)
+        return CayleyConv2d(
+            spec.in_channels, spec.out_channels, spec.kernel_size, spec.stride, spec.groups, spec.dilation
+        )
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
         return nn.Identity()

@@ -6,7 +6,9 @@ follow.
 
 Deviations: the filter is computed from the weights at evaluation too, where the authors keep a running average of it,
 so that a layer can be evaluated at any image size and before any training step; it differs from theirs by the lag of
-that average. `dilation` does not exist, as the authors' filter ignores it. The authors' `bpconv` is called `affine`.
+that average. The filter of a dilated kernel is that of its own spectrum, where the authors' ignores the dilation. The
+authors' `bpconv` is called `affine`; it is not dilated, in their code either. The convolution to the logits of a
+segmentation head is plain, as linear classifiers are.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ class DepthwiseConv2d(nn.Conv2d):
 class ConvNorm2d(nn.Module):
     """Convolution with normalized channels: (N, in_channels, H, W) -> (N, out_channels, H', W').
 
-    kernel_size, stride, padding: a number or (rows, columns); kernels are odd, and padding is at most kernel_size - 1.
-    The convolution has no bias.
+    kernel_size, stride, padding, dilation: a number or (rows, columns); kernels are odd, and padding is at most
+    dilation * (kernel_size - 1). The convolution has no bias.
     affine: whether there is a learned depth-wise kernel, and affine parameters in the batch norm.
     batch_norm: whether a batch norm follows.
     Parameters: weight (out, in/groups, kh, kw), affine.weight (out, 1, kh, kw), affine.bias (out,), batch_norm.*.
@@ -58,20 +60,23 @@ class ConvNorm2d(nn.Module):
         stride: int | Pair = 1,
         padding: int | Pair = 0,
         groups: int = 1,
+        dilation: int | Pair = 1,
         *,
         affine: bool = True,
         batch_norm: bool = True,
     ):
         super().__init__()
-        self.kernel_size, self.stride, self.padding = pair(kernel_size), pair(stride), pair(padding)
+        self.kernel_size, self.stride, self.padding, self.dilation = map(pair, (kernel_size, stride, padding, dilation))
         if any(size % 2 == 0 for size in self.kernel_size):
             raise ValueError(f"ConvNorm2d: kernel_size {kernel_size} is even; the depth-wise kernel needs an odd one")
-        self.full = (self.kernel_size[0] - 1, self.kernel_size[1] - 1)  # the padding of a full convolution
+        steps = (self.kernel_size[0] - 1, self.kernel_size[1] - 1)
+        self.full = (self.dilation[0] * steps[0], self.dilation[1] * steps[1])  # the padding of a full convolution
         if any(some > most for some, most in zip(self.padding, self.full, strict=True)):
-            raise ValueError(f"ConvNorm2d: padding {padding} is more than kernel_size - 1 = {max(self.full)}")
+            limit = "kernel_size - 1" if self.dilation == (1, 1) else "dilation * (kernel_size - 1)"
+            raise ValueError(f"ConvNorm2d: padding {padding} is more than {limit} = {max(self.full)}")
         self.weight = nn.Conv2d(in_channels, out_channels, self.kernel_size, groups=groups, bias=False).weight
         self.groups = groups
-        half = (self.full[0] // 2, self.full[1] // 2)
+        half = (steps[0] // 2, steps[1] // 2)
         self.affine = (
             DepthwiseConv2d(out_channels, out_channels, self.kernel_size, padding=half, groups=out_channels)
             if affine
@@ -116,16 +121,17 @@ class ConvNorm2d(nn.Module):
             size, dtype = (x.shape[2], x.shape[3]), torch.promote_types(x.dtype, torch.float32)
             form = (self.weight, size, crop, self.stride, dtype)
             return constant(self, (size, dtype), (), lambda: FourierConvolution(*form))(x)
-        full = full_conv2d(x, weight, self.groups)
+        full = full_conv2d(x, weight, self.groups, self.dilation)
         return filtered(full, self.filter(full), crop, self.stride)
 
     def by_spectra(self, x: Tensor) -> bool:
-        """Whether spectra are multiplied: on a CPU, where the weight is constant, and not in bfloat16.
+        """Whether spectra are multiplied: on a CPU, where the weight is constant and not dilated, and not in bfloat16.
 
         In bfloat16, a CPU convolves so much faster that the rest of this way, in float32, takes longer.
         """
         kind = x.device.type
-        single = kind == "cpu" and self.groups == 1 and not torch.is_autocast_enabled(kind)
+        single = kind == "cpu" and self.groups == 1 and self.dilation == (1, 1)
+        single = single and not torch.is_autocast_enabled(kind)
         return single and keeps(self, (self.weight,)) and fits(self.weight, (x.shape[2], x.shape[3]))
 
     def filter(self, full: Tensor) -> tuple[Tensor, ...]:
@@ -134,7 +140,7 @@ class ConvNorm2d(nn.Module):
         if self.symbols is not None:
             symbols, place = self.symbols
             return (symbols.at(*form)[place],)
-        return constant(self, form, (), lambda: filter_of(self.weight, *form))
+        return constant(self, form, (), lambda: filter_of(self.weight, *form, self.dilation))
 
     def rounded_by_autocast(self) -> list[tuple[str, Tensor]]:
         """The names and values of the parameters that autocast converts when a convolution uses them.
@@ -155,9 +161,9 @@ def compute_ahead(layers: list[ConvNorm2d]) -> None:
     for layer in layers:
         if layer.kernel_size != (1, 1):
             # Most layers with as many input channels get images of one size, and so have one table of cosines.
-            alike.setdefault((layer.weight.shape[1:], layer.groups), []).append(layer)
+            alike.setdefault((layer.weight.shape[1:], layer.groups, layer.dilation), []).append(layer)
     for some in alike.values():
-        symbols = Symbols([layer.weight for layer in some])
+        symbols = Symbols([layer.weight for layer in some], some[0].dilation)
         for place, layer in enumerate(some):
             layer.symbols = symbols, place
     kind = layers[0].weight.device.type
@@ -195,15 +201,15 @@ def forget(network: nn.Module) -> list[ConvNorm2d]:
 class ConvNorm(Method):
     """Every convolution, the stem and the shortcuts included, becomes a ConvNorm2d with a batch norm of its own.
 
-    Exceptions are the gates of squeeze-and-excitation, which act on a single pixel per image. The authors have no
-    network with gates.
+    Exceptions are the gates of squeeze-and-excitation, which act on a single pixel per image, and the convolution to
+    logits. The authors have no network with either.
     """
 
     affine: bool = True
     batch_norm: bool = True
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        if spec.role.place == "gate":
+        if spec.without_norm:
             return super().conv(spec)
         return ConvNorm2d(
             spec.in_channels,
@@ -212,6 +218,7 @@ class ConvNorm(Method):
             spec.stride,
             spec.padding,
             spec.groups,
+            spec.dilation,
             affine=self.affine,
             batch_norm=self.batch_norm,
         )

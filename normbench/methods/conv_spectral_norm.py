@@ -40,8 +40,8 @@ START_SIZE = 8  # pixels a side, before the size of the images is known
 class ConvUnitNorm(Together):
     """A parametrization that divides the weight of a convolution by the norm of the convolution.
 
-    layer: the convolution, of which stride, padding and groups are taken. In training mode each use takes `steps` steps
-    of power iteration; in evaluation the image stays what it is.
+    layer: the convolution, of which stride, padding, dilation and groups are taken. In training mode each use takes
+    `steps` steps of power iteration; in evaluation the image stays what it is.
     Buffer: _v (in, height, width), an image whose channels of each group have norm 1.
     """
 
@@ -49,10 +49,11 @@ class ConvUnitNorm(Together):
 
     def __init__(self, layer: nn.Conv2d, steps: int):
         super().__init__()
-        self.kernel_size, self.stride = layer.kernel_size, layer.stride
+        self.kernel_size, self.stride, self.dilation = layer.kernel_size, layer.stride, layer.dilation
         self.padding = narrowed(layer.padding, tuple, "the padding of a convolution")
         self.groups, self.steps = layer.groups, steps
-        height, width = (max(START_SIZE, taps) for taps in layer.kernel_size)
+        reaches = [(taps - 1) * apart + 1 for taps, apart in zip(layer.kernel_size, layer.dilation, strict=True)]
+        height, width = (max(START_SIZE, reach) for reach in reaches)
         drawn = torch.randn(layer.in_channels, height, width, dtype=layer.weight.dtype, device=layer.weight.device)
         self.register_buffer("_v", drawn)
         with torch.no_grad():
@@ -85,13 +86,13 @@ class ConvUnitNorm(Together):
 
     def patches(self) -> Tensor:
         """The patches of the image under the kernel: (groups, in/groups * kh * kw, pixels of the output)."""
-        found = functional.unfold(self._v, self.kernel_size, 1, self.padding, self.stride)
+        found = functional.unfold(self._v, self.kernel_size, self.dilation, self.padding, self.stride)
         return found.view(self.groups, -1, found.shape[-1])
 
     def image(self, patches: Tensor) -> Tensor:
         """The adjoint of `patches`, with the groups apart: (groups, in/groups * height * width)."""
         found = functional.fold(
-            patches.flatten(0, 1), self._v.shape[1:], self.kernel_size, 1, self.padding, self.stride
+            patches.flatten(0, 1), self._v.shape[1:], self.kernel_size, self.dilation, self.padding, self.stride
         )
         return found.view(self.groups, -1)
 

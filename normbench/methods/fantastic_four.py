@@ -118,7 +118,8 @@ class TrackedNorms(nn.Module):
             weight = weight * gain.view(-1, *[1] * (weight.dim() - 1))
         if not isinstance(layer, nn.Conv2d):
             return weight[:, :, None, None]
-        if self.by_phase and layer.stride[0] == layer.stride[1] > 1:
+        # The phases of a dilated kernel are others; ignoring the stride leaves a bound.
+        if self.by_phase and layer.stride[0] == layer.stride[1] > 1 and max(layer.dilation) == 1:
             weight = polyphase(weight, layer.stride[0])
         return weight
 

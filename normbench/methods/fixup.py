@@ -53,6 +53,13 @@ class BiasedConv2d(nn.Module):
         return self.layer(self.shift(x))
 
 
+def classifier(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+    """The layer that gives the logits, set to 0, with a scalar bias in front of it."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.get_parameter("bias"))
+    return nn.Sequential(ScalarBias(), layer)
+
+
 @dataclass(frozen=True)
 class Fixup(Method):
     """Scalar biases and scales take the place of norms, and the initial weights keep deep residual networks stable.
@@ -63,7 +70,9 @@ class Fixup(Method):
     lr_factor: Positive = 0.1
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        layer = spec.plain(bias=spec.role.place == "gate")
+        layer = spec.plain(bias=spec.without_norm)
+        if spec.role.place == "classifier":
+            return classifier(layer)
         return layer if spec.role.place in ("stem", "gate") else BiasedConv2d(layer, spec.role)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:
@@ -73,10 +82,7 @@ class Fixup(Method):
 
     def linear(self, in_features: int, out_features: int, *, role: Role) -> nn.Module:
         layer = nn.Linear(in_features, out_features)
-        if role.place == "head":
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        return nn.Sequential(ScalarBias(), layer)
+        return classifier(layer) if role.place == "head" else nn.Sequential(ScalarBias(), layer)
 
     def initialize(self, model: nn.Module) -> None:
         """Draws the weights of convolutions by He's rule (fan-out) and rescales those of the residual branches.

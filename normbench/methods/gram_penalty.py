@@ -160,7 +160,8 @@ class GramPenalty(Method):
         layers: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d):
-                by_phase = self.polyphase and layer.stride[0] > 1
+                # The phases of a dilated kernel are others; ignoring the stride leaves a bound.
+                by_phase = self.polyphase and layer.stride[0] > 1 and max(layer.dilation) == 1
                 weight = polyphase(layer.weight, layer.stride[0]) if by_phase else layer.weight
                 layers[(layer.groups, *weight.shape)].append(weight)
         stacks = [(stacked(some, key[0]), key[0]) for key, some in layers.items()]

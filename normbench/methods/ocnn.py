@@ -11,7 +11,8 @@ blocks of two 3x3 convolutions the first one alone; of bottlenecks all three.
 Deviations: P is the largest multiple of S below k, so that all shifts with an overlap count. The released code has
 padding 1, which leaves out the outer shifts of a 3x3 kernel at stride 1; at stride 2 it takes the shifts -1 and 1, at
 which no two copies of the kernel lie, and asks for the identity at (1, 1). `padding: released` does the same. Each
-group of a grouped convolution is compared with itself alone, and a layer has one norm over its groups.
+group of a grouped convolution is compared with itself alone, and a layer has one norm over its groups. A dilated kernel
+at stride 1 overlaps with itself where the shift is a multiple of the dilation, and there as the kernel itself does.
 """
 
 from __future__ import annotations
@@ -108,12 +109,14 @@ class OCNN(Method):
     layers: Literal["released", "all"] = "released"
 
     def conv(self, spec: ConvSpec) -> nn.Module:
+        """Raises ValueError for a dilated convolution with a stride, whose overlaps are not those of its kernel."""
         role = spec.role
         first = spec.kernel_size == 1 or not role.last_in_block
-        if role.place in ("stem", "gate") or not (first or self.layers == "all"):
+        if role.place == "stem" or spec.without_norm or not (first or self.layers == "all"):
             return super().conv(spec)
-        sizes = spec.in_channels, spec.out_channels, spec.kernel_size, spec.stride, spec.padding
-        return PenalizedConv2d(*sizes, groups=spec.groups, bias=False)
+        if spec.kernel_size > 1 and spec.stride > 1 and spec.dilation > 1:
+            raise ValueError(f"ocnn: no penalty is known of a convolution with stride {spec.stride} and dilation")
+        return spec.plain(bias=False, kind=PenalizedConv2d)
 
     def penalty(self, model: nn.Module, moment: Moment = START) -> Tensor | None:
         alike: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)

@@ -130,9 +130,9 @@ class OrthogonalWeights(Method):
     classifier: bool = False
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        if spec.role.place == "gate":
+        if spec.role.place == "gate" or (spec.without_norm and not self.classifier):
             return super().conv(spec)
-        layer = spec.plain(bias=not self.batch_norm)
+        layer = spec.plain(bias=not self.batch_norm or spec.without_norm)
         return self.orthogonal(layer, spec.groups)
 
     def norm(self, channels: int, *, role: Role) -> nn.Module:

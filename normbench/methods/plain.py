@@ -22,7 +22,13 @@ from normbench.system.schema import SCALARS, is_expressible
 from normbench.system.source_tree import INSTALLED
 
 CHANNELS = ("num_features", "num_channels", "channels")  # what the number of channels may be called, beside the first
-PLACED = {"stride", "padding", "groups", "bias"}  # arguments of a convolution that its place in the network decides
+PLACED = {
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "bias",
+}  # arguments of a convolution that its place in the network decides
 SWITCH = "apply_act"  # an argument that switches an activation off which a norm contains, as in timm
 ELSEWHERE = {"device", "dtype"}  # arguments that are not the method's business
 HOOKS = {name for name, value in vars(Method).items() if inspect.isfunction(value) and not name.startswith("_")}
@@ -71,17 +77,17 @@ class PlainNorm(PlainMethod):
 
 @dataclass(frozen=True)
 class PlainConv(PlainMethod):
-    """A plain class takes the place of every convolution but gates; batch norms follow, so that it has no bias.
+    """A plain class takes the place of every convolution that has a norm; batch norms follow, so that it has no bias.
 
-    accepted: which of stride, padding, groups and bias the class takes.
+    accepted: which of stride, padding, dilation, groups and bias the class takes.
     """
 
     accepted: ClassVar[frozenset[str]]
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        if spec.role.place == "gate":
+        if spec.without_norm:
             return super().conv(spec)
-        placed = {"stride": spec.stride, "padding": spec.padding, "groups": spec.groups, "bias": False}
+        placed = {name: getattr(spec, name) for name in ("stride", "padding", "dilation", "groups")} | {"bias": False}
         for name, value in placed.items():
             # A class without `bias` decides itself; one without the others cannot build what is asked for.
             if (

@@ -89,7 +89,7 @@ class ScaledWeightStandardization(Method):
 
     def conv(self, spec: ConvSpec) -> nn.Module:
         """Raises ValueError for a filter of a single weight, which has no variance."""
-        if spec.role.place == "gate":
+        if spec.without_norm:
             return super().conv(spec)
         if spec.kernel_size == 1 and spec.in_channels == spec.groups:
             raise ValueError("scaled_weight_standardization: a 1x1 filter of one channel has a single weight")

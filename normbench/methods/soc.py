@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from normbench.functional.blocks import blocks
+from normbench.functional.blocks import blocks, check_size
 from normbench.functional.constants import constant
 from normbench.functional.maxmin import MaxMin
 from normbench.functional.power_iteration import EPS, quotients
@@ -136,8 +136,8 @@ def units(vectors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 class SocConv2d(nn.Module):
     """Orthogonal convolution with zero padding: (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride).
 
-    Sizes are rounded up. kernel_size: odd. train_terms, eval_terms: of the series after the identity. Under autocast
-    the convolutions follow it, but not the kernel.
+    Sizes are rounded up. kernel_size: odd. dilation: 1 where there is a stride, else any. train_terms, eval_terms: of
+    the series after the identity. Under autocast the convolutions follow it, but not the kernel.
     Parameters: bias (out,), and weight (groups * c, c, k, k), c the larger number of channels of a group: in/groups *
     stride^2 or out/groups. It is parametrized (see `Skew`), so that `layer.weight` is the kernel of J. Raises
     ValueError for an even kernel.
@@ -150,6 +150,7 @@ class SocConv2d(nn.Module):
         kernel_size: int,
         stride: int = 1,
         groups: int = 1,
+        dilation: int = 1,
         *,
         train_terms: int = 5,
         eval_terms: int = 12,
@@ -157,7 +158,8 @@ class SocConv2d(nn.Module):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"SocConv2d: kernel_size {kernel_size} is even; its transpose would be shifted")
-        self.stride, self.groups, self.train_terms, self.eval_terms = stride, groups, train_terms, eval_terms
+        self.stride, self.groups, self.dilation = stride, groups, dilation
+        self.train_terms, self.eval_terms = train_terms, eval_terms
         self.inputs, self.outputs = in_channels * stride**2 // groups, out_channels // groups
         self.channels = max(self.inputs, self.outputs)
         drawn = torch.empty(groups * self.channels, self.channels, kernel_size, kernel_size)
@@ -171,8 +173,9 @@ class SocConv2d(nn.Module):
         kind = x.device.type
         if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:  # here, and not in each of the convolutions
             x, kernel = x.to(torch.get_autocast_dtype(kind)), kernel.to(torch.get_autocast_dtype(kind))
-        padding = kernel.shape[-1] // 2
-        y = self.series(x, lambda y: functional.conv2d(y, kernel, padding=padding, groups=self.groups))
+        apart = self.dilation
+        padding = apart * (kernel.shape[-1] // 2)
+        y = self.series(x, lambda y: functional.conv2d(y, kernel, padding=padding, dilation=apart, groups=self.groups))
         y = self.changed(y, self.channels, self.outputs)
         return y + self.bias.to(y.dtype)[:, None, None]
 
@@ -218,20 +221,17 @@ class Soc(Method):
     eval_terms: Count = 12
 
     def conv(self, spec: ConvSpec) -> nn.Module:
-        """Raises ValueError for a padding that is not half of the kernel: J is square."""
+        """Raises ValueError for a padding that changes the size, as J is square, and for a stride with a dilation."""
         if spec.role.place == "gate":
             return super().conv(spec)
-        if spec.padding != spec.kernel_size // 2:
-            raise ValueError(
-                f"soc: an orthogonal convolution keeps the size, so a {spec.kernel_size}x{spec.kernel_size} kernel "
-                f"has the padding {spec.kernel_size // 2}, not {spec.padding}"
-            )
+        check_size("soc: an orthogonal", spec.kernel_size, spec.stride, spec.padding, spec.dilation)
         return SocConv2d(
             spec.in_channels,
             spec.out_channels,
             spec.kernel_size,
             spec.stride,
             spec.groups,
+            spec.dilation,
             train_terms=self.train_terms,
             eval_terms=self.eval_terms,
         )

@@ -60,7 +60,7 @@ class WeightNorm(Method):
     def conv(self, spec: ConvSpec) -> nn.Module:
         if spec.role.place == "gate":
             return super().conv(spec)
-        layer = spec.plain(bias=not self.mean_only_batch_norm)
+        layer = spec.plain(bias=not self.mean_only_batch_norm or spec.without_norm)
         nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -49,7 +49,7 @@ class WeightStandardization(GroupNorm):
     def conv(self, spec: ConvSpec) -> nn.Module:
         """Raises ValueError for a filter of a single weight, which has no deviation."""
         layer = super().conv(spec)
-        if spec.role.place == "gate":
+        if spec.without_norm:
             return layer
         if spec.kernel_size == 1 and spec.in_channels == spec.groups:
             raise ValueError("weight_standardization: a 1x1 filter of one channel has a single weight, so no deviation")

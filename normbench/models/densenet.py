@@ -28,20 +28,29 @@ LEAST_SIZE = 8  # pixels a side; three transitions halve them to 1
 class DenseLayer(nn.Module):
     """Appends `growth` channels, computed by a 1x1 and a 3x3 convolution: (N, in, H, W) -> (N, in + growth, H, W).
 
-    role: makes the Role of a layer in this stage. in_front: whether the new channels come before the given ones.
+    role: makes the Role of a layer in this stage. in_front: whether the new channels come before the given ones. spec:
+    describes its convolutions, with the arguments of ConvSpec.
     """
 
-    def __init__(self, method: Method, in_channels: int, growth: int, role: Callable[..., Role], in_front: bool):
+    def __init__(
+        self,
+        method: Method,
+        in_channels: int,
+        growth: int,
+        role: Callable[..., Role],
+        in_front: bool = False,
+        spec: Callable[..., ConvSpec] = ConvSpec,
+    ):
         super().__init__()
         self.in_front = in_front
         body, inner = role("body", activation="relu"), BOTTLENECK * growth
         last = role("body", last_in_block=True, activation="relu")
         self.norm1 = method.norm(in_channels, role=body)
         self.activation1 = method.activation(in_channels, role=body)
-        self.conv1 = method.conv(ConvSpec(in_channels, inner, 1, role=body))
+        self.conv1 = method.conv(spec(in_channels, inner, 1, role=body))
         self.norm2 = method.norm(inner, role=last)
         self.activation2 = method.activation(inner, role=last)
-        self.conv2 = method.conv(ConvSpec(inner, growth, 3, padding=1, role=body))
+        self.conv2 = method.conv(spec(inner, growth, 3, padding=1, role=body))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(self.activation1(self.norm1(x)))
@@ -50,13 +59,16 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Halves the channels and the image size between two stages: (N, in, H, W) -> (N, in // 2, H/2, W/2)."""
+    """Halves the channels and the image size between two stages: (N, in, H, W) -> (N, in // 2, H/2, W/2).
 
-    def __init__(self, method: Method, in_channels: int, role: Role):
+    spec: describes its convolution, with the arguments of ConvSpec.
+    """
+
+    def __init__(self, method: Method, in_channels: int, role: Role, spec: Callable[..., ConvSpec] = ConvSpec):
         super().__init__()
         self.norm = method.norm(in_channels, role=role)
         self.activation = method.activation(in_channels, role=role)
-        self.conv = method.conv(ConvSpec(in_channels, in_channels // 2, 1, role=role))
+        self.conv = method.conv(spec(in_channels, in_channels // 2, 1, role=role))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.avg_pool2d(self.conv(self.activation(self.norm(x))), 2)

@@ -11,7 +11,8 @@
 | affine_norm | lower estimate | that of the layer | that of the layer | the one given |
 
 A bound for `polyphase(weight, stride)` is also one for the strided convolution, and usually a tighter one than that for
-`weight`. Padding may have any width. All statements hold up to rounding of the result to the precision of the weight.
+`weight`. `spread(weight, dilation)` is the kernel of a dilated convolution. Padding may have any width. All statements
+hold up to rounding of the result to the precision of the weight.
 
 `hessian_bounds` bounds the curvature of networks with differentiable activations from such norms.
 """
@@ -20,7 +21,7 @@ from normbench.spectral.certificates import conv_bound, margin_radius
 from normbench.spectral.curvature import CurvedLayer, Window, derivatives_of, hessian_bounds, norm_of
 from normbench.spectral.fantastic_four import bounds, fantastic_four, reshapings
 from normbench.spectral.frequencies import exact_norm, gram_bound, grid_bound
-from normbench.spectral.kernels import polyphase
+from normbench.spectral.kernels import polyphase, spread
 from normbench.spectral.operator import affine_norm, zero_padded_norm
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "norm_of",
     "polyphase",
     "reshapings",
+    "spread",
     "zero_padded_norm",
 ]

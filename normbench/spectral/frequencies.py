@@ -22,10 +22,11 @@ from normbench.spectral.kernels import by_group, largest_singular_value, smaller
 CHUNK, CHUNK_ON_CUDA = 2**17, 2**23
 
 
-def phases(kernels: Tensor, height: int, width: int) -> Tensor:
+def phases(kernels: Tensor, height: int, width: int, dilation: tuple[int, int] = (1, 1)) -> Tensor:
     """exp(i(ps + qt)) at the frequencies of a height x width grid and the taps of the kernels, (bins, kh, kw).
 
-    Half of the grid is enough, as the symbol of a real kernel is conjugate at opposite frequencies.
+    Half of the grid is enough, as the symbol of a real kernel is conjugate at opposite frequencies. dilation: rows and
+    columns between neighbouring taps.
     """
     if height < 1 or width < 1:
         raise ValueError(f"a grid of {height} x {width} frequencies: both numbers must be at least 1")
@@ -33,18 +34,19 @@ def phases(kernels: Tensor, height: int, width: int) -> Tensor:
         torch.arange(count, dtype=torch.float64, device=kernels.device)
         for count in (*kernels.shape[-2:], height, width // 2 + 1)
     )
+    rows, columns = rows * dilation[0], columns * dilation[1]
     turns = (down[:, None, None, None] * rows[:, None] / height) + (across[:, None, None] * columns / width)
     return torch.polar(torch.ones_like(turns), 2 * math.pi * turns).flatten(0, 1)
 
 
-def symbols(kernels: Tensor, height: int, width: int) -> Iterator[Tensor]:
+def symbols(kernels: Tensor, height: int, width: int, dilation: tuple[int, int] = (1, 1)) -> Iterator[Tensor]:
     """Yields the symbols of kernels (groups, out, in, kh, kw), as many at a time as fit: (bins, groups, out, in).
 
-    They are those of half of a height x width grid in the order of `phases`.
+    They are those of half of a height x width grid in the order of `phases`, which has `dilation` too.
     """
     taps = kernels.to(torch.complex128)
     some = max(1, (CHUNK_ON_CUDA if stacks.keeps_going(kernels) else CHUNK) // kernels[..., 0, 0].numel())
-    for grid in phases(kernels, height, width).split(some):
+    for grid in phases(kernels, height, width, dilation).split(some):
         yield torch.einsum("bpq,goipq->bgoi", grid, taps)
 
 

@@ -47,6 +47,18 @@ def by_group(weight: Tensor, groups: int) -> Tensor:
     return weight.to(device, torch.float64).unflatten(0, (groups, -1))
 
 
+def spread(weight: Tensor, dilation: tuple[int, int]) -> Tensor:
+    """The kernel (out, in/groups, kh', kw') of a dilated convolution: the taps of a weight with zeros between them.
+
+    weight: (out, in/groups, kh, kw), or (out, in). kh' = (kh - 1) * dilation[0] + 1, and kw' likewise.
+    """
+    weight = four_dimensional(weight)
+    sides = [(taps - 1) * apart + 1 for taps, apart in zip(weight.shape[2:], dilation, strict=True)]
+    found = weight.new_zeros(*weight.shape[:2], *sides)
+    found[:, :, :: dilation[0], :: dilation[1]] = weight
+    return found
+
+
 def polyphase(weight: Tensor, stride: int) -> Tensor:
     """The stride-1 kernel that is equivalent to a strided convolution: (out, in/groups * stride^2, kh', kw').
 

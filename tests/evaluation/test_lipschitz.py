@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from normbench.data.batches import Images, on_device
 from normbench.evaluation.folding import fold
-from normbench.evaluation.lipschitz import bounds, filtered_bound
+from normbench.evaluation.lipschitz import bounds, filtered_bound, layer_norms
 from normbench.evaluation.smoothness import Smoothness, constants, features, smoothness
 from normbench.functional.pooling import AveragePool
 from normbench.methods import registry
+from normbench.methods.cayley import CayleyConv2d
 from normbench.methods.conv_norm import ConvNorm2d
+from normbench.methods.soc import SocConv2d
 from normbench.models import registry as models
 from normbench.models.activations import Activation
 from tests.support.subjects import subject
@@ -220,7 +222,6 @@ def pooled(x: Tensor) -> Tensor:
         (nn.MaxPool2d(2, dilation=2), lambda x: x.flatten(1), 12, "for MaxPool2d"),
         (nn.Conv2d(3, 3, 3, padding=1, padding_mode="replicate"), pooled, 3, "padding 'replicate'"),
         (nn.Conv2d(3, 3, 1, stride=(1, 2)), pooled, 3, "two different strides"),
-        (nn.Conv2d(3, 3, 3, dilation=2), pooled, 3, "dilation"),
         (Pair(), lambda pair: pooled(pair[0]), 3, "for Pair"),
     ],
 )
@@ -240,6 +241,44 @@ def test_a_network_of_somebodys_own(
     whole = math.prod(each["bound"] for each in found["layers"])
     assert norm <= found["product"]
     assert found["product"] / whole == pytest.approx((2 if features == 3 else math.sqrt(2)) / 6)  # over 36 pixels
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 3, 3, padding=2, dilation=2),
+        nn.Conv2d(2, 4, 3, padding=(2, 3), dilation=(2, 3), groups=2),
+        nn.Conv2d(2, 3, 3, stride=2, padding=3, dilation=3),
+        ConvNorm2d(2, 3, 3, padding=2, dilation=2),
+        ConvNorm2d(2, 4, 3, padding=(1, 3), groups=2, dilation=(1, 3), affine=False),
+        SocConv2d(2, 3, 3, dilation=3, eval_terms=14),
+        CayleyConv2d(2, 3, 3, dilation=2),
+    ],
+)
+def test_dilated_layers_have_bounds_that_hold(layer: nn.Module) -> None:
+    """Against all singular values of the layer on images of one size, which the estimate approaches from below."""
+    torch.manual_seed(0)
+    layer = copy.deepcopy(layer).double().eval()
+    x = torch.randn(1, 2, 7, 6, dtype=torch.float64)
+    y = layer(x)
+    norm = torch.linalg.matrix_norm(torch.autograd.functional.jacobian(layer, x).view(y.numel(), -1), 2).item()
+    found = layer_norms(layer, (*x.shape, *y.shape))
+    assert found is not None
+    assert found["estimate"] <= norm * (1 + 1e-9)
+    assert norm <= found["bound"] * (1 + 1e-9)
+    assert found["estimate"] == pytest.approx(norm, rel=0.02)
+    assert found["bound"] <= 2 * norm
+
+
+@pytest.mark.parametrize(("side", "step"), [(3, 2), (2, 2), (3, 1), (2, 3), (5, 2)])
+def test_max_pooling_of_overlapping_windows(side: int, step: int) -> None:
+    """The slope at a pixel that is the largest of all windows that it is in reaches the bound."""
+    pool = nn.MaxPool2d(side, step)
+    x = torch.zeros(1, 1, 31, 31, dtype=torch.float64)
+    x[..., 15 - 15 % step, 15 - 15 % step] = 1
+    found = layer_norms(pool, (*x.shape, *pool(x).shape))
+    reached = torch.linalg.vector_norm(pool(x)).item()
+    assert reached == pytest.approx(1.0 if found is None else found["bound"])
 
 
 def test_a_network_that_cannot_be_folded_says_why() -> None:

@@ -20,6 +20,7 @@ LATENT = 6
 # The layers that take maps of pixels as one vector, and the height and width of those.
 FLAT = {
     "convnet": ("hidden.0.weight", SMALL["side"]),
+    "imagenet_vgg11": ("hidden.0.weight", 7),
     "lenet": ("linear1.weight", 5),
     "mlp": ("layers.0.weight", SMALL["side"]),
 }

@@ -270,7 +270,7 @@ def test_params_yaml_names_models_and_their_options(tmp_path: Path) -> None:
         resolve.resolve(params(tmp_path / "params.yaml", {"senet81": {}}))
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", [*registry.names("classifier"), *registry.names("gan")])
 def test_model_and_builder_are_in_the_code_of_every_run(name: str) -> None:
     """The function is behind `model_code`, and what builds and initialises it is in the training of its kind."""
     model = registry.get(name)

@@ -12,6 +12,7 @@ from normbench.methods.base import Method
 from normbench.models import dpn, efficientnet, mobilenet_v2, pnasnet, resnext
 from normbench.models.convnet import ConvNet
 from normbench.models.densenet import DenseNet
+from normbench.models.imagenet_resnet import Bottleneck, ImageNetResNet
 from normbench.models.lenet import LeNet
 from normbench.models.mlp import MLP
 from normbench.models.preact_resnet import PreActResNet
@@ -20,7 +21,7 @@ from normbench.models.senet import Gate
 from normbench.models.vgg import VGG
 
 CHANNELS, CLASSES = 3, 5
-SIDES = defaultdict(lambda: 8, lenet=16)  # pixels a side of the images that a network is tried on
+SIDES = defaultdict(lambda: 8, lenet=16, imagenet_resnet=16)  # pixels a side of the images that a network is tried on
 # Network and method. A 5x5 convolution without padding makes maps smaller, which an orthogonal one cannot do.
 IMPOSSIBLE = {("lenet", "cayley"), ("lenet", "soc")}
 
@@ -68,6 +69,7 @@ SHORT: dict[str, Callable[[Method], nn.Module]] = {
     "densenet": lambda method: DenseNet(method, CHANNELS, CLASSES, [2, 1], 8),
     "dpn": short_dpn,
     "efficientnet": short_efficientnet,
+    "imagenet_resnet": lambda method: ImageNetResNet(method, CHANNELS, CLASSES, Bottleneck, [2, 1], 4),
     "lenet": lambda method: LeNet(method, CHANNELS, CLASSES, 6),
     "mlp": lambda method: MLP(method, CHANNELS, CLASSES, SIDES["mlp"], 16, 2),
     "mobilenet_v2": short_mobilenet,

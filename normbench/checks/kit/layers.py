@@ -21,6 +21,7 @@ GEOMETRIES = {
     "depth-wise convolutions": ConvSpec(8, 8, 3, Role("depthwise"), padding=1, groups=8),
     "strided depth-wise convolutions": ConvSpec(8, 8, 3, Role("depthwise"), stride=2, padding=1, groups=8),
     "grouped convolutions": ConvSpec(16, 8, 3, Role("grouped"), padding=1, groups=4),
+    "dilated convolutions": ConvSpec(8, 8, 3, Role("body"), padding=2, dilation=2),
     "1x1 convolutions to more channels": ConvSpec(8, 48, 1, Role("body")),
     "1x1 convolutions to fewer channels": ConvSpec(48, 8, 1, Role("projection", last_in_block=True, expansion=6)),
 }
@@ -207,7 +208,7 @@ def sizes(case: Case) -> str:
 
 
 def geometries(case: Case) -> str:
-    """The convolutions of all architectures: depth-wise, grouped, 1x1; each followed by its norm."""
+    """The convolutions of all architectures: depth-wise, grouped, dilated, 1x1; each followed by its norm."""
     for what, spec in GEOMETRIES.items():
         scale = case.width // 8
         spec = dataclasses.replace(
@@ -227,7 +228,7 @@ def geometries(case: Case) -> str:
         for made in (y, z):
             if tuple(made.shape) != expected:
                 raise Fail(f"{what}: shape {tuple(made.shape)}; expected {expected}", "use all of ConvSpec")
-    return "depth-wise, grouped and 1x1 convolutions give the right shapes"
+    return "depth-wise, grouped, dilated and 1x1 convolutions give the right shapes"
 
 
 def _said(case: Case, error: Exception) -> str:
