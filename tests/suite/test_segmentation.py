@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from normbench.suite import corrupt, evaluate, resolve, train
-from normbench.suite.bind import bind
 from normbench.results.report import report
 from normbench.results.tables.write import aggregate
+from normbench.suite import corrupt, evaluate, resolve, train
+from normbench.suite.bind import bind
 from stages.download import download
 from tests.support import masked
 
