@@ -29,6 +29,8 @@ POINTS = 16  # of the grid in `grid_bound`; more for kernels of more than 8 taps
 def layer_bounds(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     """The norms of the plain zero-padded convolutions and linear layers of a network after folding, in order.
 
+    A dilated convolution is not among the plain ones.
+
     x: one normalized image (1, C, H, W), which gives the sizes. All bounds of a strided convolution are those of its
     polyphase kernel. Entries:
 

@@ -91,11 +91,12 @@ def smoothness(subject: Subject, settings: Smoothness) -> Scores:
     images = subject.images
     chosen = subject.drawn("smoothness", settings.examples).to(images.pixels.device)
     x = images.normalized(images.pixels[chosen])
-    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # The initial weights are drawn from it.
+    # The initial weights are drawn from it, and what dropout leaves out.
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
         # Before training there are no meaningful running statistics, so the initial network runs in training mode.
-        initial = subject.initial().train()
+        initial = features(subject.initial().train(), x)
     found = constants(subject, settings, chosen)
-    depth = {"initial": features(initial, x), "trained": features(subject.model, x)}
+    depth = {"initial": initial, "trained": features(subject.model, x)}
     return Scores({"smoothness": found, "features": depth})
 
 

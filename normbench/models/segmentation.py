@@ -80,7 +80,7 @@ class Pooled(nn.Module):
         self.conv = ConvNormReLU(method, in_channels, out_channels, 1, role)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return self.conv(x.mean((2, 3), keepdim=True)).expand(-1, -1, x.shape[2], x.shape[3])
 
 
 class DeepLabHead(nn.Module):
@@ -136,9 +136,11 @@ class Segmenter(nn.Module):
         return logits, resized(self.aux(before), size)
 
 
+@torch.fx.wrap  # A trace cannot tell the dtype.
 def resized(logits: Tensor, size: torch.Size) -> Tensor:
-    """Logits (N, classes, h, w) at another size (height, width), bilinearly."""
-    return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    """Logits (N, classes, h, w) at another size (height, width), bilinearly, in float32 or wider."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return functional.interpolate(wide, size=size, mode="bilinear", align_corners=False)
 
 
 def made(

@@ -9,6 +9,7 @@ from torch import nn
 
 from normbench.evaluation.channel_spectra import extremes, responses
 from normbench.methods.conv_norm import ConvNorm2d
+from tests.oracles.operators import spread
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -31,6 +32,16 @@ def test_conv_norm_is_flat_before_its_depthwise_kernel(groups: int, stride: int,
     with torch.no_grad():
         layer.affine.weight.normal_()
     assert extremes(layer.eval(), 6, 7) == pytest.approx([1, 1], abs=1e-9)
+
+
+def test_the_response_of_a_dilated_convolution_by_numpy() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3, padding=2, dilation=(2, 3))
+    whole = spread(layer.weight.detach().double(), (2, 3)).numpy()
+    spectrum = np.fft.fft2(whole, s=(7 + 4, 8 + 6))
+    assert responses(layer, 7, 8).numpy() == pytest.approx(np.sqrt((np.abs(spectrum) ** 2).sum(1)), rel=1e-12)
+    flat = ConvNorm2d(4, 6, 3, 1, 2, dilation=2).eval()
+    assert extremes(flat, 7, 8) == pytest.approx([1, 1], abs=1e-9)
 
 
 def test_a_filter_of_another_kernel_is_not_flat(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,7 @@ def test_the_same_outputs_from_plain_layers(variant: str, network: str) -> None:
         lambda: DeconvConv2d(4, 6, 3, dilation=2, groups=2),
         lambda: DeconvConv2d(4, 6, 3, bias=False),
         lambda: ConvNorm2d(4, 6, 1, 2),
+        lambda: ConvNorm2d(4, 6, 1, dilation=3),
         lambda: ConvNorm2d(4, 6, 1, groups=2, affine=False),
         lambda: ConvNorm2d(4, 6, 1, batch_norm=False),
     ],

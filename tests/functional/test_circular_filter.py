@@ -162,6 +162,29 @@ def test_symbols_of_several_kernels() -> None:
     assert all(torch.equal(a, b.float()) for a, b in zip(single, symbols.at(8, 9, torch.float64), strict=True))
 
 
+@pytest.mark.parametrize("dilation", [(2, 2), (1, 3), (5, 1)])
+def test_filters_of_dilated_kernels(dilation: tuple[int, int]) -> None:
+    """Each way, against the transform of the kernel with zeros between its taps; also where it wraps around."""
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for height, width in ((8, 9), (6, 7)):
+        waves = torch.zeros(4, 3, height, width, dtype=torch.complex128)
+        for row in range(3):
+            for column in range(3):
+                turns = torch.arange(height).double()[:, None] * row * dilation[0] / height
+                turns = turns + torch.arange(width).double() * column * dilation[1] / width
+                waves += weight[:, :, row, column, None, None] * torch.exp(-2j * torch.pi * turns)
+        expected = waves.abs().square().sum(1).rsqrt()
+        found = circular_filter.inverse_spectrum_norm(weight, height, width, dilation)
+        assert oracles.relative_error(found, expected) <= 1e-11
+        half = expected[..., : width // 2 + 1]
+        (symbol,) = Symbols([weight], dilation).at(height, width, torch.float64)
+        assert oracles.relative_error(symbol, half) <= 1e-11
+        x = torch.randn(2, 4, height, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        own = circular_filter.filter_of(weight, height, width, torch.float64, dilation)
+        wanted = torch.fft.irfft2(torch.fft.rfft2(x) * half, s=(height, width))
+        assert oracles.relative_error(circular_filter.filtered(x, own, (0, 0), (1, 1)), wanted) <= 1e-11
+
+
 @pytest.mark.parametrize("constant", [True, False])
 def test_a_filter_is_in_float32_whatever_the_switches_say(constant: bool) -> None:
     """Of a layer with a switch to rounded factors, only the convolution itself may be rounded."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from normbench.functional.convolution import full_conv2d
 from tests.oracles import layers as oracles
+from tests.oracles.operators import spread
 
 
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 5), (3, 1), (2, 4), (1, 1)], ids=str)
@@ -34,6 +35,17 @@ def test_values_and_gradients(kernel: Any, groups: int, last: bool, dtype: torch
     for found, value in ((y, wanted), (x.grad, a.grad), (weight.grad, b.grad)):
         assert found.is_contiguous(memory_format=form)
         assert oracles.relative_error(found.detach().double(), value) <= tolerance
+
+
+@pytest.mark.parametrize(("dilation", "groups"), [((2, 2), 1), ((1, 3), 2)])
+def test_a_dilated_kernel(dilation: tuple[int, int], groups: int) -> None:
+    """As the kernel with zeros between its taps."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(6, 4 // groups, 3, 3, generator=generator, dtype=torch.float64)
+    found, expected = full_conv2d(x, weight, groups, dilation), full_conv2d(x, spread(weight, dilation), groups)
+    assert found.shape == expected.shape
+    assert oracles.relative_error(found, expected) <= 1e-13
 
 
 @pytest.mark.parametrize("of_x", [True, False])

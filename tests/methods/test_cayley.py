@@ -49,7 +49,8 @@ def circular(layer: CayleyConv2d, x: Tensor) -> Tensor:
             symbol = torch.zeros(out, inputs, dtype=torch.complex128)
             for p in range(taps):
                 for q in range(taps):
-                    shift = (s * (p - (taps - 1) // 2) / height) + (t * (q - (taps - 1) // 2) / width)
+                    down, across = (layer.dilation * (tap - (taps - 1) // 2) for tap in (p, q))
+                    shift = s * down / height + t * across / width
                     symbol = symbol + kernel[:, :, p, q] * complex(
                         math.cos(2 * math.pi * shift), math.sin(2 * math.pi * shift)
                     )
@@ -72,7 +73,15 @@ def test_the_transform_and_its_gradient(shape: tuple[int, ...], dtype: torch.dty
 
 @pytest.mark.parametrize(
     ("form", "size"),
-    [((2, 3, 3), (4, 5)), ((3, 2, 3, 1), (3, 4)), ((4, 4, 3, 1, 2), (3, 3)), ((2, 2, 1), (2, 3)), ((2, 2, 3), (1, 2))],
+    [
+        ((2, 3, 3), (4, 5)),
+        ((3, 2, 3, 1), (3, 4)),
+        ((4, 4, 3, 1, 2), (3, 3)),
+        ((2, 2, 1), (2, 3)),
+        ((2, 2, 3), (1, 2)),
+        ((2, 3, 3, 1, 1, 2), (5, 4)),
+        ((4, 2, 3, 1, 2, 3), (4, 3)),
+    ],
 )
 def test_outputs_and_gradients(form: tuple[int, ...], size: tuple[int, int]) -> None:
     """On images that are not square, and smaller than the kernel, which then wraps around them more than once."""

@@ -21,6 +21,7 @@ from normbench.methods.base import ConvSpec, Role
 from normbench.methods.conv_norm import ConvNorm, ConvNorm2d
 from normbench.models import registry
 from tests.oracles import layers as oracles
+from tests.oracles.operators import spread
 
 Pair = tuple[int, int]
 
@@ -33,6 +34,7 @@ class Case:
     stride: int | Pair = 1
     padding: int | Pair = 0
     groups: int = 1
+    dilation: int | Pair = 1
     affine: bool = True
     batch_norm: bool = True
     size: Pair = (4, 5)
@@ -46,6 +48,7 @@ class Case:
             self.stride,
             self.padding,
             self.groups,
+            self.dilation,
             affine=self.affine,
             batch_norm=self.batch_norm,
         ).double()
@@ -65,7 +68,7 @@ class Case:
             batch_norm = (layer.batch_norm.weight, layer.batch_norm.bias) if self.affine else (one, 0 * one)
         return oracles.conv_norm(
             x,
-            layer.weight,
+            spread(layer.weight, self.dilation),
             depthwise,
             batch_norm,
             stride=self.stride,
@@ -109,6 +112,13 @@ CASES = {
     "one image, strided": Case(2, 3, 3, stride=2, padding=1, count=1, size=(5, 5)),
     "two images": Case(2, 3, 3, padding=1, count=2),
     "four images, strided": Case(2, 3, 3, stride=2, padding=1, count=4, size=(5, 4)),
+    "dilated": Case(2, 3, 3, padding=2, dilation=2),
+    "dilated, no padding": Case(2, 3, 3, dilation=2, size=(6, 5)),
+    "dilated, more than the image": Case(2, 3, 3, padding=7, dilation=7, size=(4, 3)),
+    "dilated, strided": Case(2, 3, 3, stride=2, padding=3, dilation=3, size=(5, 6)),
+    "dilated along columns, grouped": Case(4, 6, 3, padding=(1, 2), groups=2, dilation=(1, 2)),
+    "dilated, 3x5, bare": Case(2, 2, (3, 5), padding=(4, 3), dilation=(3, 2), affine=False, batch_norm=False),
+    "dilated 1x1": Case(4, 3, 1, dilation=3),
     "five images": Case(2, 3, 3, padding=1, count=5),
     "five images, bare": Case(2, 3, 3, count=5, affine=False, batch_norm=False),
 }
@@ -215,6 +225,12 @@ def test_input_gradient_by_finite_differences() -> None:
     layer = ConvNorm2d(2, 2, 3, stride=2, padding=1).double()
     x = torch.randn(2, 2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(layer, x)
+
+
+def test_padding_of_a_dilated_kernel_has_a_limit() -> None:
+    assert ConvNorm2d(2, 3, 3, padding=4, dilation=2).full == (4, 4)
+    with pytest.raises(ValueError, match=r"padding 5 is more than dilation \* \(kernel_size - 1\) = 4"):
+        ConvNorm2d(2, 3, 3, padding=5, dilation=2)
 
 
 def test_untrained_layer_can_be_evaluated() -> None:

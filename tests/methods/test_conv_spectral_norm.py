@@ -16,7 +16,7 @@ from normbench.functional.constants import unchanging
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.methods.conv_spectral_norm import ConvSpectralNorm
 from normbench.methods.spectral_norm import SpectralNorm
-from tests.oracles.operators import dense, singular_values
+from tests.oracles.operators import dense, singular_values, spread
 from tests.support.weights import images, network, same_as_alone
 
 BODY = Role("body")
@@ -27,13 +27,16 @@ SPECS = {
     "no padding": (ConvSpec(2, 3, 3, BODY), (5, 5)),
     "grouped": (ConvSpec(4, 6, 3, BODY, padding=1, groups=2), (5, 4)),
     "depth-wise": (ConvSpec(4, 4, 3, BODY, padding=1, groups=4), (5, 5)),
+    "dilated": (ConvSpec(3, 4, 3, BODY, padding=2, dilation=2), (5, 6)),
+    "dilated, strided, grouped": (ConvSpec(4, 4, 3, BODY, stride=2, padding=3, groups=2, dilation=3), (7, 5)),
+    "dilated beyond the image": (ConvSpec(2, 3, 3, BODY, padding=5, dilation=5), (3, 4)),
     "1x1, strided": (ConvSpec(5, 3, 1, BODY, stride=2), (4, 4)),
     "one pixel": (ConvSpec(3, 2, 3, BODY, padding=1), (1, 1)),
 }
 
 
 def convolved(spec: ConvSpec, weight: Tensor, x: Tensor) -> Tensor:
-    return functional.conv2d(x, weight, None, spec.stride, spec.padding, groups=spec.groups)
+    return functional.conv2d(x, spread(weight, spec.dilation), None, spec.stride, spec.padding, groups=spec.groups)
 
 
 @pytest.mark.parametrize("name", SPECS)

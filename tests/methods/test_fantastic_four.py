@@ -349,6 +349,16 @@ def test_a_grouped_convolution_is_bounded_by_its_largest_group(memory_format: to
         assert same_strides(layer.weight.grad, layer.weight)
 
 
+def test_phases_of_a_dilated_convolution_are_not_taken() -> None:
+    """The bound ignores its stride, and holds."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 2, dilation=2, bias=False)).double()
+    found = [tracked(model, iterations=150, polyphase=each).penalty(model).item() for each in (True, False)]
+    assert found[0] == found[1]
+    basis = torch.eye(3 * 64, dtype=torch.float64).view(-1, 3, 8, 8)
+    assert torch.linalg.matrix_norm(model[0](basis).detach().flatten(1), 2).item() <= found[0]
+
+
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (4, 2), (3, 3), (1, 2)])
 def test_a_strided_convolution_is_bounded_by_its_phases(kernel: int, stride: int) -> None:
     """Tighter than without, and still above the norm of the strided convolution."""

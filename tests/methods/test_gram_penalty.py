@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from normbench.methods.gram_penalty import GramPenalty
 from normbench.spectral import exact_norm, polyphase
 from tests.oracles.layers import relative_error
+from tests.oracles.operators import singular_values, spread
 
 
 def network(*kernels: tuple[int, int, int, int], stride: int = 1) -> nn.Sequential:
@@ -133,6 +135,19 @@ def test_a_grouped_convolution_has_the_largest_bound_of_its_groups() -> None:
         *(torch.autograd.grad(x, list(model.parameters())) for x in (penalty, expected)), strict=True
     ):
         assert relative_error(found, wanted) <= 1e-10
+
+
+def test_phases_of_a_dilated_convolution_are_not_taken() -> None:
+    """The penalty then ignores the stride, which leaves a bound: of a dilated kernel, and of its singular values."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 2, dilation=2, bias=False)).double()
+    found = [
+        GramPenalty(coefficient=1.0, threshold=0.0, polyphase=each).penalty(model).item() for each in (True, False)
+    ]
+    assert found[0] == found[1]
+    whole = spread(model[0].weight.detach(), 2)
+    norm = singular_values(lambda x: functional.conv2d(x, whole, stride=2, padding=2), (3, 8, 8))[0].item()
+    assert norm <= found[0]
 
 
 def test_a_strided_convolution_by_its_phases() -> None:

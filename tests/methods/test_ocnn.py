@@ -14,6 +14,7 @@ from normbench.methods.base import ConvSpec, Role
 from normbench.methods.ocnn import OCNN, PenalizedConv2d
 from normbench.models.build import build_classifier
 from tests.oracles.layers import relative_error
+from tests.oracles.operators import spread
 
 
 def layer(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, seed: int = 0) -> nn.Sequential:
@@ -45,6 +46,20 @@ def test_self_convolution(size: int, stride: int, padding: str) -> None:
     width = (size - 1) // stride * stride if padding == "full" else 1
     expected = 0.5 * self_convolution(model[0].weight, stride, width).norm()
     compare(model, OCNN(coefficient=0.5, padding=padding).penalty(model), expected)
+
+
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_a_dilated_kernel(dilation: int) -> None:
+    """Its self-convolution at every shift is that of the kernel itself, with zeros where the shift is no multiple."""
+    torch.manual_seed(0)
+    made = OCNN().conv(ConvSpec(3, 4, 3, Role("body"), padding=dilation, dilation=dilation))
+    assert (made.dilation, made.padding) == ((dilation, dilation), (dilation, dilation))
+    model = nn.Sequential(made).double()
+    whole = spread(model[0].weight, dilation)
+    expected = 0.5 * self_convolution(whole, 1, whole.shape[-1] - 1).norm()
+    compare(model, OCNN(coefficient=0.5).penalty(model), expected)
+    with pytest.raises(ValueError, match="ocnn: no penalty is known of a convolution with stride 2 and dilation"):
+        OCNN().conv(ConvSpec(3, 4, 3, Role("body"), stride=2, padding=dilation, dilation=dilation))
 
 
 @pytest.mark.parametrize(("outputs", "inputs", "stride"), [(3, 5, 1), (5, 3, 1), (3, 5, 2)])

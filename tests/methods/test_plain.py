@@ -54,8 +54,19 @@ class Scaled(nn.Module):
 class Convolution(nn.Conv2d):
     """A convolution with an option."""
 
-    def __init__(self, in_planes, out_planes, kernel_size, stride=1, padding=0, groups=1, bias=True, gain: float = 2.0):
-        super().__init__(in_planes, out_planes, kernel_size, stride, padding, groups=groups, bias=bias)
+    def __init__(
+        self,
+        in_planes,
+        out_planes,
+        kernel_size,
+        stride=1,
+        padding=0,
+        groups=1,
+        dilation=1,
+        bias=True,
+        gain: float = 2.0,
+    ):
+        super().__init__(in_planes, out_planes, kernel_size, stride, padding, dilation, groups, bias)
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,9 +205,9 @@ def test_a_convolution_takes_the_place_of_convolutions() -> None:
     assert {module.gain for module in own} == {3.0}
     assert all(module.bias is None for module in own)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) == 9
-    spec = ConvSpec(4, 6, 3, FOLLOWED, stride=2, padding=1, groups=2)
+    spec = ConvSpec(4, 6, 3, FOLLOWED, stride=2, padding=1, groups=2, dilation=3)
     layer = adapted(Convolution)().conv(spec)
-    assert (layer.stride, layer.padding, layer.groups) == ((2, 2), (1, 1), 2)
+    assert (layer.stride, layer.padding, layer.groups, layer.dilation) == ((2, 2), (1, 1), 2, (3, 3))
 
 
 def test_a_convolution_that_takes_no_groups_is_refused_where_there_are_some() -> None:
@@ -209,6 +220,8 @@ def test_a_convolution_that_takes_no_groups_is_refused_where_there_are_some() ->
     assert method.conv(ConvSpec(4, 4, 3, FOLLOWED, stride=2, padding=1)).layer.stride == (2, 2)
     with pytest.raises(ValueError, match="Ungrouped takes no groups, and a layer of this network has groups=2"):
         method.conv(ConvSpec(4, 4, 3, FOLLOWED, groups=2))
+    with pytest.raises(ValueError, match="Ungrouped takes no dilation, and a layer of this network has dilation=2"):
+        method.conv(ConvSpec(4, 4, 3, FOLLOWED, dilation=2))
 
 
 # --- the activation --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from normbench.methods.base import ConvSpec, Method, Role
 from normbench.methods.soc import Soc, SocConv2d, SocLinear
 from normbench.models.build import build_classifier
 from normbench.spectral import conv_bound
-from tests.oracles.operators import dense, singular_values
+from tests.oracles.operators import dense, singular_values, spread
 from tests.support.weights import same_as_alone
 
 BODY = Role("body")
@@ -29,6 +29,8 @@ FORMS = {
     "grouped": (4, 6, 3, 1, 2),
     "1x1": (3, 4, 1),
     "5x5": (2, 2, 5),
+    "dilated": (2, 3, 3, 1, 1, 2),
+    "dilated, grouped": (4, 2, 3, 1, 2, 3),
 }
 
 
@@ -65,7 +67,8 @@ def formula(layer: SocConv2d, x: Tensor, terms: int) -> Tensor:
     for kernel, part in zip(kernels(layer), x.chunk(layer.groups, 1), strict=True):
         filled = torch.cat([part, part.new_zeros(len(part), len(kernel) - part.shape[1], *part.shape[2:])], 1)
         shape = tuple(filled.shape[1:])
-        j = dense(lambda y, kernel=kernel: functional.conv2d(y, kernel, padding=kernel.shape[-1] // 2), shape)
+        whole = spread(kernel, layer.dilation)
+        j = dense(lambda y, kernel=whole: functional.conv2d(y, kernel, padding=kernel.shape[-1] // 2), shape)
         assert torch.allclose(j, -j.T)
         series = sum(torch.linalg.matrix_power(j, power) / math.factorial(power) for power in range(terms + 1))
         parts.append((filled.flatten(1) @ series.T).view(filled.shape)[:, :outputs])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import densenet, resnet, vgg
 
+from normbench.data.batches import on_device
+from normbench.evaluation import fold
+from normbench.evaluation.lipschitz import bounds
+from normbench.evaluation.smoothness import Smoothness, smoothness
 from normbench.methods import registry as methods
 from normbench.methods.base import Method
 from normbench.methods.batch_norm import BatchNorm
@@ -22,8 +27,10 @@ from normbench.models.build import build_classifier
 from normbench.models.imagenet_densenet import ImageNetDenseNet
 from normbench.models.imagenet_resnet import Backbone, BasicBlock, Bottleneck, ImageNetResNet
 from normbench.models.imagenet_vgg import ImageNetVGG
+from tests.support.subjects import subject
 
 CLASSES = 11
+VGG: tuple[Any, ...] = ("imagenet_vgg11", {"width": 2}, BatchNorm(), 3, CLASSES, 0)
 # Parameters with 1000 classes: of torchvision's networks, and of those that main_imagenet.py of yechengxi/deconvolution
 # at d221c221 builds.
 COUNTS = [
@@ -243,6 +250,49 @@ def test_every_method_trains_a_short_network(method_name: str) -> None:
             logits = network.eval()(x)
             assert logits.shape == (4, CLASSES)
             assert torch.equal(logits, network(x))
+
+
+def short_networks(method: Method) -> dict[str, nn.Module]:
+    """A network of each kind with few blocks."""
+    torch.manual_seed(0)
+    made: dict[str, nn.Module] = {
+        "resnet": ImageNetResNet(method, 3, CLASSES, Bottleneck, [1, 1], 4),
+        "vgg": ImageNetVGG(method, 3, CLASSES, [1, 1, 1, 1, 1], 2),
+        "densenet": ImageNetDenseNet(method, 3, CLASSES, [2, 1], 4),
+    }
+    for network in made.values():
+        method.initialize(network)
+    return made
+
+
+@pytest.mark.parametrize("method_name", ["batch_norm", "network_deconvolution", "conv_norm"])
+def test_lipschitz_bounds_hold(method_name: str) -> None:
+    """Of the folded network, which computes the same: dropout and pooling of overlapping windows are no obstacle."""
+    x = torch.randn(4, 3, 32, 36, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for name, network in short_networks(methods.build(method_name, {})).items():
+        network.double().train()(x)
+        network.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(fold(network)(x), network(x), rtol=1e-9, atol=1e-10)
+        jacobian = torch.autograd.functional.jacobian(network, x[:1]).reshape(CLASSES, -1)
+        found = bounds(network, x[:1])
+        assert found["product"] is not None, (name, found["why"])
+        assert 0 < torch.linalg.matrix_norm(jacobian, 2).item() <= found["product"]
+
+
+def test_initial_feature_maps_depend_on_the_seed_alone() -> None:
+    """Though dropout draws from the global generator, wherever that is, and it goes on from there."""
+    pixels = torch.randint(256, (6, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = on_device(pixels, torch.arange(6) % CLASSES, [0.5] * 3, [0.3] * 3, "cpu")
+    network = build_classifier(*VGG).eval()
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        expected = torch.random.get_rng_state()
+        given = subject(network, images, initial=lambda: build_classifier(*VGG))
+        found.append(smoothness(given, Smoothness(examples=6)).metrics["features"])
+        assert torch.equal(torch.random.get_rng_state(), expected)
+    assert found[0]["initial"] == found[1]["initial"]
 
 
 def test_blocks_keep_the_size_where_they_are_dilated() -> None:

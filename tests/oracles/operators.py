@@ -22,3 +22,16 @@ def dense(layer: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> Ten
 def singular_values(layer: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> Tensor:
     """Those of `dense`, from the largest one on."""
     return torch.linalg.svdvals(dense(layer, shape).detach())
+
+
+def spread(weight: Tensor, dilation: int | tuple[int, int]) -> Tensor:
+    """The kernel (out, in, kh', kw') of a convolution that is not dilated: a weight's taps, with zeros between them."""
+    down, across = (dilation, dilation) if isinstance(dilation, int) else dilation
+    kh, kw = weight.shape[2:]
+    rows = torch.zeros(down * (kh - 1) + 1, kh, dtype=weight.dtype)
+    columns = torch.zeros(across * (kw - 1) + 1, kw, dtype=weight.dtype)
+    for tap in range(kh):
+        rows[down * tap, tap] = 1
+    for tap in range(kw):
+        columns[across * tap, tap] = 1
+    return rows @ weight @ columns.T

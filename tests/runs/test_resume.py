@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from normbench.data.batches import on_device
 from normbench.methods.batch_norm import BatchNorm
 from normbench.models import registry as models
 from normbench.models.build import new_classifier
@@ -123,6 +124,41 @@ def test_at_most_one_epoch_is_repeated(minutes: float, tmp_path: Path) -> None:
     assert outcome.resumed == {"epoch": 1, "step": 2 if minutes == 0 else 0}
     assert len(outcome.history) == kill_and_resume.EPOCHS
     assert len(outcome.epoch_seconds) == kill_and_resume.EPOCHS - (minutes == 0)
+
+
+@pytest.mark.parametrize("minutes", [0.0, 10.0])
+def test_dropout_goes_on_with_the_same_draws(minutes: float, tmp_path: Path) -> None:
+    """After an interruption within an epoch, in a process whose generator is elsewhere, the weights are the same bits."""
+    chance = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (12, 32, 32, 1), generator=chance, dtype=torch.uint8)
+    data = on_device(pixels, torch.arange(12) % 4, [0.5], [0.3], "cpu")
+    recipe = Recipe(epochs=3, batch_size=4, lr=0.01)
+
+    def trained(
+        keeper: Checkpoints | None = None, stop: int | None = None, seed: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        places: list[int] = []
+
+        def report(epoch: int, step: int, steps: int, loss: float) -> None:
+            places.append(step)
+            if len(places) == stop:
+                raise Stopped
+
+        network = new_classifier(models.get("imagenet_vgg11"), {"width": 2}, BatchNorm(), 1, 4, 0)
+        if seed is not None:
+            torch.manual_seed(seed)
+        loop.fit(network, BatchNorm(), data, recipe, 0, report, keeper)
+        return network.state_dict()
+
+    def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(value, other[key]) for key, value in one.items())
+
+    whole = trained()
+    assert same(trained(), whole)
+    assert not same(trained(seed=1), whole)  # the draws matter
+    with pytest.raises(Stopped):
+        trained(Checkpoints(tmp_path, minutes), stop=5)
+    assert same(trained(Checkpoints(tmp_path, minutes), seed=2), whole)
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
