@@ -21,9 +21,13 @@ from normbench.gan import loop, trainer
 from normbench.gan.losses import Labelled, scores
 from normbench.gan.samples import Noise, generated
 from normbench.gan.task import GanTask
-from normbench.methods.base import Method
+from normbench.methods.base import START, Method
 from normbench.models.base import Model
 from normbench.models.build import ApplyTo, applied
+from normbench.segmentation import loop as segmentation_loop
+from normbench.segmentation import trainer as segmentation
+from normbench.segmentation.protocol import crop_size, protocol
+from normbench.segmentation.task import SegmentationTask
 from normbench.system import blame
 from normbench.system.errors import UserError
 from normbench.system.schema import MemoryFormat
@@ -34,7 +38,7 @@ from normbench.training.task import Task
 
 
 def check(
-    task: Task | GanTask,
+    task: Task | SegmentationTask | GanTask,
     model: Model,
     method: Method,
     bound: Bound,
@@ -51,6 +55,8 @@ def check(
         check_twice(task, model, method, bound, name, apply_to)
         notes = examine(_discriminator(task, model, applied(method, apply_to)[1], bound, name))
         return notes + _generator(task, model, method, bound, name, apply_to)
+    if isinstance(task, SegmentationTask):
+        return examine(segmenter_subject(task, model, method, bound, name))
     return examine(classifier_subject(task, model, method, bound, name))
 
 
@@ -79,13 +85,14 @@ def check_twice(
             raise UserError(f"{where}: {why} ({name}): {blame.one_line(error)}") from None
 
 
-def last_batch(task: Task | GanTask, bound: Bound) -> int:
+def last_batch(task: Task | SegmentationTask | GanTask, bound: Bound) -> int:
     """The size of the last batch of an epoch; that of the other batches where it is not known (`bound.train` is 0)."""
     size = task.recipe.batch_size
     if isinstance(task, GanTask):
         dropped, known = bound.train >= size, True
     else:
-        dropped, known = task.recipe.drop_last, task.train_fraction == 1
+        dropped = task.recipe.drop_last
+        known = isinstance(task, SegmentationTask) or task.train_fraction == 1
     rest = bound.train % size
     return rest if rest and known and not dropped else size
 
@@ -113,6 +120,33 @@ def classifier_subject(task: Task, model: Model, method: Method, bound: Bound, n
         context=lambda: autocast(recipe.precision, "cpu"),
         last=min(last_batch(task, bound), COUNT - 1),
         **places,
+    )
+
+
+def segmenter_subject(task: SegmentationTask, model: Model, method: Method, bound: Bound, name: str) -> Subject:
+    """A method in the network of a task of segmentation, as `classifier_subject` has it. Crops are what it sees."""
+    recipe, chosen = task.recipe, protocol(task.recipe, bound)
+    checked, seen = _checked(model, name, 1), bound.model_copy(update={"image_size": crop_size(recipe, bound)})
+    height, width = sides(seen.image_size)
+
+    def build(method: Method) -> nn.Module:
+        return placement.placed(segmentation.network(task, checked, method, bound, 0), "cpu", recipe.memory_format)
+
+    def loss(network: nn.Module, method: Method, x: Tensor) -> Tensor:
+        classes = (torch.arange(len(x) * height * width) % chosen.classes).view(len(x), height, width)
+        return segmentation_loop.step_loss(network, network, method, x, classes, recipe, START)[0]
+
+    return Subject(
+        name=name,
+        method=method,
+        build=build,
+        images=lambda network, count: _images(seen, bound.mean, bound.std, network, count, recipe.memory_format),
+        loss=loss,
+        optimizer=lambda network, method: segmentation_loop.optimizer(network, method, recipe),
+        output=lambda count: (count, chosen.classes, height, width),
+        context=lambda: autocast(recipe.precision, "cpu"),
+        last=min(last_batch(task, bound), COUNT - 1),
+        **_places(model, method),
     )
 
 

@@ -28,7 +28,7 @@ from normbench.system.files import atomic_folder, read_json, sha256, write_json,
 from normbench.system.progress import Progress
 from normbench.system.threads import cores
 
-IMAGES = 250  # images in memory at a time
+IMAGES, VALUES = 250, 1 << 23  # most images in memory at a time, and most of their values
 PARALLEL = 1 << 28  # least number of values (about a second of work) for which several processes are started
 
 # Returns corrupted copies of images, given the name or reference of a corruption, a severity and the images' numbers.
@@ -53,10 +53,10 @@ def write_corrupted(
     The bytes do not depend on it.
 
     `target` then holds, for each corruption, `<name>.npy`, uint8 (S * N, H, W, C), one block of N images in test order
-    for each of the S ascending severities; `labels.npy`, the labels repeated S times (uint8; int64 above 255 classes);
-    and `meta.json` with names, severities, engine, constants, seed, published (null), source_fingerprint, the sha256 of
-    each file, the versions on which its bytes depend and, if there are any, the reference and code of the user's own
-    corruptions under `own`. After an error it holds nothing.
+    for each of the S ascending severities; unless the dataset has masks, `labels.npy`, the labels repeated S times
+    (uint8; int64 above 255 classes); and `meta.json` with names, severities, engine, constants, seed, published (null),
+    source_fingerprint, the sha256 of each file, the versions on which its bytes depend and, if there are any, the
+    reference and code of the user's own corruptions under `own`. After an error it holds nothing.
 
     Raises UserError if an argument is not valid.
     """
@@ -119,9 +119,8 @@ def write_folder(
 ) -> None:
     """Writes the folder that `write_corrupted` describes. origin: further entries of its meta.json."""
     shape = np.load(source / "test_images.npy", mmap_mode="r").shape
-    labels = np.load(source / "test_labels.npy")
     dataset: dict[str, Any] = read_json(source / "meta.json")
-    count = len(labels)
+    count = shape[0]
     rows = len(severities) * count
     hashes: dict[str, str] = {}
     with atomic_folder(target) as folder, Progress(f"corrupt {source.name}", total=len(chosen) * rows) as progress:
@@ -129,8 +128,10 @@ def write_folder(
         with closing(write_arrays(paths, severities, count, shape[1:], make, progress, workers)) as done:
             for reference in done:
                 hashes[paths[reference].stem] = sha256(paths[reference])
-        label_type = np.int64 if dataset["classes"] > 255 else np.uint8
-        npy.save(folder / "labels.npy", np.tile(labels.astype(label_type), len(severities)))
+        if "masks" not in dataset:
+            labels = np.load(source / "test_labels.npy")
+            label_type = np.int64 if dataset["classes"] > 255 else np.uint8
+            npy.save(folder / "labels.npy", np.tile(labels.astype(label_type), len(severities)))
         meta = {
             "names": list(chosen),
             "severities": list(severities),
@@ -158,11 +159,12 @@ def write_arrays(
     that nothing is copied between them. They end when the generator is closed, or when this process ends.
     """
     total = len(paths) * len(severities) * count
+    images = max(1, min(IMAGES, VALUES // math.prod(shape)))
     blocks = [
-        Block(name, severity, position * count, start, min(start + IMAGES, count))
+        Block(name, severity, position * count, start, min(start + images, count))
         for name in paths
         for position, severity in enumerate(severities)
-        for start in range(0, count, IMAGES)
+        for start in range(0, count, images)
     ]
     size = (len(severities) * count, *shape)
     starts = {name: npy.create(path, np.uint8, size) for name, path in paths.items()}

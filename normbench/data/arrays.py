@@ -1,4 +1,4 @@
-"""The four arrays of a dataset: validation, resizing, writing, and their fingerprint."""
+"""The four arrays of a dataset: names, validation, resizing, writing, and their fingerprint."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from normbench.system.progress import Progress
 from normbench.system.size import Size, sides
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+MASKED = ("train_images", "train_masks", "test_images", "test_masks")  # of a dataset of segmentation
 # Beside the arrays of a dataset of image files: its `files`, `<class>/<file>` for each test image, and its `background`
 # (see `Origin`).
 TEST_FILES = "test_files.json"
@@ -25,7 +26,8 @@ TEST_FILES = "test_files.json"
 # arrays that make its content.
 TRAIN_FILES = "train_files"
 STREAMED = ("train_sha256", "train_sizes", "train_labels", "test_images", "test_labels")
-BATCH = 1024  # images processed at a time, where a dataset may be larger than the memory
+BATCH = 1024  # most images processed at a time, where a dataset may be larger than the memory
+BYTES = 1 << 26  # most bytes of such images
 
 
 def save(arrays: Mapping[str, np.ndarray], request: Request, out: Path) -> None:
@@ -91,10 +93,25 @@ def resize(images: np.ndarray, size: Size, title: str) -> np.ndarray:
     return resized
 
 
+def at_a_time(array: np.ndarray) -> int:
+    """How many images or labels of an array are processed at a time; no result depends on it."""
+    return max(1, min(BATCH, BYTES // max(1, array[:1].nbytes)))
+
+
+def names_in(folder: Path) -> tuple[str, ...]:
+    """The names of the arrays that make the content of the prepared dataset in a folder."""
+    if (folder / f"{TRAIN_FILES}.npy").exists():
+        return STREAMED
+    masked = any((folder / f"{name}.npy").exists() for name in MASKED if name.endswith("masks"))
+    return MASKED if masked else ARRAYS
+
+
 def fingerprint(arrays: Mapping[str, np.ndarray], stream: object = None) -> str:
     """Hexadecimal sha256 over the arrays, in the order train_images, train_labels, test_images, test_labels.
 
     Of streamed images it is over `stream`, how they are read, as a line of JSON, and the arrays of STREAMED.
+
+    A dataset of segmentation has masks in the place of the labels.
 
     Each array contributes the line `<name> <dtype> <shape, joined by x>\\n` in ASCII, e.g. `train_labels int64 1437`,
     and then its bytes in C order, integers little-endian.
@@ -102,10 +119,11 @@ def fingerprint(arrays: Mapping[str, np.ndarray], stream: object = None) -> str:
     digest = hashlib.sha256()
     if stream is not None:
         digest.update(json.dumps(stream, sort_keys=True).encode() + b"\n")
-    for name in ARRAYS if stream is None else STREAMED:
+    for name in STREAMED if stream is not None else MASKED if "train_masks" in arrays else ARRAYS:
         array = arrays[name]
         digest.update(f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n".encode("ascii"))
         little_endian = array.dtype.newbyteorder("<")
-        for start in range(0, len(array), BATCH):
-            digest.update(np.ascontiguousarray(array[start : start + BATCH], little_endian).tobytes())
+        rows = at_a_time(array)
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows], little_endian).tobytes())
     return digest.hexdigest()

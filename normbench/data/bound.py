@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from normbench.system.quantities import Finite, Sha256
-from normbench.system.schema import ImageSize, Positive, PositiveReal, Seed, Share, Strict
+from normbench.system.schema import ImageSize, NotNegative, Positive, PositiveReal, Seed, Share, Strict
 
 
 def _not_bool(value: Any) -> Any:
@@ -29,6 +29,16 @@ class Validation(Strict):
     seed: Seed
 
 
+class Masks(Strict):
+    """The masks of a dataset of segmentation.
+
+    ignored: the label of pixels that count nowhere. names: of the classes, in the order of their labels.
+    """
+
+    ignored: NotNegative
+    names: list[str]
+
+
 class Bound(Strict):
     """A prepared dataset: where it is stored and what it contains.
 
@@ -36,8 +46,8 @@ class Bound(Strict):
     or height and width. train, test: numbers of images. mean, std: the mean and standard deviation of each channel with
     which inputs are normalized, for pixels in 0..1. origin: where the data came from. note: a remark about the data for
     readers of the results, or None. validation: for a run that must not see the test images, those that it is measured
-    on instead. reader_code: for training images that stay in their files, the digest of the code that reads
-    them, and otherwise None.
+    on instead. reader_code: for training images that stay in their files, the digest of the code that reads them, and
+    otherwise None. masks: of a dataset of segmentation, whose images have masks and no labels.
     """
 
     name: str
@@ -54,6 +64,7 @@ class Bound(Strict):
     note: str | None = None
     validation: Validation | None = None
     reader_code: str | None = None
+    masks: Masks | None = None
 
     def identity(self, normalized: bool = True) -> dict[str, Any]:
         """Returns what shapes a run: the content and, for classifiers, the number of classes and the normalization.

@@ -6,6 +6,9 @@ class_names (list or null), channels, image_size (one number for a square, or he
 images), mean, std (for each channel, pixels in 0..1), origin, sha256 (of the source's archive, null where there is
 none), fingerprint (see `normbench.data.arrays.fingerprint`), files (the sha256 of each file, by array) and note. Where
 training images stay in their files, it has an index of these (see `normbench.data.stream`), and `stream` in meta.json.
+
+A dataset of segmentation has `train_masks.npy` and `test_masks.npy` (uint8, N x H x W; see `normbench.data.masks`) in
+the place of the labels, and `masks` in its meta.json (see `normbench.data.bound.Masks`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from normbench.data import arrays
+from normbench.data import arrays, masks
 from normbench.data.sources import registry
 from normbench.data.sources.base import ADDED_KEYS, COMMON_KEYS, Origin, Request, Sliced
 from normbench.system import blame, files
@@ -40,9 +43,11 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         where = blame.definition(vars(kind).get("write")) or spec["source"]
         raise request.error(f"{where}: write returned a {type(origin).__name__}; expected an Origin")
     stream = origin.stream
-    names = arrays.ARRAYS if stream is None else arrays.STREAMED
+    names = arrays.STREAMED if stream is not None else arrays.MASKED if kind.has_masks else arrays.ARRAYS
     stored = {name: np.load(out / f"{name}.npy", mmap_mode="r") for name in names}
-    if stream is None:
+    if kind.has_masks:
+        masks.check(stored, origin.class_names or [], request)
+    elif stream is None:
         for name, array in arrays.checked(stored, f"dataset '{request.dataset}'").items():
             if (array.shape, array.dtype) != (stored[name].shape, stored[name].dtype):
                 wrote, needed = (f"{each.dtype} {by(each.shape)}" for each in (stored[name], array))
@@ -52,7 +57,7 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
     if request.image_size is not None and sides(request.image_size) != (height, width):
         asked = by(sides(request.image_size))
         raise request.error(f"the source wrote images of {height} x {width} pixels, {asked} were asked for")
-    classes = int(stored["train_labels"].max()) + 1
+    classes = len(origin.class_names or []) if kind.has_masks else int(stored["train_labels"].max()) + 1
     if origin.class_names is not None and len(origin.class_names) != classes:
         raise request.error(f"the source names {len(origin.class_names)} classes, the labels have {classes}")
     mean, std = statistics(images, spec["mean"], spec["std"], request)
@@ -75,6 +80,8 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
     }
     if stream is not None:
         meta["stream"] = stream.settings
+    if kind.has_masks:
+        meta["masks"] = {"ignored": masks.IGNORED, "names": origin.class_names}
     if origin.test_files is not None:
         facts = {"files": origin.test_files, "background": origin.background}
         files.write_json(out / arrays.TEST_FILES, facts)
@@ -101,8 +108,9 @@ def statistics(
         return list(mean), list(std)
     counts = np.zeros((channels, 256), np.int64)
     with Progress(f"mean of {request.dataset}", total=len(images)) as progress:
-        for start in range(0, len(images), arrays.BATCH):
-            batch = images[start : start + arrays.BATCH]
+        rows = arrays.at_a_time(images[:1])
+        for start in range(0, len(images), rows):
+            batch = images[start : start + rows]
             for channel in range(channels):
                 counts[channel] += np.bincount(batch[..., channel].ravel(), minlength=256)
             progress.update(start + len(batch), f"{start + len(batch)} of {len(images)}")

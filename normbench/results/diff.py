@@ -34,6 +34,7 @@ HIGHER = {"clean_accuracy", "corruption_accuracy", "batch_clean_accuracy", "batc
 HIGHER |= {"attack_clean", "attack_fgsm", "attack_pgd", "attack_pgd_long", "auto_attack"}
 LOWER = {"nll", "brier", "ece", "corrupted_nll", "corrupted_brier", "corrupted_ece"}
 LOWER |= {"fid", "fid_infinity", "classifier_kid", "inception_fid", "inception_fid_infinity", "inception_kid"}
+HIGHER |= {"mean_iou", "pixel_accuracy", "corruption_mean_iou", "corruption_pixel_accuracy"}
 PERCENT = HIGHER | {"ece", "corrupted_ece"}  # fractions, which are shown in percent
 WIDE = 200  # characters of a line, where there is no terminal
 FAILED = "failed runs"

@@ -21,7 +21,7 @@ from normbench.results.page.addresses import data_address
 from normbench.results.page.findings import as_written, overall_grid
 from normbench.results.page.names import Variants
 from normbench.results.page.run_panels import first_anchors, panels, run_grid
-from normbench.results.page.sections import Suite, anchor, gan_section, task_section
+from normbench.results.page.sections import Suite, anchor, gan_section, segmentation_section, task_section
 from normbench.results.tables import checksums
 from normbench.results.tables.cells import original
 from normbench.results.tables.facts import Facts
@@ -34,6 +34,9 @@ from normbench.training.task import Task
 
 TABLES: tuple[str, ...] = (
     "leaderboard",
+    "segmentation",
+    "segmentation_classes",
+    "segmentation_corruptions",
     "gan",
     "runs",
     "speeds",
@@ -63,6 +66,7 @@ NAMES: tuple[str, ...] = (
     "variant",
     "other",
     "method",
+    "protocol",
     "measure",
     "corruption",
     "class",
@@ -104,7 +108,12 @@ def render(folder: Path) -> str:
     drawn = looks(all_variants, facts.suite.baseline)
     suite = Suite(facts, tables, files.read_json(folder / "missing.json"), drawn, first_anchors(tables["runs"]))
     taken = {"main", "across", "published", "claims", "corruptions", "variants", "runs", "columns", "numbers", "cite"}
-    tasks = [task_section(suite, name, anchor(name, taken), folder) for name in facts.suite.tasks]
+    tasks = [
+        (segmentation_section if facts.suite.kind_of(name) is Kind.SEGMENTATION else task_section)(
+            suite, name, anchor(name, taken), folder
+        )
+        for name in facts.suite.tasks
+    ]
     gans = [gan_section(suite, name, anchor(name, taken), folder) for name in facts.suite.gan_tasks]
     glyphs = {name: look.glyph() for name, look in drawn.items()}
     classifiers = {
@@ -127,6 +136,8 @@ def render(folder: Path) -> str:
             glyphs=glyphs,
             tasks=tasks,
             gan_tasks=gans,
+            protocols=set(tables["segmentation"].get("protocol", [])),
+            kinds={section.tag for section in (*tasks, *gans)},
             overall=overall_grid(Variants(glyphs, facts.suite.baseline), tables["overall"]),
             overall_charts=across,
             critical_difference=critical_difference(tables["overall"]),

@@ -78,6 +78,17 @@ CLASSIFIERS = [
     Column("parameters", lambda row: row["parameters"]),
     Column("peak memory MiB", lambda row: row["peak_memory_mib"]),
 ]
+SEGMENTATION = [
+    VARIANT,
+    Column("mean IoU %", percent("mean_iou"), "mean_iou"),
+    Column("verdict", verdict("mean_iou_verdict")),
+    Column("corruption mean IoU %", percent("corruption_mean_iou"), "corruption_mean_iou"),
+    Column("verdict", verdict("corruption_mean_iou_verdict")),
+    Column("runs", runs),
+    Column("pixel accuracy %", percent("pixel_accuracy"), "pixel_accuracy"),
+    Column("parameters", lambda row: row["parameters"]),
+    Column("peak memory MiB", lambda row: row["peak_memory_mib"]),
+]
 GANS = [
     VARIANT,
     Column("FID", lambda row: spread(row, "fid"), "fid", lowest=True),
@@ -97,7 +108,7 @@ def show(stream: TextIO | None = None) -> None:
     live = to.isatty()
     width = shutil.get_terminal_size().columns if live else WHOLE
     lines = []
-    for name, columns in (("leaderboard", CLASSIFIERS), ("gan", GANS)):
+    for name, columns in (("leaderboard", CLASSIFIERS), ("segmentation", SEGMENTATION), ("gan", GANS)):
         rows = read(layout.TABLES / f"{name}.csv")
         for task in dict.fromkeys(row["task"] for row in rows):
             lines += ["", *drawn(task, [row for row in rows if row["task"] == task], columns, width, live)]

@@ -82,11 +82,14 @@ def machine(device: Device) -> str:
     return ", ".join(parts)
 
 
+NOUNS = {Kind.CLASSIFICATION: "task", Kind.SEGMENTATION: "segmentation task", Kind.GAN: "GAN task"}
+
+
 def overview(suite: Suite) -> str:
     """Returns one line about the suite."""
     parts = [
         f"{counted(len(variants), 'variant')} on {counted(len(tasks), noun)}"
-        for kind, noun in ((Kind.CLASSIFICATION, "task"), (Kind.GAN, "GAN task"))
+        for kind, noun in NOUNS.items()
         for tasks, variants in [suite.of_kind(kind)]
         if tasks
     ]

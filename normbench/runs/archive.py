@@ -21,7 +21,9 @@ from pydantic import Field, ValidationError
 from normbench.runs import contents, formats, recomputed, store
 from normbench.runs.contents import LARGEST, RECORD
 from normbench.runs.finished import record_in
+from normbench.runs.recomputed import predicted_shape
 from normbench.runs.record import TrainedRecord
+from normbench.runs.run import Kind
 from normbench.system import files, intact, layout, strict_json
 from normbench.system.errors import UserError
 from normbench.system.schema import Strict
@@ -313,7 +315,10 @@ def _read(file: Path, record: TrainedRecord) -> None:
         case contents.WEIGHTS | contents.GENERATOR | contents.DISCRIMINATOR:
             formats.state_dict(file)
         case contents.PREDICTIONS:
-            formats.predictions(file, record.provenance.dataset.test)
+            if record.kind is Kind.SEGMENTATION:
+                formats.masks(file, predicted_shape(record))
+            else:
+                formats.predictions(file, record.provenance.dataset.test)
         case contents.HISTORY:
             bound = record.provenance.dataset
             size = bound.channels, *sides(bound.image_size)

@@ -78,7 +78,7 @@ def train_with(method: Method, run: Run, task: Task, data: Splits, keeper: Keepe
         summary=_summary(outcome, metrics.get("clean_accuracy")),
         diverged=outcome.diverged,
         metrics=metrics,
-        images_per_second=_images_per_second(outcome, len(prepared.train)),
+        images_per_second=images_per_second(outcome, len(prepared.train)),
         parameters=parameters,
         epoch_seconds=outcome.epoch_seconds,
         resumed=outcome.resumed,
@@ -99,7 +99,7 @@ def _summary(outcome: Outcome, accuracy: float | None) -> str:
     return f"clean accuracy {accuracy:.4f}"
 
 
-def _images_per_second(outcome: Outcome, images: int) -> float | None:
+def images_per_second(outcome: Outcome, images: int) -> float | None:
     """Returns the median over the epochs after the first; None if no epoch was completed.
 
     Kernels are still being chosen in the first epoch.

@@ -23,6 +23,12 @@ TRAINING = {
         ("training/classifier.py", "fit"),
         ("training/classifier.py", "measure"),
     ],
+    Kind.SEGMENTATION: [
+        ("data/scenes.py", "load"),
+        ("segmentation/trainer.py", "prepare"),
+        ("segmentation/trainer.py", "fit"),
+        ("segmentation/trainer.py", "measure"),
+    ],
     Kind.GAN: [
         ("data/prepared.py", "load"),
         ("gan/trainer.py", "prepare"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from normbench.runs.run import Kind, Status
 
 RECORD = "record.json"
-WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # the files of a classifier
+WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"  # the files of a classifier, and of segmentation
 # The files of a GAN. The samples of its history are as many at each of its times, of the same noise.
 GENERATOR, SAMPLES, FILM = "generator.pt", "samples.png", "film.png"
 DISCRIMINATOR, HISTORY = "discriminator.pt", "history.npz"
@@ -32,7 +32,7 @@ LARGEST_CHECKPOINT = 65536 * MIB  # with the state of the optimizer and a moving
 
 def contents(kind: Kind, status: Status) -> list[str]:
     """Returns the files of a run besides its record. A run that diverged has its weights alone."""
-    always, finished = {Kind.CLASSIFICATION: (WEIGHTS, PREDICTIONS), Kind.GAN: (GENERATOR, SAMPLES)}[kind]
+    always, finished = (GENERATOR, SAMPLES) if kind is Kind.GAN else (WEIGHTS, PREDICTIONS)
     return [always, finished] if status is Status.FINISHED else [always]
 
 

@@ -92,6 +92,11 @@ def predictions(path: Path, most: int) -> np.ndarray:
     return _array(path, "predicted", np.int32, lambda shape: len(shape) == 1 and shape[0] <= most, f"at most {most}")
 
 
+def masks(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns predicted masks, uint8 of a shape (N, H, W), of an .npz file. Raises an error if it is not one."""
+    return _array(path, "predicted", np.uint8, lambda found: found == shape, f"{shape}")
+
+
 def samples(path: Path, times: int, size: tuple[int, int, int]) -> np.ndarray:
     """Returns the samples of a GAN's history, uint8 (times, N, *size), of an .npz file.
 

@@ -15,6 +15,8 @@ from normbench.models.build import load_weights
 from normbench.runs import finished
 from normbench.runs.contents import DISCRIMINATOR, GENERATOR, WEIGHTS
 from normbench.runs.record import Record
+from normbench.segmentation import trainer as segmentation
+from normbench.segmentation.task import SegmentationTask
 from normbench.system.narrowing import narrowed
 from normbench.training import classifier
 from normbench.training.task import Task
@@ -33,6 +35,17 @@ def trained_classifier(record: Record, folder: Path, device: str) -> nn.Module:
     finished.check(folder / WEIGHTS, record.files[WEIGHTS])
     model = load_weights(_classifier(record), folder / WEIGHTS)
     return placement.placed(model, device, record.provenance.numerics.memory_format).eval()
+
+
+def trained_segmenter(record: Record, folder: Path, device: str) -> nn.Module:
+    """Returns the trained network of a run of segmentation, as `trained_classifier` does."""
+    origin = record.provenance
+    task = narrowed(origin.task, SegmentationTask, f"run {record.run}: task")
+    finished.check(folder / WEIGHTS, record.files[WEIGHTS])
+    method = methods.build(origin.variant.method, origin.variant.options)
+    model = models.get(task.model, "segmenter")
+    network = segmentation.network(task, model, method, origin.dataset, record.seed)
+    return placement.placed(load_weights(network, folder / WEIGHTS), device, origin.numerics.memory_format).eval()
 
 
 def trained_generator(record: Record, folder: Path, device: str) -> nn.Module:

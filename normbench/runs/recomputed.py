@@ -23,8 +23,13 @@ from normbench.runs import code, generation
 from normbench.runs.contents import DISCRIMINATOR, FILM, GENERATOR, PREDICTIONS, SAMPLES, WEIGHTS
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
+from normbench.segmentation import trainer as segmentation
+from normbench.segmentation.confusion import confusion
+from normbench.segmentation.protocol import crop_size, protocol
+from normbench.segmentation.task import SegmentationTask
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.system.narrowing import narrowed
 from normbench.system.quantities import unprintable
 from normbench.system.size import sides
 from normbench.system.text import clean, complain
@@ -49,14 +54,15 @@ def check(record: Record, folder: Path, path: Path) -> None:
 
 
 def _problems(record: Record, folder: Path) -> Iterator[str]:
-    names = [WEIGHTS] if record.kind is Kind.CLASSIFICATION else [GENERATOR, DISCRIMINATOR]
+    names = [GENERATOR, DISCRIMINATOR] if record.kind is Kind.GAN else [WEIGHTS]
     for place, name in enumerate(name for name in names if name in record.files):
         state = torch.load(folder / name, weights_only=True, map_location="cpu")
         for problem in _state_problems(record, state, place):
             yield f"{name}: {problem}"
     if PREDICTIONS in record.files:
         with np.load(folder / PREDICTIONS, allow_pickle=False) as arrays:
-            for problem in _predictions_problems(record, arrays["predicted"]):
+            masks = record.kind is Kind.SEGMENTATION
+            for problem in (_mask_problems if masks else _predictions_problems)(record, arrays["predicted"]):
                 yield f"{PREDICTIONS}: {problem}"
     image_size = sides(record.provenance.dataset.image_size)[0]
     if SAMPLES in record.files:
@@ -169,6 +175,11 @@ def _networks(record: Record, initialized: bool) -> tuple[nn.Module, ...]:
             return trainer.networks(task, model, method, bound, record.seed, apply_to)
         size, latent, classes = bound.image_size, task.recipe.latent, task.classes(bound)
         return uninitialized_gan(model, task.model_options, method, bound.channels, size, latent, classes, apply_to)
+    if isinstance(task, SegmentationTask):
+        model, classes = models.get(task.model, "segmenter"), protocol(task.recipe, bound).classes
+        if initialized:
+            return (segmentation.network(task, model, method, bound, record.seed),)
+        return (model.function(method, bound.channels, classes, **task.model_options),)
     model = models.get(task.model, "classifier")
     if initialized:
         network = classifier.network(task, model, method, bound, record.seed)
@@ -182,7 +193,8 @@ def _see_images(network: nn.Module, record: Record) -> None:
     """Makes a forward pass in training: some layers have buffers that take the size of the first images."""
     origin = record.provenance
     bound, task = origin.dataset, origin.task
-    images = torch.randn(2, bound.channels, *sides(bound.image_size))
+    size = crop_size(task.recipe, bound) if isinstance(task, SegmentationTask) else bound.image_size
+    images = torch.randn(2, bound.channels, *sides(size))
     conditional = isinstance(task, GanTask) and task.classes(bound) is not None
     network.train()(images, *([torch.zeros(2, dtype=torch.long)] if conditional else []))
 
@@ -203,6 +215,33 @@ def _predictions_problems(record: Record, predicted: np.ndarray) -> Iterator[str
         yield f"metrics.clean_accuracy is {accuracy!r}, which no number of {bound.test} images gives"
 
 
+def predicted_shape(record: Record) -> tuple[int, int, int]:
+    """Returns the number, the height and the width of the predicted masks of a run of segmentation."""
+    bound = record.provenance.dataset
+    chosen = protocol(narrowed(record.provenance.task, SegmentationTask, f"run {record.run}: task").recipe, bound)
+    return bound.test, chosen.height, chosen.width
+
+
+def _mask_problems(record: Record, predicted: np.ndarray) -> Iterator[str]:
+    bound = record.provenance.dataset
+    task = narrowed(record.provenance.task, SegmentationTask, f"run {record.run}: task")
+    chosen, wanted = protocol(task.recipe, bound), predicted_shape(record)
+    if predicted.shape != wanted:
+        yield f"has masks of the shape {predicted.shape}, must be {wanted}"
+        return
+    if predicted.max() >= chosen.classes:
+        yield f"has the class {predicted.max()}, the network has {chosen.classes} classes"
+        return
+    folder = prepared_folder(bound.fingerprint)
+    if folder is None:
+        return
+    matrix = np.zeros((chosen.classes, chosen.classes), np.int64)
+    for truth, found in zip(np.load(folder / "test_masks.npy", mmap_mode="r"), predicted, strict=True):
+        matrix += confusion(chosen.masks(truth[None])[0], found, chosen.classes)
+    if matrix.tolist() != record.metrics["confusion"]:
+        yield "does not give the confusion matrix of the record"
+
+
 def _picture_problems(record: Record, path: Path, width: int, height: int) -> Iterator[str]:
     mode = "RGB" if record.provenance.dataset.channels == 3 else "L"
     try:
@@ -217,11 +256,17 @@ def _picture_problems(record: Record, path: Path, width: int, height: int) -> It
 
 def test_labels(fingerprint: str) -> np.ndarray | None:
     """Returns the test labels of the dataset with this fingerprint if it lies prepared here, undamaged."""
+    folder = prepared_folder(fingerprint)
+    return None if folder is None else np.load(folder / "test_labels.npy", allow_pickle=False)
+
+
+def prepared_folder(fingerprint: str) -> Path | None:
+    """Returns the folder of the dataset with this fingerprint if it lies prepared here, undamaged."""
     for meta in sorted(layout.DATA.glob("*/meta.json")):
         try:
             if files.read_json(meta)["fingerprint"] == fingerprint:
                 intact.check(meta.parent, fingerprint)
-                return np.load(meta.parent / "test_labels.npy", allow_pickle=False)
+                return meta.parent
         except (OSError, ValueError, TypeError, KeyError, UserError):
             continue  # Whoever reads this dataset says what is wrong with it.
     return None

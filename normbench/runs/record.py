@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from normbench.data.bound import Bound, Corrupted
@@ -20,7 +21,11 @@ from normbench.gan.task import GanTask
 from normbench.runs.contents import contents, optional
 from normbench.runs.migrations import migrated
 from normbench.runs.run import Kind, Run, Status
+from normbench.runs.tasks import AnyTask, EpochTask
 from normbench.runs.variant import Variant
+from normbench.segmentation.confusion import scores
+from normbench.segmentation.protocol import protocol
+from normbench.segmentation.task import SegmentationTask
 from normbench.system import files
 from normbench.system.errors import UserError
 from normbench.system.quantities import Accuracy, Finite, Revision, RunId, Sha256, Time, unprintable
@@ -42,6 +47,8 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Parsed = TypeVar("Parsed", bound=Strict)
 
+# The scores that have a list of numbers for each corruption, one for each severity.
+CORRUPTED = ("corruption_accuracy", "corruption_calibration", "corruption_mean_iou", "corruption_pixel_accuracy")
 # The places of free texts, which may have more than one line.
 FREE = frozenset({"provenance.dataset.note", "provenance.dataset.origin"})
 
@@ -86,7 +93,7 @@ class Git(Strict):
 
 
 class Position(Strict):
-    """A position in the training of a classifier, both from 0; whether steps count over the epochs is said there."""
+    """A position in a training of epochs, both from 0; whether steps count over the epochs is said there."""
 
     epoch: Count
     step: Count
@@ -129,7 +136,7 @@ class Provenance(Strict):
     and the settings with which the run was scored; null before that.
     """
 
-    task: Task | GanTask
+    task: AnyTask
     variant: Variant
     dataset: Bound
     code: Sha256
@@ -144,7 +151,10 @@ class Provenance(Strict):
 
 
 class Epoch(Strict):
-    """One epoch of a classifier: its number from 1, its first learning rate, mean loss and training accuracy."""
+    """One epoch: its number from 1, its first learning rate, mean loss and training accuracy.
+
+    That of segmentation is the mean over the steps of the accuracy on the pixels that count.
+    """
 
     epoch: Positive
     lr: NotNegativeReal
@@ -165,6 +175,21 @@ class ClassifierMetrics(Strict):
     history: list[Epoch]
     training_set: TrainingSet
     clean_accuracy: Accuracy | None = None
+
+
+class SegmentationMetrics(Strict):
+    """What the training of a network of segmentation measures. A run that diverged has no scores.
+
+    training_images: their number. mean_iou, pixel_accuracy, iou, confusion: over all pixels of the test images (see
+    `normbench.segmentation.confusion`); iou and confusion by class of the network.
+    """
+
+    history: list[Epoch]
+    training_images: Positive
+    mean_iou: Accuracy | None = None
+    pixel_accuracy: Accuracy | None = None
+    iou: list[Accuracy | None] | None = None
+    confusion: list[list[Count]] | None = None
 
 
 class Interval(Strict):
@@ -233,6 +258,20 @@ class ScoredClassifierMetrics(ClassifierMetrics, CorruptionScores):
     model_config = ConfigDict(extra="allow")
 
 
+class ScoredSegmentationMetrics(SegmentationMetrics):
+    """The metrics of a network of segmentation with its scores: those above on corrupted images.
+
+    corruption_mean_iou, corruption_pixel_accuracy: by corruption, a number for each severity. columns, missing: as
+    those of `CorruptionScores`. collapsed: whether the network names the same class for all pixels.
+    """
+
+    collapsed: bool = False
+    corruption_mean_iou: dict[str, list[Accuracy]] | None = None
+    corruption_pixel_accuracy: dict[str, list[Accuracy]] | None = None
+    columns: dict[str, Count | Finite] = {}
+    missing: dict[str, str] = {}
+
+
 class Features(Strict):
     """A network in whose features generated and real images were compared, and how many of them.
 
@@ -270,16 +309,30 @@ class ScoredGanMetrics(GanMetrics):
     over_time: dict[str, list[Finite | None]] = {}
 
 
-TRAINED: dict[Kind, type[Strict]] = {Kind.CLASSIFICATION: ClassifierMetrics, Kind.GAN: GanMetrics}
-SCORED: dict[Kind, type[Strict]] = {Kind.CLASSIFICATION: ScoredClassifierMetrics, Kind.GAN: ScoredGanMetrics}
+TRAINED: dict[Kind, type[Strict]] = {
+    Kind.CLASSIFICATION: ClassifierMetrics,
+    Kind.SEGMENTATION: SegmentationMetrics,
+    Kind.GAN: GanMetrics,
+}
+SCORED: dict[Kind, type[Strict]] = {
+    Kind.CLASSIFICATION: ScoredClassifierMetrics,
+    Kind.SEGMENTATION: ScoredSegmentationMetrics,
+    Kind.GAN: ScoredGanMetrics,
+}
+TASKS: dict[Kind, type[Strict]] = {
+    Kind.CLASSIFICATION: Task,
+    Kind.SEGMENTATION: SegmentationTask,
+    Kind.GAN: GanTask,
+}
+SCORES = ("mean_iou", "pixel_accuracy", "iou", "confusion")  # of a finished run of segmentation
 
 
 class Record(Strict):
     """What is known of a finished run, with its scores if it has been scored; `TrainedRecord` has none.
 
-    diverged: the position (from 0) of the first loss that was not finite, as epoch and step for classifiers and as step
-    for GANs; null if the run finished. metrics: what the training measured, `ClassifierMetrics` or `GanMetrics`, and
-    one entry for each score. files: the files of the run, by name.
+    diverged: the position (from 0) of the first loss that was not finite, as step for GANs and as epoch and step for
+    others; null if the run finished. metrics: what the training measured (see `TRAINED`), and one entry for each score.
+    files: the files of the run, by name.
     """
 
     METRICS: ClassVar[Mapping[Kind, type[Strict]]] = SCORED
@@ -356,7 +409,7 @@ class Record(Strict):
         unclean = unprintable(self.json_value(), FREE)
         if unclean is not None:
             yield f"{unclean}: has a control character"
-        if isinstance(task, GanTask) is not (self.kind is Kind.GAN):
+        if not isinstance(task, TASKS[self.kind]):
             yield f"provenance.task: is no task of the kind {self.kind}"
             return
         described = self.described_run().id
@@ -384,7 +437,7 @@ class Record(Strict):
         wanted = task.recipe.precision
         if used.precision != wanted:
             yield f"provenance.numerics.precision: is {used.precision}, the recipe has {wanted}"
-        if isinstance(task, Task) and task.recipe.memory_format == "contiguous" != used.memory_format:
+        if isinstance(task, EpochTask) and task.recipe.memory_format == "contiguous" != used.memory_format:
             yield f"provenance.numerics.memory_format: is {used.memory_format}, the recipe has contiguous"
         threads = task.recipe.threads if self.provenance.device.type == "cpu" else None
         if used.threads != threads:
@@ -403,6 +456,8 @@ class Record(Strict):
             return
         if isinstance(metrics, ClassifierMetrics) and isinstance(task, Task):
             yield from self._classifier_problems(task, metrics, diverged, resumed)
+        if isinstance(metrics, SegmentationMetrics) and isinstance(task, SegmentationTask):
+            yield from self._segmentation_problems(task, metrics, diverged, resumed)
         if isinstance(metrics, GanMetrics) and isinstance(task, GanTask):
             yield from self._gan_problems(task, metrics, diverged, resumed)
         yield from self._score_problems()
@@ -413,7 +468,7 @@ class Record(Strict):
             more = sorted(self.metrics.keys() - TRAINED[self.kind].model_fields.keys())
             yield from (f"metrics.{name}: is a score, but the run diverged" for name in more if self.metrics[name])
         on = self.provenance.corrupted
-        for key in ("corruption_accuracy", "corruption_calibration"):
+        for key in CORRUPTED:
             for name, found in (self.metrics.get(key) or {}).items():
                 lists = found.values() if isinstance(found, dict) else [found]
                 if on and (name not in on.names or any(len(each) != len(on.severities) for each in lists)):
@@ -422,13 +477,8 @@ class Record(Strict):
     def _classifier_problems(
         self, task: Task, metrics: ClassifierMetrics, diverged: Strict | None, resumed: Strict | None
     ) -> Iterator[str]:
-        recipe, images, done = task.recipe, metrics.training_set.images, len(metrics.history)
-        if [each.epoch for each in metrics.history] != list(range(1, done + 1)):
-            yield "metrics.history: epochs must count from 1"
-        if done > recipe.epochs or (self.finished and done != recipe.epochs):
-            yield f"metrics.history: has {done} epochs, the recipe {recipe.epochs}"
-        if len(self.cost.epoch_seconds) > recipe.epochs:
-            yield f"cost.epoch_seconds: has {len(self.cost.epoch_seconds)} epochs, the recipe {recipe.epochs}"
+        images = metrics.training_set.images
+        yield from self._epoch_problems(task, metrics.history, images, diverged, resumed)
         if (metrics.clean_accuracy is not None) is not self.finished or (
             "clean_accuracy" in self.metrics
         ) is not self.finished:
@@ -438,6 +488,46 @@ class Record(Strict):
             yield f"metrics.training_set.images: is {images}, the dataset has {train}"
         if task.label_noise is None and metrics.training_set.flipped_labels != 0:
             yield "metrics.training_set.flipped_labels: must be 0, as the task has no label noise"
+
+    def _segmentation_problems(
+        self, task: SegmentationTask, metrics: SegmentationMetrics, diverged: Strict | None, resumed: Strict | None
+    ) -> Iterator[str]:
+        yield from self._epoch_problems(task, metrics.history, metrics.training_images, diverged, resumed)
+        for name in SCORES:
+            if (getattr(metrics, name) is not None) is not self.finished or (name in self.metrics) is not self.finished:
+                yield f"metrics.{name}: a finished run has it, and a diverged one does not"
+        bound = self.provenance.dataset
+        if bound.masks is None:
+            yield "provenance.dataset: has no masks"
+            return
+        if metrics.training_images != bound.train:
+            yield f"metrics.training_images: is {metrics.training_images}, the dataset has {bound.train}"
+        if metrics.confusion is not None and metrics.iou is not None:
+            chosen = protocol(task.recipe, bound)
+            if {len(metrics.iou), *map(len, metrics.confusion), len(metrics.confusion)} != {chosen.classes}:
+                yield f"metrics.confusion: must have a row and a column for each of {chosen.classes} classes"
+                return
+            if sum(map(sum, metrics.confusion)) > bound.test * chosen.height * chosen.width:
+                yield "metrics.confusion: has more pixels than the test images"
+            found = scores(np.array(metrics.confusion), chosen)
+            if (found.mean_iou, found.pixel_accuracy, found.iou) != (
+                metrics.mean_iou,
+                metrics.pixel_accuracy,
+                metrics.iou,
+            ):
+                yield "metrics.mean_iou, pixel_accuracy, iou: are not those of the confusion matrix"
+
+    def _epoch_problems(
+        self, task: EpochTask, history: list[Epoch], images: int, diverged: Strict | None, resumed: Strict | None
+    ) -> Iterator[str]:
+        """Yields what is wrong with epochs and with positions in them. images: the number of training images."""
+        recipe, done = task.recipe, len(history)
+        if [each.epoch for each in history] != list(range(1, done + 1)):
+            yield "metrics.history: epochs must count from 1"
+        if done > recipe.epochs or (self.finished and done != recipe.epochs):
+            yield f"metrics.history: has {done} epochs, the recipe {recipe.epochs}"
+        if len(self.cost.epoch_seconds) > recipe.epochs:
+            yield f"cost.epoch_seconds: has {len(self.cost.epoch_seconds)} epochs, the recipe {recipe.epochs}"
         steps = images // recipe.batch_size if recipe.drop_last else -(-images // recipe.batch_size)
         if isinstance(diverged, Position) and not diverged.epoch == done == diverged.step // max(1, steps):
             yield f"diverged: is epoch {diverged.epoch}, step {diverged.step}, after a history of {done} epochs"

@@ -9,15 +9,16 @@ from pathlib import Path
 
 from normbench.data.bound import Bound
 from normbench.gan.task import GanTask
+from normbench.runs.tasks import AnyTask
 from normbench.runs.variant import Variant
 from normbench.system import files, layout
-from normbench.training.task import Task
 
 
 class Kind(StrEnum):
-    """What a run trains: a classifier or a GAN."""
+    """What a run trains: a classifier, a network of segmentation or a GAN."""
 
     CLASSIFICATION = "classification"
+    SEGMENTATION = "segmentation"
     GAN = "gan"
 
 
@@ -37,7 +38,7 @@ class Run:
     """
 
     kind: Kind
-    task: Task | GanTask
+    task: AnyTask
     variant: Variant
     seed: int
     bound: Bound
@@ -56,7 +57,7 @@ class Run:
             "kind": self.kind,
             "task": self.task.identity(),
             "variant": self.variant.identity(),
-            "dataset": self.bound.identity(normalized=self.kind is Kind.CLASSIFICATION),
+            "dataset": self.bound.identity(normalized=self.kind is not Kind.GAN),
             "seed": self.seed,
             "code": self.code,
         }
@@ -76,7 +77,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """The length of the training: epochs of a classifier, iterations of a GAN."""
+        """The length of the training: iterations of a GAN, epochs of others."""
         return self.task.recipe.iterations if isinstance(self.task, GanTask) else self.task.recipe.epochs
 
     @property
@@ -85,6 +86,13 @@ class Run:
         return OUTPUTS[self.kind] / self.task.name / self.variant.name / str(self.seed)
 
 
-OUTPUTS = {Kind.CLASSIFICATION: layout.TRAINED, Kind.GAN: layout.GENERATED}  # output folders of the training stages
-UNITS = {Kind.CLASSIFICATION: "epoch", Kind.GAN: "iteration"}  # the unit of `Run.steps`
+# The output folders of the training stages, and the folders of build/scores. Tasks of classification and segmentation
+# stand in one section of params.yaml, so that they have different names, and the same stages train and score them.
+OUTPUTS = {Kind.CLASSIFICATION: layout.TRAINED, Kind.SEGMENTATION: layout.TRAINED, Kind.GAN: layout.GENERATED}
+SCORED_IN = {
+    Kind.CLASSIFICATION: layout.SCORES / "classification",
+    Kind.SEGMENTATION: layout.SCORES / "classification",
+    Kind.GAN: layout.SCORES / "gan",
+}
+UNITS = {Kind.CLASSIFICATION: "epoch", Kind.SEGMENTATION: "epoch", Kind.GAN: "iteration"}  # the unit of `Run.steps`
 FID_FEATURES = "fid-features"  # name of the task that trains the classifier for the FID; no suite contains it

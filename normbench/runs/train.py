@@ -7,11 +7,12 @@ import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from normbench.data.prepared import Splits
 from normbench.runs import finished, provenance, store, under_way
 from normbench.runs.checkpoint import Checkpoints
 from normbench.runs.contents import RECORD, contents, optional
+from normbench.runs.images import Data
 from normbench.runs.record import FORMAT, Cost, TrainedRecord, made, problem_of
 from normbench.runs.run import Kind, Run, Status
 from normbench.runs.trained import Trained
@@ -20,9 +21,13 @@ from normbench.system.errors import UserError
 from normbench.system.progress import Progress
 
 # The module whose `train` trains a run of each kind. It is imported on use, as a stage needs only one of them.
-TRAINERS = {Kind.CLASSIFICATION: "normbench.runs.classification", Kind.GAN: "normbench.runs.generation"}
+TRAINERS = {
+    Kind.CLASSIFICATION: "normbench.runs.classification",
+    Kind.SEGMENTATION: "normbench.runs.segmentation",
+    Kind.GAN: "normbench.runs.generation",
+}
 
-Trainer = Callable[[Run, Splits, Checkpoints, Progress], Trained]
+Trainer = Callable[[Run, Any, Checkpoints, Progress], Trained]
 
 
 def trainer(kind: Kind) -> Trainer:
@@ -30,7 +35,7 @@ def trainer(kind: Kind) -> Trainer:
     return importlib.import_module(TRAINERS[kind]).train
 
 
-def claim_and_train(run: Run, data: Callable[[], Splits]) -> bool:
+def claim_and_train(run: Run, data: Callable[[], Data]) -> bool:
     """Trains a run into the store unless it is there already; returns whether this process trained it.
 
     data: returns the images of the run; it is called only if they are needed. If another process is training the run,
@@ -58,7 +63,7 @@ def claim_and_train(run: Run, data: Callable[[], Splits]) -> bool:
     return trained
 
 
-def assist(run: Run, data: Splits) -> None:
+def assist(run: Run, data: Data) -> None:
     """Trains a run together with the first process, which alone stores its state and its outcome."""
     module = importlib.import_module(TRAINERS[run.kind])
     if not hasattr(module, "assist"):
@@ -67,7 +72,7 @@ def assist(run: Run, data: Splits) -> None:
         module.assist(run, data)
 
 
-def train(run: Run, data: Splits) -> None:
+def train(run: Run, data: Data) -> None:
     """Trains a run, from its last checkpoint if it has one, and moves its files and its record into the store."""
     started, checkpoints, notes = provenance.now(), Checkpoints(store.unfinished(run.id)), under_way.Notes(run.id)
     with Progress(run.title, run.steps, also=notes) as progress:

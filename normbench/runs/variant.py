@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from normbench.gan.task import GanTask
+from normbench.runs.tasks import AnyTask
 from normbench.system.schema import NotNegativeReal, Positive, PositiveReal, Strict
 from normbench.training.task import Task
 
@@ -61,7 +61,7 @@ class Variant(VariantEntry):
         where = {} if self.apply_to == "discriminator" else {"apply_to": self.apply_to}
         return {"options": self.options, "method_code": self.method_code} | where
 
-    def on(self, task: Task | GanTask) -> tuple[Task | GanTask, Variant]:
+    def on(self, task: AnyTask) -> tuple[AnyTask, Variant]:
         """Returns a task and this variant as they are trained together, with the values that were tuned for it."""
         chosen = self.tuned.get(task.name) if isinstance(task, Task) else None
         if chosen is None or not isinstance(task, Task):

@@ -11,10 +11,10 @@ from typing import Any
 from normbench.data.bound import Bound
 from normbench.runs import store, under_way
 from normbench.runs.finished import record_in
-from normbench.runs.run import Kind, Run
+from normbench.runs.run import SCORED_IN, Kind, Run
 from normbench.runs.under_way import Note
 from normbench.suite import resolved
-from normbench.suite.suite import TRAINING_STAGES, Suite
+from normbench.suite.suite import Suite
 from normbench.system import layout
 from normbench.system.errors import UserError, line
 from normbench.system.progress import duration
@@ -104,13 +104,13 @@ def run_of(kind: Kind, task: str, variant: str, seed: int) -> Run | None:
         bound = Bound.read(layout.BOUND / f"{task}.json")
     except FileNotFoundError:
         return None
-    return Run(kind, *own, seed, bound, resolved.digest(TRAINING_STAGES[kind]))
+    return Run(kind, *own, seed, bound, resolved.training_digest(kind))
 
 
 def is_scored(name: Name) -> bool:
     """Whether the evaluation has written the record of a run."""
     kind, task, variant, seed = name
-    return Path(layout.SCORES / kind / task / variant / f"{seed}.json").is_file()
+    return Path(SCORED_IN[kind] / task / variant / f"{seed}.json").is_file()
 
 
 def seconds_of(run: Run | None) -> float:

@@ -59,7 +59,7 @@ def checked(suite: Suite) -> dict[str, Bound]:
             task = resolved.task(kind, name)
             bound = found[name] = bound_dataset(task.dataset)
             intact.check_bound(bound)
-            model, size = models.get(task.model), sides(bound.image_size)
+            model, size = models.get(task.model), sides(feasible.trained_size(task, bound.image_size))
             unfit = size_problem(model, task.model_options, *size, bound.channels)
             if unfit:
                 problems.append(f"{layout.PARAMS}: {SECTIONS[kind]}.{name}.model = {task.model!r}: {unfit}")

@@ -73,6 +73,12 @@ STAGES = {
     "aggregate": [("results/tables/write.py", "aggregate")],
     "report": [("results/report.py", "report")],
 }
+# Those of the stage `evaluate` for a task of segmentation.
+SEGMENTATION = [
+    ("suite/evaluate_masks.py", "subject_of"),
+    ("data/scenes.py", "held_out"),
+    ("segmentation/score.py", "measure"),
+]
 # The files that a stage reads beside code.
 DATA_FILES = {
     "aggregate": ["results/published.csv"],
@@ -93,16 +99,21 @@ def source(reference: str) -> str:
     return digest([Root(PACKAGE / "data/prepare.py", "prepare"), Root(sources.source_file(reference), kind.__name__)])
 
 
-def of_stages(corruption_references: Mapping[str, str], score_names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def of_stages(
+    corruption_references: Mapping[str, str], score_names: Iterable[str], segmentation: bool = False
+) -> dict[str, dict[str, Any]]:
     """Returns the content of `build/resolved/code`: for each stage the digest of the code that it runs.
 
     The training stages also have the version of the record's format, because later stages read the records. `corrupt`
-    also has a digest for each corruption and `evaluate` one for each score.
+    also has a digest for each corruption and `evaluate` one for each score. segmentation: whether the suite has tasks
+    of that kind, for which `train` and `evaluate` have a digest of their own.
     """
     found: dict[str, dict[str, Any]] = {
         stage: {"digest": training(kind), "record_format": RECORD_FORMAT}
         for stage, kind in (("train", Kind.CLASSIFICATION), ("gan", Kind.GAN))
     }
+    if segmentation:
+        found["train"]["segmentation"] = training(Kind.SEGMENTATION)
     for stage, places in STAGES.items():
         found[stage] = {"digest": digest(_roots(places))}
         if stage == "corrupt":
@@ -110,6 +121,8 @@ def of_stages(corruption_references: Mapping[str, str], score_names: Iterable[st
                 name: digest([Root(*corruptions.get(reference).source)])
                 for name, reference in corruption_references.items()
             }
+        if stage == "evaluate" and segmentation:
+            found[stage]["segmentation"] = digest(_roots(SEGMENTATION))
         if stage == "evaluate":
             found[stage]["scores"] = {
                 score.name: digest([Root(*score.source), Root(*score.settings_source)])

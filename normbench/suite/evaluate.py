@@ -23,8 +23,10 @@ from normbench.evaluation.subject import Subject, scored_images
 from normbench.runs.finished import record_in
 from normbench.runs.networks import initial_classifier, trained_classifier
 from normbench.runs.record import Record
-from normbench.runs.run import OUTPUTS, Kind
+from normbench.runs.run import OUTPUTS, SCORED_IN, Kind
 from normbench.suite import agreement, resolved
+from normbench.suite.evaluate_masks import evaluate_masks
+from normbench.suite.suite import Suite
 from normbench.system import device as devices
 from normbench.system import files, layout, npy
 from normbench.system.narrowing import narrowed
@@ -39,6 +41,9 @@ def evaluate(task: str, variant: str) -> None:
 
     Raises UserError, and stores nothing, if images, weights or predictions are not those that were written.
     """
+    if Suite.resolved().kind_of(task) is Kind.SEGMENTATION:
+        evaluate_masks(task, variant)
+        return
     spec = resolved.task(Kind.CLASSIFICATION, task)
     settings = resolved.evaluation()
     bound = Bound.read(layout.BOUND / f"{task}.json")
@@ -47,7 +52,7 @@ def evaluate(task: str, variant: str) -> None:
     intact.check_bound(bound)  # Here, so that parallel processes do not each do so.
     intact.check_corrupted(corrupted)
     chosen: list[Chosen | None] = [None, *scores_of(settings)]
-    with files.atomic_folder(layout.SCORES / Kind.CLASSIFICATION / task / variant) as out:
+    with files.atomic_folder(SCORED_IN[Kind.CLASSIFICATION] / task / variant) as out:
         folders = {seed: OUTPUTS[Kind.CLASSIFICATION] / task / variant / str(seed) for seed in spec.seeds}
         records: dict[int, Record] = {seed: record_in(run) for seed, run in folders.items()}
         images = shared_images(bound, device)

@@ -14,10 +14,14 @@ import numpy as np
 
 from normbench.data.bound import Bound
 from normbench.data.labels import part_of_each_class
+from normbench.data.pixels import IGNORED
 from normbench.gan.recipe import GanRecipe
 from normbench.gan.task import GanTask, GanTaskEntry
 from normbench.runs.run import Kind
+from normbench.runs.tasks import AnyTask, EpochTask
 from normbench.runs.variant import Variant
+from normbench.segmentation.recipe import SegmentationRecipe
+from normbench.segmentation.task import SegmentationTask, SegmentationTaskEntry
 from normbench.suite.suite import SECTIONS
 from normbench.system import layout
 from normbench.system.errors import UserError
@@ -34,12 +38,18 @@ WITHOUT_EFFECT = {"cross_entropy": ("epsilon", "ramp_epochs", "lipschitz", "temp
 MOST_CLASSES = 2**15 - 1  # predicted classes are stored as int16
 
 
-def of_recipe(recipe: Recipe | GanRecipe) -> Found:
+def of_recipe(recipe: Recipe | SegmentationRecipe | GanRecipe) -> Found:
     """Yields keys and message of each thing in a recipe that no dataset can be trained with."""
     if isinstance(recipe, GanRecipe):
         return
     if recipe.nesterov and not recipe.momentum:
         yield ("nesterov",), "needs a momentum above 0"
+    if isinstance(recipe, SegmentationRecipe):
+        if recipe.outputs is not None and recipe.protocol == "standard":
+            yield ("outputs",), "has no effect with protocol 'standard', which has the classes of the dataset"
+        if recipe.schedule != "poly" and recipe.power != SegmentationRecipe.model_fields["power"].default:
+            yield ("power",), f"has no effect with schedule '{recipe.schedule}'"
+        return
     steps = sum(milestone < recipe.epochs for milestone in recipe.milestones)
     grown = math.log(recipe.lr) + steps * math.log(recipe.gamma)
     if recipe.schedule == "step" and recipe.gamma > 1 and grown > math.log(LARGEST):
@@ -75,19 +85,30 @@ def of_loss(recipe: Recipe, loss: Loss) -> Found:
         yield ("adversary",), "goes with no loss.curvature, which has adversarial examples of its own"
 
 
-def of_size(task: TaskEntry | GanTaskEntry, size: Size) -> Found:
+def trained_size(task: TaskEntry | SegmentationTaskEntry | GanTaskEntry, size: Size) -> Size:
+    """Returns the size of the images that a network is trained on. size: of those of the dataset."""
+    return (task.recipe.crop_size or size) if isinstance(task, SegmentationTaskEntry) else size
+
+
+def of_size(task: TaskEntry | SegmentationTaskEntry | GanTaskEntry, size: Size) -> Found:
     """Yields keys and message of each setting of a task that does not fit images of this size in pixels."""
     side = min(sides(size))
     if isinstance(task, TaskEntry) and task.recipe.crop == "padded" and task.recipe.crop_padding > side:
         yield ("recipe", "crop_padding"), f"more than the {side} pixels of an image, so that crops would miss it"
 
 
-def of_task(task: Task | GanTask, bound: Bound, variants: Iterable[Variant], evaluation: dict[str, Any]) -> Found:
+def of_task(task: AnyTask, bound: Bound, variants: Iterable[Variant], evaluation: dict[str, Any]) -> Found:
     """Yields keys and message of each setting of a task that does not fit its dataset.
 
     variants: those that are trained on the task. evaluation: the resolved section.
     """
     yield from of_size(task, bound.image_size)
+    if (bound.masks is not None) is not isinstance(task, SegmentationTask):
+        yield ("dataset",), "has no masks" if bound.masks is None else "has masks, which only segmentation learns"
+        return
+    if isinstance(task, SegmentationTask):
+        yield from of_segmentation(task, bound, variants)
+        return
     if isinstance(task, GanTask):
         if bound.classes < 2:
             yield ("dataset",), "has 1 class, but the FID needs the features of a classifier of 2 or more"
@@ -115,6 +136,27 @@ def of_task(task: Task | GanTask, bound: Bound, variants: Iterable[Variant], eva
                 yield ("recipe", "loss"), f"with the variant {variant.name}: {why}"
 
 
+def of_segmentation(task: SegmentationTask, bound: Bound, variants: Iterable[Variant]) -> Found:
+    """Yields keys and message of each setting of a task of segmentation that does not fit its dataset."""
+    recipe = task.recipe
+    if recipe.outputs is not None and not bound.classes < recipe.outputs <= IGNORED:
+        message = f"must be {bound.classes + 1} or more, at most {IGNORED}: the classes of {task.dataset}, and void"
+        yield ("recipe", "outputs"), message
+        return
+    if recipe.drop_last and bound.train < recipe.batch_size:
+        message = f"there are fewer training images ({bound.train}), so that drop_last would leave none"
+        yield ("recipe", "batch_size"), message
+    elif recipe.batch_size == 1 or (bound.train % recipe.batch_size == 1 and not recipe.drop_last):
+        for variant in variants:
+            if why := cannot_train_on_one(task, bound, variant):
+                message = (
+                    f"a batch would be one of {bound.train} training images by itself, on which {variant.name} cannot "
+                    f"train ({why}): set drop_last or another batch size"
+                )
+                yield ("recipe", "batch_size"), message
+                return
+
+
 def of_batches(task: Task, bound: Bound, variants: Iterable[Variant]) -> Found:
     """Yields keys and message if an epoch of a task has no batch, or one image in a batch that needs more."""
     recipe = task.recipe
@@ -137,7 +179,7 @@ def of_batches(task: Task, bound: Bound, variants: Iterable[Variant]) -> Found:
                 return
 
 
-def cannot_train_on_one(task: Task, bound: Bound, variant: Variant) -> str | None:
+def cannot_train_on_one(task: EpochTask, bound: Bound, variant: Variant) -> str | None:
     """Returns why a network cannot train on a batch of one image, though it can on one of two; None if it can."""
     import torch
 
@@ -149,10 +191,11 @@ def cannot_train_on_one(task: Task, bound: Bound, variant: Variant) -> str | Non
         method = methods.build(variant.method, variant.options)
         network = new_classifier(models.get(task.model), task.model_options, method, bound.channels, bound.classes, 0)
         network.train()
+        size = trained_size(task, bound.image_size)
         for count in (2, 1):
             try:
                 with torch.no_grad():
-                    network(torch.randn(count, bound.channels, *sides(bound.image_size)))
+                    network(torch.randn(count, bound.channels, *sides(size)))
             except (RuntimeError, ValueError) as error:
                 return None if count == 2 else str(error).split("\n")[0]
     return None
@@ -197,7 +240,7 @@ def cannot_be_built(task: GanTask, bound: Bound, variant: Variant) -> str | None
 
 
 def problems(
-    kind: Kind, task: Task | GanTask, bound: Bound, variants: Iterable[Variant], evaluation: dict[str, Any]
+    kind: Kind, task: AnyTask, bound: Bound, variants: Iterable[Variant], evaluation: dict[str, Any]
 ) -> list[str]:
     """Returns lines for what `of_task` finds, `params.yaml: tasks.mine.recipe.batch_size = 8: message`."""
     lines = []

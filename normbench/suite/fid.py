@@ -25,7 +25,7 @@ from normbench.runs.contents import DISCRIMINATOR, HISTORY, PICTURES
 from normbench.runs.finished import record_in
 from normbench.runs.networks import trained_discriminator, trained_generator
 from normbench.runs.record import Record
-from normbench.runs.run import OUTPUTS, Kind
+from normbench.runs.run import OUTPUTS, SCORED_IN, Kind
 from normbench.suite import real, resolved
 from normbench.suite.real import scoring_device
 from normbench.system import device as devices
@@ -57,7 +57,7 @@ def score(task: str, variant: str) -> None:
         networks[name] = network, Reference(images.moments), images, about | {"references": known["references"]}
     count = scores.sample_count(spec, len(data.train.pixels))
     runs = [OUTPUTS[Kind.GAN] / task / variant / str(seed) for seed in spec.seeds]
-    with files.atomic_folder(layout.SCORES / Kind.GAN / task / variant) as out:
+    with files.atomic_folder(SCORED_IN[Kind.GAN] / task / variant) as out:
         shown = []
         with Progress(f"fid {task} {variant}", len(runs)) as progress:
             for done, run in enumerate(runs, start=1):

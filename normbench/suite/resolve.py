@@ -23,21 +23,23 @@ from normbench.data.sources.base import COMMON_KEYS, Source
 from normbench.evaluation.registry import SCORES
 from normbench.gan.evaluation import Scoring
 from normbench.gan.inception import OFFICIAL
-from normbench.gan.task import GanTask, GanTaskEntry
+from normbench.gan.task import GanTaskEntry
 from normbench.methods import registry as methods
 from normbench.methods.base import Method
 from normbench.models import registry as models
 from normbench.models.trial import size_problem
 from normbench.runs.run import Kind
+from normbench.runs.tasks import AnyTask
 from normbench.runs.variant import Variant
+from normbench.segmentation.task import SegmentationTaskEntry
 from normbench.suite import code, feasible, trial
 from normbench.suite.document import Keys
 from normbench.suite.file import ParamsFile, check_options, typed_options
 from normbench.suite.look import of_corruptions
-from normbench.suite.resolved import Resolved
+from normbench.suite.resolved import TASKS, Resolved
 from normbench.suite.runs import adopt_outputs
 from normbench.suite.schema import NAME, Dataset
-from normbench.suite.suite import SECTIONS
+from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import blame, files, layout
 from normbench.system.errors import UserError, hint
 from normbench.system.fingerprint import one_reading
@@ -56,7 +58,7 @@ class Resolver:
         self.datasets: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, type[Source]] = {}  # by the name of the dataset
         self.reads: dict[str, list[str]] = {}  # by the name of the dataset
-        self.tasks: dict[Kind, dict[str, Task | GanTask]] = {kind: {} for kind in Kind}
+        self.tasks: dict[Kind, dict[str, AnyTask]] = {kind: {} for kind in Kind}
         self.variants: dict[str, Variant] = {}
 
     def problem(self, keys: Keys, message: str) -> None:
@@ -69,7 +71,7 @@ class Resolver:
         for name in dict.fromkeys([*self.params.datasets, *(n for n in suite.datasets if n in self.builtin())]):
             self.dataset(name)
         for name, entry in self.params.tasks.items():
-            self.task(Kind.CLASSIFICATION, name, entry)
+            self.task(kind_of(entry), name, entry)
         for name, gan_entry in self.params.gan_tasks.items():
             self.task(Kind.GAN, name, gan_entry)
         for name in self.params.variants:
@@ -179,7 +181,7 @@ class Resolver:
             return f"unknown key: source {kind.name} does not have it; these do: {', '.join(others)}"
         return f"unknown key; {hint(key, [*COMMON_KEYS, *sources.options(kind)])}"
 
-    def task(self, kind: Kind, name: str, task: TaskEntry | GanTaskEntry) -> None:
+    def task(self, kind: Kind, name: str, task: TaskEntry | SegmentationTaskEntry | GanTaskEntry) -> None:
         """Resolves one task: looks up its dataset and its model and checks the model's options and image size."""
         section, architecture = SECTIONS[kind], ARCHITECTURES[kind]
         if task.dataset not in self.params.datasets:
@@ -188,6 +190,13 @@ class Resolver:
             else:
                 message = f"unknown dataset; {hint(task.dataset, [*self.params.datasets, *self.builtin()])}"
                 self.problem((section, name, "dataset"), message)
+        source = self.sources.get(task.dataset)
+        if source is not None and source.has_masks is not (kind is Kind.SEGMENTATION):
+            if source.has_masks:
+                message = f"source {source.name} has masks, which a task of `kind: segmentation` learns"
+            else:
+                message = f"source {source.name} has no masks, which segmentation needs"
+            self.problem((section, name, "dataset"), message)
         try:
             model = models.get(task.model, architecture)
         except UserError as error:
@@ -205,7 +214,8 @@ class Resolver:
         right = {option: value for option, value in task.model_options.items() if not problems[option]}
         if isinstance(task, GanTaskEntry) and task.conditional and not model.takes("classes"):
             self.problem((section, name, "conditional"), f"{model.name} has no argument `classes`, so it knows none")
-        unfit = size_problem(model, model.typed(right), *size) if size else None
+        seen = feasible.trained_size(task, size) if size else None
+        unfit = size_problem(model, model.typed(right), *sides(seen)) if seen else None
         if unfit:
             self.problem((section, name, "model"), unfit)
         settings = {key: getattr(task, key) for key in type(task).model_fields}
@@ -214,10 +224,10 @@ class Resolver:
             "model_options": model.options() | model.typed(task.model_options),
             "model_code": code.model(task.model),
         }
-        resolved = (
-            GanTask(**settings) if isinstance(task, GanTaskEntry) else Task(**settings, loss_code=code.loss(task))
-        )
-        self.tasks[kind][name] = resolved
+        if isinstance(task, TaskEntry):
+            self.tasks[kind][name] = Task(**settings, loss_code=code.loss(task))
+        else:
+            self.tasks[kind][name] = TASKS[kind](**settings)
 
     def image_size(self, dataset: str) -> tuple[int, int] | None:
         """Returns the height and width of a dataset's images in pixels; None if only the data can tell."""
@@ -298,6 +308,8 @@ class Resolver:
             place = ("variants", name, "tuned", task)
             if task not in self.params.tasks:
                 self.problem(place, f"unknown task; {hint(task, self.params.tasks)}")
+            elif kind_of(self.params.tasks[task]) is Kind.SEGMENTATION:
+                self.problem(place, "is a task of segmentation, for which nothing is tuned")
             wrong = check_options(kind, chosen.options)
             for option, message in wrong:
                 self.problem((*place, "options", option), message)
@@ -312,6 +324,7 @@ class Resolver:
         """Checks the section `corruptions` and looks up the corruptions."""
         chosen = self.params.corruptions
         made_here = chosen.engine == "normbench"
+        suite_sources = [name for name in self.params.suite.datasets if name in self.sources]
         everything = corruptions.names() if made_here and chosen.source is None else BENCHMARK
         self.corruption_names: dict[str, str] = {}  # name -> reference
         for index, reference in enumerate(everything if chosen.names == "all" else chosen.names):
@@ -325,6 +338,10 @@ class Resolver:
                 self.problem(("corruptions", "names", index), str(error))
         if chosen.source is not None and (not made_here or chosen.constants != "auto"):
             self.problem(("corruptions", "source"), "with published images, leave out engine and constants")
+        elif chosen.source is not None and any(self.sources[name].has_masks for name in suite_sources):
+            self.problem(
+                ("corruptions", "source"), "published images have labels, and a dataset of the suite has masks"
+            )
         elif not made_here and chosen.constants not in ("auto", "imagenet"):
             self.problem(("corruptions", "constants"), f"engine {chosen.engine} has those of imagenet only")
         for name in self.params.suite.datasets if made_here and chosen.source is None else ():
@@ -378,7 +395,10 @@ class Resolver:
 
     def resolved(self) -> Resolved:
         """Returns the resolved values that the suite uses."""
-        suite = self.params.suite
+        entry = self.params.suite
+        suite = Suite(
+            **dict(entry), segmentation=[name for name in entry.tasks if name in self.tasks[Kind.SEGMENTATION]]
+        )
         own = {name: reference for name, reference in self.corruption_names.items() if name != reference}
         source = self.params.corruptions.source
         published = [place for name in suite.datasets for place in of_corruptions(source, name)] if source else []
@@ -397,7 +417,7 @@ class Resolver:
             },
             evaluation=self.evaluated(),
             gan_evaluation=self.scoring(),
-            code=code.of_stages(self.corruption_names, self.scores()),
+            code=code.of_stages(self.corruption_names, self.scores(), bool(suite.segmentation)),
         )
 
     def outside(self, places: list[str]) -> dict[str, str]:
@@ -406,7 +426,16 @@ class Resolver:
         return {} if found is None else {"outside": found}
 
 
-ARCHITECTURES: dict[Kind, Literal["classifier", "gan"]] = {Kind.CLASSIFICATION: "classifier", Kind.GAN: "gan"}
+ARCHITECTURES: dict[Kind, Literal["classifier", "segmenter", "gan"]] = {
+    Kind.CLASSIFICATION: "classifier",
+    Kind.SEGMENTATION: "segmenter",
+    Kind.GAN: "gan",
+}
+
+
+def kind_of(entry: TaskEntry | SegmentationTaskEntry) -> Kind:
+    """The kind of an entry under `tasks`."""
+    return Kind.SEGMENTATION if isinstance(entry, SegmentationTaskEntry) else Kind.CLASSIFICATION
 
 
 def resolve(path: Path = layout.PARAMS) -> Resolved:

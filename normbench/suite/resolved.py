@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from normbench.gan.evaluation import Scoring
 from normbench.gan.task import GanTask
 from normbench.runs.run import Kind
+from normbench.runs.tasks import AnyTask
 from normbench.runs.variant import Variant
-from normbench.suite.suite import SECTIONS, Suite
+from normbench.segmentation.task import SegmentationTask
+from normbench.suite.suite import DIGESTS, SECTIONS, TRAINING_STAGES, Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError, hint
 from normbench.system.schema import first_problem
@@ -20,7 +22,11 @@ from normbench.training.task import Task
 
 CORRUPTIONS = {"names", "severities", "seed", "engine", "constants", "source"}  # keys of resolved corruptions
 DATASET = {"name", "source", "source_code", "image_size"}  # some of the keys of a resolved dataset
-TASKS: dict[Kind, type[Task] | type[GanTask]] = {Kind.CLASSIFICATION: Task, Kind.GAN: GanTask}
+TASKS: dict[Kind, type[Task] | type[SegmentationTask] | type[GanTask]] = {
+    Kind.CLASSIFICATION: Task,
+    Kind.SEGMENTATION: SegmentationTask,
+    Kind.GAN: GanTask,
+}
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,16 @@ class Resolved:
 
     suite: Suite
     datasets: dict[str, dict[str, Any]]
-    tasks: dict[Kind, dict[str, Task | GanTask]]
+    tasks: dict[Kind, dict[str, AnyTask]]
     variants: dict[str, Variant]
     corruptions: dict[str, Any]
     evaluation: dict[str, Any]
     gan_evaluation: Scoring
     code: dict[str, dict[str, Any]]
+
+    def training_digest(self, kind: Kind) -> str:
+        """Returns the digest of the code that trains the runs of a kind."""
+        return self.code[TRAINING_STAGES[kind]][DIGESTS[kind]]
 
     def files(self) -> dict[str, Any]:
         """Returns the JSON value of each file in build/resolved, by its name without the ending."""
@@ -74,7 +84,7 @@ def is_written(name: str, value: Any) -> bool:
         return False
 
 
-def task(kind: Kind, name: str) -> Task | GanTask:
+def task(kind: Kind, name: str) -> AnyTask:
     """Returns a resolved task. Raises UserError if the suite has none of that name."""
     return TASKS[kind].read(_existing(SECTIONS[kind], name))
 
@@ -111,6 +121,11 @@ def gan_evaluation() -> Scoring:
 def digest(stage: str) -> str:
     """Returns the digest of the code of a stage. Raises UserError like `corruptions`."""
     return _object(layout.RESOLVED / f"code/{stage}.json", {"digest"}, None)["digest"]
+
+
+def training_digest(kind: Kind) -> str:
+    """Returns the digest of the code that trains the runs of a kind. Raises UserError like `corruptions`."""
+    return _object(layout.RESOLVED / f"code/{TRAINING_STAGES[kind]}.json", {DIGESTS[kind]}, None)[DIGESTS[kind]]
 
 
 def damaged(name: str | Path, problem: str) -> UserError:

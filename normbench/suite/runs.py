@@ -13,7 +13,7 @@ from normbench.runs.contents import RECORD
 from normbench.runs.record import TrainedRecord
 from normbench.runs.run import OUTPUTS, Run
 from normbench.suite.resolved import Resolved, is_written
-from normbench.suite.suite import TRAINING_STAGES, Suite
+from normbench.suite.suite import Suite
 from normbench.system import files, layout
 from normbench.system.errors import UserError
 from normbench.system.schema import first_problem
@@ -62,14 +62,13 @@ def of_suite(resolved: Resolved, bound: dict[str, Bound]) -> list[Run]:
 
     bound: the datasets by task, as `bound_tasks` returns them.
     """
-    digests = {kind: resolved.code[stage]["digest"] for kind, stage in TRAINING_STAGES.items()}
     return [
         Run(
             kind,
             *resolved.variants[variant].on(resolved.tasks[kind][task]),
             seed,
             bound[task],
-            digests[kind],
+            resolved.training_digest(kind),
             f"{task} {variant} seed {seed}",
         )
         for kind, task, variant, seed in resolved.suite.names()

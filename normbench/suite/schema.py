@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model
 
 from normbench.evaluation.registry import scores
 from normbench.gan.evaluation import GanEvaluation
 from normbench.gan.task import GanTaskEntry
 from normbench.runs.variant import VariantEntry
-from normbench.suite.suite import Suite
+from normbench.segmentation.task import SegmentationTaskEntry
+from normbench.suite.suite import SuiteEntry
 from normbench.system.arrays import SMALLEST_SIDE
 from normbench.system.schema import Positive, Strict
 from normbench.training.task import TaskEntry
@@ -104,14 +105,30 @@ class Dataset(Strict):
         return dict(self.model_extra or {})
 
 
+def _kind(value: Any) -> str:
+    """The kind of a task that may be of classification, which has no key for it."""
+    return (
+        "segmentation"
+        if isinstance(value, SegmentationTaskEntry) or (isinstance(value, dict) and "kind" in value)
+        else "classification"
+    )
+
+
+# An entry under `tasks`.
+Entry = Annotated[
+    Annotated[TaskEntry, Tag("classification")] | Annotated[SegmentationTaskEntry, Tag("segmentation")],
+    Discriminator(_kind),
+]
+
+
 class Params(Strict):
     """The whole content of params.yaml."""
 
-    suite: Suite
+    suite: SuiteEntry
     corruptions: Corruptions = Corruptions()
     evaluation: Evaluation = Evaluation()
     gan_evaluation: GanEvaluation = GanEvaluation()
     datasets: dict[str, Dataset] = {}
-    tasks: dict[str, TaskEntry] = {}
+    tasks: dict[str, Entry] = {}
     gan_tasks: dict[str, GanTaskEntry] = {}
     variants: dict[str, VariantEntry] = {}

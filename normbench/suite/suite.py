@@ -11,7 +11,7 @@ from normbench.system import layout
 from normbench.system.schema import Seed, Strict
 
 
-class Suite(Strict):
+class SuiteEntry(Strict):
     """The section `suite` of params.yaml. The names in its lists are processed in their order.
 
     seed: of all random draws that the runs share. seeds: there is one run for each task, variant and seed. baseline:
@@ -27,6 +27,12 @@ class Suite(Strict):
     gan_tasks: list[str]
     gan_variants: list[str]
 
+
+class Suite(SuiteEntry):
+    """The suite after params.yaml has been resolved. segmentation: those of its tasks that are of that kind."""
+
+    segmentation: list[str] = []
+
     @classmethod
     def resolved(cls) -> Suite:
         """Returns the suite as it was last resolved."""
@@ -34,8 +40,14 @@ class Suite(Strict):
 
     def of_kind(self, kind: Kind) -> tuple[list[str], list[str]]:
         """Returns the names of the tasks and of the variants of a kind."""
-        gan = kind is Kind.GAN
-        return (self.gan_tasks, self.gan_variants) if gan else (self.tasks, self.variants)
+        if kind is Kind.GAN:
+            return self.gan_tasks, self.gan_variants
+        masks = kind is Kind.SEGMENTATION
+        return [name for name in self.tasks if (name in self.segmentation) is masks], self.variants
+
+    def kind_of(self, task: str) -> Kind:
+        """Returns the kind of one of `tasks`."""
+        return Kind.SEGMENTATION if task in self.segmentation else Kind.CLASSIFICATION
 
     def names(self) -> list[tuple[Kind, str, str, int]]:
         """Returns kind, task, variant and seed of every run, in the order of the suite."""
@@ -49,5 +61,8 @@ class Suite(Strict):
 
 
 # The name of the section of params.yaml, and of the folder in build/resolved, with the tasks of a kind.
-SECTIONS = {Kind.CLASSIFICATION: "tasks", Kind.GAN: "gan_tasks"}
-TRAINING_STAGES = {Kind.CLASSIFICATION: "train", Kind.GAN: "gan"}  # the stage that trains the runs of a kind
+SECTIONS = {Kind.CLASSIFICATION: "tasks", Kind.SEGMENTATION: "tasks", Kind.GAN: "gan_tasks"}
+# The stage that trains the runs of a kind.
+TRAINING_STAGES = {Kind.CLASSIFICATION: "train", Kind.SEGMENTATION: "train", Kind.GAN: "gan"}
+# Where the digest of the code that trains them stands in the file of that stage.
+DIGESTS = {Kind.CLASSIFICATION: "digest", Kind.SEGMENTATION: "segmentation", Kind.GAN: "digest"}

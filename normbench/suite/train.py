@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 
-from normbench.data import intact, streamed
+from normbench.data import intact
 from normbench.data.bound import Bound
-from normbench.runs import store
+from normbench.runs import images, store
 from normbench.runs.run import OUTPUTS, Kind, Run
 from normbench.runs.train import claim_and_train
 from normbench.suite import code, resolved
@@ -18,10 +18,10 @@ from normbench.system.side_by_side import side_by_side
 from normbench.system.text import say
 
 
-def train_classifiers(task: str, variant: str) -> None:
+def train_tasks(task: str, variant: str) -> None:
     """Train every seed of a task and variant, with as many processes as NORMBENCH_RANKS says or torchrun starts."""
     if not ranks.started("stages.train", "--task", task, "--variant", variant):
-        complete(Kind.CLASSIFICATION, task, variant)
+        complete(Suite.resolved().kind_of(task), task, variant)
 
 
 def train_gans(task: str, variant: str) -> None:
@@ -33,7 +33,7 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
     """Trains the missing seeds of a task and variant, and copies the runs of all its seeds into the stage's output."""
     task, variant = resolved.variant(variant_name).on(resolved.task(kind, task_name))
     bound = Bound.read(layout.BOUND / f"{task_name}.json")
-    digest, device = resolved.digest(TRAINING_STAGES[kind]), devices.choose()
+    digest, device = resolved.training_digest(kind), devices.choose()
     titles = {seed: _title(kind, task_name, variant_name, seed) for seed in task.seeds}
     runs = [Run(kind, task, variant, seed, bound, digest, title) for seed, title in titles.items()]
     with ranks.together(device):
@@ -46,7 +46,7 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
             intact.check_bound(bound)
             devices.prepare(device)
             devices.preload()
-            data = functools.cache(lambda: streamed.load(bound, device))
+            data = functools.cache(lambda: images.load(bound, device))
             side_by_side([functools.partial(claim_and_train, run, data) for run in todo], device, task.recipe.threads)
     if ranks.rank() > 0:
         return

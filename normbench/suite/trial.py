@@ -17,22 +17,24 @@ from typing import Any, Literal
 import torch
 
 from normbench.checks import subjects
-from normbench.data.bound import Bound
+from normbench.data.bound import Bound, Masks
+from normbench.data.pixels import IGNORED
 from normbench.data.sources import registry as sources
 from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
 from normbench.models import registry as models
 from normbench.runs.run import Kind
+from normbench.runs.tasks import AnyTask
 from normbench.runs.variant import Variant
+from normbench.segmentation.task import SegmentationTask
 from normbench.suite import resolved
 from normbench.suite.resolved import Resolved
 from normbench.suite.runs import bound_dataset, bound_tasks
-from normbench.suite.suite import TRAINING_STAGES, Suite
+from normbench.suite.suite import Suite
 from normbench.system import files
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
 from normbench.system.size import sides
-from normbench.training.task import Task
 
 CHECKED = Path("build/checked.json")
 # The shape that is assumed of images before they are prepared, in models that take any number of classes and channels.
@@ -44,7 +46,7 @@ CHANNELS: Literal[3] = 3
 class Cell:
     """A task and a variant. code: the digest of the training code. bound: the dataset, or what is known of it."""
 
-    task: Task | GanTask
+    task: AnyTask
     variant: Variant
     code: str
     bound: Bound
@@ -87,7 +89,7 @@ def of_params(values: Resolved) -> list[Cell]:
         for name in tasks:
             task = values.tasks[kind][name]
             bound = known.get(name) or _assumed(task, values.datasets[task.dataset])
-            code = values.code[TRAINING_STAGES[kind]]["digest"]
+            code = values.training_digest(kind) if tasks else ""
             found += [Cell(task, values.variants[each], code, bound) for each in variants if bound is not None]
     return found
 
@@ -95,7 +97,7 @@ def of_params(values: Resolved) -> list[Cell]:
 def of_files(suite: Suite) -> list[Cell]:
     """The tasks and variants of a suite whose resolved values and prepared data are in build."""
     return [
-        Cell(task, resolved.variant(variant), resolved.digest(TRAINING_STAGES[kind]), bound_dataset(task.dataset))
+        Cell(task, resolved.variant(variant), resolved.training_digest(kind), bound_dataset(task.dataset))
         for kind in Kind
         for task in (resolved.task(kind, name) for name in suite.of_kind(kind)[0])
         for variant in suite.of_kind(kind)[1]
@@ -136,14 +138,14 @@ def check(tried: Iterable[Cell]) -> list[str]:
 
 def _try(cell: Cell, name: str) -> list[str]:
     method = methods.build(cell.variant.method, cell.variant.options)
-    model = models.get(cell.task.model, "gan" if isinstance(cell.task, GanTask) else "classifier")
+    model = models.get(cell.task.model)
     if isinstance(cell.task, GanTask) and cell.is_tested:
         subjects.check_twice(cell.task, model, method, cell.bound, name, cell.variant.apply_to)
         return []
     return subjects.check(cell.task, model, method, cell.bound, name, cell.variant.apply_to)
 
 
-def _assumed(task: Task | GanTask, dataset: dict[str, Any]) -> Bound | None:
+def _assumed(task: AnyTask, dataset: dict[str, Any]) -> Bound | None:
     """A description of a dataset that is not prepared yet; None if the task's model is the user's own."""
     if ":" in task.model:
         return None
@@ -152,6 +154,7 @@ def _assumed(task: Task | GanTask, dataset: dict[str, Any]) -> Bound | None:
     if size is None:
         size = -(-max(SIDE, model.least_size) // model.divisor) * model.divisor
     some = [0.5] * CHANNELS
+    masks = Masks(ignored=IGNORED, names=[""] * CLASSES) if isinstance(task, SegmentationTask) else None
     return Bound.model_construct(  # without the checks, because the numbers of images are not known
         name=task.dataset,
         path="",
@@ -164,6 +167,7 @@ def _assumed(task: Task | GanTask, dataset: dict[str, Any]) -> Bound | None:
         mean=some,
         std=some,
         origin="",
+        masks=masks,
     )
 
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normbench.data import prepared
-from normbench.data.prepared import Arrays, Splits
-from normbench.runs import store
+from normbench.data.prepared import Arrays
+from normbench.data.scenes import MaskedArrays
+from normbench.runs import images, store
+from normbench.runs.images import Data
 from normbench.runs.remote import Remote
 from normbench.runs.run import Run
 from normbench.suite import code
@@ -125,7 +126,7 @@ def submit(todo: list[Run], cluster: str, place: Place, beside: int | None) -> t
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = remotely(num_cpus=0, scheduling_strategy=here)(Reports).remote()
     data = {run.bound.path: run.bound for run in todo}
-    held = {path: ray.put(prepared.read(Path(path))) for path in data}
+    held = {path: ray.put(images.read(bound)) for path, bound in data.items()}
     wanted = os.environ.get("NORMBENCH_DEVICE", "auto")
     gpus = ray.cluster_resources().get("GPU", 0) if wanted in ("auto", "cuda") else 0
     if gpus and beside is None:
@@ -216,18 +217,18 @@ def settle(place: Place) -> None:
     os.environ.update(place.environment)
 
 
-_read: dict[str, Splits] = {}  # the dataset of this process's last run, on its device
+_read: dict[str, Data] = {}  # the dataset of this process's last run, on its device
 
 
-def _images(run: Run, arrays: Arrays) -> Splits:
+def _images(run: Run, arrays: Arrays | MaskedArrays) -> Data:
     key = f"{run.bound.path} {run.bound.identity()}"
     if key not in _read:
         _read.clear()
-        _read[key] = prepared.placed(arrays, run.bound, devices.choose())
+        _read[key] = images.placed(arrays, run.bound, devices.choose())
     return _read[key]
 
 
-def work(run: Run, arrays: Arrays, beside: int | None, place: Place, reports: Any) -> str:
+def work(run: Run, arrays: Arrays | MaskedArrays, beside: int | None, place: Place, reports: Any) -> str:
     """Trains a run in a process of a node; returns the text of the error, or an empty string.
 
     beside: the number of runs that share a GPU; None on a CPU, where it follows from the node's cores.
@@ -242,16 +243,16 @@ def work(run: Run, arrays: Arrays, beside: int | None, place: Place, reports: An
             raise UserError(f"{platform.node()}: {problem}")
         tell = functools.partial(_tell, reports, run.id)
         tell(0.0, "")
-        images = functools.partial(_images, run, arrays)
+        own = functools.partial(_images, run, arrays)
         beside = beside or max(1, _cores() // run.task.recipe.threads)
         if place.address is None:
-            worker.train_here(run, images, beside, tell)
+            worker.train_here(run, own, beside, tell)
             return ""
         remote = Remote(place.address)
         if not remote.take(run.id):
             remote.fetch_checkpoints(run.id)
             with remote.mirrored(run.id):
-                worker.train_here(run, images, beside, tell)
+                worker.train_here(run, own, beside, tell)
             remote.give(run.id)
         return ""
     except UserError as error:
@@ -275,9 +276,9 @@ def _cores() -> int:
     return max(1, int(found["Resources"].get("CPU", 1)))
 
 
-def room(run: Run, arrays: Arrays, place: Place) -> int:
+def room(run: Run, arrays: Arrays | MaskedArrays, place: Place) -> int:
     """Returns how many runs like this one fit on the GPU of this node."""
     settle(place)
     device = devices.choose()
-    measured = cost.measure(run, prepared.placed(arrays, run.bound, device))
+    measured = cost.measure(run, images.placed(arrays, run.bound, device))
     return processes(device, 1, measured.memory + arrays.nbytes, 10**6)

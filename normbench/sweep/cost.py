@@ -7,16 +7,25 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from normbench.data import intact, streamed
+from normbench.data import intact
 from normbench.data.prepared import Splits
+from normbench.data.scenes import ScenePair
 from normbench.gan import trainer
 from normbench.gan.task import GanTask
 from normbench.methods import registry as methods
 from normbench.models import registry as models
+from normbench.runs import images
+from normbench.runs.images import Data
 from normbench.runs.run import Kind, Run
+from normbench.segmentation import trainer as segmentation
+from normbench.segmentation.crops import Crops
+from normbench.segmentation.predictions import batch_size, predicted
+from normbench.segmentation.task import SegmentationTask
 from normbench.system import device as devices
+from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.training import certified, classifier
 from normbench.training.logits import default_batch_size, logits
@@ -90,7 +99,7 @@ class Stopwatch:
         return max(0.0, self.times[1] - self.times[0] - self.step()) if len(self.times) > 1 else 0.0
 
 
-def measure(run: Run, data: Splits, warm: int = WARM, steps: int = STEPS) -> Cost:
+def measure(run: Run, data: Data, warm: int = WARM, steps: int = STEPS) -> Cost:
     """Returns the expected cost of a run, measured on the device that holds its data.
 
     warm, steps: the numbers of steps before the measurement and in it.
@@ -99,10 +108,12 @@ def measure(run: Run, data: Splits, warm: int = WARM, steps: int = STEPS) -> Cos
     with torch.random.fork_rng():
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        if isinstance(run.task, GanTask):
-            cost = _of_gan(run, run.task, data, watch)
+        if isinstance(run.task, SegmentationTask):
+            cost = _of_segmenter(run, run.task, narrowed(data, ScenePair, run.title), watch)
+        elif isinstance(run.task, GanTask):
+            cost = _of_gan(run, run.task, narrowed(data, Splits, run.title), watch)
         else:
-            cost = _of_classifier(run, run.task, data, watch)
+            cost = _of_classifier(run, run.task, narrowed(data, Splits, run.title), watch)
     if not cuda:
         return cost
     memory = torch.cuda.max_memory_allocated()
@@ -126,6 +137,25 @@ def _of_classifier(run: Run, task: Task, data: Splits, watch: Stopwatch) -> Cost
     rest += time.perf_counter() - start
     batches = prepared_run.train.batches(task.recipe.batch_size, task.recipe.drop_last, 0, augmentation(task.recipe))
     return Cost(watch.step(), batches.steps * task.recipe.epochs, rest + watch.before(), 0)
+
+
+def _of_segmenter(run: Run, task: SegmentationTask, data: ScenePair, watch: Stopwatch) -> Cost:
+    method = methods.build(run.variant.method, run.variant.options)
+    model = models.get(task.model, "segmenter")
+    prepared_run = segmentation.prepare(task, model, method, run.bound, run.seed, data)
+    with contextlib.suppress(Enough):
+        segmentation.fit(prepared_run, task, run.seed, lambda *_: None, watch)
+    start = time.perf_counter()
+    test, chosen = prepared_run.test, prepared_run.protocol
+    some = np.arange(min(len(test), batch_size(chosen, data.device)))  # with the memory that all of them take
+    for _ in predicted(prepared_run.model, test, test.pixels, some, chosen, task.recipe.precision):
+        pass
+    rest = (time.perf_counter() - start) * len(test) / len(some)
+    start = time.perf_counter()
+    segmentation.step_memory(prepared_run)
+    rest += time.perf_counter() - start
+    steps = Crops(prepared_run.train, task.recipe, chosen, 0).steps
+    return Cost(watch.step(), steps * task.recipe.epochs, rest + watch.before(), 0)
 
 
 def _of_gan(run: Run, task: GanTask, data: Splits, watch: Stopwatch) -> Cost:
@@ -176,13 +206,13 @@ def in_bfloat16(run: Run) -> Run:
 
 def _measured(runs: list[Run], device: str) -> list[Cost]:
     """Returns the expected cost of each run, and restores the number of threads of this process."""
-    before, data, found = torch.get_num_threads(), dict[str, Splits](), list[Cost]()
+    before, data, found = torch.get_num_threads(), dict[str, Data](), list[Cost]()
     with Progress("plan: measuring", max(1, len(runs))) as progress:
         for number, run in enumerate(runs):
             progress.update(number, f"{STEPS} steps of {run.task.name} {run.variant.name}")
             if run.bound.path not in data:
                 intact.check_bound(run.bound)
-                data = {run.bound.path: streamed.load(run.bound, device)}
+                data = {run.bound.path: images.load(run.bound, device)}
             found.append(measure(run, data[run.bound.path]))
     torch.set_num_threads(before)
     return found

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from normbench.data import streamed
 from normbench.data.bound import Validation
-from normbench.data.prepared import Splits
+from normbench.runs import images as of_runs
 from normbench.runs import store
+from normbench.runs.images import Data
 from normbench.runs.run import Run
 from normbench.runs.train import trainer
 from normbench.sweep import worker
@@ -52,7 +52,7 @@ def train_all(todo: list[Run], processes: int, device: str, done: Callable[[Run]
     """
     forked = device == "cpu" and FORKS
     context: Any = multiprocessing.get_context("fork" if forked else "spawn")
-    data: dict[tuple[str, Validation | None], Splits] = {}  # of one dataset at a time
+    data: dict[tuple[str, Validation | None], Data] = {}  # of one dataset at a time
     before = torch.get_num_threads()
     if forked:
         make_forkable(todo, device)
@@ -73,7 +73,7 @@ def train_all(todo: list[Run], processes: int, device: str, done: Callable[[Run]
                     waiting.remove(run)
                     images = run.bound.path, run.bound.validation
                     if forked and images not in data:
-                        data = {images: streamed.load(run.bound, device)}
+                        data = {images: of_runs.load(run.bound, device)}
                     with preemption.saved():  # Only children in the list are told to end.
                         running.append(start(context, run, data.get(images), processes))
                     if preemption.requested():
@@ -109,7 +109,7 @@ def make_forkable(todo: list[Run], device: str) -> None:
         trainer(kind)
 
 
-def start(context: Any, run: Run, data: Splits | None, beside: int) -> Child:
+def start(context: Any, run: Run, data: Data | None, beside: int) -> Child:
     """Starts the process that trains a run. data: the run's images, or None. beside: the number of parallel runs."""
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=worker.child, args=(run, data, beside, there, os.getpid()))

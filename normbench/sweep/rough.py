@@ -10,18 +10,21 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from normbench.data.batches import on_device
 from normbench.data.bound import Bound
 from normbench.data.prepared import Splits
+from normbench.data.scenes import ScenePair, scenes
 from normbench.data.sources import registry as sources
 from normbench.gan.task import GanTask
 from normbench.runs import provenance
+from normbench.runs.images import Data
 from normbench.runs.run import Kind, Run
 from normbench.suite import trial
 from normbench.suite.resolve import resolve
-from normbench.suite.resolved import Resolved
+from normbench.suite.resolved import TASKS, Resolved
 from normbench.suite.suite import Suite
 from normbench.sweep import room
 from normbench.sweep.cost import measure
@@ -82,7 +85,7 @@ def counted(suite: Suite) -> str:
     for kind in Kind:
         tasks, variants = suite.of_kind(kind)
         if tasks and variants:
-            of = "" if kind is Kind.CLASSIFICATION else " of GANs"
+            of = {Kind.CLASSIFICATION: "", Kind.SEGMENTATION: " of segmentation", Kind.GAN: " of GANs"}[kind]
             numbers = ((len(tasks), "task"), (len(variants), "variant"), (len(suite.seeds), "seed"))
             parts.append(" x ".join(f"{n} {noun}{'s' if n > 1 else ''}" for n, noun in numbers) + of)
     return f"{len(suite.names())} runs: {', '.join(parts) or 'no task has a variant'}"
@@ -127,7 +130,8 @@ def _steps(resolved: Resolved, cell: trial.Cell) -> int:
         return task.recipe.iterations
     source = sources.source_class(resolved.datasets[task.dataset]["source"])
     images = cell.bound.train or source.train_images or 0
-    return math.ceil(images * task.train_fraction / task.recipe.batch_size) * task.recipe.epochs
+    used = images * (task.train_fraction if isinstance(task, Task) else 1)
+    return math.ceil(used / task.recipe.batch_size) * task.recipe.epochs
 
 
 def _seconds_of_a_step(cell: trial.Cell, device: str) -> float:
@@ -151,13 +155,19 @@ def _measured(cell: trial.Cell, count: int, device: str) -> float:
     changed: dict[str, Any] = {"recipe": recipe.model_copy(update={"batch_size": count})}
     if isinstance(task, Task):
         changed |= {"label_noise": None, "train_fraction": 1.0}
-    kind = Kind.GAN if isinstance(task, GanTask) else Kind.CLASSIFICATION
+    kind = next(kind for kind, known in TASKS.items() if isinstance(task, known))
     run = Run(kind, task.model_copy(update=changed), variant, 0, bound, cell.code)
     return measure(run, _noise(bound, (WARM + STEPS) * count, device), WARM, STEPS).step
 
 
-def _noise(bound: Bound, count: int, device: str) -> Splits:
+def _noise(bound: Bound, count: int, device: str) -> Data:
     """Training images of noise, and one test image."""
+    if bound.masks is not None:
+        drawn, size = np.random.default_rng(0), (count, *sides(bound.image_size))
+        colours = drawn.integers(256, size=(*size, bound.channels), dtype=np.uint8)
+        masks = drawn.integers(bound.classes, size=size, dtype=np.uint8)
+        both = (scenes(colours[:n], masks[:n], bound.mean, bound.std, device) for n in (count, 1))
+        return ScenePair(*both)
     shape = (count, bound.channels, *sides(bound.image_size))
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % bound.classes

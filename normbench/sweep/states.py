@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from normbench.gan.task import GanTask
 from normbench.runs import store
 from normbench.runs.contents import RECORD
 from normbench.runs.record import Provenance, Record, TrainedRecord
 from normbench.runs.run import UNITS, Kind, Run
+from normbench.runs.tasks import AnyTask
 from normbench.runs.variant import Variant
 from normbench.system.errors import UserError
-from normbench.training.task import Task
 
 
 class State(StrEnum):
@@ -103,7 +102,7 @@ def readable(path: Path) -> Record | None:
 
 
 # What params.yaml calls the code behind a digest.
-REFERENCES: dict[str, Callable[[Task | GanTask, Variant], str]] = {
+REFERENCES: dict[str, Callable[[AnyTask, Variant], str]] = {
     "model_code": lambda task, variant: task.model,
     "method_code": lambda task, variant: variant.method,
     "loss_code": lambda task, variant: "training with a loss",

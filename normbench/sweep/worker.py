@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from normbench.data import intact, streamed
-from normbench.data.prepared import Splits
+from normbench.data import intact
+from normbench.runs import images as of_runs
 from normbench.runs import store
+from normbench.runs.images import Data
 from normbench.runs.run import Run
 from normbench.runs.train import claim_and_train
 from normbench.suite import code
@@ -24,7 +25,7 @@ REPORT = 0.3  # least seconds between two reports of one run
 Tell = Callable[[float, str], None]  # called with the finished share, 0..1, and free text
 
 
-def train_here(run: Run, data: Callable[[], Splits], beside: int, tell: Tell) -> bool:
+def train_here(run: Run, data: Callable[[], Data], beside: int, tell: Tell) -> bool:
     """Trains a run into the store in this process; if another process is training it, waits for that instead.
 
     Returns whether this process trained it. beside: the number of processes that share the device, this one included,
@@ -55,12 +56,14 @@ def outcome(run: Run) -> str:
     record = store.record(run.id)
     if record.diverged is not None:
         return f"diverged at step {record.diverged['step']}"
+    if (iou := record.metrics.get("mean_iou")) is not None:
+        return f"mean IoU {iou:.4f}"
     accuracy = record.metrics.get("clean_accuracy")
     images = "clean" if record.provenance.dataset.validation is None else "validation"
     return "finished" if accuracy is None else f"{images} accuracy {accuracy:.4f}"
 
 
-def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: int) -> None:
+def child(run: Run, data: Data | None, beside: int, pipe: Connection, parent: int) -> None:
     """The main function of a run's process: trains the run and sends messages about it through the pipe.
 
     data: the run's images, or None if this process has to read them. parent: the id of the process that started this
@@ -76,11 +79,11 @@ def child(run: Run, data: Splits | None, beside: int, pipe: Connection, parent: 
         with suppress(BrokenPipeError):  # The parent has ended, and so will this process once its state is saved.
             pipe.send(("running", share, fields))
 
-    def images() -> Splits:
+    def images() -> Data:
         if data is not None:
             return data
         intact.check_bound(run.bound)
-        return streamed.load(run.bound, devices.choose())
+        return of_runs.load(run.bound, devices.choose())
 
     try:
         if not train_here(run, images, beside, tell):

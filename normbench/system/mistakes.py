@@ -142,7 +142,9 @@ def _counted(count: int) -> str:
 def _annotation(kind: Any, keys: Keys) -> Any:
     """The annotation of a place in a model; None if the model has no such place."""
     for key in keys:
-        kind = next((part for part in _alternatives(kind) if _is_model(part) or get_origin(part) in (dict, list)), None)
+        parts = [part for part in _alternatives(kind) if _is_model(part) or get_origin(part) in (dict, list)]
+        # Of several models, that which alone has the key.
+        kind = next((part for part in parts if _is_model(part) and key in part.model_fields), next(iter(parts), None))
         if _is_model(kind):
             if key not in kind.model_fields:
                 return None

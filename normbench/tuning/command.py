@@ -17,7 +17,6 @@ from normbench.runs.run import Kind, Run
 from normbench.suite import runs, trial
 from normbench.suite.resolve import resolve
 from normbench.suite.resolved import Resolved
-from normbench.suite.suite import TRAINING_STAGES
 from normbench.sweep import command, local
 from normbench.system import device as devices
 from normbench.system import layout, preemption
@@ -87,7 +86,7 @@ def study(resolved: Resolved, task_name: str, variant_name: str, fraction: float
     variant = resolved.variants[variant_name].model_copy(update={"tuned": {}})
     held_out = Validation(fraction=fraction, seed=derive(task.seed, "validation"))
     bound = without_test(runs.bound_dataset(task.dataset), held_out)
-    code = resolved.code[TRAINING_STAGES[Kind.CLASSIFICATION]]["digest"]
+    code = resolved.training_digest(Kind.CLASSIFICATION)
     return Study(task, variant, bound, task.seeds[0], code, space.axes(methods.method_class(variant.method)))
 
 

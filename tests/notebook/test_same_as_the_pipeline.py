@@ -97,7 +97,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         corrupt.corrupt("digits")
         bind.bind()
         for variant in VARIANTS:
-            train.train_classifiers("small", variant)
+            train.train_tasks("small", variant)
             evaluate.evaluate("small", variant)
         before = set(folder.rglob("*"))
         compared = normbench.compare(

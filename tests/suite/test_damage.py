@@ -60,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         download("digits")
         corrupt.corrupt_intact("digits")
         bind()
-        train.train_classifiers("small", "batch_norm")
+        train.train_tasks("small", "batch_norm")
         train.train_gans("small-gan", "batch_norm")
     return folder
 
@@ -105,7 +105,7 @@ def compared() -> None:
 
 
 READERS: dict[str, Callable[[], Any]] = {
-    "train": lambda: train.train_classifiers("small", "batch_norm"),
+    "train": lambda: train.train_tasks("small", "batch_norm"),
     "gan": lambda: train.train_gans("small-gan", "batch_norm"),
     "evaluate": evaluated,
     "real": lambda: real.measure("small-gan"),
@@ -170,7 +170,7 @@ def test_damaged_weights_are_not_adopted_and_damaged_ones_in_the_store_are_repla
     runs.adopt_outputs(Suite.resolved())
     assert not store.sound(record.run)
     assert "not taken into the run store" in capsys.readouterr().err
-    train.train_classifiers("small", "batch_norm")  # It is trained again, with the same bits.
+    train.train_tasks("small", "batch_norm")  # It is trained again, with the same bits.
     assert record_in(TRAINED).files == record.files
     assert (Path("runs") / f"{record.run}.bad-2").is_dir()
 

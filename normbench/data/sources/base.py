@@ -117,9 +117,10 @@ class Source:
     name: ClassVar[str]
     """The name that the source is registered under; the decorator sets it."""
 
-    native_size: ClassVar[int | None] = None
-    """The height and width of the images in pixels if the dataset sets no `image_size`, or None if they depend on the
-    data. Models that do not accept images of this size are rejected when params.yaml is resolved."""
+    native_size: ClassVar[Size | None] = None
+    """The height and width of the images in pixels, one number for squares, if the dataset sets no `image_size`; None
+    if they depend on the data. Models that do not accept images of this size are rejected when params.yaml is
+    resolved."""
 
     train_images: ClassVar[int | None] = None
     """The number of training images, or None if it depends on the data. Costs are estimated from it before the data are
@@ -130,6 +131,11 @@ class Source:
 
     streamed: ClassVar[bool] = False
     """Whether the training images stay in their files and are read while networks are trained."""
+
+    has_masks: ClassVar[bool] = False
+    """Whether it is a source for segmentation, whose `write` writes `train_masks.npy` and `test_masks.npy` in the place
+    of labels: uint8 (N, H, W), with classes counted from 0 and 255 for pixels that count nowhere. It names all classes
+    in `Origin.class_names`. `normbench.data.masks` reads and writes pairs of image files."""
 
     def write(self, request: Request, out: Path) -> Origin:
         """Writes the four arrays of a dataset into the folder `out`, which exists and is empty.

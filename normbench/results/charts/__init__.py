@@ -1,6 +1,7 @@
 """The charts of the report, as Vega-Lite specifications and as static pictures.
 
-A module has one chart. `charts`, `gan_charts` and `overall_charts` return those for which there are numbers.
+A module has one chart. `charts`, `segmentation_charts`, `gan_charts` and `overall_charts` return those for which there
+are numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +36,17 @@ from normbench.results.charts.variants import Looks
 from normbench.runs.run import Kind
 from normbench.training.task import Task
 
-__all__ = ["VEGA_LITE", "Chart", "Look", "Looks", "charts", "gan_charts", "looks", "overall_charts"]
+__all__ = [
+    "VEGA_LITE",
+    "Chart",
+    "Look",
+    "Looks",
+    "charts",
+    "gan_charts",
+    "looks",
+    "overall_charts",
+    "segmentation_charts",
+]
 
 Tables = Mapping[str, pd.DataFrame]  # by the name of their file
 
@@ -50,6 +61,12 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "corruption_accuracy",
         "corruption_accuracy_std",
         "mce",
+        *COSTS,
+    ),
+    "segmentation": (
+        "task",
+        "variant",
+        *(f"{name}{end}" for name in ("mean_iou", "corruption_mean_iou") for end in ("", "_std")),
         *COSTS,
     ),
     "gan": ("task", "variant", "fid", "fid_std", *COSTS),
@@ -105,6 +122,18 @@ def charts(task: str, tables: Tables, looks: Looks) -> list[Chart]:
         bound_chart(own["bounds"], names, looks),
         feature_chart(own["features"], names, looks),
         energy_chart(own["features"], names, looks),
+    ]
+    return [chart for chart in found if chart is not None]
+
+
+def segmentation_charts(task: str, tables: Tables, looks: Looks) -> list[Chart]:
+    """Returns the charts of a task of segmentation. tables, looks: as for `charts`."""
+    own = _of(tables, Kind.SEGMENTATION, task)
+    names, failures = list(own["segmentation"]["variant"]), _failures(own["runs"])
+    found = [
+        cost_chart(own["segmentation"], own["speeds"], looks),
+        comparison_chart(own["comparisons"], names, looks),
+        curve_chart(own["curves"], failures, names, looks),
     ]
     return [chart for chart in found if chart is not None]
 

@@ -32,6 +32,10 @@ TITLES = {
     "attack_fgsm": "FGSM",
     "attack_pgd": "PGD",
     "auto_attack": "AutoAttack",
+    "mean_iou": "mean IoU",
+    "corruption_mean_iou": "mean IoU, corrupted",
+    "pixel_accuracy": "pixels",
+    "corruption_pixel_accuracy": "pixels, corrupted",
     "fid": "FID",
     "inception_fid": "FID (Inception)",
 }

@@ -21,6 +21,8 @@ MEASURES = {
     "clean_accuracy": ("clean accuracy (%)", 100, True),
     "corruption_accuracy": ("corruption accuracy (%)", 100, True),
     "mce": ("mean corruption error (%)", 1, False),
+    "mean_iou": ("mean IoU (%)", 100, True),
+    "corruption_mean_iou": ("mean IoU, corrupted (%)", 100, True),
     "fid": ("FID", 1, False),
 }
 COSTS = {
@@ -34,7 +36,7 @@ COSTS = {
 def cost_chart(board: pd.DataFrame, speeds: pd.DataFrame, looks: Looks) -> Chart | None:
     """Draws each measure of the leaderboard against each cost; the reader chooses which.
 
-    board: the rows of a task in leaderboard.csv or gan.csv. speeds: those in speeds.csv.
+    board: the rows of a task in leaderboard.csv, segmentation.csv or gan.csv. speeds: those in speeds.csv.
     """
     if board.empty:
         return None

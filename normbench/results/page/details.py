@@ -59,11 +59,26 @@ def difference(found: Comparison, factor: float) -> Cell:
     return Cell(Markup("{}{}").format(signed(value, ".2f"), behind), value, found.verdict)
 
 
-def corruption_grid(variants: Variants, table: pd.DataFrame) -> Grid:
-    """Returns the accuracy of each variant on each corruption, mean over severities. table: corruptions.csv."""
+def corruption_grid(variants: Variants, table: pd.DataFrame, label: str = "Accuracy by corruption, %") -> Grid:
+    """Returns the accuracy of each variant on each corruption, mean over severities.
+
+    table: corruptions.csv, or the rows of one measure of segmentation_corruptions.csv.
+    """
     columns = [Column(name, name.replace("_", " "), best="high") for name in dict.fromkeys(table["corruption"])]
     means = {(row["variant"], row["corruption"]): 100 * row["mean"] for row in table.to_dict("records")}
-    return shares("Accuracy by corruption, %", variants, columns, table["variant"], means)
+    return shares(label, variants, columns, table["variant"], means)
+
+
+def iou_grid(variants: Variants, table: pd.DataFrame) -> Grid:
+    """Returns the IoU of each class of each variant on clean test images. table: segmentation_classes.csv."""
+    pixels = dict(zip(table["class"], table["pixels"], strict=True))
+    total = sum(pixels.values()) or 1
+    columns = [
+        Column(name, name, f"{number(100 * count / total, '.1f')} % of pixels", "high")
+        for name, count in pixels.items()
+    ]
+    means = {(row["variant"], row["class"]): 100 * row["iou"] for row in table.to_dict("records")}
+    return shares("IoU by class, %", variants, columns, table["variant"], means)
 
 
 def class_grid(variants: Variants, table: pd.DataFrame) -> Grid:

@@ -1,4 +1,4 @@
-"""The leaderboards of the page: of a task, and of a GAN task."""
+"""The leaderboards of the page: of a task of any kind."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def leaderboard(
     why: dict[str, Why],
     links: dict[str, str],
 ) -> Grid:
-    """Returns the leaderboard of a task of either kind.
+    """Returns the leaderboard of a task of any kind.
 
-    rows: of leaderboard.csv or gan.csv. means: by variant, the mean and the standard deviation (`<measure>_std`) of
-    each compared measure. speeds: the rows of the task in speeds.csv. why: the reasons of empty cells. links: for each
-    variant the address of its runs.
+    rows: of leaderboard.csv, segmentation.csv or gan.csv. means: by variant, the mean and the standard deviation
+    (`<measure>_std`) of each compared measure. speeds: the rows of the task in speeds.csv. why: the reasons of empty
+    cells. links: for each variant the address of its runs.
     """
     timed = by_variant(speeds)
     reasons = {row["variant"]: why.get(row["variant"], {}) | unsaid(timed.get(row["variant"], {})) for row in rows}
@@ -89,7 +89,15 @@ def leaderboard(
     return Grid("Leaderboard", "Variant", columns, lines, notes, [key for key in leaders if key in verdicts.measures])
 
 
-FIRST = ("clean_accuracy", "corruption_accuracy", "fid")
+FIRST = (
+    "clean_accuracy",
+    "corruption_accuracy",
+    "mean_iou",
+    "corruption_mean_iou",
+    "pixel_accuracy",
+    "corruption_pixel_accuracy",
+    "fid",
+)
 
 
 def column_of(name: str, words: Measure) -> Column:

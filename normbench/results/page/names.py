@@ -37,6 +37,10 @@ MEASURES = {
     "attack_fgsm": Measure("FGSM", "attack, %"),
     "attack_pgd": Measure("PGD", "attack, %"),
     "auto_attack": Measure("AutoAttack", "attack, %"),
+    "mean_iou": Measure("Mean IoU", "%"),
+    "corruption_mean_iou": Measure("Mean IoU", "corrupted, %"),
+    "pixel_accuracy": Measure("Pixel accuracy", "%"),
+    "corruption_pixel_accuracy": Measure("Pixel accuracy", "corrupted, %"),
     "fid": Measure("FID", "lower is better", 1, "", "low"),
     "inception_fid": Measure("FID", "Inception; lower is better", 1, "", "low"),
 }

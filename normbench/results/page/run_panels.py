@@ -18,6 +18,8 @@ Run = dict[str, Any]  # an entry of runs.json
 MEASURED = (
     (Column("clean_accuracy", "Clean accuracy", "%", "high"), 100),
     (Column("corruption_accuracy", "Corruption accuracy", "%", "high"), 100),
+    (Column("mean_iou", "Mean IoU", "%", "high"), 100),
+    (Column("corruption_mean_iou", "Mean IoU", "corrupted, %", "high"), 100),
     (Column("fid", "FID", "", "low"), 1),
 )
 WORDS = (Column("device", "Device", text=True), Column("precision", "Precision", text=True))

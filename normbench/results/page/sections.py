@@ -1,4 +1,4 @@
-"""The sections of the report: one for each task and each GAN task."""
+"""The sections of the report: one for each task of any kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.results.charts import Chart, Look, charts, gan_charts
+from normbench.results.charts import Chart, Look, charts, gan_charts, segmentation_charts
 from normbench.results.page.addresses import data_address
 from normbench.results.page.certified import certified_grid
 from normbench.results.page.compare import comparable
@@ -23,6 +23,7 @@ from normbench.results.page.details import (
     curve_grids,
     feature_grids,
     gan_curve_grids,
+    iou_grid,
     layer_grids,
     norm_grid,
 )
@@ -33,9 +34,11 @@ from normbench.results.page.names import Variants, measure
 from normbench.results.page.scores import gan_score_grid, robustness_grid, smoothness_grid
 from normbench.results.page.verdicts import Verdicts
 from normbench.results.tables.facts import DatasetFacts, Facts, TaskFacts
+from normbench.results.tables.masks import IMAGES, TRUTH, legend
 from normbench.results.tables.table import Row
 from normbench.results.words import effects, resolution
 from normbench.runs.run import Kind
+from normbench.segmentation.task import SegmentationTask
 
 Tables = dict[str, pd.DataFrame]  # by the name of their file
 
@@ -52,14 +55,28 @@ class Film:
 
 
 @dataclass(frozen=True)
+class MaskPictures:
+    """Some test images, their masks, and what variants predict, one below the other.
+
+    before: the caption and the data address of the pictures of images and masks. predicted: the address by variant.
+    legend: colours and names of the classes.
+    """
+
+    before: list[tuple[str, str]]
+    predicted: dict[str, str]
+    legend: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Section:
-    """The values that the template shows for a task of either kind.
+    """The values that the template shows for a task of any kind.
 
     anchor: its id on the page. board: the leaderboard. reading: sentences on what its numbers can show. charts: in
     their order. filters: pictures of the deconvolution filters of first layers, by variant. grids: the wide tables.
     data: for the script. off: the scores that `evaluation` has off. unfinished: variants without a finished run.
     samples: of a GAN, the caption and the data address of each picture, by variant. unseen: its finished runs whose
-    samples are missing or damaged. films: of a GAN, the film strips. failed: sentences on its runs that failed.
+    samples are missing or damaged. films: of a GAN, the film strips. failed: sentences on its runs that failed. masks:
+    of segmentation, the pictures; None without any. tag: what kind of task it is, where that has to be said.
     """
 
     anchor: str
@@ -79,6 +96,8 @@ class Section:
     unseen: list[str]
     films: list[Film]
     failed: list[str]
+    masks: MaskPictures | None = None
+    tag: str = ""
 
     @property
     def empty(self) -> bool:
@@ -156,6 +175,70 @@ def task_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
     )
 
 
+def segmentation_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
+    """Returns the section of a task of segmentation. folder: build/tables, with the pictures of masks."""
+    facts, own = suite.facts.tasks[Kind.SEGMENTATION][name], suite.own(Kind.SEGMENTATION, name)
+    rows = own["segmentation"].to_dict("records")
+    variants, verdicts = named(suite, frozenset()), Verdicts(own["comparisons"])
+    names = [row["variant"] for row in rows]
+    means = spreads(own["runs"], rows)
+    links = {variant: suite.links.get((Kind.SEGMENTATION.value, name, variant), "runs") for variant in names}
+    order = [variant for variant in suite.facts.suite.variants if variant in names]
+    none = pd.DataFrame()
+    board = leaderboard(
+        rows, means, own["speeds"], verdicts, variants, suite.missing["segmentation"].get(name, {}), links
+    )
+    corrupted = own["segmentation_corruptions"]
+    by_measure = {
+        "Mean IoU by corruption, %": corrupted[corrupted["measure"] == "mean_iou"],
+        "Pixel accuracy by corruption, %": corrupted[corrupted["measure"] == "pixel_accuracy"],
+    }
+    grids = [
+        iou_grid(variants, own["segmentation_classes"]),
+        comparison_grid(variants, names, verdicts),
+        *(corruption_grid(variants, table, label) for label, table in by_measure.items()),
+        *curve_grids(own["curves"], own["runs"]),
+    ]
+    return Section(
+        anchor=anchor,
+        name=name,
+        facts=facts,
+        board=board,
+        reading=[seeds(len(suite.facts.suite.seeds)), *shown(board, verdicts, suite.facts.suite.baseline)],
+        charts=segmentation_charts(name, suite.tables, dict(suite.looks)),
+        filters={},
+        scores=[],
+        grids=[grid for grid in grids if grid],
+        data=comparable(order, means, verdicts, none, none, none),
+        off=[],
+        unfinished=[row["variant"] for row in rows if not row["finished"]],
+        tuned=False,
+        samples={},
+        unseen=[],
+        films=[],
+        failed=[],
+        masks=mask_pictures(folder / "masks" / name, names, facts, suite.facts.datasets.get(facts.task.dataset)),
+        tag="segmentation",
+    )
+
+
+def mask_pictures(
+    folder: Path, names: list[str], facts: TaskFacts, dataset: DatasetFacts | None
+) -> MaskPictures | None:
+    """Returns the pictures in a folder of masks; None if no variant has one. names: of the variants, in their order."""
+    found = {name: folder / "variants" / f"{name}.png" for name in names}
+    predicted = {name: data_address(path) for name, path in found.items() if path.is_file()}
+    if not predicted or dataset is None or dataset.masks is None or not isinstance(facts.task, SegmentationTask):
+        return None
+    before = {"images": folder / f"{IMAGES}.png", "masks": folder / f"{TRUTH}.png"}
+    classes = [*(["void"] if facts.task.recipe.protocol == "authors" else []), *dataset.masks.names]
+    return MaskPictures(
+        [(caption, data_address(path)) for caption, path in before.items() if path.is_file()],
+        predicted,
+        legend(classes, facts.task.recipe.protocol == "authors"),
+    )
+
+
 def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
     """Returns the section of a GAN task. folder: build/tables, with the samples and the pictures of real images."""
     facts, own = suite.facts.tasks[Kind.GAN][name], suite.own(Kind.GAN, name)
@@ -197,6 +280,7 @@ def gan_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
         ],
         films=films(folder / "films" / name, names, own["runs"], own["gan_curves"]),
         failed=suite.missing["failed"].get(name, []),
+        tag="GAN",
     )
 
 

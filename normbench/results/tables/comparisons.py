@@ -19,6 +19,7 @@ from normbench.results.tables.robustness import columns_of
 from normbench.results.tables.table import PLAIN, SHARE, Row, Table
 from normbench.runs.record import Record
 from normbench.runs.run import Kind
+from normbench.system.errors import UserError
 
 LOWER_IS_BETTER = {"fid", "inception_fid"}
 LARGEST = 1.0  # difference of two fractions
@@ -43,10 +44,10 @@ class Scored:
 def comparisons(runs: dict[Kind, Runs], predictions: Known) -> Table:
     """Returns a row for each task, measure and two variants, in the order of the suite.
 
-    A difference is that of the first variant minus the second, a fraction of images or an FID. predictions: of the
-    finished classifiers, or why there are none. The verdicts of one task and measure are adjusted together. Runs that
-    failed are in no comparison. There is no smallest effect where not even the largest difference of two fractions
-    would have been shown.
+    A difference is that of the first variant minus the second: a fraction of images or pixels, a mean IoU or an FID.
+    predictions: of the finished classifiers, or why there are none. The verdicts of one task and measure are adjusted
+    together. Runs that failed are in no comparison. There is no smallest effect where not even the largest difference
+    of two fractions would have been shown.
     """
     rows: list[Row] = []
     for kind, of_kind in runs.items():
@@ -74,9 +75,22 @@ def _scored(kind: Kind, cell: tuple[str, str], records: list[Record], prediction
     done = finished(records)
     if kind is Kind.GAN:
         return Scored({record.seed: _of_gan(record) for record in done})
+    if kind is Kind.SEGMENTATION:
+        return _of_masks(cell, done)
     found = {record.seed: predictions[*cell, record.seed] for record in done}
     why = next((each for each in found.values() if isinstance(each, str)), "")
     return Scored({seed: each.outcomes() for seed, each in found.items() if isinstance(each, Predictions)}, why)
+
+
+def _of_masks(cell: tuple[str, str], done: list[Record]) -> Scored:
+    found: Outcomes = {}
+    why = ""
+    for record in done:
+        try:
+            found[record.seed] = outcomes.of_masks(*cell, record)
+        except UserError as error:
+            why = why or str(error)
+    return Scored(found, why)
 
 
 def _of_gan(record: Record) -> dict[str, np.ndarray]:

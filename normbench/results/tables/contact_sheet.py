@@ -40,8 +40,9 @@ def contact_sheet(data: Path, corrupted: Path, out: Path, index: int = 0) -> Non
 
 
 def shown(image: np.ndarray) -> np.ndarray:
-    """Returns an image (H, W, 1 or 3) as it is drawn: in colour, and enlarged if it is small."""
-    scale = max(1, SHOWN // image.shape[0])
+    """Returns an image (H, W, 1 or 3) as it is drawn: in colour, and enlarged or thinned by a whole factor."""
+    scale, every = max(1, SHOWN // image.shape[0]), max(1, image.shape[0] // (2 * SHOWN))
+    image = image[::every, ::every]
     return np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, 0).repeat(scale, 1)
 
 

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from normbench import methods
-from normbench.gan.task import GanTask
+from normbench.data.bound import Masks
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.costs import costed
 from normbench.results.tables.means import Runs
 from normbench.results.tables.portable import portable
 from normbench.runs.record import Device, Git, Record
 from normbench.runs.run import Kind
+from normbench.runs.tasks import AnyTask
 from normbench.runs.variant import Tuned, Variant
 from normbench.suite import resolved
 from normbench.suite.suite import Suite
 from normbench.system.schema import ImageSize, Strict
 from normbench.system.size import sides
 from normbench.training.recipe import MemoryFormat, Precision
-from normbench.training.task import Task
 
 Value = TypeVar("Value")
 
@@ -41,7 +41,7 @@ class TaskFacts(Strict):
     such runs.
     """
 
-    task: Task | GanTask
+    task: AnyTask
     precision: Precision
     memory_formats: list[MemoryFormat]
     threads: int | None
@@ -71,6 +71,7 @@ class DatasetFacts(Strict):
     test: int
     origin: str
     note: str | None
+    masks: Masks | None = None
 
     @property
     def shape(self) -> str:
@@ -154,7 +155,7 @@ def as_resolved(kind: Kind, name: str) -> TaskFacts:
     task = resolved.task(kind, name)
     return TaskFacts(
         task=task.model_copy(update={"model": portable(task.model)}),
-        precision=task.recipe.precision if isinstance(task, Task) else "float32",
+        precision=task.recipe.precision,
         memory_formats=[],
         threads=None,
     )

@@ -11,18 +11,19 @@ from normbench.system import files
 
 # The columns of the tables by their names here, which are short, so that a row fits on a line of a terminal.
 CLASSIFIERS = {"clean": "clean_accuracy", "corrupted": "corruption_accuracy", "mce": "mce"}
+SEGMENTATION = {"mean_iou": "mean_iou", "corrupted_iou": "corruption_mean_iou", "pixels": "pixel_accuracy"}
 GANS = {"fid": "fid"}
 
 Metrics = dict[tuple[str, str], dict[str, float]]  # by task and variant
 
 
-def metrics(leaderboard: list[Row], gan: list[Row]) -> Metrics:
-    """Returns the metrics of both tables, rounded to six significant digits; metrics without a value are left out.
+def metrics(leaderboard: list[Row], gan: list[Row], segmentation: list[Row]) -> Metrics:
+    """Returns the metrics of these tables, rounded to six significant digits; metrics without a value are left out.
 
     A task and a GAN task of the same name share an entry, with the failed runs of both.
     """
     found: Metrics = {}
-    for rows, columns in ((leaderboard, CLASSIFIERS), (gan, GANS)):
+    for rows, columns in ((leaderboard, CLASSIFIERS), (segmentation, SEGMENTATION), (gan, GANS)):
         for row in rows:
             cell = found.setdefault((row["task"], row["variant"]), {"failed": 0})
             for name, column in columns.items():

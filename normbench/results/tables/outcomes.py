@@ -9,14 +9,17 @@ import numpy as np
 
 from normbench.corruptions.constants import GROUPS
 from normbench.runs.record import Record
-from normbench.runs.run import Kind
+from normbench.runs.run import SCORED_IN
 from normbench.system import arrays, layout
 from normbench.system.errors import UserError
 
 ATTACKS = ("attack_fgsm", "attack_pgd", "attack_pgd_long", "auto_attack")
 Known = dict[tuple[str, str, int], "Predictions | str"]  # (task, variant, seed) -> predictions, or why there are none
 FIDS = ("fid", "inception_fid")  # of whole runs
+IOUS = ("mean_iou", "corruption_mean_iou")  # of whole runs
+PIXELS = ("pixel_accuracy", "corruption_pixel_accuracy")  # of images, as the fraction of their pixels
 NAMES = ("clean_accuracy", "corruption_accuracy", *(f"corruption_{group}" for group in GROUPS), *ATTACKS, *FIDS)
+NAMES += (*IOUS, *PIXELS)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Predictions:
 
 def read(task: str, variant: str, record: Record) -> Predictions | str:
     """Returns the predictions of a finished classifier, or why there are none."""
-    path = layout.SCORES / Kind.CLASSIFICATION / task / variant / f"{record.seed}.npz"
+    path = SCORED_IN[record.kind] / task / variant / f"{record.seed}.npz"
     names = ("names", "severities", "index", "clean", "corrupted")
     try:
         found = arrays.read_npz(path, names, optional=("attack_index", *ATTACKS))
@@ -83,6 +86,29 @@ def read(task: str, variant: str, record: Record) -> Predictions | str:
         return Predictions.of(found, labels)
     except ValueError as error:
         return str(UserError(f"{path}: {error}"))
+
+
+def of_masks(task: str, variant: str, record: Record) -> dict[str, np.ndarray]:
+    """Returns measure -> the values of a finished run of segmentation: of images, or of the whole run.
+
+    The fraction of right pixels is a value of each image; corrupted, the mean over corruptions and severities. Raises
+    UserError if the file beside the record cannot be read or is not of this record.
+    """
+    path = SCORED_IN[record.kind] / task / variant / f"{record.seed}.npz"
+    found = arrays.read_npz(path, ("clean", "corrupted", "index"))
+    columns = record.metrics.get("columns", {})
+    clean, corrupted = found["clean"], found["corrupted"]
+    if (
+        clean.shape != (record.provenance.dataset.test,)
+        or corrupted.ndim != 3
+        or corrupted.shape[2:] != found["index"].shape
+    ):
+        raise UserError(f"{path}: scores of shapes {clean.shape} and {corrupted.shape}")
+    values = {name: np.asarray(columns[name], float) for name in IOUS if name in columns}
+    values["pixel_accuracy"] = np.asarray(clean, float)
+    if corrupted.size:
+        values["corruption_pixel_accuracy"] = np.asarray(corrupted, float).mean((0, 1))
+    return values
 
 
 @functools.lru_cache(maxsize=8)

@@ -14,15 +14,18 @@ from normbench.results.tables.robustness import robustness_table
 from normbench.results.tables.smoothness import feature_table, layer_table, smoothness_table
 from normbench.runs.contents import PICTURES
 from normbench.runs.record import Record
-from normbench.runs.run import Kind, Run
+from normbench.runs.run import SCORED_IN, Kind, Run
 from normbench.suite import resolved
-from normbench.suite.suite import TRAINING_STAGES, Suite
+from normbench.suite.suite import Suite
 from normbench.system import layout
 from normbench.system.errors import UserError
 from normbench.system.text import clean, complain
 
-STAGES = {Kind.CLASSIFICATION: "evaluate", Kind.GAN: "fid"}  # the stages that write the records of build/scores
+# The stages that write the records of build/scores.
+STAGES = {Kind.CLASSIFICATION: "evaluate", Kind.SEGMENTATION: "evaluate", Kind.GAN: "fid"}
 FILES = (".json", ".npz", *PICTURES.values())  # what these stages write of a run: its record, predictions, pictures
+# The metric that has a list for each corruption.
+CORRUPTION_SCORES = {Kind.CLASSIFICATION: "corruption_accuracy", Kind.SEGMENTATION: "corruption_mean_iou"}
 NAMED = 20  # records that cannot be used, and files that are not of the suite, which are named on stderr
 
 LeftOut = dict[tuple[str, str], dict[int, str]]  # (task, variant) -> seed -> why its record is left out
@@ -95,7 +98,7 @@ def misplaced(record: Record, kind: Kind, task: str, variant: str, seed: int) ->
         return f"is the record of a {record.kind} run of seed {record.seed}"
     try:
         own = resolved.variant(variant).on(resolved.task(kind, task))
-        expected = Run(kind, *own, seed, record.provenance.dataset, resolved.digest(TRAINING_STAGES[kind]))
+        expected = Run(kind, *own, seed, record.provenance.dataset, resolved.training_digest(kind))
     except UserError:
         return ""
     return "" if expected.id == record.run else "is the record of a run with other settings or code than the suite has"
@@ -108,7 +111,7 @@ def scored_otherwise(record: Record, chosen: Corruptions) -> str:
     if record.kind is Kind.GAN:
         has = record.metrics.get("fid") is not None or any(record.metrics.get(key) for key in ("columns", MISSING))
         return "" if has else "has no FID"
-    names = record.metrics.get("corruption_accuracy") or {}
+    names = record.metrics.get(CORRUPTION_SCORES[record.kind]) or {}
     severities = record.provenance.corrupted.severities if record.provenance.corrupted else []
     if set(names) == set(chosen.names) and severities == chosen.severities:
         return ""
@@ -124,7 +127,7 @@ def unreadable(record: Record) -> str:
     What is in the entry of a score is described in the score's own file, which needs torch. So a damaged entry is seen
     by trying.
     """
-    if record.kind is Kind.GAN:
+    if record.kind is not Kind.CLASSIFICATION:
         return ""
     alone: Runs = {("", ""): [record]}
     try:
@@ -141,17 +144,22 @@ def foreign(suite: Suite, found: dict[Kind, Found]) -> Iterator[tuple[Path, str]
 
     A suite that has lost a variant has left its folder there. found: the records of the suite.
     """
-    for path in _others(layout.SCORES, Kind):
+    for path in _others(layout.SCORES, [folder.name for folder in SCORED_IN.values()]):
         yield path, "not of a kind of runs"
+    folders = {
+        folder: [task for kind, own in SCORED_IN.items() if own == folder for task in suite.of_kind(kind)[0]]
+        for folder in SCORED_IN.values()
+    }
+    for folder, tasks in folders.items():
+        for path in _others(folder, tasks):
+            yield path, "not of a task of the suite"
     known = {f"{seed}{ending}" for seed in suite.seeds for ending in FILES}
     for kind, (tasks, variants) in {kind: suite.of_kind(kind) for kind in Kind}.items():
-        for path in _others(layout.SCORES / kind, tasks):
-            yield path, "not of a task of the suite"
         for task in tasks:
-            for path in _others(layout.SCORES / kind / task, variants):
+            for path in _others(SCORED_IN[kind] / task, variants):
                 yield path, "not of a variant of the suite"
         for (task, variant), records in found[kind].runs.items():
-            for path in _others(layout.SCORES / kind / task / variant, ()):
+            for path in _others(SCORED_IN[kind] / task / variant, ()):
                 if path.name not in known:
                     yield path, _repeated(path, records) or "not of a run of the suite"
 
@@ -185,7 +193,7 @@ def method(records: list[Record], variant: str) -> str:
 
 def place(kind: Kind, task: str, variant: str, seed: int) -> Path:
     """Returns the path of a run's record."""
-    return layout.SCORES / kind / task / variant / f"{seed}.json"
+    return SCORED_IN[kind] / task / variant / f"{seed}.json"
 
 
 def command(kind: Kind, task: str, variant: str) -> str:

@@ -26,6 +26,7 @@ from normbench.results.tables.gan_training import failures, gan_curve_table, gan
 from normbench.results.tables.leaderboard import leaderboard
 from normbench.results.tables.manifest import manifest
 from normbench.results.tables.markdown import markdown
+from normbench.results.tables.masks import draw_masks
 from normbench.results.tables.means import Runs, finished
 from normbench.results.tables.metrics import metrics, write_metrics
 from normbench.results.tables.overall import overall_table
@@ -36,6 +37,8 @@ from normbench.results.tables.reasons import Why, is_off, with_left_out
 from normbench.results.tables.robustness import robustness_table
 from normbench.results.tables.run_facts import run_facts
 from normbench.results.tables.runs import cost_table, run_table
+from normbench.results.tables.segmentation import corrupted_table, iou_table, segmentation_table
+from normbench.results.tables.segmentation_markdown import segmentation_markdown
 from normbench.results.tables.smoothness import feature_table, layer_table, smoothness_table
 from normbench.results.tables.standing import Standing
 from normbench.results.tables.table import Table
@@ -51,11 +54,19 @@ OPTIONAL = (
     "filters",
     "smoothness",
 )  # the scores that `evaluation` can turn off
-EXPLAINED = ("leaderboard", "gan", "robustness", "smoothness")  # the tables with one row for each task and variant
+EXPLAINED = (
+    "leaderboard",
+    "segmentation",
+    "gan",
+    "robustness",
+    "smoothness",
+)  # the tables with one row for each task and variant
 # Tables whose columns are left out of results/ where no row has a value; the others always have the same columns.
 SPARSE = ("robustness", "smoothness", "layers", "features", "filters", "certified", "bounds")
 OF_GANS = ("gan", "gan_curves")
-OF_BOTH = ("comparisons", "runs", "costs", "claims", "metrics")  # the tables that have runs of both kinds
+OF_SEGMENTATION = ("segmentation", "segmentation_classes", "segmentation_corruptions")
+OF_EPOCHS = ("curves",)  # the table of the kinds that are trained in epochs
+OF_ALL = ("comparisons", "runs", "costs", "claims", "metrics")  # the tables that have runs of all kinds
 
 
 def reasons(table: Table) -> dict[str, dict[str, Why]]:
@@ -85,8 +96,16 @@ def by_task(failed: dict[tuple[str, str], dict[int, str]]) -> dict[str, list[str
 
 def behind(tables: Iterable[str]) -> dict[str, list[Kind]]:
     """Returns the kinds of runs behind each table."""
-    found = {name: [Kind.GAN] if name in OF_GANS else [Kind.CLASSIFICATION] for name in tables}
-    return found | {name: [*Kind] for name in OF_BOTH}
+    found = {name: [kind_of(name)] for name in tables}
+    found |= {name: [Kind.CLASSIFICATION, Kind.SEGMENTATION] for name in OF_EPOCHS}
+    return found | {name: [*Kind] for name in OF_ALL}
+
+
+def kind_of(table: str) -> Kind:
+    """Returns the kind of the runs behind a table that has those of one kind."""
+    if table in OF_SEGMENTATION:
+        return Kind.SEGMENTATION
+    return Kind.GAN if table in OF_GANS else Kind.CLASSIFICATION
 
 
 def aggregate() -> None:
@@ -99,7 +118,7 @@ def aggregate() -> None:
     suite, corruptions, claimed = Suite.resolved(), Corruptions.resolved(), declared()
     found = read(suite, corruptions)
     runs = {kind: each.runs for kind, each in found.items()}
-    classifiers, gans = runs[Kind.CLASSIFICATION], runs[Kind.GAN]
+    classifiers, segmented, gans = runs[Kind.CLASSIFICATION], runs[Kind.SEGMENTATION], runs[Kind.GAN]
 
     named = [
         (task, variant, record)
@@ -119,6 +138,9 @@ def aggregate() -> None:
     gan = gan_table(gans, suite.baseline, compared)
     tables = {
         "leaderboard": board,
+        "segmentation": segmentation_table(segmented, suite.baseline, compared),
+        "segmentation_classes": iou_table(segmented),
+        "segmentation_corruptions": corrupted_table(segmented, corruptions),
         "gan": gan,
         "comparisons": compared,
         "overall": overall_table(classifiers, suite.baseline),
@@ -132,12 +154,12 @@ def aggregate() -> None:
         "filters": filter_table(classifiers),
         "certified": certified_table(classifiers),
         "bounds": bound_table(classifiers),
-        "curves": curve_table(classifiers),
+        "curves": curve_table(classifiers | segmented),
         "gan_curves": gan_curve_table(gans),
         "published": published_table(classifiers, published.facts()),
     }
     for name in EXPLAINED:
-        left_out = found[Kind.GAN if name == "gan" else Kind.CLASSIFICATION].left_out
+        left_out = found[kind_of(name)].left_out
         tables[name] = with_left_out(tables[name], left_out, len(suite.seeds))
     texts = {f"{name}.csv": table.csv() for name, table in tables.items()}
     of_report = {
@@ -174,7 +196,10 @@ def aggregate() -> None:
     failed = {cell: failures(records) for cell, records in gans.items()}
     text = gan_markdown(tables["gan"].rows, suite.baseline, standing, failed)
     files.write_text(layout.RESULTS / "gan.md", text)
-    write_metrics(metrics(board.rows, gan.rows), layout.RESULTS / "metrics")
+    iou = tables["segmentation"].rows
+    text = segmentation_markdown(iou, tables["segmentation_classes"].rows, suite.baseline, standing)
+    files.write_text(layout.RESULTS / "segmentation.md", text)
+    write_metrics(metrics(board.rows, gan.rows, iou), layout.RESULTS / "metrics")
     code = {stage: resolved.digest(stage) for stage in ("evaluate", "fid")}
     files.write_json(layout.RESULTS / "manifest.json", manifest(runs, behind(tables), code))
     with files.atomic_folder(layout.TABLES) as folder:
@@ -190,6 +215,7 @@ def aggregate() -> None:
         copy_samples(gans, folder / "samples")
         draw_films(gans, folder / "films")
         draw_real_images(gans, folder / "real")
+        draw_masks(segmented, folder / "masks")
         draw_contact_sheets(suite.datasets, folder / "corrupted")
         draw_filters(classifiers, folder / "filters")
         checksums.note(folder)

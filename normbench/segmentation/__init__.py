@@ -1,0 +1,1 @@
+"""Segmentation: recipe, crops, loss, training, and scores over all pixels of a set of images."""
