@@ -84,9 +84,10 @@ class Division:
         passes = [training.passes(p.pixels, p.labels, moment, derive(seed, "part", p.number)) for p in parts]
         for inputs in zip(*passes, strict=True):
             training.optimizer.zero_grad(set_to_none=True)
+            shares = self.shares([training.counted(part.labels) for part in parts], size)
             sums = torch.zeros(2, device=pixels.device)
             # The first part is the last to be computed, as the state that it leaves is kept.
-            for part, x in reversed(list(zip(parts, inputs, strict=True))):
+            for part, x, share in reversed(list(zip(parts, inputs, shares, strict=True))):
                 torch.manual_seed(derive(moment.seed, "part", part.number))
                 with ExitStack() as within:
                     if self.joins:
@@ -95,9 +96,9 @@ class Division:
                     elif part is not parts[0]:
                         within.enter_context(state_kept(training.model))
                     loss, right = training.loss_of(x, part.labels, moment)
-                    share = loss * ((part.end - part.start) / size)
-                    share.backward()
-                sums += torch.stack([share.detach().float(), right.float()])
+                    loss = loss * share
+                    loss.backward()
+                sums += torch.stack([loss.detach().float(), (right * share if training.averages else right).float()])
             if self.processes > 1:
                 sums = self.summed(training.model, sums)
             yield sums[0], sums[1]
@@ -117,6 +118,18 @@ class Division:
             rows = slice(start - first, end - first)
             found.append(Part(number, start, end, pixels[rows], labels[rows]))
         return found
+
+    def shares(self, counts: list[Tensor | int], size: int) -> list[Tensor | float]:
+        """The share of each part here in the loss of the whole batch. counts: what the loss of each is the mean over.
+
+        size: of the whole batch, which numbers, and not tensors, are counts of.
+        """
+        if all(isinstance(count, int) for count in counts):
+            return [count / size for count in counts]
+        total = torch.stack([torch.as_tensor(count, dtype=torch.float32) for count in counts]).sum()
+        if self.processes > 1:
+            distributed.all_reduce(total)
+        return [count / total.clamp(min=1) for count in counts]
 
     def summed(self, model: nn.Module, sums: Tensor) -> Tensor:
         """Sums the gradients of all parameters, and the numbers `sums`, over the processes; returns the latter.

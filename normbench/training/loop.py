@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Images
+from normbench.data.batches import Batches, Images
 from normbench.methods.base import Method, Moment
 from normbench.system.errors import UserError
 from normbench.system.seeds import derive
@@ -82,7 +82,10 @@ class Training:
     """Training in progress: the network, its optimizer and schedule, the losses of the current epoch, the position.
 
     The arguments are those of `fit`. epoch, step: the position at which training starts or resumes, both from 0.
+    averages: whether what `loss_of` returns beside the loss is a mean, and not a number of predictions.
     """
+
+    averages = False
 
     def __init__(
         self,
@@ -98,15 +101,24 @@ class Training:
         self.division = division(recipe.replicas)
         self.seed, self.report = seed, report
         self.keeper = keeper if self.division is None else self.division.keeper(keeper)
-        self.batches = images.batches(recipe.batch_size, recipe.drop_last, seed, augmentation(recipe))
+        self.batches = self.new_batches()
         self.steps = self.batches.steps
-        self.optimizer = optimizer(model, method, recipe)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(recipe, self.steps))
-        self.meter, self.outcome = Meter(self.steps, images.pixels.device), Outcome()
+        self.optimizer, factor = self.new_optimizer()
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.meter, self.outcome = Meter(self.steps, images.mean.device), Outcome()
         self.forward: Callable[[Tensor], Tensor] = model
         self.losses: list[float] = []  # the losses of the epoch that have been read from the device so far
         self.epoch = self.step = 0
         self.earlier, self.began = 0.0, time.perf_counter()
+
+    def new_batches(self) -> Batches:
+        """The batches of the images and the recipe."""
+        recipe = self.recipe
+        return self.images.batches(recipe.batch_size, recipe.drop_last, self.seed, augmentation(recipe))
+
+    def new_optimizer(self) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+        """The optimizer, and the function from the step (from 0) to the factor on its learning rate."""
+        return optimizer(self.model, self.method, self.recipe), lr_factor(self.recipe, self.steps)
 
     def run(self) -> Outcome:
         """Trains from the keeper's saved state, or from the beginning, to the end."""
@@ -182,6 +194,10 @@ class Training:
         found = [self.stepped(*each) for each in losses]
         self.schedule.step()
         self.meter.add(*found[-1])
+
+    def counted(self, labels: Tensor) -> Tensor | int:
+        """The number of the labels that the loss is the mean over, for the parts of a batch that is divided."""
+        return len(labels)
 
     def stepped(self, loss: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Takes a step along the gradients that the parameters have; returns the loss and what else is given."""
