@@ -188,6 +188,10 @@ class Resolver:
             else:
                 message = f"unknown dataset; {hint(task.dataset, [*self.params.datasets, *self.builtin()])}"
                 self.problem((section, name, "dataset"), message)
+        source = self.sources.get(task.dataset)
+        if kind is Kind.GAN and source is not None and source.streamed:
+            message = f"is streamed (source {source.name}), but GANs are trained on images in the memory"
+            self.problem((section, name, "dataset"), message)
         try:
             model = models.get(task.model, architecture)
         except UserError as error:
@@ -393,6 +397,7 @@ class Resolver:
                 "seed": suite.seed,
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
                 **({"references": own} if own else {}),
+                **({} if self.params.corruptions.stored is None else {"stored": self.params.corruptions.stored}),
                 **self.outside(published),
             },
             evaluation=self.evaluated(),

@@ -91,7 +91,7 @@ def dataset(name: str) -> dict[str, Any]:
 
 def corruptions() -> dict[str, Any]:
     """Returns the resolved corruptions. Raises UserError, with the command that mends it, if the file is damaged."""
-    return _object(layout.RESOLVED / "corruptions.json", CORRUPTIONS, {"references", "outside"})
+    return _object(layout.RESOLVED / "corruptions.json", CORRUPTIONS, {"references", "outside", "stored"})
 
 
 def evaluation() -> dict[str, Any]:
@@ -111,6 +111,12 @@ def gan_evaluation() -> Scoring:
 def digest(stage: str) -> str:
     """Returns the digest of the code of a stage. Raises UserError like `corruptions`."""
     return _object(layout.RESOLVED / f"code/{stage}.json", {"digest"}, None)["digest"]
+
+
+def corruption_code() -> dict[str, str]:
+    """Returns the digest of the code of each corruption of the suite, by name. Raises UserError like `corruptions`."""
+    found = _object(layout.RESOLVED / "code/corrupt.json", {"digest", "corruptions"}, None)
+    return {name: files.hash_of([found["digest"], code]) for name, code in found["corruptions"].items()}
 
 
 def damaged(name: str | Path, problem: str) -> UserError:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normbench.data import prepared
+from normbench.data import intact, prepared, streamed
 from normbench.data.prepared import Arrays, Splits
 from normbench.runs import store
 from normbench.runs.remote import Remote
@@ -125,7 +125,10 @@ def submit(todo: list[Run], cluster: str, place: Place, beside: int | None) -> t
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = remotely(num_cpus=0, scheduling_strategy=here)(Reports).remote()
     data = {run.bound.path: run.bound for run in todo}
-    held = {path: ray.put(prepared.read(Path(path))) for path in data}
+    # The nodes read streamed images themselves, from folders that they share with this one.
+    held = {
+        path: ray.put(prepared.read(Path(path)) if bound.reader_code is None else None) for path, bound in data.items()
+    }
     wanted = os.environ.get("NORMBENCH_DEVICE", "auto")
     gpus = ray.cluster_resources().get("GPU", 0) if wanted in ("auto", "cuda") else 0
     if gpus and beside is None:
@@ -219,15 +222,22 @@ def settle(place: Place) -> None:
 _read: dict[str, Splits] = {}  # the dataset of this process's last run, on its device
 
 
-def _images(run: Run, arrays: Arrays) -> Splits:
+def _images(run: Run, arrays: Arrays | None) -> Splits:
     key = f"{run.bound.path} {run.bound.identity()}"
     if key not in _read:
         _read.clear()
-        _read[key] = prepared.placed(arrays, run.bound, devices.choose())
+        _read[key] = _placed(run, arrays, devices.choose())
     return _read[key]
 
 
-def work(run: Run, arrays: Arrays, beside: int | None, place: Place, reports: Any) -> str:
+def _placed(run: Run, arrays: Arrays | None, device: str) -> Splits:
+    if arrays is not None:
+        return prepared.placed(arrays, run.bound, device)
+    intact.check_bound(run.bound)
+    return streamed.load(run.bound, device)
+
+
+def work(run: Run, arrays: Arrays | None, beside: int | None, place: Place, reports: Any) -> str:
     """Trains a run in a process of a node; returns the text of the error, or an empty string.
 
     beside: the number of runs that share a GPU; None on a CPU, where it follows from the node's cores.
@@ -275,9 +285,9 @@ def _cores() -> int:
     return max(1, int(found["Resources"].get("CPU", 1)))
 
 
-def room(run: Run, arrays: Arrays, place: Place) -> int:
+def room(run: Run, arrays: Arrays | None, place: Place) -> int:
     """Returns how many runs like this one fit on the GPU of this node."""
     settle(place)
     device = devices.choose()
-    measured = cost.measure(run, prepared.placed(arrays, run.bound, device))
-    return processes(device, 1, measured.memory + arrays.nbytes, 10**6)
+    measured = cost.measure(run, _placed(run, arrays, device))
+    return processes(device, 1, measured.memory + (0 if arrays is None else arrays.nbytes), 10**6)
