@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,13 @@ class Pixels(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> Tensor: ...
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """`Pixels` that are best taken piece by piece, as other processes make some ahead."""
+
+    def pieces(self, size: int) -> Iterator[Tensor]: ...
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ class Corrupted(Strict):
     the dataset. sha256: the checksum of each file. engine, constants, seed: how the images were made, or None for
     published ones. published: the folder of published images, or None. versions: the versions of the packages on which
     the bytes of the images depend. own: of the user's own corruptions, by name, `reference` and the digest `code`.
+    computed: None if the images are stored; for images that are computed, or read from published files, while networks
+    are evaluated, a digest for each corruption of the code that computes them, or of the files.
     """
 
     path: str
@@ -96,3 +98,4 @@ class Corrupted(Strict):
     published: str | None
     versions: dict[str, str | None]
     own: dict[str, dict[str, str]] = {}
+    computed: dict[str, str] | None = None

@@ -196,6 +196,8 @@ class Resolver:
                 message = f"source {source.name} has masks, which a task of `kind: segmentation` learns"
             else:
                 message = f"source {source.name} has no masks, which segmentation needs"
+        if kind is Kind.GAN and source is not None and source.streamed:
+            message = f"is streamed (source {source.name}), but GANs are trained on images in the memory"
             self.problem((section, name, "dataset"), message)
         try:
             model = models.get(task.model, architecture)
@@ -413,6 +415,7 @@ class Resolver:
                 "seed": suite.seed,
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
                 **({"references": own} if own else {}),
+                **({} if self.params.corruptions.stored is None else {"stored": self.params.corruptions.stored}),
                 **self.outside(published),
             },
             evaluation=self.evaluated(),

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from normbench.data import decoded, intact, pictures, streamed, workers
+from normbench.data import crops, decoded, intact, pictures, streamed, workers
 from normbench.data.augmentation import Augmentation, ResizedCrop
 from normbench.data.bound import Bound, Validation
 from normbench.data.prepared import Splits
@@ -371,7 +371,7 @@ def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_killed_process(images: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMBENCH_WORKERS", "1")
-    monkeypatch.setattr(streamed.Crops, "__call__", lambda self, number: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(crops.Crops, "__call__", lambda self, number: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match=r"^a process that reads images was killed: too little memory\? [^\n]*$"):
         epoch(images)
 
