@@ -133,7 +133,10 @@ def test_scores_are_those_of_the_stored_predictions(project: Path) -> None:
     assert metrics["columns"]["mean_iou"] == metrics["mean_iou"]
     assert sorted(metrics["corruption_mean_iou"]) == ["brightness", "contrast"]
     assert all(len(each) == 2 for each in metrics["corruption_pixel_accuracy"].values())
-    assert metrics["missing"] == {"batch_statistics": "is not measured of segmentation", "filters": "is not measured of segmentation"}
+    assert metrics["missing"] == {
+        "batch_statistics": "is not measured of segmentation",
+        "filters": "is not measured of segmentation",
+    }
     with np.load("build/scores/classification/boxes-fcn/batch_norm/1.npz") as arrays:
         accuracies = right.sum((1, 2)) / (truth != IGNORED).sum((1, 2))
         np.testing.assert_allclose(arrays["clean"], accuracies)
@@ -277,7 +280,10 @@ MISTAKES = {
         "kind: segmentaton\n    dataset: boxes",
         "tasks.boxes-fcn.kind = 'segmentaton': not valid; did you mean 'segmentation'?",
     ),
-    "model: fcn_resnet18": ("model: resnet8", "tasks.boxes-fcn.model = 'resnet8': unknown model; valid: "),
+    "model: fcn_resnet18": (
+        "model: resnet8",
+        "tasks.boxes-fcn.model = 'resnet8': unknown model; did you mean 'fcn_resnet18'?",
+    ),
     "scale: [0.75, 1.5]": (
         "scale: [1.5, 0.75]",
         "tasks.boxes-fcn.recipe.scale = [1.5, 0.75]: must be the least and the largest",
