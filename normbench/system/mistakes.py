@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from normbench.system.errors import hint
@@ -76,12 +76,13 @@ def _is_of_type(error: ErrorDetails) -> bool:
 
 def _said(errors: list[ErrorDetails], keys: Keys, kind: type[BaseModel], value: Any, called: str | None) -> str:
     choices = [each for each in errors if each["type"] == "literal_error"]
+    annotation = _annotation(kind, keys, frozenset(map(str, errors[0]["loc"])))
     if choices and len(choices) == len(errors):
-        return f"not valid; {hint(choices[0]['input'], _literals(_annotation(kind, keys)))}"
-    wanted = dict.fromkeys(f"`{name}`" for name in (_literals(_annotation(kind, keys)) if choices else ()))
+        return f"not valid; {hint(choices[0]['input'], _literals(annotation))}"
+    wanted = dict.fromkeys(f"`{name}`" for name in (_literals(annotation) if choices else ()))
     wanted |= dict.fromkeys(WANTED[each["type"]] for each in errors if each["type"] in WANTED)
     if wanted:
-        if any(annotation is type(None) for annotation in _alternatives(_annotation(kind, keys))):
+        if any(part is type(None) for part in _alternatives(annotation)):
             wanted["null"] = None
         wanted.pop("`null`", None)
         return f"must be {' or '.join(wanted)}{_advice(wanted, errors[0]['input'])}"
@@ -106,7 +107,7 @@ def _constraint(error: ErrorDetails, keys: Keys, kind: type[BaseModel], called: 
     context: dict[str, Any] = error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            known = fields(kind, keys[:-1])
+            known = fields(kind, keys[:-1], frozenset(map(str, error["loc"])))
             return f"unknown {f'option of {called}' if called else 'key'}; {hint(keys[-1], known)}"
         case "missing":
             return f"missing; {called} needs it" if called else "missing"
@@ -139,12 +140,11 @@ def _counted(count: int) -> str:
     return f"{count} item{'' if count == 1 else 's'}"
 
 
-def _annotation(kind: Any, keys: Keys) -> Any:
-    """The annotation of a place in a model; None if the model has no such place."""
+def _annotation(kind: Any, keys: Keys, tags: frozenset[str] = frozenset()) -> Any:
+    """The annotation of a place in a model; None if the model has no such place. tags: see `_alternatives`."""
     for key in keys:
-        parts = [part for part in _alternatives(kind) if _is_model(part) or get_origin(part) in (dict, list)]
-        # Of several models, that which alone has the key.
-        kind = next((part for part in parts if _is_model(part) and key in part.model_fields), next(iter(parts), None))
+        parts = _alternatives(kind, tags)
+        kind = next((part for part in parts if _is_model(part) or get_origin(part) in (dict, list)), None)
         if _is_model(kind):
             if key not in kind.model_fields:
                 return None
@@ -158,20 +158,25 @@ def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _alternatives(kind: Any) -> Iterator[Any]:
-    """The types that an annotation allows, without constraints: those of a union, or the one that it is."""
+def _alternatives(kind: Any, tags: frozenset[str] = frozenset()) -> Iterator[Any]:
+    """The types that an annotation allows, without constraints: those of a union, or the one that it is.
+
+    tags: the names of the branches that pydantic has chosen in unions of tagged types; without any, all are allowed.
+    """
     if get_origin(kind) is Annotated:
-        yield from _alternatives(get_args(kind)[0])
+        tag = next((each.tag for each in get_args(kind)[1:] if isinstance(each, Tag)), None)
+        if tag is None or not tags or tag in tags:
+            yield from _alternatives(get_args(kind)[0], tags)
     elif get_origin(kind) in (Union, types.UnionType):
         for part in get_args(kind):
-            yield from _alternatives(part)
+            yield from _alternatives(part, tags)
     else:
         yield kind
 
 
-def fields(kind: Any, keys: Keys) -> list[str]:
-    """Returns the valid keys at a place in a model."""
-    found = next((part for part in _alternatives(_annotation(kind, keys)) if _is_model(part)), None)
+def fields(kind: Any, keys: Keys, tags: frozenset[str] = frozenset()) -> list[str]:
+    """Returns the valid keys at a place in a model. tags: see `_alternatives`."""
+    found = next((part for part in _alternatives(_annotation(kind, keys, tags), tags) if _is_model(part)), None)
     return [] if found is None else list(found.model_fields)
 
 

@@ -280,7 +280,10 @@ MISTAKES = {
         "kind: segmentaton\n    dataset: boxes",
         "tasks.boxes-fcn.kind = 'segmentaton': not valid; did you mean 'segmentation'?",
     ),
-    "model: fcn_resnet18": ("model: resnet8", "tasks.boxes-fcn.model = 'resnet8': unknown model; valid: "),
+    "model: fcn_resnet18": (
+        "model: resnet8",
+        "tasks.boxes-fcn.model = 'resnet8': unknown model; did you mean 'fcn_resnet18'?",
+    ),
     "scale: [0.75, 1.5]": (
         "scale: [1.5, 0.75]",
         "tasks.boxes-fcn.recipe.scale = [1.5, 0.75]: must be the least and the largest",
