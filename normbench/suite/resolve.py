@@ -196,6 +196,7 @@ class Resolver:
                 message = f"source {source.name} has masks, which a task of `kind: segmentation` learns"
             else:
                 message = f"source {source.name} has no masks, which segmentation needs"
+            self.problem((section, name, "dataset"), message)
         if kind is Kind.GAN and source is not None and source.streamed:
             message = f"is streamed (source {source.name}), but GANs are trained on images in the memory"
             self.problem((section, name, "dataset"), message)
