@@ -74,13 +74,13 @@ def train(resolved: Resolved, processes: int | None = None, ray: str | None = No
 
 
 def together(todo: list[Run]) -> tuple[set[int], list[Run]]:
-    """Trains the classifiers one by one, each by as many processes as NORMBENCH_RANKS says, if it says several.
+    """Trains all but GANs one by one, each by as many processes as NORMBENCH_RANKS says, if it says several.
 
     Returns the exit codes, and the runs that are left.
     """
     if ranks.wanted() == 1:
         return set(), todo
-    shared = [run for run in todo if run.kind is Kind.CLASSIFICATION and run.task.name != FID_FEATURES]
+    shared = [run for run in todo if run.kind is not Kind.GAN and run.task.name != FID_FEATURES]
     cells = dict.fromkeys(run.name[:2] for run in shared)
     codes = {call(["stages.train", "--task", task, "--variant", variant]) for task, variant in cells}
     return codes, [run for run in todo if run not in shared]
