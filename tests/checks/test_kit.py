@@ -58,6 +58,17 @@ def test_what_is_doubtful_warns_by_its_line(name: str, folder: Path) -> None:
     assert finding.advice
 
 
+def test_dropout_is_deterministic(folder: Path) -> None:
+    text = """
+        class Layer(Base):
+            def forward(self, x):
+                return functional.dropout(super().forward(x), 0.1, self.training)
+        """
+    finding = found(written(folder, text), "determinism")["determinism"]
+    assert finding.outcome == "pass"
+    assert "with draws of torch's generator, which checkpoints keep" in finding.seen
+
+
 @dataclass(frozen=True)
 class Undilated(Method):
     """A method that forgets one argument of its convolutions, or refuses it."""
