@@ -32,6 +32,7 @@ from normbench.data.augmentation import Augmentation, ResizedCrop
 from normbench.data.prepare import prepare
 from normbench.data.sources.base import COMMON_KEYS
 from normbench.suite.runs import bound_dataset
+from normbench.system import device as devices
 from normbench.system import layout
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -95,6 +96,7 @@ def main() -> None:
         parser.error(f"{arguments.folder}: no image file in it")
     os.environ["NORMBENCH_WORKERS"] = str(arguments.workers)
     torch.set_num_threads(1)
+    devices.prepare("cpu")  # as each run does
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
         linked(files, arguments.images, Path("images"))

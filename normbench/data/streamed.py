@@ -55,6 +55,15 @@ class StreamedImages(Images):
     files: Files
     index: np.ndarray
 
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """See `Images.normalized`. A CPU normalizes one image after the other, each of which its cache holds."""
+        if pixels.device.type != "cpu":
+            return super().normalized(pixels)
+        x = torch.empty(pixels.shape, memory_format=self.memory_format)
+        for to, image in zip(x, pixels, strict=True):
+            to.copy_(image).div_(255).sub_(self.mean).div_(self.std)
+        return x
+
     def part(self, index: np.ndarray, labels: Tensor) -> Images:
         """The images with these numbers, int64 (M,), and other labels, int64 (M,)."""
         chosen = self.index[index]
