@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from normbench.system import preemption, side_by_side
+from normbench.system import preemption, ranks, side_by_side
 from normbench.system.errors import UserError
 from normbench.system.threads import cores
 
@@ -26,12 +26,12 @@ GRACE = 60  # seconds in which the parent saves its state after SIGTERM
 def count() -> int:
     """Returns how many processes read images for this one; no result depends on it.
 
-    They are as many as cores, shared with the runs beside this one, or as the variable NORMBENCH_WORKERS says; with 0
-    this process reads. Raises UserError if that is no whole number.
+    They are as many as cores, shared with the runs and processes beside this one, or as the variable NORMBENCH_WORKERS
+    says; with 0 this process reads. Raises UserError if that is no whole number.
     """
     given = os.environ.get(VARIABLE)
     if given is None:
-        return max(1, cores() // side_by_side.beside)
+        return max(1, cores() // (side_by_side.beside * ranks.beside()))
     if not (given.isascii() and given.isdigit()):
         raise UserError(f"{VARIABLE} = {given!r}: must be a whole number of processes, 0 or more")
     return int(given)

@@ -37,6 +37,11 @@ def size() -> int:
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in VARIABLES) else 1
 
 
+def beside() -> int:
+    """How many of these processes are on this machine, this one included."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if size() > 1 else 1
+
+
 def wanted() -> int:
     """The number of processes for each run that NORMBENCH_RANKS asks for; 1 without it.
 
@@ -60,7 +65,12 @@ def started(module: str, *arguments: str) -> bool:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     common |= {preemption.ENDS_WITH: str(os.getpid())}
     running: list[subprocess.Popen[bytes]] = []
     codes: list[int] = []

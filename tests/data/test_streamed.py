@@ -23,12 +23,16 @@ from normbench.data.bound import Bound, Validation
 from normbench.data.prepared import Splits
 from normbench.data.sources import streamed as source
 from normbench.data.stream import Files
+from normbench.methods import registry as methods
+from normbench.models import registry as models
 from normbench.suite.runs import bound_dataset
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.training import classifier
 from stages import download
-from tests.support import photographs
+from tests.support import photographs, subjects
 from tests.support.prepared import spec
+from tests.support.together import each_of
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 SIZE, RESIZE = 32, 40
@@ -190,6 +194,21 @@ def test_a_part_of_each_batch(images: Splits) -> None:
     parts = [[*batches.pixels(0, 1, (index, 3))] for index in range(3)]
     joined = [tuple(map(torch.cat, zip(*shares, strict=True))) for shares in zip(*parts, strict=True)]
     assert same(joined, epoch(images, first=1))  # type: ignore[arg-type]
+
+
+def test_two_processes_train_as_one(images: Splits) -> None:
+    """Each reads its part of every batch, with processes of its own."""
+    one = subjects.task(recipe=subjects.recipe(epochs=2, batch_size=10, lr=0.02, crop="resized", flip=True))
+    of_three = subjects.bound(channels=3, classes=3, image_size=SIZE, mean=[0.5] * 3, std=[0.25] * 3)
+
+    def losses() -> list[float]:
+        network, method = models.get(one.model, "classifier"), methods.build("batch_norm", {})
+        ready = classifier.prepare(one, network, method, of_three, 0, images)
+        return [epoch["loss"] for epoch in classifier.fit(ready, one, 0, lambda *_: None).history]
+
+    alone = losses()
+    for found in each_of(2, losses):
+        assert found == pytest.approx(alone, rel=1e-6)
 
 
 def test_decoded_images_change_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
