@@ -412,7 +412,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "an activation that networks may choose": (
         "models/activations.py",
         replaced('"softplus": nn.Softplus', '"softplus": nn.ELU'),
-        ("model convnet", "model mlp"),
+        ("model convnet", "model imagenet_vgg", "model mlp"),
     ),
     "the default convolution of methods": (
         "methods/base.py",
