@@ -104,6 +104,10 @@ def _spec(dataset: Any, own: bool) -> dict[str, Any]:
         resolver.dataset(dataset)
         if resolver.problems:
             raise UserError(*resolver.problems)
+        if resolver.sources[dataset].has_masks:
+            raise UserError(
+                f"dataset = {dataset!r}: has masks; here classifiers are compared (see docs/segmentation.md)"
+            )
         return resolver.datasets[dataset]
     known = sources.builtin_datasets()
     if dataset not in known:

@@ -26,7 +26,7 @@ FINISHED = "finished"
 OTHERS = {"kind", "task", "variant", "method", "seed", "status", "device", "precision", "memory_format", "run"}
 OTHERS |= {"tuned", "runs", "finished", "failed", "diverged", "collapsed", "mce_corruptions", "no_bound", "warnings"}
 OTHERS |= {"images_per_second", "iterations_per_second", "seconds", "compile_seconds"}
-OTHERS |= {"attack_examples", "auto_attack_examples", "missing"}
+OTHERS |= {"attack_examples", "auto_attack_examples", "missing", "protocol"}
 TEXTS = ("_std", "_sampling", "_verdict")
 FAILED = "failed runs"  # stands for a measure
 # The measures whose better direction is known.

@@ -13,7 +13,13 @@ from normbench.system.errors import UserError
 
 RUNS = "runs"
 # The tables with one row for each task and variant, and the kind of their tasks.
-MEANS = {"leaderboard": "classification", "robustness": "classification", "smoothness": "classification", "gan": "gan"}
+MEANS = {
+    "leaderboard": "classification",
+    "robustness": "classification",
+    "smoothness": "classification",
+    "segmentation": "segmentation",
+    "gan": "gan",
+}
 CELL = ("task", "variant")  # columns that each of them has
 RUN = ("kind", *CELL, "seed", "status", "run")  # and runs.csv
 

@@ -46,10 +46,13 @@ def tune(variants: Sequence[str], tasks: Sequence[str], trials: int, jobs: int |
     if not 0 < fraction < 1:
         raise UserError(f"--validation {fraction:g}: must be above 0 and below 1")
     resolved = resolve()
+    masked = next((name for name in tasks if name in resolved.suite.segmentation), None)
+    if masked is not None:
+        raise UserError(f"--task {masked}: is a task of segmentation, and only classifiers are tuned")
     chosen = [
         names(option, given, known)
         for option, given, known in (
-            ("--task", tasks, resolved.suite.tasks),
+            ("--task", tasks, resolved.suite.of_kind(Kind.CLASSIFICATION)[0]),
             ("--variant", variants, resolved.suite.variants),
         )
     ]

@@ -251,7 +251,8 @@ def test_moved_code_moves_nothing(tree: Copy, unedited: Digests):
     moved = tree.package / "training/meter.py"
     loop = tree.package / "training/loop.py"
     optimization = tree.package / "training/optimization.py"
-    before = {path: path.read_text(encoding="utf-8") for path in (moved, loop, optimization)}
+    masks = tree.package / "segmentation/loop.py"
+    before = {path: path.read_text(encoding="utf-8") for path in (moved, loop, optimization, masks)}
     other, autocast = tree.package / "training/gauge.py", tree.package / "training/numbers.py"
     try:
         moved.rename(other)
@@ -267,7 +268,9 @@ def test_moved_code_moves_nothing(tree: Copy, unedited: Digests):
             ),
             encoding="utf-8",
         )
-        loop.write_text(before[loop].replace("normbench.training.meter", "normbench.training.gauge"), encoding="utf-8")
+        for path in (loop, masks):
+            text = before[path].replace("normbench.training.meter", "normbench.training.gauge")
+            path.write_text(text, encoding="utf-8")
         assert tree.digests() == unedited
     finally:
         for path in (other, autocast):
@@ -278,6 +281,9 @@ def test_moved_code_moves_nothing(tree: Copy, unedited: Digests):
 
 # Single edits that can change a number, and what they must move: the beginning of names, or several whole names
 
+# The loop of classifiers is that of segmentation too, while images with masks are others than those with labels.
+IN_EPOCHS = ("training classification", "training segmentation")
+WITH_LABELS = ("training classification", "training gan")
 MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "the seed of the initialization": (
         "training/classifier.py",
@@ -288,16 +294,16 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "whether a method initializes": (
         "models/build.py",
         replaced("    method.initialize(network)\n", ""),
-        "training classification",
+        IN_EPOCHS,
     ),
     "whether it initializes discriminators": (
         "models/build.py",
         replaced("    in_discriminator.initialize(discriminator)\n", ""),
         "training gan",
     ),
-    "how pixels are normalized": ("data/batches.py", replaced("sub_(self.mean)", "sub_(self.std)"), "training"),
-    "the scale of pixels": ("data/batches.py", replaced("div_(255)", "div_(256)"), "training"),
-    "which mean is used": ("data/prepared.py", replaced("bound.mean, bound.std", "bound.std, bound.std"), "training"),
+    "how pixels are normalized": ("data/batches.py", replaced("sub_(self.mean)", "sub_(self.std)"), WITH_LABELS),
+    "the scale of pixels": ("data/batches.py", replaced("div_(255)", "div_(256)"), WITH_LABELS),
+    "which mean is used": ("data/prepared.py", replaced("bound.mean, bound.std", "bound.std, bound.std"), WITH_LABELS),
     "the order of images": ("data/batches.py", replaced("torch.randperm(count", "torch.arange(count"), "training"),
     "the random crops": (
         "data/batches.py",
@@ -333,27 +339,27 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "a schedule": (
         "training/optimization.py",
         replaced("0.5 * (1 + math.cos", "0.4 * (1 + math.cos"),
-        "training classification",
+        IN_EPOCHS,
     ),
     "the warm-up": (
         "training/optimization.py",
         replaced("(step + 1) / (warmup + 1)", "step / warmup"),
-        "training classification",
+        IN_EPOCHS,
     ),
     "the optimizer": (
         "training/optimization.py",
         replaced("nesterov=recipe.nesterov", "nesterov=False"),
-        "training classification",
+        IN_EPOCHS,
     ),
     "the loss": (
         "training/optimization.py",
         replaced("label_smoothing=recipe.label_smoothing", "label_smoothing=0.0"),
-        "training classification",
+        IN_EPOCHS,
     ),
     "the penalty": (
         "training/optimization.py",
         replaced("loss + penalty", "loss + 2 * penalty"),
-        "training classification",
+        IN_EPOCHS,
     ),
     "autocast": (
         "training/optimization.py",
@@ -363,14 +369,14 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "gradient clipping": (
         "training/loop.py",
         replaced("clip_grad_norm_(self.model", "clip_grad_value_(self.model"),
-        "training classification",
+        IN_EPOCHS,
     ),
     "an adversary's steps": (
         "training/attacks.py",
         replaced("step * found.sign()", "step * found"),
-        "training classification",
+        IN_EPOCHS,
     ),
-    "batches of predictions": ("training/logits.py", replaced('"cpu": 500', '"cpu": 400'), "training classification"),
+    "batches of predictions": ("training/logits.py", replaced('"cpu": 500', '"cpu": 400'), IN_EPOCHS),
     "what the accuracy is of": (
         "training/classifier.py",
         replaced(".argmax(1).numpy()", ".argmin(1).numpy()"),
@@ -379,7 +385,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "where divergence is looked for": (
         "training/loop.py",
         replaced("REPORTS_AN_EPOCH = 10", "REPORTS_AN_EPOCH = 5"),
-        "training classification",
+        IN_EPOCHS,
     ),
     "the hinge loss": (
         "gan/losses.py",
@@ -412,7 +418,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "an activation that networks may choose": (
         "models/activations.py",
         replaced('"softplus": nn.Softplus', '"softplus": nn.ELU'),
-        ("model convnet", "model imagenet_vgg", "model mlp"),
+        ("model convnet", "model imagenet_vgg11", "model mlp"),
     ),
     "the default convolution of methods": (
         "methods/base.py",

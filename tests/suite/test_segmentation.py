@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from normbench.data.pixels import IGNORED
+from normbench.notebook.dataset import _spec as dataset_spec
 from normbench.results.frame import load
 from normbench.results.report import report
 from normbench.results.tables.masks import colours
@@ -26,6 +27,7 @@ from normbench.suite.bind import bind
 from normbench.sweep import command, plan
 from normbench.system import files
 from normbench.system.errors import UserError
+from normbench.tuning.command import tune
 from stages.download import download
 from tests.support import masked
 
@@ -314,6 +316,13 @@ def test_mistakes_in_the_settings(right: str, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError) as error:
         resolve.resolve()
     assert line in str(error.value.args[0])
+
+
+def test_what_only_classifiers_have(project: Path) -> None:
+    with pytest.raises(UserError, match="--task boxes-fcn: is a task of segmentation, and only classifiers are tuned"):
+        tune([], ["boxes-fcn"], 1, None, 0.5)
+    with pytest.raises(UserError, match="dataset = 'boxes': has masks; here classifiers are compared"):
+        dataset_spec("boxes", own=True)
 
 
 def test_too_few_outputs_for_the_classes(project: Path) -> None:
