@@ -172,7 +172,7 @@ def test_a_file_in_the_folder_of_the_package_is_enough(own_source: None) -> None
         ("{source: sources/levels.py:levels, classes: 100}", "datasets.mine: classes x step must be at most 255"),
         ("{source: sources/levels.py:level, classes: 3}", "datasets.mine.source = 'sources/levels.py:level': sources/levels.py registers no source level; did you mean 'levels'?"),
         ("{source: sources/level.py:levels, classes: 3}", "datasets.mine.source = 'sources/level.py:levels': no such file sources/level.py; did you mean 'sources/levels.py'?"),
-        ("{source: digits, path: there}", "datasets.mine.path = 'there': unknown key: source digits does not have it; these do: imagefolder, npz"),
+        ("{source: digits, path: there}", "datasets.mine.path = 'there': unknown key: source digits does not have it; these do: imagefolder, npz, streamed"),
         ("{source: npz, pathh: there}", "datasets.mine.pathh = 'there': unknown key; did you mean 'path'?\nparams.yaml:4: datasets.mine.path: missing; source npz needs it"),
         ("{source: npz, path: 3}", "datasets.mine.path = 3: must be text: write it in quotes"),
         ("{source: imagefolder, path: there}", "datasets.mine.image_size: missing; source imagefolder needs it"),

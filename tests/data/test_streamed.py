@@ -21,7 +21,6 @@ from normbench.data import crops, decoded, intact, pictures, streamed, workers
 from normbench.data.augmentation import Augmentation, ResizedCrop
 from normbench.data.bound import Bound, Validation
 from normbench.data.prepared import Splits
-from normbench.data.sources import streamed as source
 from normbench.data.stream import Files
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -349,19 +348,6 @@ def test_bad_input_is_named_in_one_line(change: Any, given: dict[str, Any], mess
 def cut(name: str) -> None:
     """Leaves the first half of a file."""
     Path(name).write_bytes(Path(name).read_bytes()[: Path(name).stat().st_size // 2])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cache": 0.0}, "cache = 0.0: must be"),
-        ({"resize": 0}, "resize = 0: must"),
-        ({"shorter_side": -1}, "shorter_side"),
-    ],
-)
-def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        source.Streamed("photos", **options)
 
 
 @pytest.mark.parametrize("count", ["0", "2"])
