@@ -53,9 +53,9 @@ class Subject:
     images: a batch of a size for a network, float32 (N, C, H, W). loss: of a training step with the method's penalty,
     0-d, for a network, its method and images. optimizer: over the method's parameter groups. output: the shape for N
     images. auxiliary: whether the network may return two of these, as one of segmentation does in training for the head
-    that helps it. context: that of a forward pass. last: the size of a last batch. own_model: whether the model is the user's
-    own. files: the source files of method and model. method_place, model_place: their definitions. place: that of the
-    two which a mistake that cannot be placed better is in.
+    that helps it. context: that of a forward pass. last: the size of a last batch. own_model: whether the model is the
+    user's own. files: the source files of method and model. method_place, model_place: their definitions. place: that
+    of the two which a mistake that cannot be placed better is in.
     """
 
     name: str
