@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from normbench.data.batches import Batches, on_device
+from normbench.data.batches import on_device
 from normbench.functional import placement
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -44,7 +44,7 @@ from normbench.runs.provenance import cpu_name
 from normbench.system import device as devices
 from normbench.system.threads import ENVIRONMENT, cores
 from normbench.training.optimization import optimizer, step_loss
-from normbench.training.recipe import Recipe
+from normbench.training.recipe import Recipe, augmentation
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE = "one thread"
@@ -89,7 +89,7 @@ def train(arguments: argparse.Namespace, pipe: Connection) -> None:
     model = placement.placed(network, "cpu", recipe.memory_format).train()
     images = on_device(torch.from_numpy(pixels), torch.from_numpy(labels), [0.5] * 3, [0.5] * 3, "cpu")
     images = images.made_for(model, recipe.memory_format)
-    batches = Batches(images, recipe.batch_size, recipe.crop_padding, recipe.flip, recipe.drop_last, 0)
+    batches = images.batches(recipe.batch_size, recipe.drop_last, 0, augmentation(recipe))
     optim = optimizer(model, method, recipe)
     while (seconds := pipe.recv()) is not None:
         trained, start = 0, time.perf_counter()

@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks import machine
-from normbench.data.batches import Batches, on_device
+from normbench.data.augmentation import Augmentation
+from normbench.data.batches import on_device
 from normbench.functional import placement
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -126,7 +127,7 @@ def input_alone(arguments: argparse.Namespace, pixels: np.ndarray, labels: np.nd
     """Returns the images per second of the batches alone, without a network."""
     torch.set_num_threads(arguments.threads)
     images = on_device(torch.from_numpy(pixels), torch.from_numpy(labels), MEAN, STD, device)
-    batches = Batches(images, arguments.batch_size, 4, True, False, 0)
+    batches = images.batches(arguments.batch_size, False, 0, Augmentation(4, True))
     for _ in batches.epoch(0):
         pass
     start = time.perf_counter()

@@ -180,14 +180,8 @@ class Examination:
         before, plain = set(network.state_dict()), self.plain(network)
         network.train()
         torch.manual_seed(0)
-        drawn = torch.get_rng_state()
         with self.seeded("a training step"), self.watch.calls(network):
             loss = subject.loss(network, self.watch.method, subject.images(network, COUNT))
-        if not torch.equal(drawn, torch.get_rng_state()):
-            message = (
-                "training draws random numbers, so that a run that was interrupted and goes on gives other results"
-            )
-            self.note(subject.place, message)
         changed = sorted(before ^ set(network.state_dict()))
         if changed:
             message = f"the first training step changes what is stored ({listed(changed)}); make all of it in __init__"

@@ -257,4 +257,4 @@ def _images(
     shape = (count, *sides(bound.image_size), bound.channels)
     drawn = torch.randint(256, shape, generator=torch.Generator().manual_seed(count), dtype=torch.uint8)
     images = on_device(drawn, torch.zeros(count, dtype=torch.int64), mean, std, "cpu").made_for(network, wanted)
-    return images.normalized(images.pixels)
+    return images.normalized(images.pixels[:])

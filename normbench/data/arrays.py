@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,10 @@ MASKED = ("train_images", "train_masks", "test_images", "test_masks")  # of a da
 # Beside the arrays of a dataset of image files: its `files`, `<class>/<file>` for each test image, and its `background`
 # (see `Origin`).
 TEST_FILES = "test_files.json"
+# Of a dataset whose training images stay in their files (see `normbench.data.stream`): the paths of these, and the
+# arrays that make its content.
+TRAIN_FILES = "train_files"
+STREAMED = ("train_sha256", "train_sizes", "train_labels", "test_images", "test_labels")
 BATCH = 1024  # most images processed at a time, where a dataset may be larger than the memory
 BYTES = 1 << 26  # most bytes of such images
 
@@ -94,13 +99,18 @@ def at_a_time(array: np.ndarray) -> int:
 
 
 def names_in(folder: Path) -> tuple[str, ...]:
-    """The names of the arrays of the prepared dataset in a folder: with masks, if a file of masks is there."""
+    """The names of the arrays that make the content of the prepared dataset in a folder."""
+    if (folder / f"{TRAIN_FILES}.npy").exists():
+        return STREAMED
     masked = any((folder / f"{name}.npy").exists() for name in MASKED if name.endswith("masks"))
     return MASKED if masked else ARRAYS
 
 
-def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hexadecimal sha256 over the four arrays, in the order train_images, train_labels, test_images, test_labels.
+def fingerprint(arrays: Mapping[str, np.ndarray], stream: object = None) -> str:
+    """Hexadecimal sha256 over the arrays, in the order train_images, train_labels, test_images, test_labels.
+
+    Of streamed images it is over `stream`, how they are read, as a line of JSON, and the arrays of STREAMED. A dataset
+    of segmentation has masks in the place of the labels.
 
     A dataset of segmentation has masks in the place of the labels.
 
@@ -108,7 +118,10 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
     and then its bytes in C order, integers little-endian.
     """
     digest = hashlib.sha256()
-    for name in MASKED if "train_masks" in arrays else ARRAYS:
+    if stream is not None:
+        digest.update(json.dumps(stream, sort_keys=True).encode() + b"\n")
+    own = MASKED if "train_masks" in arrays else ARRAYS
+    for name in own if stream is None else STREAMED:
         array = arrays[name]
         digest.update(f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n".encode("ascii"))
         little_endian = array.dtype.newbyteorder("<")

@@ -46,7 +46,8 @@ class Bound(Strict):
     or height and width. train, test: numbers of images. mean, std: the mean and standard deviation of each channel with
     which inputs are normalized, for pixels in 0..1. origin: where the data came from. note: a remark about the data for
     readers of the results, or None. validation: for a run that must not see the test images, those that it is measured
-    on instead. masks: of a dataset of segmentation, whose images have masks and no labels.
+    on instead. masks: of a dataset of segmentation, whose images have masks and no labels. reader_code: for training
+    images that stay in their files, the digest of the code that reads them, and otherwise None.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Bound(Strict):
     note: str | None = None
     validation: Validation | None = None
     masks: Masks | None = None
+    reader_code: str | None = None
 
     def identity(self, normalized: bool = True) -> dict[str, Any]:
         """Returns what shapes a run: the content and, for classifiers, the number of classes and the normalization.
@@ -70,7 +72,7 @@ class Bound(Strict):
         normalized: False for GANs, which learn images in -1..1 and see no labels.
         """
         kept = {"fingerprint", "classes", "mean", "std"} if normalized else {"fingerprint"}
-        kept |= {"validation"} if self.validation is not None else set()
+        kept |= {key for key in ("validation", "reader_code") if getattr(self, key) is not None}
         return self.model_dump(mode="json", include=kept)
 
 

@@ -27,13 +27,15 @@ def check(folder: Path, fingerprint: str) -> None:
 
     folder: that of the prepared dataset. It is read once in a process, unless one of its files changes.
     """
-    paths = {name: folder / f"{name}.npy" for name in arrays.names_in(folder)}
+    names = arrays.names_in(folder)
+    streamed = names == arrays.STREAMED
+    paths = {name: folder / f"{name}.npy" for name in names}
     try:
         key = fingerprint, *(f"{path.absolute()} {intact.signature(path)}" for path in paths.values())
         if key in _checked:
             return
         stored = {name: _mapped(path) for name, path in paths.items()}
-        found = arrays.fingerprint(stored)
+        found = arrays.fingerprint(stored, _stream(folder) if streamed else None)
     except FileNotFoundError as error:
         raise _damaged(Path(error.filename), "is missing") from None
     except OSError as error:
@@ -88,6 +90,16 @@ def meta(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _stream(folder: Path) -> dict[str, Any]:
+    """Returns what shapes the pixels of streamed images."""
+    from normbench.data.stream import Stream
+
+    try:
+        return Stream.model_validate(meta(folder).get("stream")).content()
+    except ValidationError:
+        raise _damaged(folder / "meta.json", "does not say how its images are read") from None
+
+
 def _mapped(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -100,7 +112,7 @@ def _culprit(folder: Path) -> Path:
     noted = meta(folder).get("files")
     for name, expected in noted.items() if isinstance(noted, dict) else ():
         path = folder / f"{name}.npy"
-        if name in (*arrays.ARRAYS, *arrays.MASKED) and intact.sha256(path) != expected:
+        if name in {*arrays.ARRAYS, *arrays.STREAMED, *arrays.MASKED} and intact.sha256(path) != expected:
             return path
     return folder
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,21 +98,78 @@ def read(path: Path, size: Size, background: str = "white") -> Picture:
     The filter is Pillow's bilinear one, whose support grows with the reduction (antialiasing). background: the colour
     under transparent pixels. Raises UserError with one line that names the file if it cannot be read.
     """
+    with _opened(path, path) as file:
+        picture, remarks = _upright(file, path, background, max(sides(size)))
+        return Picture(np.asarray(_fitted(picture, size)), remarks)
+
+
+def whole(path: Path, content: bytes, background: str = "white") -> Picture:
+    """Reads an image in its own size from the content of its file. path, background: as in `read`, and the errors."""
+    with _opened(path, io.BytesIO(content)) as file:
+        picture, remarks = _upright(file, path, background)
+        return Picture(np.asarray(picture), remarks)
+
+
+def decoded(path: Path, content: bytes, background: str = "white") -> np.ndarray:
+    """The pixels of `whole`, uint8 (H, W, 3), in half of its time if the file is a plain JPEG.
+
+    That goes without saying that a JPEG is damaged, so it is for files that `whole` has read before.
+    """
+    with _opened(path, io.BytesIO(content)) as file:
+        plain = file.format == "JPEG" and file.mode in ("L", "RGB") and file.width * file.height < LARGE
+        if not plain or _orientation(file) != 1:
+            return np.asarray(_upright(file, path, background)[0])
+    import cv2
+
+    how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), how))
+
+
+def covering(picture: np.ndarray, size: Size, resize: int | None) -> np.ndarray:
+    """The centre of a picture, uint8 (H, W, 3), in a size of (height, width).
+
+    resize: None to resize the picture until it just covers the size; or the pixels of the shorter side, as the
+    transforms `Resize` and `CenterCrop` of torchvision have it for Pillow's images. It is at least each side of `size`.
+    """
+    image = Image.fromarray(picture)
+    if resize is None:
+        return np.asarray(_fitted(image, size))
+    image = shortened(image, resize)
+    height, width = sides(size)
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def shortened(image: Image.Image, side: int) -> Image.Image:
+    """The image resized with Pillow's bilinear filter so that its shorter side has this many pixels."""
+    shorter, longer = sorted(image.size)
+    other = int(side * longer / shorter)
+    size = (side, other) if image.width <= image.height else (other, side)
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+@contextmanager
+def _opened(path: Path, source: Path | io.BytesIO) -> Iterator[Image.Image]:
+    """An image file, of which nothing is decoded yet; what its reading raises becomes a UserError that names it.
+
+    source: where its bytes are. Of large images only one at a time is in memory.
+    """
     kind = endings().get(path.suffix.lower())
     formats = [*BY_CONTENT, *([kind] if kind in BY_ENDING else [])]
     try:
-        if not os.path.isfile(path):  # opening a pipe would wait for ever
+        if isinstance(source, Path) and not os.path.isfile(path):  # opening a pipe would wait for ever
             os.stat(path)
             raise UserError(f"{clean(path)}: no regular file")
-        with Image.open(path, formats=formats) as file:
+        with Image.open(source, formats=formats) as file:
             if file.width * file.height < LARGE:
-                return _converted(file, path, size, background)
-            with _one_large:
-                return _converted(file, path, size, background)
+                yield file
+            else:
+                with _one_large:
+                    yield file
     except UserError:
         raise
     except UnidentifiedImageError:
-        empty = not path.stat().st_size
+        empty = not (path.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes)
         raise UserError(f"{clean(path)}: {'an empty file' if empty else 'not an image'}") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -121,14 +179,18 @@ def read(path: Path, size: Size, background: str = "white") -> Picture:
         raise UserError(f"{clean(path)}: not a readable image: {clean(reason)}") from None
 
 
-def _converted(file: Image.Image, path: Path, size: Size, background: str) -> Picture:
-    """Decodes an opened file: see `read`."""
+def _upright(
+    file: Image.Image, path: Path, background: str, needed: int | None = None
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """Decodes an opened file into RGB, with remarks on it: see `read`.
+
+    needed: the pixels of each side that are enough; None for all.
+    """
     remarks = [*_several_frames(file), *_profile(file)]
     if not min(file.size):
         raise UserError(f"{clean(path)}: {file.width} x {file.height} pixels: nothing to see")
-    if file.format in ("JPEG", "MPO") and file.width * file.height >= HUGE:
-        longer = max(sides(size))  # whichever way it will be turned
-        file.draft(None, (2 * longer, 2 * longer))
+    if needed is not None and file.format in ("JPEG", "MPO") and file.width * file.height >= HUGE:
+        file.draft(None, (2 * needed, 2 * needed))
     clear = _clear_colour(file)
     file.load()
     turned = TRANSPOSED.get(_orientation(file))
@@ -147,7 +209,7 @@ def _converted(file: Image.Image, path: Path, size: Size, background: str) -> Pi
         picture = picture.convert("RGB")
     if turned is not None:
         picture = picture.transpose(turned)
-    return Picture(np.asarray(_fitted(picture, size)), tuple(remarks))
+    return picture, tuple(remarks)
 
 
 def _several_frames(file: Image.Image) -> list[str]:

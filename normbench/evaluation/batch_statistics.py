@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from normbench.data.batches import Pixels
 from normbench.evaluation.calibration import accuracy, finite
 from normbench.evaluation.registry import ScoreSettings, score
 from normbench.evaluation.subject import Scores, Subject
@@ -112,7 +113,7 @@ def batch_statistics(subject: Subject, settings: BatchStatistics) -> Scores:
     labels = subject.images.labels.cpu()
     targets = labels[subject.index]
 
-    def scored(pixels: Tensor) -> Tensor:
+    def scored(pixels: Pixels) -> Tensor:
         return finite(logits(adapted, subject.images, pixels, subject.precision, settings.batch_size))
 
     accuracies: dict[str, list[float]] = {}

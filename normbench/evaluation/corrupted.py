@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normbench.data.batches import Pixels
 from normbench.evaluation.calibration import accuracy, calibration, finite
 from normbench.evaluation.subject import Scores, Subject
 from normbench.training.logits import logits
@@ -26,7 +27,7 @@ def measure(subject: Subject, report: Callable[[int, str], None]) -> Scores:
     labels = subject.images.labels.cpu()
     targets = labels[subject.index]
 
-    def scored(pixels: Tensor) -> Tensor:
+    def scored(pixels: Pixels) -> Tensor:
         return finite(logits(subject.model, subject.images, pixels, subject.precision))
 
     clean = scored(subject.images.pixels)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Images, channels_first
+from normbench.data.batches import Images, Pixels, channels_first
 from normbench.data.bound import Corrupted
 from normbench.system.seeds import derive
 
@@ -44,7 +44,7 @@ class Subject:
         generator = torch.Generator().manual_seed(derive(self.seed, purpose))
         return torch.randperm(len(self.images), generator=generator)[:count]
 
-    def corrupted_pixels(self, name: str) -> Iterator[Tensor]:
+    def corrupted_pixels(self, name: str) -> Iterator[Pixels]:
         """Yields, for each severity, the copies of the test images `index` under a corruption, uint8 (M, C, H, W)."""
         stored = np.load(Path(self.corrupted.path) / f"{name}.npy", mmap_mode="r")
         for level in range(len(self.corrupted.severities)):

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Batches, Images
+from normbench.data.augmentation import Augmentation
+from normbench.data.batches import Images
 from normbench.gan.diversity import Diversity
 from normbench.gan.losses import LOSSES, Labelled, gradient_penalty, scores
 from normbench.gan.norms import spectral_norms
@@ -79,7 +80,7 @@ def real_batches(
     """
     half = torch.full_like(images.mean, 0.5)
     signed = replace(images, mean=half, std=half)
-    batches = Batches(signed, batch_size, 0, False, len(images) >= batch_size, seed)
+    batches = signed.batches(batch_size, len(images) >= batch_size, seed, Augmentation())
     epoch, step = divmod(first, batches.steps)
     for number in itertools.count(epoch):
         for x, labels in batches.epoch(number, step if number == epoch else 0):
@@ -214,7 +215,7 @@ class Training:
         self.generator_optim = adam(of_generator, self.recipe)
         self.discriminator_optim = adam(groups(setting.method, discriminator, self.recipe), self.recipe)
         self.rates = [group["lr"] for group in self.param_groups]
-        self.diversity = Diversity(images.pixels, COMPARED)
+        self.diversity = Diversity(images.pixels[:], COMPARED)
         self.outcome = Outcome(copy.deepcopy(generator).eval())
         self.step = 0
         self.losses: list[Tensor] = []

@@ -18,7 +18,7 @@ from normbench.corruptions import corrupt
 from normbench.corruptions import registry as corruption_registry
 from normbench.corruptions.constants import set_for
 from normbench.corruptions.files import versions
-from normbench.data.batches import Images, on_device
+from normbench.data.batches import Images, Pixels, on_device
 from normbench.data.bound import Corrupted
 from normbench.evaluation.evaluate import ALWAYS
 from normbench.evaluation.subject import LEVELS, Subject, scored_images
@@ -47,7 +47,7 @@ class Unstored(Subject):
 
     references: Mapping[str, str]
 
-    def corrupted_pixels(self, name: str) -> Iterator[Tensor]:
+    def corrupted_pixels(self, name: str) -> Iterator[Pixels]:
         pixels = self.images.pixels[torch.from_numpy(self.index).to(self.images.pixels.device)]
         for severity in self.corrupted.severities:
             yield corrupt(pixels, self.references[name], severity, self.seed, self.index)
@@ -242,7 +242,7 @@ def _described(images: Images, references: list[str], severities: list[int], see
         path="",
         names=list(corruption_registry.named(references)),
         severities=severities,
-        source_fingerprint=hashlib.sha256(images.pixels.cpu().numpy().tobytes()).hexdigest(),
+        source_fingerprint=hashlib.sha256(images.pixels[:].cpu().numpy().tobytes()).hexdigest(),
         sha256={},
         engine="normbench",
         constants=set_for(height, width),

@@ -44,6 +44,10 @@ ADAPTED = Root(PACKAGE / "methods/plain.py", "adapted")
 CERTIFIED = Root(PACKAGE / "training/certified.py", "fit")
 
 
+# How the images of a streamed dataset are read.
+STREAMED = Root(PACKAGE / "data/streamed.py", "load")
+
+
 def training(kind: Kind) -> str:
     """Returns the digest of the code that trains a run of a kind, without its model and its method."""
     return digest([Root(PACKAGE / file, name) for file, name in TRAINING[kind]])
@@ -52,6 +56,11 @@ def training(kind: Kind) -> str:
 def loss(task: TaskEntry) -> str | None:
     """Returns the digest of the code that trains with a loss of the recipe's own; None if it has none."""
     return digest([CERTIFIED]) if task.recipe.loss is not None else None
+
+
+def reader() -> str:
+    """Returns the digest of the code that reads the images of streamed datasets."""
+    return digest([STREAMED])
 
 
 def model(reference: str) -> str:
@@ -84,13 +93,24 @@ def problem(run: Run) -> str | None:
     It differs after an edit since params.yaml was resolved, or on another machine. It is compared once in a process.
     """
     losses = (loss(run.task), run.task.loss_code) if isinstance(run.task, Task) else (None, None)
-    key = run.kind, run.code, run.task.model, run.task.model_code, run.variant.method, run.variant.method_code, *losses
+    readers = (reader(), run.bound.reader_code) if run.bound.reader_code is not None else (None, None)
+    key = (
+        run.kind,
+        run.code,
+        run.task.model,
+        run.task.model_code,
+        run.variant.method,
+        run.variant.method_code,
+        *losses,
+        *readers,
+    )
     if key not in _compared:
         compared = (
             ("training code", training(run.kind), run.code),
             (f"model {run.task.model}", model(run.task.model), run.task.model_code),
             (f"method {run.variant.method}", method(run.variant.method), run.variant.method_code),
             ("training with a loss", *losses),
+            ("reading of streamed images", *readers),
         )
         changed = [what for what, here, was in compared if here != was]
         _compared[key] = f"the {changed[0]} here is not that of the run: bring the code up to date" if changed else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from normbench.data import prepared, scenes
+from normbench.data import prepared, scenes, streamed
 from normbench.data.bound import Bound
 from normbench.data.prepared import Arrays, Splits
 from normbench.data.scenes import MaskedArrays, ScenePair
@@ -13,8 +13,10 @@ Data = Splits | ScenePair
 
 
 def load(bound: Bound, device: str) -> Data:
-    """Reads both splits of a prepared dataset for a device. Those of segmentation stay in their files."""
-    return prepared.load(bound, device) if bound.masks is None else scenes.load(bound, device)
+    """Reads both splits of a prepared dataset for a device. Those that are streamed, and those of
+    segmentation, stay in their files.
+    """
+    return streamed.load(bound, device) if bound.masks is None else scenes.load(bound, device)
 
 
 def read(bound: Bound) -> Arrays | MaskedArrays:

@@ -37,10 +37,11 @@ __all__ = [
 # The entry points of the stages that do not train.
 STAGES = {
     "corrupt": [("suite/corrupt.py", "corrupt")],
-    "bind": [("suite/bind.py", "write"), ("suite/runs.py", "bound_dataset")],
+    # It notes the digest of the code that reads streamed images.
+    "bind": [("suite/bind.py", "write"), ("suite/runs.py", "bound_dataset"), ("data/streamed.py", "load")],
     "evaluate": [
         ("suite/evaluate.py", "subject_of"),
-        ("data/prepared.py", "held_out"),
+        ("data/streamed.py", "held_out"),
         ("evaluation/subject.py", "Subject"),
         ("evaluation/evaluate.py", "measure"),
         ("evaluation/evaluate.py", "merged"),

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from normbench.data import intact
 from normbench.data.batches import Images
 from normbench.data.bound import Bound, Corrupted
-from normbench.data.prepared import held_out
+from normbench.data.streamed import held_out
 from normbench.evaluation.evaluate import Chosen, measure, merged
 from normbench.evaluation.registry import scores
 from normbench.evaluation.subject import Subject, scored_images

@@ -54,6 +54,10 @@ def of_recipe(recipe: Recipe | SegmentationRecipe | GanRecipe) -> Found:
     grown = math.log(recipe.lr) + steps * math.log(recipe.gamma)
     if recipe.schedule == "step" and recipe.gamma > 1 and grown > math.log(LARGEST):
         yield ("gamma",), f"after {steps} milestones the learning rate would be above {LARGEST:g}"
+    padded = recipe.crop == "padded"
+    for key in ("crop_scale", "crop_ratio") if padded else ("crop_padding",):
+        if getattr(recipe, key) != Recipe.model_fields[key].default:
+            yield (key,), f"has no effect with crop '{recipe.crop}'"
     if recipe.loss is not None:
         yield from of_loss(recipe, recipe.loss)
 
@@ -77,7 +81,7 @@ def trained_size(task: TaskEntry | SegmentationTaskEntry | GanTaskEntry, size: S
 def of_size(task: TaskEntry | SegmentationTaskEntry | GanTaskEntry, size: Size) -> Found:
     """Yields keys and message of each setting of a task that does not fit images of this size in pixels."""
     side = min(sides(size))
-    if isinstance(task, TaskEntry) and task.recipe.crop_padding > side:
+    if isinstance(task, TaskEntry) and task.recipe.crop == "padded" and task.recipe.crop_padding > side:
         yield ("recipe", "crop_padding"), f"more than the {side} pixels of an image, so that crops would miss it"
 
 

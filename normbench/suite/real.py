@@ -77,7 +77,7 @@ def written(name: str, task: GanTask, bound: Bound, scoring: Scoring, data: Spli
     network, about = extractor(name, bound, scoring, data, to)
     devices.prepare(data.device, deterministic=task.recipe.deterministic)
     devices.use_threads(task.recipe.threads, data.device)
-    pixels = data.train.pixels
+    pixels = data.train.pixels[:]
     with Progress(f"real images of {bound.name}, {name}", 1) as progress:
         real = score.of_real(network, pixels)
         progress.update(1, f"{len(pixels)} images")

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from normbench.data import intact
 from normbench.data.bound import Bound
-from normbench.runs import archive, store
+from normbench.runs import archive, code, store
 from normbench.runs.contents import RECORD
 from normbench.runs.record import TrainedRecord
 from normbench.runs.run import OUTPUTS, Run
@@ -50,6 +50,7 @@ def bound_dataset(name: str) -> Bound:
     folder = layout.DATA / name
     meta = intact.meta(folder)
     kept = {key: meta[key] for key in Bound.model_fields if key in meta}
+    kept |= {"reader_code": code.reader()} if "stream" in meta else {}
     try:
         return Bound.model_validate(kept | {"name": name, "path": str(folder)})
     except ValidationError as error:

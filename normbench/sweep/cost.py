@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from normbench.data import intact
-from normbench.data.batches import Batches
 from normbench.data.prepared import Splits
 from normbench.data.scenes import ScenePair
 from normbench.gan import trainer
@@ -30,6 +29,7 @@ from normbench.system.narrowing import narrowed
 from normbench.system.progress import Progress
 from normbench.training import certified, classifier
 from normbench.training.logits import default_batch_size, logits
+from normbench.training.recipe import augmentation
 from normbench.training.task import Task
 
 WARM, STEPS = 3, 20  # steps before the measurement, in which kernels are chosen, and measured steps
@@ -135,7 +135,7 @@ def _of_classifier(run: Run, task: Task, data: Splits, watch: Stopwatch) -> Cost
     start = time.perf_counter()
     classifier.step_memory(prepared_run)
     rest += time.perf_counter() - start
-    batches = Batches(prepared_run.train, task.recipe.batch_size, 0, False, task.recipe.drop_last, 0)
+    batches = prepared_run.train.batches(task.recipe.batch_size, task.recipe.drop_last, 0, augmentation(task.recipe))
     return Cost(watch.step(), batches.steps * task.recipe.epochs, rest + watch.before(), 0)
 
 

@@ -33,6 +33,14 @@ def store() -> Path:
     return Path(os.environ.get("NORMBENCH_STORE", "runs"))
 
 
+def decoded() -> Path:
+    """Returns the folder that keeps decoded images of streamed datasets.
+
+    It is `build/decoded`, or the folder in the environment variable NORMBENCH_DECODED, e.g. on a disk that is fast.
+    """
+    return Path(os.environ.get("NORMBENCH_DECODED", "build/decoded"))
+
+
 def downloads() -> Path:
     """Returns the folder that keeps downloaded archives.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from normbench.data.batches import Batches, Images
+from normbench.data.batches import Images
 from normbench.data.bound import Bound
 from normbench.data.prepared import Splits
 from normbench.functional import placement
@@ -27,7 +27,7 @@ from normbench.training import loop
 from normbench.training.keeper import Keeper
 from normbench.training.logits import logits
 from normbench.training.optimization import optimizer, step_loss
-from normbench.training.recipe import Recipe
+from normbench.training.recipe import Recipe, augmentation
 from normbench.training.task import Task
 from normbench.training.training_set import training_set
 
@@ -104,7 +104,7 @@ def step_memory(classifier: Classifier) -> int:
     model, method, recipe, images = classifier.model, classifier.method, classifier.recipe, classifier.train
     model.train()
     optim = optimizer(model, method, recipe)
-    batches = Batches(images, recipe.batch_size, recipe.crop_padding, recipe.flip, recipe.drop_last, 0)
+    batches = images.batches(recipe.batch_size, recipe.drop_last, 0, augmentation(recipe))
     x, y = next(batches.epoch(0))
 
     def step() -> None:

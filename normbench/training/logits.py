@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Images
+from normbench.data.batches import Images, Pixels
 from normbench.system.text import complain
 from normbench.training.loop import autocast
 
@@ -14,7 +14,7 @@ SIDE = 32
 FORCED = 2  # torch's number for deterministic kernels alone (see `normbench.system.device.prepare`)
 
 
-def default_batch_size(pixels: Tensor, kind: str) -> int:
+def default_batch_size(pixels: Pixels, kind: str) -> int:
     """How many images are classified at once: fewer if they are larger, in proportion to their pixels.
 
     pixels: the images, (N, C, H, W). kind: of the device. It does not depend on the memory that is free, which other
@@ -25,7 +25,7 @@ def default_batch_size(pixels: Tensor, kind: str) -> int:
 
 
 @torch.inference_mode()
-def logits(model: nn.Module, images: Images, pixels: Tensor, precision: str, batch_size: int | None = None) -> Tensor:
+def logits(model: nn.Module, images: Images, pixels: Pixels, precision: str, batch_size: int | None = None) -> Tensor:
     """The logits of a classifier, float32 (N, classes) on the CPU. The model is put into evaluation mode.
 
     images: gives the device, the input normalization and the memory format. pixels: the images to classify, uint8

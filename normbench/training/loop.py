@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Batches, Images
+from normbench.data.batches import Images
 from normbench.methods.base import Method, Moment
 from normbench.system.seeds import derive
 from normbench.training.adversary import inputs
@@ -20,7 +20,7 @@ from normbench.training.compilation import compiled
 from normbench.training.keeper import Keeper, Nobody
 from normbench.training.meter import Meter
 from normbench.training.optimization import autocast, lr_factor, optimizer, restore, step_loss
-from normbench.training.recipe import Recipe
+from normbench.training.recipe import Recipe, augmentation
 
 REPORTS_AN_EPOCH = 10  # how often losses are read from the device, to show progress and to detect divergence
 
@@ -104,7 +104,7 @@ class Training:
     ):
         self.model, self.method, self.images, self.recipe = model, method, images, recipe
         self.seed, self.report, self.keeper = seed, report, keeper
-        self.batches = Batches(images, recipe.batch_size, recipe.crop_padding, recipe.flip, recipe.drop_last, seed)
+        self.batches = images.batches(recipe.batch_size, recipe.drop_last, seed, augmentation(recipe))
         self.steps = self.batches.steps
         self.optimizer = optimizer(model, method, recipe)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(recipe, self.steps))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from normbench.data.augmentation import Augmentation, ResizedCrop
 from normbench.system.schema import (
     MOST,
     MemoryFormat,
@@ -18,6 +19,14 @@ from normbench.system.schema import (
     Strict,
     Threads,
 )
+
+ShareOfArea = Annotated[float, Field(gt=0, le=1)]
+
+
+def _ascending(ends: list[float]) -> list[float]:
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise ValueError("must be the least and the largest of two numbers")
+    return ends
 
 
 class Adversary(Strict):
@@ -77,7 +86,9 @@ class Recipe(Strict):
     weight_decay_norms: whether one-dimensional parameters (norms, biases) have weight decay too.
     schedule: `cosine` (down to zero), `step` (multiplied by `gamma` at each of `milestones`, in epochs) or `constant`,
         after a linear warm-up of `warmup_epochs`.
-    crop_padding: zero pixels added on each side of the image before a random crop of the original size.
+    crop: `padded`, a random crop of the original size after `crop_padding` zero pixels were added on each side; or
+        `resized`, a random part of the image, resized to the original size. crop_scale: the least and the largest share
+        of the area of such a part. crop_ratio: its least and largest width by height.
     flip: random horizontal flips. drop_last: leave out the last batch of an epoch if it is smaller than the others.
     gradient_clip: the largest 2-norm of the gradient of all parameters together, or null.
     compile: null, or the mode of `torch.compile`: `default`, or `reduce-overhead`, which uses CUDA graphs.
@@ -103,7 +114,10 @@ class Recipe(Strict):
     gamma: PositiveReal = 0.1
     warmup_epochs: NotNegativeReal = 0.0
     label_smoothing: Share = 0.0
+    crop: Literal["padded", "resized"] = "padded"
     crop_padding: NotNegative = 4
+    crop_scale: Annotated[list[ShareOfArea], AfterValidator(_ascending)] = [0.08, 1.0]
+    crop_ratio: Annotated[list[PositiveReal], AfterValidator(_ascending)] = [3 / 4, 4 / 3]
     flip: bool = False
     drop_last: bool = False
     precision: Precision = "float32"
@@ -114,3 +128,11 @@ class Recipe(Strict):
     compile: Literal["default", "reduce-overhead"] | None = None
     adversary: Adversary | None = None
     loss: Loss | None = None
+
+
+def augmentation(recipe: Recipe) -> Augmentation:
+    """How a recipe varies the training images. A function and no method, so that digests of code follow it."""
+    if recipe.crop == "padded":
+        return Augmentation(recipe.crop_padding, recipe.flip)
+    (least, most), (narrow, wide) = recipe.crop_scale, recipe.crop_ratio
+    return Augmentation(0, recipe.flip, ResizedCrop((least, most), (narrow, wide)))

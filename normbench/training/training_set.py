@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -27,6 +26,4 @@ def training_set(images: Images, task: Task, classes: int) -> tuple[Images, dict
     done = {"images": len(kept), "flipped_labels": float((noisy != labels)[kept].mean())}
     if noise is None and len(kept) == len(labels):
         return images, done
-    place = torch.from_numpy(kept).to(images.pixels.device)
-    given = torch.from_numpy(noisy[kept]).to(images.labels)
-    return dataclasses.replace(images, pixels=images.pixels[place], labels=given), done
+    return images.part(kept, torch.from_numpy(noisy[kept]).to(images.labels)), done

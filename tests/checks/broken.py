@@ -311,11 +311,6 @@ DOUBTFUL: dict[str, tuple[str, str, str]] = {
                 self.calls += 1
                 return super().forward(x)
         """),
-    "dropout": ("determinism", "training draws random numbers from torch's generator", """
-        class Layer(Base):
-            def forward(self, x):
-                return functional.dropout(super().forward(x), 0.1, self.training)
-        """),
     "a function as an attribute": ("pickling", "the network cannot be pickled", """
         class Layer(Base):
             def __init__(self, num_features):

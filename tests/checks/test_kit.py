@@ -6,15 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from normbench.checks.kit import case, learning, state, table
 from normbench.checks.kit.table import CHECKS, FIRST, Check, Finding, examine
 from normbench.methods import registry
-from normbench.methods.base import Method
+from normbench.methods.base import ConvSpec, Method
 from normbench.suite import kit, new
 from normbench.system.errors import UserError
 from tests.checks.broken import BROKEN, DOUBTFUL, HEAD, RIGHT, written
@@ -54,6 +56,38 @@ def test_what_is_doubtful_warns_by_its_line(name: str, folder: Path) -> None:
     finding = found(written(folder, text), check)[check]
     assert (finding.outcome, said in finding.seen) == ("warn", True), finding
     assert finding.advice
+
+
+def test_dropout_is_deterministic(folder: Path) -> None:
+    text = """
+        class Layer(Base):
+            def forward(self, x):
+                return functional.dropout(super().forward(x), 0.1, self.training)
+        """
+    finding = found(written(folder, text), "determinism")["determinism"]
+    assert finding.outcome == "pass"
+    assert "with draws of torch's generator, which checkpoints keep" in finding.seen
+
+
+@dataclass(frozen=True)
+class Undilated(Method):
+    """A method that forgets one argument of its convolutions, or refuses it."""
+
+    refuses: bool = False
+
+    def conv(self, spec: ConvSpec) -> nn.Module:
+        if self.refuses and spec.dilation > 1:
+            raise ValueError("no dilation here")
+        return super().conv(replace(spec, dilation=1))
+
+
+def test_a_dilation_that_is_forgotten_or_refused() -> None:
+    """The first is a mistake, the second a limit of the method."""
+    forgot, refused = (found(Undilated(each), "geometries")["geometries"] for each in (False, True))
+    assert forgot.outcome == "fail"
+    assert "dilated convolutions: shape (4, 8, 10, 10); expected (4, 8, 8, 8)" in forgot.seen
+    assert refused.outcome == "warn"
+    assert "no dilation here" in refused.seen
 
 
 def test_every_check_fails_or_warns_for_some_class() -> None:

@@ -177,7 +177,6 @@ RIGHT = {
 NOTES = {
     "unused": (layer("return x").replace("class Layer(nn.Module):", f"class Layer(nn.Module):  {HERE}"), "no gradient reaches norm.gain, stages.0.0.norm1.gain, stages.0.0.norm2.gain, stages.1.0.norm1.gain and 5 more: is it used?"),
     "statistics of the batch": (layer("return (x - x.mean((0, 2, 3), keepdim=True)) * self.gain").replace("class Mine(Method):", f"class Mine(Method):  {HERE}"), "the output for an image depends on the other images of its batch"),
-    "dropout": (layer("return nn.functional.dropout(x * self.gain, 0.5, self.training)").replace("class Mine(Method):", f"class Mine(Method):  {HERE}"), "training draws random numbers, so that a run that was interrupted and goes on gives other results"),
     "a kept activation": (layer("self.last = x * self.gain\nreturn self.last").replace("class Mine(Method):", f"class Mine(Method):  {HERE}"), "the network cannot be copied after a gradient was computed"),
 }  # fmt: skip
 
@@ -218,10 +217,15 @@ def test_what_is_doubtful_is_a_note(name: str, folder: Path) -> None:
     assert said in one_line(found, line)
 
 
+def test_dropout_in_training_is_in_order(folder: Path) -> None:
+    """Checkpoints keep the generator that it draws from."""
+    write(folder, layer("return nn.functional.dropout(x * self.gain, 0.5, self.training)"))
+    assert checked("mine.py:Mine") == []
+
+
 def test_random_evaluation_is_a_note(folder: Path) -> None:
     write(folder, layer("return x * self.gain + torch.randn_like(x)"))
     assert [line.partition(": ")[2] for line in checked("mine.py:Mine")] == [
-        "training draws random numbers, so that a run that was interrupted and goes on gives other results",
         "evaluation draws random numbers: the same images give other outputs each time",
     ]
 

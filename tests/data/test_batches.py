@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from normbench.data.batches import Batches, Images, on_device
+from normbench.data.augmentation import Augmentation
+from normbench.data.batches import Images, on_device
 from normbench.system.errors import UserError
 
 
@@ -18,7 +19,7 @@ def images(request: pytest.FixtureRequest) -> Images:
 
 
 def test_every_image_is_a_crop_of_itself(images: Images):
-    batches = Batches(images, 4, 2, True, False, seed=3)
+    batches = images.batches(4, False, 3, Augmentation(2, True))
     padded = np.pad(images.pixels.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
     seen, flipped, offsets = [], 0, set()
     for epoch in range(8):
@@ -51,7 +52,7 @@ def test_images_that_are_not_square(height: int, width: int) -> None:
     images = on_device(pixels.to(torch.uint8), torch.arange(40), [0.5] * 3, [0.25] * 3, "cpu")
     padded = np.pad(images.pixels.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
     offsets = set()
-    for x, y in Batches(images, 7, 1, False, False, seed=0).pixels(0):
+    for x, y in images.batches(7, False, 0, Augmentation(1)).pixels(0):
         assert x.shape[1:] == (3, height, width)
         for image, label in zip(x.numpy(), y.tolist(), strict=True):
             places = [(top, left) for top in range(3) for left in range(3)]
@@ -64,7 +65,7 @@ def test_images_that_are_not_square(height: int, width: int) -> None:
 
 def test_order_depends_on_seed_and_epoch_alone(images: Images):
     def labels(seed: int, epoch: int) -> list[int]:
-        return torch.cat([y for _, y in Batches(images, 4, 0, False, False, seed).epoch(epoch)]).tolist()
+        return torch.cat([y for _, y in images.batches(4, False, seed, Augmentation()).epoch(epoch)]).tolist()
 
     assert labels(0, 0) == labels(0, 0)
     assert labels(0, 0) != labels(0, 1)
@@ -73,23 +74,39 @@ def test_order_depends_on_seed_and_epoch_alone(images: Images):
 
 @pytest.mark.parametrize(("drop_last", "sizes"), [(False, [4, 4, 2]), (True, [4, 4])])
 def test_the_last_batch(images: Images, drop_last: bool, sizes: list[int]):
-    batches = Batches(images, 4, 1, False, drop_last, 0)
+    batches = images.batches(4, drop_last, 0, Augmentation(1))
     assert [len(y) for _, y in batches.epoch(0)] == sizes
     assert batches.steps == len(sizes)
 
 
 def test_no_batch_is_left(images: Images):
-    Batches(images, 10, 0, False, True, seed=0)
+    images.batches(10, True, 0, Augmentation())
     with pytest.raises(UserError, match=r"recipe.drop_last: 10 training images are fewer than a batch of 11"):
-        Batches(images, 11, 0, False, True, seed=0)
+        images.batches(11, True, 0, Augmentation())
 
 
 def test_memory_formats(images: Images):
     """Strides too: those of a gathered single channel can pass for channels_last, which oneDNN does not survive."""
-    for x, _ in Batches(images, 4, 1, True, False, 0).epoch(0):
+    for x, _ in images.batches(4, False, 0, Augmentation(1, True)).epoch(0):
         channels = x.shape[1]
         assert x.stride() == (channels * 36, 36, 6, 1)
     last = images.made_for(nn.Conv2d(images.pixels.shape[1], 4, 3))
-    for (x, _), (y, _) in zip(*(Batches(i, 4, 1, True, False, 0).epoch(0) for i in (images, last)), strict=True):
+    for (x, _), (y, _) in zip(
+        *(i.batches(4, False, 0, Augmentation(1, True)).epoch(0) for i in (images, last)), strict=True
+    ):
         assert y.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_parts_of_a_batch(images: Images, count: int):
+    """Processes that take a part each have the whole batch together, also the small last one and with empty parts."""
+    batches = images.batches(4, False, 0, Augmentation(1, True))
+    whole = [*batches.pixels(3, 1)]
+    parts = [[*batches.pixels(3, 1, (index, count))] for index in range(count)]
+    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+        for wanted, found in zip(batch, map(torch.cat, zip(*shares, strict=True)), strict=True):
+            assert torch.equal(found, wanted)
+        sizes = [len(labels) for _, labels in shares]
+        rows = len(batch[1])
+        assert sizes == [rows * (index + 1) // count - rows * index // count for index in range(count)]

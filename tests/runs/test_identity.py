@@ -73,8 +73,21 @@ def test_an_id_is_16_hexadecimal_digits_and_the_same_each_time() -> None:
 @pytest.mark.parametrize("field", Recipe.model_fields)
 def test_every_field_of_a_recipe_is_in(field: str) -> None:
     task = sample_runs.task()
-    changed = task.model_copy(update={"recipe": with_other(task.recipe, field)})
-    assert sample_runs.run(task=changed).id != ID
+    of_resized = {"crop_scale": [0.5, 1.0], "crop_ratio": [1.0, 1.0]}
+    if field in of_resized:
+        task = sample_runs.task(recipe={"crop": "resized"})
+        changed = sample_runs.task(recipe={"crop": "resized", field: of_resized[field]})
+    elif field == "crop":
+        changed = sample_runs.task(recipe={"crop": "resized"})
+    else:
+        changed = task.model_copy(update={"recipe": with_other(task.recipe, field)})
+    assert sample_runs.run(task=changed).id != sample_runs.run(task=task).id
+
+
+def test_what_a_crop_does_not_use_is_not_in() -> None:
+    assert sample_runs.run(task=sample_runs.task(recipe={"crop_scale": [0.5, 1.0]})).id == ID
+    padded = [sample_runs.task(recipe={"crop": "resized", "crop_padding": number}) for number in (0, 3)]
+    assert len({sample_runs.run(task=task).id for task in padded}) == 1
 
 
 @pytest.mark.parametrize("field", Adversary.model_fields)

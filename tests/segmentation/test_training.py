@@ -251,7 +251,11 @@ def test_the_id_hangs_on_what_shapes_a_result() -> None:
     [
         (1, False, ""),
         (1, True, ""),
-        (2, False, "the network made a tensor of shape (4, 3, 8, 12) of images (4, 3, 16, 24); expected shape (4, 3, 16, 24)"),
+        (
+            2,
+            False,
+            "the network made a tensor of shape (4, 3, 8, 12) of images (4, 3, 16, 24); expected shape (4, 3, 16, 24)",
+        ),
     ],
 )
 def test_a_network_of_somebodys_own_is_checked(stride: int, aux: bool, line: str) -> None:

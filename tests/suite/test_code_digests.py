@@ -304,8 +304,17 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "how pixels are normalized": ("data/batches.py", replaced("sub_(self.mean)", "sub_(self.std)"), WITH_LABELS),
     "the scale of pixels": ("data/batches.py", replaced("div_(255)", "div_(256)"), WITH_LABELS),
     "which mean is used": ("data/prepared.py", replaced("bound.mean, bound.std", "bound.std, bound.std"), WITH_LABELS),
-    "the order of images": ("data/batches.py", replaced("torch.randperm(count", "torch.arange(count"), "training"),
-    "the random crops": ("data/batches.py", replaced("2 * crop_padding + 1", "2 * crop_padding"), "training"),
+    "the order of images": ("data/batches.py", replaced("torch.randperm(count", "torch.arange(count"), WITH_LABELS),
+    "the random crops": (
+        "data/batches.py",
+        replaced("2 * augmentation.crop_padding + 1", "2 * augmentation.crop_padding"),
+        WITH_LABELS,
+    ),
+    "how a recipe varies images": (
+        "training/recipe.py",
+        replaced("crop_padding, recipe.flip)", "crop_padding, not recipe.flip)"),
+        ("training classification", "training with a loss"),
+    ),
     "label noise": (
         "data/labels.py",
         replaced("round(fraction * len(result))", "int(fraction * len(result))"),
@@ -409,7 +418,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "an activation that networks may choose": (
         "models/activations.py",
         replaced('"softplus": nn.Softplus', '"softplus": nn.ELU'),
-        ("model convnet", "model imagenet_vgg11", "model mlp"),
+        ("model convnet", "model imagenet_vgg", "model mlp"),
     ),
     "the default convolution of methods": (
         "methods/base.py",

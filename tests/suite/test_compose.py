@@ -163,6 +163,24 @@ def test_the_other_suites_train_what_they_say(tmp_path: Path) -> None:
     assert {task.model for task in sbn.values()} == {"resnet56", "vgg16"}
 
 
+def test_suites_of_imagenet_have_the_recipes_that_are_known(tmp_path: Path) -> None:
+    found = resolved_suite("nd-imagenet", tmp_path)
+    rates = {}
+    for name, recipe in recipes_of(found).items():
+        rates[name] = recipe.lr
+        assert (recipe.epochs, recipe.batch_size, recipe.momentum, recipe.weight_decay) == (90, 256, 0.9, 1e-4)
+        assert (recipe.schedule, recipe.warmup_epochs, recipe.label_smoothing) == ("cosine", 0, 0)
+        assert (recipe.crop, recipe.crop_scale, recipe.crop_ratio) == ("resized", [0.08, 1.0], [3 / 4, 4 / 3])
+        assert (recipe.flip, recipe.drop_last, recipe.weight_decay_norms) == (True, False, True)
+    assert list(rates.values()) == [0.01, 0.1, 0.1]
+    assert {*found.variants} == {"batch_norm", "network_deconvolution"}
+    for name, model in (("convnorm-imagenet", "imagenet_resnet18"), ("sbn-imagenet", "imagenet_resnet50")):
+        suite = resolved_suite(name, tmp_path)
+        (task,) = suite.tasks[Kind.CLASSIFICATION].values()
+        assert (task.model, task.dataset) == (model, "imagenet")
+        assert suite.suite.seeds == [0]
+
+
 def recipes_of(resolved: Resolved) -> dict[str, Recipe]:
     """The recipe of each classification task, by name."""
     found = {name: task.recipe for name, task in resolved.tasks[Kind.CLASSIFICATION].items()}

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Batches, Images
+from normbench.data.augmentation import Augmentation
+from normbench.data.batches import Images
 from normbench.gan import loop
 from normbench.gan.trainer import sample
 from normbench.methods.batch_norm import BatchNorm
@@ -40,7 +41,7 @@ def noise() -> Work:
 
 
 def epoch() -> Work:
-    batches = Batches(images("cuda"), 8, 2, True, False, 0)
+    batches = images("cuda").batches(8, False, 0, Augmentation(2, True))
     return lambda: [x for x, _ in batches.epoch(0)]
 
 

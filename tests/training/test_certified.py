@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.data.batches import Batches, Images, on_device
+from normbench.data.augmentation import Augmentation
+from normbench.data.batches import Images, on_device
 from normbench.data.prepared import Splits
 from normbench.methods import registry as methods
 from normbench.models import registry as models
@@ -173,7 +174,7 @@ def test_adversarial_examples_are_on_the_sphere_and_harder() -> None:
     )
     outcome = certified.fit(ready, of(loss, batch_size=64), 0, lambda *_: None)
     (x,) = seen
-    shuffled, labels = next(Batches(images(0), 64, 0, False, False, derive(0, "order", 0)).pixels(0))
+    shuffled, labels = next(images(0).batches(64, False, derive(0, "order", 0), Augmentation()).pixels(0))
     pixels = shuffled.float() / 255
     assert torch.allclose((x * STD + MEAN - pixels).flatten(1).norm(dim=1), torch.tensor(0.7), rtol=1e-3)
     with torch.no_grad():

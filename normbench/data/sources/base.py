@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 from pydantic import AfterValidator
 
 from normbench.system.errors import UserError
@@ -51,6 +52,29 @@ class Request:
         return UserError(f"dataset '{self.dataset}': {message}")
 
 
+class Sliced(Protocol):
+    """Images, uint8 (N, H, W, C), of which slices can be taken."""
+
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Training images that stay in their files (see `normbench.data.stream`).
+
+    settings: how they are read, for meta.json. content: what of this shapes their pixels. images: they, as test images
+    are prepared.
+    """
+
+    settings: dict[str, Any]
+    content: dict[str, Any]
+    images: Sliced
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where the arrays of a dataset came from, as stated in meta.json and in every record.
@@ -63,6 +87,7 @@ class Origin:
     test_files: for each test image `<class>/<file>`, by which published corruptions of it are found, or None where the
         images are no files.
     background: the colour under the transparent pixels of image files.
+    stream: how training images are read that stay in their files, or None.
     """
 
     text: str
@@ -71,6 +96,7 @@ class Origin:
     notes: Sequence[str] = ()
     test_files: list[str] | None = None
     background: str = "white"
+    stream: Streaming | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +133,9 @@ class Source:
     """Whether it is a source for segmentation, whose `write` writes `train_masks.npy` and `test_masks.npy` in the place
     of labels: uint8 (N, H, W), with classes counted from 0 and 255 for pixels that count nowhere. It names all classes
     in `Origin.class_names`. `normbench.data.masks` reads and writes pairs of image files."""
+
+    streamed: ClassVar[bool] = False
+    """Whether the training images stay in their files and are read while networks are trained."""
 
     def write(self, request: Request, out: Path) -> Origin:
         """Writes the four arrays of a dataset into the folder `out`, which exists and is empty.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ import numpy as np
 
 from normbench.data import pictures, tree
 from normbench.data.arrays import BATCH
+from normbench.data.pictures import Picture
 from normbench.data.sources.base import Origin, Request, Source, source
 from normbench.data.tree import composed, listed
 from normbench.system import files, npy
@@ -65,9 +66,8 @@ class ImageFolder(Source):
         for split, listing in listings.items():
             npy.save(out / f"{split}_labels.npy", np.array([label for _, label in listing], np.int64))
             files = [path for path, _ in listing]
-            remarks = _write_images(
-                out / f"{split}_images.npy", files, size, self.background, f"{request.dataset} {split}"
-            )
+            read = partial(pictures.read, size=size, background=self.background)
+            remarks = write_images(out / f"{split}_images.npy", files, size, read, f"{request.dataset} {split}")
             for path, remark in remarks:
                 reading.remark(remark, path)
         names = [*classes]
@@ -293,15 +293,17 @@ def _counted(reasons: Iterable[str]) -> str:
     return ", ".join(f"{count} {why}" for why, count in sorted(Counter(reasons).items(), key=lambda x: (-x[1], x[0])))
 
 
-def _write_images(path: Path, images: list[Path], size: Size, background: str, title: str) -> list[tuple[Path, str]]:
+def write_images(
+    path: Path, images: list[Path], size: Size, read: Callable[[Path], Picture], title: str
+) -> list[tuple[Path, str]]:
     """Writes the images to `path`, uint8 (N, H, W, 3), batch by batch; returns the remarks on them.
 
-    They are decoded in threads, because Pillow releases Python's global lock. title: names them in the progress bar.
+    They are decoded in threads, because Pillow releases Python's global lock. read: gives one in this size. title:
+    names them in the progress bar.
     """
     count = len(images)
     offset = npy.create(path, np.uint8, (count, *sides(size), 3))
     remarks = []
-    read = partial(pictures.read, size=size, background=background)
     with (
         path.open("rb+") as file,
         Progress(f"read {title}", total=count) as progress,
