@@ -194,7 +194,7 @@ def test_tables_and_page(project: Path) -> None:
     assert page.count("<h3>Predicted masks</h3>") == 2
     assert "IoU by class, %" in page
     frame = load("build/scores")
-    assert len(frame) == 9
+    assert len(frame) == 12
     with Image.open("build/tables/masks/boxes-fcn/truth.png") as opened:
         picture = np.asarray(opened)
     shown = np.load("build/scores/classification/boxes-fcn/batch_norm/1.npz")["shown"]
