@@ -144,6 +144,7 @@ def segmenter_subject(task: SegmentationTask, model: Model, method: Method, boun
         loss=loss,
         optimizer=lambda network, method: segmentation_loop.optimizer(network, method, recipe),
         output=lambda count: (count, chosen.classes, height, width),
+        auxiliary=True,
         context=lambda: autocast(recipe.precision, "cpu"),
         last=min(last_batch(task, bound), COUNT - 1),
         **_places(model, method),

@@ -20,7 +20,7 @@ from normbench.methods.plain import PlainMethod
 from normbench.system import blame
 from normbench.system.errors import UserError, hint, nearest
 
-PLACES = ("stem", "body", "downsample", "depthwise", "grouped", "projection", "gate", "head", "addition")
+PLACES = ("stem", "body", "downsample", "depthwise", "grouped", "projection", "gate", "head", "classifier", "addition")
 # A module whose parameters have no shape yet.
 Uninitialized = UninitializedParameter | UninitializedBuffer
 LAZY = "has no shape before the first batch (a lazy module); the optimizer needs it before"
@@ -52,9 +52,10 @@ class Subject:
     name: in messages, e.g. `variant rms, task digits`. build: the network in training mode, from a fixed seed.
     images: a batch of a size for a network, float32 (N, C, H, W). loss: of a training step with the method's penalty,
     0-d, for a network, its method and images. optimizer: over the method's parameter groups. output: the shape for N
-    images. context: that of a forward pass. last: the size of a last batch. own_model: whether the model is the user's
-    own. files: the source files of method and model. method_place, model_place: their definitions. place: that of the
-    two which a mistake that cannot be placed better is in.
+    images. auxiliary: whether the network may return two of these, as one of segmentation does in training for the head
+    that helps it. context: that of a forward pass. last: the size of a last batch. own_model: whether the model is the
+    user's own. files: the source files of method and model. method_place, model_place: their definitions. place: that
+    of the two which a mistake that cannot be placed better is in.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Subject:
     method_place: str
     model_place: str
     place: str
+    auxiliary: bool = False
 
 
 @dataclass
@@ -292,6 +294,10 @@ class Watch:
     def check_output(self, x: Tensor, output: Any) -> None:
         """Checks what the whole network has made of images."""
         where, expected = self.subject.model_place, self.subject.output(len(x))
+        if self.subject.auxiliary and isinstance(output, tuple) and len(output) == 2:
+            for each in output:
+                self.check_output(x, each)
+            return
         if not isinstance(output, Tensor) or tuple(output.shape) != expected:
             message = f"the network made {described(output)} of images {tuple(x.shape)}; expected shape {expected}"
             raise self.fail(where, message)

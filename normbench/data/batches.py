@@ -157,7 +157,7 @@ class Batches:
         order, (top, left), mirrored = (to_device(each, device) for each in drawn[:3])
         for rows in self.rows(first, part):
             chosen = order[rows]
-            if self.augmentation.resized is None:
+            if drawn.boxes is None:
                 pixels = self.crops[chosen, :, top[chosen], left[chosen]]
             else:
                 pixels = self.resized(chosen, drawn.boxes)
@@ -184,9 +184,8 @@ class Batches:
             size = min(self.batch_size, len(self.images) - start)
             yield slice(start + size * index // count, start + size * (index + 1) // count)
 
-    def resized(self, chosen: Tensor, boxes: Tensor | None) -> Tensor:
+    def resized(self, chosen: Tensor, boxes: Tensor) -> Tensor:
         """Parts of images, resized to their size, uint8 (B, C, H, W). chosen: numbers (B,). boxes: (N, 4)."""
-        assert boxes is not None
         pixels = self.images.pixels[chosen]
         found = torch.empty_like(pixels)
         for each, image, box in zip(found, pixels, boxes[chosen.cpu()].tolist(), strict=True):

@@ -15,6 +15,8 @@ from normbench.data.arrays import MASKED
 from normbench.data.masks import fitted
 from normbench.data.pixels import IGNORED
 from normbench.data.sources.cityscapes import CLASSES
+from normbench.data.sources.maskfolder import MaskFolder
+from normbench.suite.file import check_options
 from normbench.system import files
 from normbench.system.errors import UserError
 from normbench.system.size import sides
@@ -181,18 +183,24 @@ def test_what_cannot_be_read_is_named(change: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "line"),
+    ("options", "found"),
     [
-        ({"classes": ["one"]}, "classes: has 1; 2 to 255 are possible"),
-        ({"classes": ["a", "b", "a"]}, "classes: 'a' stands there twice"),
-        ({"ignored": [3, -1]}, "ignored: -1 is no value of a mask, which has 0 to 65535"),
+        ({"classes": ["one"]}, {"classes": "must have at least 2 items"}),
+        ({"classes": [str(number) for number in range(256)]}, {"classes": "must have at most 255 items"}),
+        ({"ignored": [3, -1]}, {"ignored": "must be greater than or equal to 0"}),
+        ({"ignored": 70_000}, {"ignored": "must be less than 65536"}),
+        ({"ignored": 11}, {}),
     ],
 )
-def test_options(options: dict[str, Any], line: str) -> None:
-    from normbench.data.sources.maskfolder import MaskFolder
+def test_options(options: dict[str, Any], found: dict[str, str]) -> None:
+    said = dict(check_options(MaskFolder, OPTIONS | options))
+    assert said.keys() == found.keys()
+    assert all(said[key].endswith(text) for key, text in found.items())
 
-    with pytest.raises(ValueError, match=line.replace("?", r"\?")):
-        MaskFolder(**(OPTIONS | options))
+
+def test_a_class_that_stands_there_twice() -> None:
+    with pytest.raises(ValueError, match="classes: 'a' stands there twice"):
+        MaskFolder(**(OPTIONS | {"classes": ["a", "b", "a"]}))
 
 
 def cityscapes(root: Path) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import pytest
 
 from normbench.results import terminal
 from normbench.results.tables.cells import csv_text
+from normbench.results.tables.segmentation import COLUMNS
 from normbench.suite.suite import Suite
 from normbench.system import files
 from tests.results.made_up_suite import GAN_TASK, TASK, VARIANTS
@@ -66,6 +67,7 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seeds=[0], datasets=["d"], tasks=["a"], variants=["base"], baseline="base", gan_tasks=[], gan_variants=[]
     ).write(Path("build/resolved/suite.json"))
     files.write_text("build/tables/leaderboard.csv", csv_text([HEAD, *ROWS]))
+    files.write_text("build/tables/segmentation.csv", csv_text([list(COLUMNS)]))
     files.write_text("build/tables/gan.csv", csv_text([GAN_HEAD, *GAN_ROWS]))
 
 

@@ -68,6 +68,9 @@ def test_an_added_variant_adds_its_rows(suite: None) -> None:
         assert theirs == old, name
         own = [row for row in new if added in (row.get("variant"), row.get("other"))]
         assert own or name in (
+            "segmentation",
+            "segmentation_classes",
+            "segmentation_corruptions",
             "gan",
             "gan_curves",
             "filters",

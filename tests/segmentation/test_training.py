@@ -11,18 +11,22 @@ import pytest
 import torch
 from torch import nn
 
+from normbench.checks import subjects
 from normbench.data.bound import Bound, Masks
 from normbench.data.pixels import IGNORED
 from normbench.data.scenes import ScenePair, scenes
 from normbench.functional.joined import Joined, joining, taking_part
 from normbench.methods import registry as methods
+from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models import registry as models
+from normbench.models.base import Model
 from normbench.segmentation import loop, trainer
 from normbench.segmentation.loss import batch_loss, pixel_loss
 from normbench.segmentation.protocol import names_of, protocol
 from normbench.segmentation.recipe import SegmentationRecipe
 from normbench.segmentation.task import SegmentationTask
 from normbench.system import ranks
+from normbench.system.errors import UserError
 from normbench.system.seeds import derive
 from tests.support import masked
 from tests.support.together import each_of
@@ -285,3 +289,41 @@ def test_a_deconvolved_network_has_the_logits_of_the_whole_batch_in_two_processe
             return model(x[first : first + 3]).detach()
 
     torch.testing.assert_close(torch.cat(each_of(2, half)), whole, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("stride", "aux", "line"),
+    [
+        (1, False, ""),
+        (1, True, ""),
+        (
+            2,
+            False,
+            "the network made a tensor of shape (4, 3, 8, 12) of images (4, 3, 16, 24); expected shape (4, 3, 16, 24)",
+        ),
+    ],
+)
+def test_a_network_of_somebodys_own_is_checked(stride: int, aux: bool, line: str) -> None:
+    class Own(nn.Module):
+        def __init__(self, method: Method, channels: int, classes: int):
+            super().__init__()
+            self.conv = method.conv(ConvSpec(channels, classes, 3, Role("stem"), stride=stride, padding=1))
+            self.norm = method.norm(classes, role=Role("stem"))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            found = self.norm(self.conv(x))
+            return (found, found + 1) if aux and self.training else found
+
+    def own(method: Method, channels: int, classes: int) -> nn.Module:
+        return Own(method, channels, classes)
+
+    def examined() -> list[str]:
+        one = task(batch_size=2).model_copy(update={"model_options": {}})
+        return subjects.check(one, Model("own", "segmenter", own), methods.build("batch_norm", {}), bound(), "mine")
+
+    if not line:
+        assert examined() == []
+        return
+    with pytest.raises(UserError) as error:
+        examined()
+    assert line in str(error.value)

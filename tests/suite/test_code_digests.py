@@ -307,11 +307,11 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "how pixels are normalized": ("data/batches.py", replaced("sub_(self.mean)", "sub_(self.std)"), WITH_LABELS),
     "the scale of pixels": ("data/batches.py", replaced("div_(255)", "div_(256)"), WITH_LABELS),
     "which mean is used": ("data/prepared.py", replaced("bound.mean, bound.std", "bound.std, bound.std"), WITH_LABELS),
-    "the order of images": ("data/batches.py", replaced("torch.randperm(count", "torch.arange(count"), "training"),
+    "the order of images": ("data/batches.py", replaced("torch.randperm(count", "torch.arange(count"), WITH_LABELS),
     "the random crops": (
         "data/batches.py",
         replaced("2 * augmentation.crop_padding + 1", "2 * augmentation.crop_padding"),
-        "training",
+        WITH_LABELS,
     ),
     "how a recipe varies images": (
         "training/recipe.py",

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from normbench.data import masks, pictures, tree
 from normbench.data.masks import MOST_CLASSES, Pair
@@ -14,6 +17,8 @@ from normbench.data.sources.base import Origin, Request, Source, source
 from normbench.data.tree import composed, listed
 from normbench.system.errors import hint
 from normbench.system.text import clean
+
+Value = Annotated[int, Field(ge=0, lt=1 << 16)]  # of a pixel of a mask
 
 
 @source("maskfolder")
@@ -27,13 +32,14 @@ class MaskFolder(Source):
 
     path: the folder. classes: the names of the classes, in the order of their numbers.
     ignored: the number, or numbers, of pixels that count nowhere. 255 is one of them wherever it is no class.
-    train, train_masks, test, test_masks: the folders below `path`; `test: val, test_masks: valannot` scores on `val`.
+    train: the folder of training images below `path`. train_masks: that of their masks.
+    test: the folder of test images. test_masks: that of their masks. `test: val, test_masks: valannot` scores on `val`.
     mask_suffix: what the name of a mask has between that of its image and the ending.
     """
 
     path: str
-    classes: list[str]
-    ignored: int | list[int] | None = None
+    classes: Annotated[list[str], Field(min_length=2, max_length=MOST_CLASSES)]
+    ignored: Value | Annotated[list[Value], Field(min_length=1)] | None = None
     train: str = "train"
     train_masks: str = "trainannot"
     test: str = "test"
@@ -43,15 +49,10 @@ class MaskFolder(Source):
     has_masks = True
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a list of classes that cannot be one, and for values that no mask can have."""
-        if not 2 <= len(self.classes) <= MOST_CLASSES:
-            raise ValueError(f"classes: has {len(self.classes)}; 2 to {MOST_CLASSES} are possible")
+        """Raises ValueError for a class that stands there twice."""
         twice = next((name for place, name in enumerate(self.classes) if name in self.classes[:place]), None)
         if twice is not None:
             raise ValueError(f"classes: {twice!r} stands there twice")
-        bad = next((value for value in self.ignored_values if not 0 <= value < 1 << 16), None)
-        if bad is not None:
-            raise ValueError(f"ignored: {bad} is no value of a mask, which has 0 to 65535")
 
     @property
     def ignored_values(self) -> list[int]:
