@@ -109,8 +109,7 @@ def names_in(folder: Path) -> tuple[str, ...]:
 def fingerprint(arrays: Mapping[str, np.ndarray], stream: object = None) -> str:
     """Hexadecimal sha256 over the arrays, in the order train_images, train_labels, test_images, test_labels.
 
-    Of streamed images it is over `stream`, how they are read, as a line of JSON, and the arrays of STREAMED. A dataset
-    of segmentation has masks in the place of the labels.
+    Of streamed images it is over `stream`, how they are read, as a line of JSON, and the arrays of STREAMED.
 
     A dataset of segmentation has masks in the place of the labels.
 
@@ -120,8 +119,7 @@ def fingerprint(arrays: Mapping[str, np.ndarray], stream: object = None) -> str:
     digest = hashlib.sha256()
     if stream is not None:
         digest.update(json.dumps(stream, sort_keys=True).encode() + b"\n")
-    own = MASKED if "train_masks" in arrays else ARRAYS
-    for name in own if stream is None else STREAMED:
+    for name in STREAMED if stream is not None else MASKED if "train_masks" in arrays else ARRAYS:
         array = arrays[name]
         digest.update(f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n".encode("ascii"))
         little_endian = array.dtype.newbyteorder("<")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,13 @@ class Pixels(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> Tensor: ...
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """`Pixels` that are best taken piece by piece, as other processes make some ahead."""
+
+    def pieces(self, size: int) -> Iterator[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ class Batches:
         order, (top, left), mirrored = (to_device(each, device) for each in drawn[:3])
         for rows in self.rows(first, part):
             chosen = order[rows]
-            if self.augmentation.resized is None:
+            if drawn.boxes is None:
                 pixels = self.crops[chosen, :, top[chosen], left[chosen]]
             else:
                 pixels = self.resized(chosen, drawn.boxes)
@@ -177,9 +184,8 @@ class Batches:
             size = min(self.batch_size, len(self.images) - start)
             yield slice(start + size * index // count, start + size * (index + 1) // count)
 
-    def resized(self, chosen: Tensor, boxes: Tensor | None) -> Tensor:
+    def resized(self, chosen: Tensor, boxes: Tensor) -> Tensor:
         """Parts of images, resized to their size, uint8 (B, C, H, W). chosen: numbers (B,). boxes: (N, 4)."""
-        assert boxes is not None
         pixels = self.images.pixels[chosen]
         found = torch.empty_like(pixels)
         for each, image, box in zip(found, pixels, boxes[chosen.cpu()].tolist(), strict=True):

@@ -46,8 +46,8 @@ class Bound(Strict):
     or height and width. train, test: numbers of images. mean, std: the mean and standard deviation of each channel with
     which inputs are normalized, for pixels in 0..1. origin: where the data came from. note: a remark about the data for
     readers of the results, or None. validation: for a run that must not see the test images, those that it is measured
-    on instead. masks: of a dataset of segmentation, whose images have masks and no labels. reader_code: for training
-    images that stay in their files, the digest of the code that reads them, and otherwise None.
+    on instead. reader_code: for training images that stay in their files, the digest of the code that reads them, and
+    otherwise None. masks: of a dataset of segmentation, whose images have masks and no labels.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Bound(Strict):
     origin: str
     note: str | None = None
     validation: Validation | None = None
-    masks: Masks | None = None
     reader_code: str | None = None
+    masks: Masks | None = None
 
     def identity(self, normalized: bool = True) -> dict[str, Any]:
         """Returns what shapes a run: the content and, for classifiers, the number of classes and the normalization.
@@ -83,6 +83,8 @@ class Corrupted(Strict):
     the dataset. sha256: the checksum of each file. engine, constants, seed: how the images were made, or None for
     published ones. published: the folder of published images, or None. versions: the versions of the packages on which
     the bytes of the images depend. own: of the user's own corruptions, by name, `reference` and the digest `code`.
+    computed: None if the images are stored; for images that are computed, or read from published files, while networks
+    are evaluated, a digest for each corruption of the code that computes them, or of the files.
     """
 
     path: str
@@ -96,3 +98,4 @@ class Corrupted(Strict):
     published: str | None
     versions: dict[str, str | None]
     own: dict[str, dict[str, str]] = {}
+    computed: dict[str, str] | None = None

@@ -27,15 +27,13 @@ def check(folder: Path, fingerprint: str) -> None:
 
     folder: that of the prepared dataset. It is read once in a process, unless one of its files changes.
     """
-    names = arrays.names_in(folder)
-    streamed = names == arrays.STREAMED
-    paths = {name: folder / f"{name}.npy" for name in names}
+    paths = {name: folder / f"{name}.npy" for name in arrays.names_in(folder)}
     try:
         key = fingerprint, *(f"{path.absolute()} {intact.signature(path)}" for path in paths.values())
         if key in _checked:
             return
         stored = {name: _mapped(path) for name, path in paths.items()}
-        found = arrays.fingerprint(stored, _stream(folder) if streamed else None)
+        found = arrays.fingerprint(stored, _stream(folder) if tuple(paths) == arrays.STREAMED else None)
     except FileNotFoundError as error:
         raise _damaged(Path(error.filename), "is missing") from None
     except OSError as error:
@@ -47,7 +45,7 @@ def check(folder: Path, fingerprint: str) -> None:
 
 def check_corrupted(corrupted: Corrupted) -> None:
     """Raises UserError, with the file and the command that mends it, unless corrupted images are as they were made."""
-    for name in corrupted.names:
+    for name in corrupted.names if corrupted.computed is None else ():
         path = Path(corrupted.path) / f"{name}.npy"
         try:
             if name in corrupted.sha256 and intact.sha256(path) == corrupted.sha256[name]:
@@ -112,7 +110,7 @@ def _culprit(folder: Path) -> Path:
     noted = meta(folder).get("files")
     for name, expected in noted.items() if isinstance(noted, dict) else ():
         path = folder / f"{name}.npy"
-        if name in {*arrays.ARRAYS, *arrays.STREAMED, *arrays.MASKED} and intact.sha256(path) != expected:
+        if name in (*arrays.ARRAYS, *arrays.STREAMED, *arrays.MASKED) and intact.sha256(path) != expected:
             return path
     return folder
 

@@ -118,7 +118,7 @@ def decoded(path: Path, content: bytes, background: str = "white") -> np.ndarray
     with _opened(path, io.BytesIO(content)) as file:
         plain = file.format == "JPEG" and file.mode in ("L", "RGB") and file.width * file.height < LARGE
         if not plain or _orientation(file) != 1:
-            return np.asarray(_upright(file, path, background)[0])
+            return np.array(_upright(file, path, background)[0])
     import cv2
 
     how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

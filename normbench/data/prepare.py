@@ -13,14 +13,12 @@ the place of the labels, and `masks` in its meta.json (see `normbench.data.bound
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from normbench.data import arrays, masks
-from normbench.data.pixels import IGNORED
 from normbench.data.sources import registry
 from normbench.data.sources.base import ADDED_KEYS, COMMON_KEYS, Origin, Request, Sliced
 from normbench.system import blame, files
@@ -45,7 +43,7 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         where = blame.definition(vars(kind).get("write")) or spec["source"]
         raise request.error(f"{where}: write returned a {type(origin).__name__}; expected an Origin")
     stream = origin.stream
-    names = arrays.MASKED if kind.has_masks else arrays.ARRAYS if stream is None else arrays.STREAMED
+    names = arrays.STREAMED if stream is not None else arrays.MASKED if kind.has_masks else arrays.ARRAYS
     stored = {name: np.load(out / f"{name}.npy", mmap_mode="r") for name in names}
     if kind.has_masks:
         masks.check(stored, origin.class_names or [], request)
@@ -80,10 +78,10 @@ def prepare(spec: dict[str, Any], out: Path) -> None:
         "files": {name: files.sha256(out / f"{name}.npy") for name in names},
         "note": "; ".join([*([spec["note"]] if spec["note"] else []), *origin.notes]) or None,
     }
-    if kind.has_masks:
-        meta["masks"] = {"ignored": IGNORED, "names": origin.class_names}
     if stream is not None:
         meta["stream"] = stream.settings
+    if kind.has_masks:
+        meta["masks"] = {"ignored": masks.IGNORED, "names": origin.class_names}
     if origin.test_files is not None:
         facts = {"files": origin.test_files, "background": origin.background}
         files.write_json(out / arrays.TEST_FILES, facts)
@@ -109,8 +107,8 @@ def statistics(
     if mean is not None and std is not None:
         return list(mean), list(std)
     counts = np.zeros((channels, 256), np.int64)
-    rows = max(1, min(arrays.BATCH, arrays.BYTES // math.prod(images.shape[1:])))
     with Progress(f"mean of {request.dataset}", total=len(images)) as progress:
+        rows = arrays.at_a_time(images[:1])
         for start in range(0, len(images), rows):
             batch = images[start : start + rows]
             for channel in range(channels):

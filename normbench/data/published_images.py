@@ -4,8 +4,8 @@ They lie in `<corruption>/<severity>/<class>/<file>`, or one folder deeper, as t
 (`noise/gaussian_noise/...`). Each is found by the class and the file name of its test image, whose ending may differ,
 and is read as the images of the dataset are (`normbench.data.pictures`): resized until it just covers their size, and
 cropped to the centre. So the 224 x 224 pixels of ImageNet-C are taken as they are by a dataset of that size. They were
-cut from images whose shorter side had 256 pixels; clean test images that show the same part have to be prepared like
-that outside of normbench.
+cut from images whose shorter side had 256 pixels; clean test images of the source `streamed` with `resize: 256` show
+the same part.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normbench.corruptions.files import check_choice, write_folder
+from normbench.corruptions.files import Maker, check_choice, write_folder
 from normbench.corruptions.operators import Bytes
 from normbench.corruptions.published import origin_of
 from normbench.data import pictures
@@ -42,6 +42,43 @@ def copy_image_files(source: Path, target: Path, names: list[str], severities: l
     source: a prepared dataset of image files. Raises UserError if an image is missing or not readable.
     """
     chosen = check_choice(names, severities)
+    remarks: dict[str, list[str]] = {}
+    make = published_maker(source, chosen, severities, published, remarks)
+    write_folder(source, target, chosen, severities, make, origin_of(published))
+    for phrase in pictures.phrases(remarks):
+        say(f"{source.name}: {published}: {phrase}")
+
+
+def published_maker(
+    source: Path, chosen: dict[str, str], severities: list[int], published: Path, remarks: dict[str, list[str]]
+) -> Maker:
+    """Returns the function that reads published image files.
+
+    chosen: the reference of each corruption, by its name. remarks: is given the files to which each remark applies.
+    Raises UserError if an image is missing.
+    """
+    paths = matched(source, chosen, severities, published)
+    size = size_of(*np.load(source / "test_images.npy", mmap_mode="r").shape[1:3])
+    background = files.read_json(source / TEST_FILES)["background"]
+    read = partial(pictures.read, size=size, background=background)
+
+    def make(name: str, severity: int, index: np.ndarray) -> Bytes:
+        chosen_files = [paths[name, severity][number] for number in index.tolist()]
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            warnings.simplefilter("ignore")  # Pillow's, on metadata and sizes that are dealt with in `pictures`
+            found = [*pool.map(read, chosen_files)]
+        for path, picture in zip(chosen_files, found, strict=True):
+            for remark in picture.remarks:
+                remarks.setdefault(remark, []).append(clean(path.relative_to(published)))
+        return np.stack([picture.pixels for picture in found])
+
+    return make
+
+
+def matched(
+    source: Path, chosen: dict[str, str], severities: list[int], published: Path
+) -> dict[tuple[str, int], list[Path]]:
+    """The files of all test images, by the reference of the corruption and the severity. Raises UserError as above."""
     if not (source / TEST_FILES).is_file():
         raise UserError(
             f"{published}: its image files belong to test images by class and file name, and those of {source.name}"
@@ -55,7 +92,6 @@ def copy_image_files(source: Path, target: Path, names: list[str], severities: l
             f"{source.name}: two test images are called {clean(twice)}, so {published} does not tell them apart"
         )
     meta = files.read_json(source / "meta.json")
-    size = size_of(*np.load(source / "test_images.npy", mmap_mode="r").shape[1:3])
     paths: dict[tuple[str, int], list[Path]] = {}
     for name, reference in chosen.items():
         place = folder_of(published, name)
@@ -63,23 +99,7 @@ def copy_image_files(source: Path, target: Path, names: list[str], severities: l
             raise UserError(f"{published}: no folder {name} in it or one level deeper; `names` chooses the corruptions")
         for severity in severities:
             paths[reference, severity] = _matched(place / str(severity), wanted, meta["class_names"])
-
-    remarks: dict[str, list[str]] = {}
-    read = partial(pictures.read, size=size, background=facts["background"])
-
-    def make(name: str, severity: int, index: np.ndarray) -> Bytes:
-        chosen_files = [paths[name, severity][number] for number in index.tolist()]
-        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-            warnings.simplefilter("ignore")  # Pillow's, on metadata and sizes that are dealt with in `pictures`
-            found = [*pool.map(read, chosen_files)]
-        for path, picture in zip(chosen_files, found, strict=True):
-            for remark in picture.remarks:
-                remarks.setdefault(remark, []).append(clean(path.relative_to(published)))
-        return np.stack([picture.pixels for picture in found])
-
-    write_folder(source, target, chosen, severities, make, origin_of(published))
-    for phrase in pictures.phrases(remarks):
-        say(f"{source.name}: {published}: {phrase}")
+    return paths
 
 
 def _matched(folder: Path, wanted: list[str], classes: Iterable[str]) -> list[Path]:

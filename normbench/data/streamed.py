@@ -1,4 +1,4 @@
-"""Training on images that stay in their files: worker processes read and crop them, the device does the rest.
+"""Training on images that stay in their files: worker processes read and crop them, the device normalizes them.
 
 It is apart from `normbench.data.prepared`, so that its digest is in the ids of those runs alone whose dataset is
 streamed.
@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from normbench.data import prepared, workers
 from normbench.data.augmentation import Augmentation
-from normbench.data.batches import Batches, Drawn, Images, channels_first, resized_crop
+from normbench.data.batches import Batches, Images, channels_first
 from normbench.data.bound import Bound
 from normbench.data.labels import validation_split
 from normbench.data.prepared import Splits
@@ -56,6 +55,15 @@ class StreamedImages(Images):
     files: Files
     index: np.ndarray
 
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """See `Images.normalized`. A CPU normalizes one image after the other, each of which its cache holds."""
+        if pixels.device.type != "cpu":
+            return super().normalized(pixels)
+        x = torch.empty(pixels.shape, memory_format=self.memory_format)
+        for to, image in zip(x, pixels, strict=True):
+            to.copy_(image).div_(255).sub_(self.mean).div_(self.std)
+        return x
+
     def part(self, index: np.ndarray, labels: Tensor) -> Images:
         """The images with these numbers, int64 (M,), and other labels, int64 (M,)."""
         chosen = self.index[index]
@@ -76,52 +84,16 @@ class StreamedBatches(Batches):
     images: StreamedImages
 
     def pixels(self, epoch: int, first: int = 0, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        from normbench.data.crops import Crops  # imported on use, as it takes long and most datasets are not streamed
+
         device, drawn, rows = self.images.pixels.device, self.drawn(epoch), [*self.rows(0, part)]
         crops = Crops(self.images.files, self.images.index, self.augmentation, drawn, rows, self.images.pixels.shape)
         for number, pixels in enumerate(workers.batches(crops, first, self.steps), start=first):
-            chosen = drawn.order[rows[number]]
-            mirrored = to_device(drawn.mirrored[chosen], device)
-            yield self.flipped(to_device(pixels, device), mirrored), self.images.labels[to_device(chosen, device)]
+            chosen = to_device(drawn.order[rows[number]], device)
+            yield to_device(pixels, device), self.images.labels[chosen]
 
     def sizes(self) -> np.ndarray:
         return np.asarray(self.images.files.sizes[self.images.index])
-
-
-@dataclass
-class Crops:
-    """Makes the batches of an epoch by their numbers, without flips, uint8 (B, C, H, W).
-
-    files, index: the images. drawn: the random numbers of the epoch. rows: of each batch. shape: of all images.
-    """
-
-    files: Files
-    index: np.ndarray
-    augmentation: Augmentation
-    drawn: Drawn
-    rows: list[slice]
-    shape: torch.Size
-
-    def __call__(self, batch: int) -> Tensor:
-        chosen = self.drawn.order[self.rows[batch]]
-        made = torch.empty((len(chosen), *self.shape[1:]), dtype=torch.uint8)
-        for to, number in zip(made, chosen.tolist(), strict=True):
-            to.copy_(self.crop(number))
-        return made
-
-    def crop(self, number: int) -> Tensor:
-        """The part of an image that the epoch has, uint8 (C, H, W)."""
-        height, width = self.shape[2:]
-        if self.drawn.boxes is not None:
-            picture = on_planes(self.files.picture(int(self.index[number])))
-            return resized_crop(picture, self.drawn.boxes[number].tolist(), (height, width))
-        top, left = self.drawn.offsets[:, number].tolist()
-        picture = on_planes(self.files.covering(int(self.index[number])))
-        return functional.pad(picture, [self.augmentation.crop_padding] * 4)[:, top : top + height, left : left + width]
-
-
-def on_planes(picture: np.ndarray) -> Tensor:
-    """A picture, uint8 (H, W, C), as a tensor (C, H, W), which shares its memory where it may be written."""
-    return torch.from_numpy(picture if picture.flags.writeable else picture.copy()).permute(2, 0, 1)
 
 
 def pixels_of(files: Files, index: np.ndarray, device: torch.device | str) -> Elsewhere:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from normbench.system import preemption, side_by_side
+from normbench.system import preemption, ranks, side_by_side
 from normbench.system.errors import UserError
 from normbench.system.threads import cores
 
@@ -26,12 +26,12 @@ GRACE = 60  # seconds in which the parent saves its state after SIGTERM
 def count() -> int:
     """Returns how many processes read images for this one; no result depends on it.
 
-    They are as many as cores, shared with the runs beside this one, or as the variable NORMBENCH_WORKERS says; with 0
-    this process reads. Raises UserError if that is no whole number.
+    They are as many as cores, shared with the runs and processes beside this one, or as the variable NORMBENCH_WORKERS
+    says; with 0 this process reads. Raises UserError if that is no whole number.
     """
     given = os.environ.get(VARIABLE)
     if given is None:
-        return max(1, cores() // side_by_side.beside)
+        return max(1, cores() // (side_by_side.beside * ranks.beside()))
     if not (given.isascii() and given.isdigit()):
         raise UserError(f"{VARIABLE} = {given!r}: must be a whole number of processes, 0 or more")
     return int(given)
@@ -57,30 +57,30 @@ class Work(Dataset):
             return str(error)
 
 
-def batches(make: Callable[[int], Tensor], first: int, last: int) -> Iterator[Tensor]:
+def batches(make: Callable[[int], Tensor], first: int, last: int, processes: int | None = None) -> Iterator[Tensor]:
     """Yields `make(first)` to `make(last - 1)` in this order, made in processes, a few of them ahead.
 
-    make: uses the CPU alone, and no random numbers. It is called in this process if `count` is 0. The processes end
-    with the iterator, and with this process. Raises UserError if `make` does so, or if a process was killed.
+    make: uses the CPU alone, and no random numbers of torch. processes: how many; None for `count`. With 0 of them it
+    is called in this process. The processes end with the iterator, and with this process. Raises UserError if `make`
+    does so, or if a process was killed.
     """
-    processes = min(count(), last - first)
+    processes = min(count() if processes is None else processes, last - first)
     if processes == 0:
         yield from map(make, range(first, last))
         return
-    context = "fork" if sys.platform == "linux" else "spawn"
-    loader: DataLoader[Any] = DataLoader(
-        Work(make, last),
-        batch_size=None,
-        sampler=range(first, last),
-        num_workers=processes,
-        collate_fn=_as_it_is,
-        multiprocessing_context=context,
-        prefetch_factor=AHEAD,
-        worker_init_fn=Begin(os.getpid()),
-        generator=torch.Generator(),  # or it would draw from that of the training
-    )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # the user's own choice
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores: the user's own choice
+        loader: DataLoader[Any] = DataLoader(
+            Work(make, last),
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=processes,
+            collate_fn=_as_it_is,
+            multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
+            prefetch_factor=AHEAD,
+            worker_init_fn=Begin(os.getpid()),
+            generator=torch.Generator(),  # or it would draw from that of the training
+        )
         reading = iter(loader)
     try:
         for made in reading:

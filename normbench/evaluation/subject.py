@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from normbench.data.batches import Images, Pixels, channels_first
 from normbench.data.bound import Corrupted
+from normbench.evaluation.copies import Copies, Maker
 from normbench.system.seeds import derive
 
 LEVELS = 255  # the largest value of a pixel; sizes of attacks and radii are in units of 1/LEVELS
@@ -25,7 +27,8 @@ class Subject:
     model: on its device, in evaluation mode. initial: builds the network as it was before training, and seeds torch's
     generators for that. images: the clean test images. corrupted: where their corrupted copies are. index: ascending
     indices (M,) of the test images whose corrupted copies are evaluated. precision: that of the
-    recipe. seed: the suite's, of all random draws.
+    recipe. seed: the suite's, of all random draws. make: makes the corrupted copies if they are not stored. forked:
+    whether other processes may do so.
     """
 
     model: nn.Module
@@ -35,6 +38,8 @@ class Subject:
     index: np.ndarray
     precision: str
     seed: int
+    make: Maker | None = None
+    forked: bool = False
 
     def drawn(self, purpose: str, count: int | None) -> Tensor:
         """Indices of `count` random test images, or of all of them if `count` is None or too large; int64, on the CPU.
@@ -45,7 +50,16 @@ class Subject:
         return torch.randperm(len(self.images), generator=generator)[:count]
 
     def corrupted_pixels(self, name: str) -> Iterator[Pixels]:
-        """Yields, for each severity, the copies of the test images `index` under a corruption, uint8 (M, C, H, W)."""
+        """Yields, for each severity, the copies of the test images `index` under a corruption, uint8 (M, C, H, W).
+
+        If copies are not stored they are made when they are indexed.
+        """
+        if self.make is not None:
+            shape = torch.Size((len(self.index), *self.images.pixels.shape[1:]))
+            for severity in self.corrupted.severities:
+                of_severity = functools.partial(self.make, name, severity)
+                yield Copies(of_severity, self.index, shape, self.images.pixels.device, self.forked)
+            return
         stored = np.load(Path(self.corrupted.path) / f"{name}.npy", mmap_mode="r")
         for level in range(len(self.corrupted.severities)):
             block = stored[level * len(self.images) + self.index]

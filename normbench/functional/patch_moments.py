@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from normbench.functional import launches
+from normbench.functional.joined import Joined
 from normbench.functional.pairs import Pair
 from normbench.functional.products import addmm
 from normbench.functional.symmetric import splits, symmetric_product
@@ -28,6 +29,7 @@ class Sampling:
     parts: G, the vectors of a patch. With one group, entry j of a patch, in the order (channel, kernel row, kernel
         column), is feature j // G of vector j % G. With several groups, the part of a patch in one group of channels is
         one vector, and G is the number of groups.
+    offset: the number of pixels before the first one that a 1x1 kernel takes.
 
     The order of features is another here: feature a * T + b, where T is the number of kernel positions, has the place
     b * B + a, with B = F / T. Neighbouring features then come from pixels, and from weights, that are neighbours in
@@ -41,6 +43,19 @@ class Sampling:
     groups: int
     features: int
     parts: int = 1
+    offset: int = 0
+
+    def of_part(self, x: Tensor, batch: Joined) -> tuple[Sampling, int]:
+        """The sampling of x (N, C, H, W), a part of a shared batch, and the number of vectors in the whole batch."""
+        vectors = 1 if self.groups > 1 else self.parts
+        if self.kernel != (1, 1):
+            patches = x.shape[0] // batch.count * batch.total
+            for axis, size in enumerate(x.shape[2:]):
+                patches *= (self.extent(size, axis) - self.reach(axis)) // self.step[axis] + 1
+            return self, patches * vectors
+        before, whole = (rows * x.shape[2] * x.shape[3] for rows in batch.share(len(x)))
+        gap = self.step[0] * self.step[1]
+        return replace(self, offset=-before % gap), -(-whole // gap) * vectors
 
     def centred_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors that are sampled from x (N, C, H, W), without their mean, and the mean (groups, 1, F).
@@ -96,7 +111,7 @@ class Sampling:
         """The pixels (P, C) that a 1x1 kernel samples from images (N, C, H, W)."""
         last = x.permute(0, 2, 3, 1)
         if last.is_contiguous():
-            return last.view(-1, x.shape[1])[:: self.step[0] * self.step[1]]
+            return last.view(-1, x.shape[1])[self.offset :: self.step[0] * self.step[1]]
         return last[self.places(x)]
 
     def add_to_pixels(self, images: Tensor, entries: Tensor) -> None:
@@ -111,7 +126,7 @@ class Sampling:
     def places(self, x: Tensor) -> tuple[Tensor, ...]:
         """The sample, the row and the column of each pixel that a 1x1 kernel samples from images (N, C, H, W)."""
         count, _, height, width = x.shape
-        return table(pixels, count, height, width, self.step[0] * self.step[1], like=x).unbind()
+        return table(pixels, count, height, width, self.step[0] * self.step[1], self.offset, like=x).unbind()
 
     def patches(self, images: Tensor) -> Tensor:
         """A view of all patches of images (N, C, H, W) that are padded already: (N, C, rows, columns, kh, kw)."""
@@ -223,9 +238,11 @@ class Sampling:
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
 
-def pixels(count: int, height: int, width: int, gap: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The sample, the row and the column of every gap-th pixel of a batch in the order (n, h, w): int64 (3, P)."""
-    taken = torch.arange(0, count * height * width, gap, device=device)
+def pixels(
+    count: int, height: int, width: int, gap: int, offset: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The sample, row and column of every gap-th pixel from `offset` on, in the order (n, h, w): int64 (3, P)."""
+    taken = torch.arange(min(offset, count * height * width), count * height * width, gap, device=device)
     pixel = taken % (height * width)
     return torch.stack([taken // (height * width), pixel // width, pixel % width])
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from normbench.corruptions import corrupt
 from normbench.corruptions import registry as corruption_registry
 from normbench.corruptions.constants import set_for
 from normbench.corruptions.files import versions
-from normbench.data.batches import Images, Pixels, on_device
+from normbench.data.batches import Images, on_device
 from normbench.data.bound import Corrupted
 from normbench.evaluation.evaluate import ALWAYS
 from normbench.evaluation.subject import LEVELS, Subject, scored_images
@@ -36,21 +35,6 @@ from normbench.training.logits import logits
 from normbench.training.recipe import Recipe
 
 ROUNDING = 0.1  # how far a level may be from a whole number where the normalization of floats is undone
-
-
-@dataclass(frozen=True)
-class Unstored(Subject):
-    """A subject whose corrupted images are computed each time that they are needed, as no files are written.
-
-    references: of the corruptions, by name.
-    """
-
-    references: Mapping[str, str]
-
-    def corrupted_pixels(self, name: str) -> Iterator[Pixels]:
-        pixels = self.images.pixels[torch.from_numpy(self.index).to(self.images.pixels.device)]
-        for severity in self.corrupted.severities:
-            yield corrupt(pixels, self.references[name], severity, self.seed, self.index)
 
 
 def score(
@@ -127,7 +111,9 @@ def score(
         network = placement.placed(_copied(model), device, recipe.memory_format).eval()
         test = given.made_for(network, recipe.memory_format)
         _check_output(network, test)
-        subject = Unstored(
+        named = corruption_registry.named(references)
+        stored = test.pixels[:].permute(0, 2, 3, 1).cpu().numpy()
+        subject = Subject(
             model=network,
             # An identity has no blocks, so that nothing is measured of it.
             initial=lambda: placement.placed((initial or nn.Identity)(), device, recipe.memory_format).eval(),
@@ -136,7 +122,7 @@ def score(
             index=scored_images(len(test), seed, _count(corrupted_examples)),
             precision=recipe.precision,
             seed=seed,
-            references=corruption_registry.named(references),
+            make=lambda name, severity, index: corrupt(stored[index], named[name], severity, seed, index),
         )
         predicted = logits(network, test, test.pixels, recipe.precision).argmax(1)
         found, _ = measured(subject, wanted, "score")

@@ -40,6 +40,15 @@ def train(run: Run, data: Splits, keeper: Keeper, progress: Progress) -> Trained
     return train_with(method, run, task, data, keeper, progress)
 
 
+def assist(run: Run, data: Splits) -> None:
+    """Trains a classifier together with the first of several processes, which alone returns the outcome."""
+    task = narrowed(run.task, Task, f"run {run.id}: task")
+    method = methods.build(run.variant.method, run.variant.options)
+    model = models.get(task.model, "classifier")
+    prepared = classifier.prepare(task, model, method, run.bound, run.seed, data)
+    certified.fit(prepared, task, run.seed, lambda *_: None)
+
+
 def train_with(method: Method, run: Run, task: Task, data: Splits, keeper: Keeper, progress: Progress) -> Trained:
     """`train` with a method object, which need not be one that its variant refers to. task: that of the run."""
     recipe, clock = task.recipe, Clock(time.perf_counter)

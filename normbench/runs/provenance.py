@@ -58,7 +58,7 @@ def device(kind: str) -> Device:
     """Returns the machine that trains, with the facts on which its speed depends. kind: `cuda`, `mps` or `cpu`."""
     import torch
 
-    from normbench.system import side_by_side
+    from normbench.system import ranks, side_by_side
 
     facts: dict[str, Any] = {
         "type": kind,
@@ -66,6 +66,7 @@ def device(kind: str) -> Device:
         "cores": os.cpu_count(),
         "system": platform.system(),
         "side_by_side": side_by_side.beside,
+        "ranks": ranks.size(),
     }
     if kind != "cuda":
         return Device(name=cpu_name() if kind == "cpu" else "Apple GPU", **facts)

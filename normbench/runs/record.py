@@ -68,7 +68,8 @@ class Device(Strict):
     """The machine that trained a run.
 
     type: `cuda`, `mps` or `cpu`. name: of the GPU, or of the CPU if that trained. cores: of the machine's CPU.
-    side_by_side: the number of runs that shared the machine, this one included. memory_bytes, cuda (version),
+    side_by_side: the number of runs that shared the machine, this one included. ranks: the number of processes that
+    trained the run together. memory_bytes, cuda (version),
     multi_process_service: of a GPU; null elsewhere.
     """
 
@@ -78,6 +79,7 @@ class Device(Strict):
     cores: Positive | None
     system: str
     side_by_side: Positive
+    ranks: Positive = 1
     memory_bytes: Count | None = None
     cuda: str | None = None
     multi_process_service: bool | None = None

@@ -23,6 +23,14 @@ from normbench.system.progress import Progress
 from normbench.training.keeper import Keeper
 
 
+def assist(run: Run, data: ScenePair) -> None:
+    """Trains a network of segmentation together with the first of several processes, which returns the outcome."""
+    task = narrowed(run.task, SegmentationTask, f"run {run.id}: task")
+    method = methods.build(run.variant.method, run.variant.options)
+    prepared = trainer.prepare(task, models.get(task.model, "segmenter"), method, run.bound, run.seed, data)
+    trainer.fit(prepared, task, run.seed, lambda *_: None)
+
+
 def train(run: Run, data: ScenePair, keeper: Keeper, progress: Progress) -> Trained:
     """Trains a network of segmentation on the device of its data.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from normbench.runs.images import Data
 from normbench.runs.record import FORMAT, Cost, TrainedRecord, made, problem_of
 from normbench.runs.run import Kind, Run, Status
 from normbench.runs.trained import Trained
-from normbench.system import files, preemption
+from normbench.system import files, preemption, ranks
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
 
@@ -38,22 +39,37 @@ def claim_and_train(run: Run, data: Callable[[], Data]) -> bool:
     """Trains a run into the store unless it is there already; returns whether this process trained it.
 
     data: returns the images of the run; it is called only if they are needed. If another process is training the run,
-    this waits for it. A result in the store that is damaged is set aside. Exits with code 75 if SIGTERM has arrived.
+    this waits for it. A result in the store that is damaged is set aside. Of several processes that train it together
+    (see `normbench.system.ranks`), the first one does all this. Exits with code 75 if SIGTERM has arrived.
     Raises UserError if the run cannot have a valid record.
     """
-    with store.claimed(run.id):
-        trained = not store.sound(run.id)
+    first = ranks.rank() == 0
+    with store.claimed(run.id) if first else contextlib.nullcontext():
+        trained = ranks.first_only(lambda: not store.sound(run.id))
         if trained:
             problem = problem_of(run)
             if problem is not None:
                 raise UserError(f"{run.title or run.id}: {problem}")
             images = data()
-            store.set_aside(run.id)
-            train(run, images)
-        store.forget(run.id)
+            if first:
+                store.set_aside(run.id)
+                train(run, images)
+            else:
+                assist(run, images)
+        if first:
+            store.forget(run.id)
     if preemption.requested():  # SIGTERM came while it was only recorded.
         raise SystemExit(preemption.EXIT_CODE)
     return trained
+
+
+def assist(run: Run, data: Data) -> None:
+    """Trains a run together with the first process, which alone stores its state and its outcome."""
+    module = importlib.import_module(TRAINERS[run.kind])
+    if not hasattr(module, "assist"):
+        raise UserError(f"{run.title or run.id}: a run of the kind {run.kind} is trained by one process")
+    with preemption.saved():
+        module.assist(run, data)
 
 
 def train(run: Run, data: Data) -> None:

@@ -93,19 +93,21 @@ class Crops:
         classes[:seen_height, :seen_width] = self.protocol.targets(labels[rows[:, None], columns])[:, across]
         return image, classes
 
-    def batch(self, drawn: Drawn, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """The crops of a batch, uint8 (B, C, H, W), and their classes, uint8 (B, H, W)."""
+    def batch(self, drawn: Drawn, part: tuple[int, int], step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The crops of a part of a batch, uint8 (B, C, H, W), and their classes, uint8 (B, H, W)."""
         chosen = drawn.order[step * self.batch_size : (step + 1) * self.batch_size]
+        chosen = chosen[slice(*(len(chosen) * (part[0] + end) // part[1] for end in (0, 1)))]
         images, classes = zip(*(self.crop(drawn, int(number)) for number in chosen), strict=True)
         return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)), np.stack(classes)
 
-    def pixels(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def pixels(self, epoch: int, first: int = 0, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the images before normalization, uint8 (B, C, H, W), and the classes of their pixels, int64 (B, H, W).
 
-        They are on the device. first: the first batch, from 0. Beside a GPU, threads cut the next batches meanwhile.
+        They are on the device. first: the first batch, from 0. part: as in `normbench.data.batches.Batches`. Beside
+        a GPU, threads cut the next batches meanwhile.
         """
         drawn, device = self.draw(epoch), self.scenes.device
-        made = partial(self.batch, drawn)
+        made = partial(self.batch, drawn, part)
         steps = range(first, self.steps)
         for images, classes in map(made, steps) if device == "cpu" else _ahead(made, steps):
             yield to_device(torch.from_numpy(images), device), to_device(torch.from_numpy(classes), device).long()

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from normbench.data.batches import Images
+from normbench.data.pixels import IGNORED
 from normbench.data.scenes import Scenes
 from normbench.methods.base import Method, Moment
 from normbench.segmentation.crops import Crops
 from normbench.segmentation.loss import batch_loss
 from normbench.segmentation.protocol import Protocol
 from normbench.segmentation.recipe import SegmentationRecipe
-from normbench.system.seeds import derive
 from normbench.training import optimization
 from normbench.training.keeper import Keeper, Nobody
-from normbench.training.loop import Outcome, Report, Training, finite
-from normbench.training.meter import Meter
+from normbench.training.loop import Outcome, Report, Training
 from normbench.training.optimization import autocast
 from normbench.training.recipe import Recipe
 
@@ -38,16 +37,7 @@ def fit(
     keeper: Keeper | None = None,
 ) -> Outcome:
     """Trains `model` in place on its device, as `normbench.training.loop.fit` trains a classifier."""
-    training = SegmentationTraining(model, method, scenes, recipe, protocol, seed, report, keeper or Nobody())
-    training.resume()
-    model.train()
-    for epoch in range(training.epoch, recipe.epochs):
-        training.run_epoch(epoch)
-        if training.outcome.diverged is not None:
-            return training.outcome
-    if not finite(model):  # The last step may have diverged unnoticed: its loss is that of the weights before it.
-        training.outcome.diverged = {"epoch": recipe.epochs - 1, "step": recipe.epochs * training.steps - 1}
-    return training.outcome
+    return SegmentationTraining(model, method, scenes, recipe, protocol, seed, report, keeper or Nobody()).run()
 
 
 class SegmentationTraining(Training):
@@ -55,6 +45,8 @@ class SegmentationTraining(Training):
 
     The arguments are those of `fit`.
     """
+
+    averages = True
 
     def __init__(
         self,
@@ -67,33 +59,32 @@ class SegmentationTraining(Training):
         report: Report,
         keeper: Keeper,
     ):
-        # Everything that `Training` has, but for the images with labels that it would make batches of.
-        self.model, self.method, self.segmentation = model, method, recipe
-        self.recipe = cast(Recipe, recipe)  # of which the loop needs the number of epochs
-        self.scenes, self.seed, self.report, self.keeper = scenes, seed, report, keeper
-        self.batches: Any = Crops(scenes, recipe, protocol, seed)
-        self.steps = self.batches.steps
-        self.optimizer = optimizer(model, method, recipe)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(recipe, self.steps))
-        self.meter, self.outcome = Meter(self.steps, scenes.mean.device), Outcome()
-        self.forward: Callable[[Tensor], Any] = model
-        self.losses: list[float] = []
-        self.epoch = self.step = 0
-        self.earlier, self.began = 0.0, time.perf_counter()
+        self.segmentation, self.protocol, self.scenes = recipe, protocol, scenes
+        # Of both, `Training` takes what they have in common with those of classifiers.
+        super().__init__(model, method, cast(Images, scenes), cast(Recipe, recipe), seed, report, keeper)
 
-    def train_on(self, epoch: int, step: int, pixels: Tensor, labels: Tensor) -> None:
-        """Trains on one batch and advances the learning-rate schedule."""
-        recipe, done = self.segmentation, epoch * self.steps + step
-        moment = Moment(epoch, recipe.epochs, done, derive(self.seed, "penalty", epoch, step))
-        x = self.scenes.normalized(pixels)
-        loss, right = step_loss(self.forward, self.model, self.method, x, labels, recipe, moment)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
-        self.optimizer.step()
-        self.schedule.step()
-        self.meter.add(loss.detach(), right)
+    def new_batches(self) -> Any:
+        """The crops of the scenes."""
+        return Crops(self.scenes, self.segmentation, self.protocol, self.seed)
+
+    def new_optimizer(self) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+        """The optimizer, and the function from the step (from 0) to the factor on its learning rates."""
+        return optimizer(self.model, self.method, self.segmentation), lr_factor(self.segmentation, self.steps)
+
+    def compile(self) -> None:
+        """Does nothing: networks of segmentation are not compiled."""
+
+    def passes(self, pixels: Tensor, labels: Tensor, moment: Moment, seed: int) -> Iterator[Tensor]:
+        """Yields the normalized images, float32 (B, C, H, W), for the one pass over a batch."""
+        yield self.scenes.normalized(pixels)
+
+    def loss_of(self, x: Tensor, labels: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+        """The loss of normalized images, and the fraction of the pixels that count whose class is right, both 0-d."""
+        return step_loss(self.forward, self.model, self.method, x, labels, self.segmentation, moment)
+
+    def counted(self, labels: Tensor) -> Tensor:
+        """The number of pixels that count, 0-d."""
+        return (labels != IGNORED).sum()
 
     def note_epoch(self, epoch: int) -> None:
         """Adds the epoch that has just ended to the history."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,12 @@ from normbench.training.logits import BATCH_SIZES, SIDE
 from normbench.training.optimization import autocast
 
 
+class Taken(typing.Protocol):
+    """Images of which some are taken by their numbers (n,): uint8 (n, H, W, C)."""
+
+    def __getitem__(self, numbers: np.ndarray, /) -> np.ndarray: ...
+
+
 def batch_size(protocol: Protocol, device: str) -> int:
     """How many images pass through the network at once: as many pixels as of small images that are classified."""
     return max(1, BATCH_SIZES[device] * SIDE**2 // max(SIDE**2, protocol.height * protocol.width))
@@ -23,7 +30,7 @@ def batch_size(protocol: Protocol, device: str) -> int:
 def logits(
     model: nn.Module,
     scenes: Scenes,
-    pixels: np.ndarray,
+    pixels: Taken,
     rows: np.ndarray,
     protocol: Protocol,
     precision: str,
@@ -46,7 +53,7 @@ def logits(
 def predicted(
     model: nn.Module,
     scenes: Scenes,
-    pixels: np.ndarray,
+    pixels: Taken,
     rows: np.ndarray,
     protocol: Protocol,
     precision: str,

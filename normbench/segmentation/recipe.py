@@ -41,7 +41,7 @@ class SegmentationRecipe(Strict):
     protocol: what is trained and scored (see `normbench.segmentation.protocol`): `standard`, or `authors`, that of the
         code of Network Deconvolution. outputs: with `authors`, the number of classes that the network tells apart,
         void among them; null for one more than the dataset has.
-    precision, memory_format, threads, deterministic: see `normbench.training.recipe.Recipe`.
+    precision, memory_format, threads, deterministic, replicas: see `normbench.training.recipe.Recipe`.
     """
 
     epochs: Positive
@@ -67,3 +67,4 @@ class SegmentationRecipe(Strict):
     memory_format: MemoryFormat = "channels_last"
     threads: Threads = 1
     deterministic: bool = False
+    replicas: Positive = 1

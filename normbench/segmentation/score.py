@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import nn
 from normbench.data.bound import Corrupted
 from normbench.data.pixels import IGNORED
 from normbench.data.scenes import Scenes
+from normbench.evaluation.copies import Maker
 from normbench.segmentation.confusion import confusion, scores
-from normbench.segmentation.predictions import predicted
+from normbench.segmentation.predictions import Taken, predicted
 from normbench.segmentation.protocol import Protocol
 
 SHOWN = 4  # test images whose predicted masks the report shows
@@ -25,7 +27,8 @@ class Subject:
     """A trained network and its test images, clean and corrupted.
 
     model: on its device. scenes: the clean test images. corrupted: where their corrupted copies are. index: ascending
-    numbers (M,) of the test images whose corrupted copies are scored. precision: that of the recipe.
+    numbers (M,) of the test images whose corrupted copies are scored. precision: that of the recipe. make: makes the
+    copies if they are not stored.
     """
 
     model: nn.Module
@@ -34,6 +37,27 @@ class Subject:
     index: np.ndarray
     protocol: Protocol
     precision: str
+    make: Maker | None = None
+
+    def copies(self, name: str, level: int) -> tuple[Taken, np.ndarray]:
+        """Images of which the copies of `index` under a corruption can be taken, and their numbers there, (M,).
+
+        level: of the severity, from 0.
+        """
+        if self.make is not None:
+            return Made(functools.partial(self.make, name, self.corrupted.severities[level])), self.index
+        stored = np.load(Path(self.corrupted.path) / f"{name}.npy", mmap_mode="r")
+        return stored, level * len(self.scenes) + self.index
+
+
+@dataclass(frozen=True)
+class Made:
+    """Corrupted copies that are made when they are taken. make: returns them, uint8 (n, H, W, C), by their numbers."""
+
+    make: Callable[[np.ndarray], np.ndarray]
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        return self.make(numbers)
 
 
 @dataclass(frozen=True)
@@ -74,9 +98,8 @@ def measure(subject: Subject, report: Callable[[int, str], None]) -> Scored:
     accuracies: dict[str, list[float]] = {}
     by_image: list[list[float]] = []
     for number, name in enumerate(names, start=1):
-        stored = np.load(Path(subject.corrupted.path) / f"{name}.npy", mmap_mode="r")
         for level in range(len(severities)):
-            found = counts(subject, stored, level * count + subject.index, subject.index)
+            found = counts(subject, *subject.copies(name, level), subject.index)
             values = scores(found.matrix, subject.protocol)
             ious.setdefault(name, []).append(values.mean_iou)
             accuracies.setdefault(name, []).append(values.pixel_accuracy)
@@ -106,7 +129,7 @@ def measure(subject: Subject, report: Callable[[int, str], None]) -> Scored:
 
 def counts(
     subject: Subject,
-    pixels: np.ndarray,
+    pixels: Taken,
     rows: np.ndarray,
     truth: np.ndarray,
     keep: Set[int] = frozenset(),

@@ -9,7 +9,9 @@ from normbench.corruptions.published import copy_published
 from normbench.data import intact
 from normbench.data.published_images import copy_image_files, folder_of
 from normbench.suite import resolved
+from normbench.suite.copies import describe, describe_published
 from normbench.system import layout
+from normbench.system.errors import UserError
 
 
 def corrupt_intact(dataset: str) -> None:
@@ -25,7 +27,10 @@ def check_intact(dataset: str) -> None:
 
 
 def corrupt(dataset: str) -> None:
-    """Writes corrupted copies of a dataset's test images, or copies those of a published benchmark."""
+    """Writes corrupted copies of a dataset's test images, or copies those of a published benchmark.
+
+    If they are not to be stored, only what makes them is noted.
+    """
     wanted = resolved.corruptions()
     source, target = layout.DATA / dataset, layout.CORRUPTED / dataset
     published = wanted.pop("source")
@@ -33,10 +38,14 @@ def corrupt(dataset: str) -> None:
     references = wanted.pop("references", {})  # of the user's own corruptions, by name
     names = wanted["names"]
     wanted["names"] = [references.get(name, name) for name in names]
+    given = wanted.pop("stored", None)
+    stored = given if given is not None else "stream" not in intact.meta(source)
     if published is None:
-        write_corrupted(source, target, **wanted)
+        (write_corrupted if stored else describe)(source, target, **wanted)
     else:
         folder = Path(published.replace("{dataset}", dataset)).expanduser()
         in_files = any(folder_of(folder, name) for name in names) and not (folder / "labels.npy").exists()
-        copy = copy_image_files if in_files else copy_published
+        if given is False and not in_files:
+            raise UserError(f"{layout.PARAMS}: corruptions.stored = False: {folder} has no image files, and is copied")
+        copy = (copy_image_files if stored else describe_published) if in_files else copy_published
         copy(source, target, wanted["names"], wanted["severities"], folder)

@@ -17,6 +17,7 @@ from normbench.data import intact
 from normbench.data.batches import Images
 from normbench.data.bound import Bound, Corrupted
 from normbench.data.streamed import held_out
+from normbench.evaluation.copies import Maker
 from normbench.evaluation.evaluate import Chosen, measure, merged
 from normbench.evaluation.registry import scores
 from normbench.evaluation.subject import Subject, scored_images
@@ -25,6 +26,7 @@ from normbench.runs.networks import initial_classifier, trained_classifier
 from normbench.runs.record import Record
 from normbench.runs.run import OUTPUTS, SCORED_IN, Kind
 from normbench.suite import agreement, resolved
+from normbench.suite.copies import maker_of
 from normbench.suite.evaluate_masks import evaluate_masks
 from normbench.suite.suite import Suite
 from normbench.system import device as devices
@@ -51,6 +53,7 @@ def evaluate(task: str, variant: str) -> None:
     device = devices.choose()
     intact.check_bound(bound)  # Here, so that parallel processes do not each do so.
     intact.check_corrupted(corrupted)
+    make = maker_of(corrupted, Path(bound.path))
     chosen: list[Chosen | None] = [None, *scores_of(settings)]
     with files.atomic_folder(SCORED_IN[Kind.CLASSIFICATION] / task / variant) as out:
         folders = {seed: OUTPUTS[Kind.CLASSIFICATION] / task / variant / str(seed) for seed in spec.seeds}
@@ -74,6 +77,7 @@ def evaluate(task: str, variant: str) -> None:
                     corrupted,
                     settings["corrupted_examples"],
                     device,
+                    make,
                 )
             )
             title = f"evaluate {task} {variant} seed {seed}"
@@ -120,13 +124,19 @@ def shared_images(bound: Bound, device: str) -> Images:
 
 
 def checked_subject(
-    record: Record, run: Path, images: Images, corrupted: Corrupted, corrupted_examples: int | None, device: str
+    record: Record,
+    run: Path,
+    images: Images,
+    corrupted: Corrupted,
+    corrupted_examples: int | None,
+    device: str,
+    make: Maker | None,
 ) -> Subject:
     """Returns what `subject_of` returns.
 
     Raises UserError if the files of the run are not those of its record, or if its weights do not give its predictions.
     """
-    subject = subject_of(record, run, images, corrupted, corrupted_examples, device)
+    subject = subject_of(record, run, images, corrupted, corrupted_examples, device, make)
     agreement.check(record, run, subject)
     return subject
 
@@ -152,12 +162,18 @@ def scores_of(settings: Mapping[str, Any]) -> list[Chosen]:
 
 
 def subject_of(
-    record: Record, run: Path, images: Images, corrupted: Corrupted, corrupted_examples: int | None, device: str
+    record: Record,
+    run: Path,
+    images: Images,
+    corrupted: Corrupted,
+    corrupted_examples: int | None,
+    device: str,
+    make: Maker | None = None,
 ) -> Subject:
     """Returns what the scores are measured on: the network and the images, with the run's own precision and threads.
 
     images: the clean test images on the device. corrupted_examples: the number of test images that are scored with
-    corruptions; None for all of them.
+    corruptions; None for all of them. make: see `Subject`.
     """
     task = narrowed(record.provenance.task, Task, f"{run}: task")
     devices.prepare(device, task.recipe.precision, task.recipe.deterministic)
@@ -172,4 +188,6 @@ def subject_of(
         index=scored_images(len(images), task.seed, corrupted_examples),
         precision=task.recipe.precision,
         seed=task.seed,
+        make=make,
+        forked=True,
     )

@@ -14,6 +14,7 @@ import torch
 from normbench.data import intact, scenes
 from normbench.data.bound import Bound, Corrupted
 from normbench.data.scenes import Scenes
+from normbench.evaluation.copies import Maker
 from normbench.evaluation.registry import SCORES
 from normbench.evaluation.subject import scored_images
 from normbench.functional.constants import unchanging
@@ -28,6 +29,7 @@ from normbench.segmentation.score import Subject, measure
 from normbench.segmentation.task import SegmentationTask
 from normbench.suite import resolved
 from normbench.suite.agreement import TIE, same_machine
+from normbench.suite.copies import maker_of
 from normbench.system import device as devices
 from normbench.system import files, layout, npy
 from normbench.system.errors import UserError
@@ -67,6 +69,7 @@ def evaluate_masks(task: str, variant: str) -> None:
                     corrupted,
                     settings["corrupted_examples"],
                     device,
+                    maker_of(corrupted, Path(bound.path)),
                     f"evaluate {task} {variant} seed {seed}",
                     parts / str(seed),
                 )
@@ -92,11 +95,12 @@ def score(
     corrupted: Corrupted,
     corrupted_examples: int | None,
     device: str,
+    make: Maker | None,
     title: str,
     to: Path,
 ) -> None:
     """Scores a run and writes what was measured to a file, for the process that adds it to the record."""
-    subject = subject_of(record, run, images, corrupted, corrupted_examples, device)
+    subject = subject_of(record, run, images, corrupted, corrupted_examples, device, make)
     check(record, run, subject)
     began = time.perf_counter()
     with Progress(title, max(1, len(corrupted.names))) as progress, unchanging(subject.model):
@@ -107,11 +111,18 @@ def score(
 
 
 def subject_of(
-    record: Record, run: Path, images: Scenes, corrupted: Corrupted, corrupted_examples: int | None, device: str
+    record: Record,
+    run: Path,
+    images: Scenes,
+    corrupted: Corrupted,
+    corrupted_examples: int | None,
+    device: str,
+    make: Maker | None,
 ) -> Subject:
     """Returns what the scores are measured on, with the run's own precision and threads.
 
-    corrupted_examples: the number of test images that are scored with corruptions; None for all of them.
+    corrupted_examples: the number of test images that are scored with corruptions; None for all of them. make: makes
+    the corrupted images if they are not stored.
     """
     task = narrowed(record.provenance.task, SegmentationTask, f"{run}: task")
     devices.prepare(device, task.recipe.precision, task.recipe.deterministic)
@@ -124,6 +135,7 @@ def subject_of(
         index=scored_images(len(images), task.seed, corrupted_examples),
         protocol=protocol(task.recipe, record.provenance.dataset),
         precision=task.recipe.precision,
+        make=make,
     )
 
 

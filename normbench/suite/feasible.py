@@ -60,6 +60,18 @@ def of_recipe(recipe: Recipe | SegmentationRecipe | GanRecipe) -> Found:
             yield (key,), f"has no effect with crop '{recipe.crop}'"
     if recipe.loss is not None:
         yield from of_loss(recipe, recipe.loss)
+    if recipe.replicas > 1:
+        yield from of_replicas(recipe)
+
+
+def of_replicas(recipe: Recipe) -> Found:
+    """Yields keys and message of each thing in a recipe that cannot be had with several replicas."""
+    if recipe.replicas > recipe.batch_size:
+        yield ("replicas",), f"more than the {recipe.batch_size} images of a batch"
+    if recipe.compile is not None:
+        yield ("compile",), "cannot be had with `replicas`"
+    if recipe.loss is not None and recipe.loss.curvature is not None:
+        yield ("loss", "curvature"), "cannot be had with `replicas`, as its search is of a whole batch"
 
 
 def of_loss(recipe: Recipe, loss: Loss) -> Found:
@@ -153,6 +165,9 @@ def of_batches(task: Task, bound: Bound, variants: Iterable[Variant]) -> Found:
     if recipe.drop_last and images < recipe.batch_size:
         message = f"there are fewer training images ({images}), so that drop_last would leave none"
         yield ("recipe", "batch_size"), message
+    elif 0 < images % recipe.batch_size < recipe.replicas and not recipe.drop_last:
+        message = f"the last of {images} training images are fewer than that: set drop_last or another batch size"
+        yield ("recipe", "replicas"), message
     elif images % recipe.batch_size == 1 and not (recipe.drop_last and images > 1):
         for variant in variants:
             if why := cannot_train_on_one(task, bound, variant):

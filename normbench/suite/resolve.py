@@ -197,6 +197,9 @@ class Resolver:
             else:
                 message = f"source {source.name} has no masks, which segmentation needs"
             self.problem((section, name, "dataset"), message)
+        if kind is Kind.GAN and source is not None and source.streamed:
+            message = f"is streamed (source {source.name}), but GANs are trained on images in the memory"
+            self.problem((section, name, "dataset"), message)
         try:
             model = models.get(task.model, architecture)
         except UserError as error:
@@ -413,6 +416,7 @@ class Resolver:
                 "seed": suite.seed,
                 **self.params.corruptions.model_dump(include={"engine", "constants", "source"}),
                 **({"references": own} if own else {}),
+                **({} if self.params.corruptions.stored is None else {"stored": self.params.corruptions.stored}),
                 **self.outside(published),
             },
             evaluation=self.evaluated(),

@@ -101,7 +101,7 @@ def dataset(name: str) -> dict[str, Any]:
 
 def corruptions() -> dict[str, Any]:
     """Returns the resolved corruptions. Raises UserError, with the command that mends it, if the file is damaged."""
-    return _object(layout.RESOLVED / "corruptions.json", CORRUPTIONS, {"references", "outside"})
+    return _object(layout.RESOLVED / "corruptions.json", CORRUPTIONS, {"references", "outside", "stored"})
 
 
 def evaluation() -> dict[str, Any]:
@@ -126,6 +126,12 @@ def digest(stage: str) -> str:
 def training_digest(kind: Kind) -> str:
     """Returns the digest of the code that trains the runs of a kind. Raises UserError like `corruptions`."""
     return _object(layout.RESOLVED / f"code/{TRAINING_STAGES[kind]}.json", {DIGESTS[kind]}, None)[DIGESTS[kind]]
+
+
+def corruption_code() -> dict[str, str]:
+    """Returns the digest of the code of each corruption of the suite, by name. Raises UserError like `corruptions`."""
+    found = _object(layout.RESOLVED / "code/corrupt.json", {"digest", "corruptions"}, None)
+    return {name: files.hash_of([found["digest"], code]) for name, code in found["corruptions"].items()}
 
 
 def damaged(name: str | Path, problem: str) -> UserError:

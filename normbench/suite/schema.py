@@ -39,7 +39,8 @@ class Corruptions(Strict):
     benchmark that defines the severities; `auto` chooses it by the size of the images. source: null, or the folder of a
     published benchmark, whose images are used instead: such as CIFAR-10-C (`<name>.npy` and `labels.npy`) or, for a
     dataset of image files, ImageNet-C (`<name>/<severity>/<class>/<file>`). `{dataset}` in it stands for the name of
-    the dataset.
+    the dataset. stored: whether the images are written to the disk, or computed each time that a network is evaluated;
+    null stores them unless their dataset is streamed.
     """
 
     names: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"
@@ -47,6 +48,7 @@ class Corruptions(Strict):
     engine: Literal["normbench", "imagecorruptions"] = "normbench"
     constants: Literal["auto", "cifar", "tiny_imagenet", "imagenet"] = "auto"
     source: str | None = None
+    stored: bool | None = None
 
 
 class CorruptedExamples(Strict):

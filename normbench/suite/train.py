@@ -12,15 +12,16 @@ from normbench.runs.train import claim_and_train
 from normbench.suite import code, resolved
 from normbench.suite.suite import TRAINING_STAGES, Suite
 from normbench.system import device as devices
-from normbench.system import files, layout
+from normbench.system import files, layout, ranks
 from normbench.system.errors import UserError
 from normbench.system.side_by_side import side_by_side
 from normbench.system.text import say
 
 
 def train_tasks(task: str, variant: str) -> None:
-    """Train every seed of a task and variant."""
-    complete(Suite.resolved().kind_of(task), task, variant)
+    """Train every seed of a task and variant, with as many processes as NORMBENCH_RANKS says or torchrun starts."""
+    if not ranks.started("stages.train", "--task", task, "--variant", variant):
+        complete(Suite.resolved().kind_of(task), task, variant)
 
 
 def train_gans(task: str, variant: str) -> None:
@@ -35,25 +36,32 @@ def complete(kind: Kind, task_name: str, variant_name: str) -> None:
     digest, device = resolved.training_digest(kind), devices.choose()
     titles = {seed: _title(kind, task_name, variant_name, seed) for seed in task.seeds}
     runs = [Run(kind, task, variant, seed, bound, digest, title) for seed, title in titles.items()]
-    todo = []
-    for run in runs:
-        if store.sound(run.id):
-            say(f"{run.title}: finished before, taken from {store.folder(run.id)}")
-            store.forget(run.id)
-        else:
-            todo.append(run)
-    if todo:
-        problem = code.problem(todo[0])
-        if problem:
-            raise UserError(f"{problem}; `dvc repro` or `python -m stages.resolve` does so")
-        intact.check_bound(bound)
-        devices.prepare(device)
-        devices.preload()
-        data = functools.cache(lambda: images.load(bound, device))
-        side_by_side([functools.partial(claim_and_train, run, data) for run in todo], device, task.recipe.threads)
+    with ranks.together(device):
+        missing = ranks.first_only(lambda: [not there(run) for run in runs])
+        todo = [run for run, lacks in zip(runs, missing, strict=True) if lacks]
+        if todo:
+            problem = code.problem(todo[0])
+            if problem:
+                raise UserError(f"{problem}; `dvc repro` or `python -m stages.resolve` does so")
+            intact.check_bound(bound)
+            devices.prepare(device)
+            devices.preload()
+            data = functools.cache(lambda: images.load(bound, device))
+            side_by_side([functools.partial(claim_and_train, run, data) for run in todo], device, task.recipe.threads)
+    if ranks.rank() > 0:
+        return
     with files.atomic_folder(OUTPUTS[kind] / task_name / variant_name) as folder:
         for run in runs:
             store.fetch(run.id, folder / str(run.seed))
+
+
+def there(run: Run) -> bool:
+    """Whether a run is in the store, which is said then."""
+    if not store.sound(run.id):
+        return False
+    say(f"{run.title}: finished before, taken from {store.folder(run.id)}")
+    store.forget(run.id)
+    return True
 
 
 def _title(kind: Kind, task: str, variant: str, seed: int) -> str:

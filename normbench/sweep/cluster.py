@@ -126,6 +126,7 @@ def submit(todo: list[Run], cluster: str, place: Place, beside: int | None) -> t
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = remotely(num_cpus=0, scheduling_strategy=here)(Reports).remote()
     data = {run.bound.path: run.bound for run in todo}
+    # The nodes read streamed images themselves, from folders that they share with this one.
     held = {path: ray.put(images.read(bound)) for path, bound in data.items()}
     wanted = os.environ.get("NORMBENCH_DEVICE", "auto")
     gpus = ray.cluster_resources().get("GPU", 0) if wanted in ("auto", "cuda") else 0
@@ -220,7 +221,7 @@ def settle(place: Place) -> None:
 _read: dict[str, Data] = {}  # the dataset of this process's last run, on its device
 
 
-def _images(run: Run, arrays: Arrays | MaskedArrays) -> Data:
+def _images(run: Run, arrays: Arrays | MaskedArrays | None) -> Data:
     key = f"{run.bound.path} {run.bound.identity()}"
     if key not in _read:
         _read.clear()
@@ -228,7 +229,7 @@ def _images(run: Run, arrays: Arrays | MaskedArrays) -> Data:
     return _read[key]
 
 
-def work(run: Run, arrays: Arrays | MaskedArrays, beside: int | None, place: Place, reports: Any) -> str:
+def work(run: Run, arrays: Arrays | MaskedArrays | None, beside: int | None, place: Place, reports: Any) -> str:
     """Trains a run in a process of a node; returns the text of the error, or an empty string.
 
     beside: the number of runs that share a GPU; None on a CPU, where it follows from the node's cores.
@@ -276,9 +277,9 @@ def _cores() -> int:
     return max(1, int(found["Resources"].get("CPU", 1)))
 
 
-def room(run: Run, arrays: Arrays | MaskedArrays, place: Place) -> int:
+def room(run: Run, arrays: Arrays | MaskedArrays | None, place: Place) -> int:
     """Returns how many runs like this one fit on the GPU of this node."""
     settle(place)
     device = devices.choose()
     measured = cost.measure(run, images.placed(arrays, run.bound, device))
-    return processes(device, 1, measured.memory + arrays.nbytes, 10**6)
+    return processes(device, 1, measured.memory + (0 if arrays is None else arrays.nbytes), 10**6)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from normbench.data import intact
 from normbench.runs import checkpoint, store
-from normbench.runs.run import Kind, Run
+from normbench.runs.run import FID_FEATURES, Kind, Run
 from normbench.suite import runs, trial
 from normbench.suite.real import feature_run
 from normbench.suite.resolve import resolve
@@ -24,7 +24,7 @@ from normbench.suite.resolved import Resolved
 from normbench.sweep import local, room
 from normbench.sweep.cost import measure_all
 from normbench.system import device as devices
-from normbench.system import layout, preemption
+from normbench.system import layout, preemption, ranks
 from normbench.system.errors import UserError
 from normbench.system.text import complain, say
 
@@ -41,6 +41,8 @@ def sweep(processes: int | None, ray: str | None, address: str | None) -> None:
         raise UserError(f"--jobs {processes}: must be at least 1")
     if address is not None and ray is None:
         raise UserError(f"--store {address}: is for nodes that share no folder, so it goes with --ray")
+    if ray is not None and ranks.wanted() > 1:
+        raise UserError(f"{ranks.WANTED} = {ranks.wanted()}: is for the processes of one machine, so not with --ray")
     resolved = resolve()
     trial.check(trial.of_params(resolved))
     train(resolved, processes, ray, address)
@@ -63,11 +65,25 @@ def train(resolved: Resolved, processes: int | None = None, ray: str | None = No
 
         codes = cluster.train_all(todo, ray, address, processes)
     else:
+        codes, todo = together(todo)
         device = devices.choose()
-        codes = local.train_all(todo, processes or fitting(todo, device), device)
+        codes |= local.train_all(todo, processes or fitting(todo, device), device) if todo else set()
     if codes - {0}:
         raise SystemExit(preemption.EXIT_CODE if preemption.EXIT_CODE in codes else 1)
     say(f"all {len(suite)} runs are in {layout.store()}; `dvc repro` assembles them")
+
+
+def together(todo: list[Run]) -> tuple[set[int], list[Run]]:
+    """Trains all but GANs one by one, each by as many processes as NORMBENCH_RANKS says, if it says several.
+
+    Returns the exit codes, and the runs that are left.
+    """
+    if ranks.wanted() == 1:
+        return set(), todo
+    shared = [run for run in todo if run.kind is not Kind.GAN and run.task.name != FID_FEATURES]
+    cells = dict.fromkeys(run.name[:2] for run in shared)
+    codes = {call(["stages.train", "--task", task, "--variant", variant]) for task, variant in cells}
+    return codes, [run for run in todo if run not in shared]
 
 
 def feature_runs(suite: list[Run]) -> list[Run]:

@@ -102,8 +102,9 @@ def prepare(sweeps: bool = True) -> None:
     from normbench.suite import check
     from normbench.sweep import command
     from normbench.system import device as devices
+    from normbench.system import ranks
 
     checked = check.check(refresh=True)
     check.tell(checked)
-    if sweeps and devices.choose() == "cpu" and not command.is_complete(checked.resolved):
+    if sweeps and ranks.wanted() == 1 and devices.choose() == "cpu" and not command.is_complete(checked.resolved):
         command.train(checked.resolved)

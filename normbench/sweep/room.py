@@ -29,9 +29,9 @@ def processes(device: str, threads: int, memory: int, waiting: int) -> int:
 def bytes_of_a_run(todo: list[Run], costs: Iterable[Cost]) -> int:
     """Returns the most bytes that one of the runs takes on a GPU: its data and the peak of training and predictions.
 
-    Images with masks stay on the host.
+    Streamed images and images with masks do not stay there.
     """
-    placed = [Path(run.bound.path) for run in todo if run.bound.masks is None]
+    placed = [Path(run.bound.path) for run in todo if run.bound.reader_code is None and run.bound.masks is None]
     data = max((sum(file.stat().st_size for file in path.glob("*.npy")) for path in placed), default=0)
     return data + max((cost.memory for cost in costs), default=0)
 

@@ -118,6 +118,8 @@ def differences(was: Provenance, run: Run) -> list[str]:
         old, new = getattr(was.dataset, key), getattr(run.bound, key)
         if old != new:
             found.append(f"dataset {run.bound.name}: {key} was {old!r}, is {new!r}")
+    if was.dataset.reader_code != run.bound.reader_code:
+        found.append("reading of streamed images")
     if was.code != run.code:
         found.append("training code")
     for before, now in ((was.task.identity(), run.task.identity()), (was.variant.identity(), run.variant.identity())):

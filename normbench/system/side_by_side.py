@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from normbench.system import preemption, progress
+from normbench.system import preemption, progress, ranks
 from normbench.system.text import complain
 from normbench.system.threads import cores
 
@@ -25,9 +25,9 @@ def processes_for(kind: str, threads: int, tasks: int) -> int:
     """Returns how many processes with `threads` threads each work on `tasks` tasks.
 
     On a CPU under Linux they have as many threads together as there are cores (see `threads.cores`), but there are
-    never more processes than tasks. Elsewhere the result is 1.
+    never more processes than tasks. Elsewhere, and where several processes work on each task, the result is 1.
     """
-    room = cores() // threads if kind == "cpu" and FORKS else 1
+    room = cores() // threads if kind == "cpu" and FORKS and ranks.size() == 1 else 1
     return max(1, min(room, tasks))
 
 

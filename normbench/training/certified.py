@@ -23,11 +23,11 @@ from normbench.methods.base import Moment
 from normbench.system.errors import UserError
 from normbench.system.seeds import derive
 from normbench.training import classifier as plain
-from normbench.training.adversary import LEVELS, inputs
+from normbench.training.adversary import LEVELS
 from normbench.training.chain import Link, chain, check_curved, curvature, lipschitz
 from normbench.training.classifier import Classifier
 from normbench.training.keeper import Keeper, Nobody
-from normbench.training.loop import Outcome, Report, Training, finite
+from normbench.training.loop import Outcome, Report, Training
 from normbench.training.losses import hinge, offset_cross_entropy
 from normbench.training.optimization import autocast
 from normbench.training.recipe import Curvature, Loss
@@ -47,17 +47,7 @@ def fit(classifier: Classifier, task: Task, seed: int, report: Report, keeper: K
     training = CertifiedTraining(
         classifier.model, classifier.method, classifier.train, classifier.recipe, order, report, keeper or Nobody()
     )
-    training.resume()
-    training.compile()
-    classifier.model.train()
-    for epoch in range(training.epoch, classifier.recipe.epochs):
-        training.run_epoch(epoch)
-        if training.outcome.diverged is not None:
-            return training.outcome
-    if not finite(classifier.model):
-        last = classifier.recipe.epochs
-        training.outcome.diverged = {"epoch": last - 1, "step": last * training.steps - 1}
-    return training.outcome
+    return training.run()
 
 
 class CertifiedTraining(Training):
@@ -67,41 +57,29 @@ class CertifiedTraining(Training):
         super().__init__(*arguments)
         assert self.recipe.loss is not None
         self.loss = self.recipe.loss
+        self.penalty: Tensor | None = None  # on the curvature, of the current batch
         images = self.images.normalized(self.images.pixels[:1])
         self.links = links_for(self.loss, self.model, images)
         # The largest factor by which the normalization of pixels stretches a difference.
         self.stretch = float(self.images.std.amin().reciprocal())
 
-    def train_on(self, epoch: int, step: int, pixels: Tensor, labels: Tensor) -> None:
-        """Trains on one batch, in several passes with a free adversary, and advances the learning-rate schedule."""
-        recipe, done = self.recipe, epoch * self.steps + step
-        moment = Moment(epoch, recipe.epochs, done, derive(self.seed, "penalty", epoch, step))
-        seed = derive(self.seed, "adversary", epoch, step)
-        for x, penalty in self.passes(pixels, labels, moment, seed):
-            with autocast(recipe.precision, x.device.type):
-                logits = self.forward(x).float()
-            loss = self.of_logits(logits, labels, moment)
-            for more in (penalty, self.method.penalty(self.model, moment)):
-                loss = loss if more is None else loss + more
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
-            self.optimizer.step()
-        self.schedule.step()
-        self.meter.add(loss.detach(), (logits.detach().argmax(1) == labels).sum())
-
-    def passes(
-        self, pixels: Tensor, labels: Tensor, moment: Moment, seed: int
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yields normalized images (B, C, H, W) and the penalty on the curvature, 0-d, for each pass over a batch."""
+    def passes(self, pixels: Tensor, labels: Tensor, moment: Moment, seed: int) -> Iterator[Tensor]:
+        """Yields normalized images (B, C, H, W) for each pass over a batch, and notes the penalty on the curvature."""
         wanted = self.loss.curvature
         if wanted is None:
-            for x in inputs(self.model, self.images, pixels, labels, self.recipe.adversary, seed):
-                yield x, None
+            yield from super().passes(pixels, labels, moment, seed)
             return
-        x, penalty = self.curved(pixels.float() / LEVELS, labels, wanted, moment.seed)
-        yield self.normalized(x), penalty
+        x, self.penalty = self.curved(pixels.float() / LEVELS, labels, wanted, moment.seed)
+        yield self.normalized(x)
+
+    def loss_of(self, x: Tensor, labels: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+        """The loss of normalized images, and the number of correct predictions, both 0-d."""
+        with autocast(self.recipe.precision, x.device.type):
+            logits = self.forward(x).float()
+        loss = self.of_logits(logits, labels, moment)
+        for more in (self.penalty, self.method.penalty(self.model, moment)):
+            loss = loss if more is None else loss + more
+        return loss, (logits.detach().argmax(1) == labels).sum()
 
     def curved(self, x: Tensor, labels: Tensor, wanted: Curvature, seed: int) -> tuple[Tensor, Tensor]:
         """Adversarial examples of pixels (B, C, H, W) in 0..1, and the penalty on the curvature, 0-d.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Images, Pixels
+from normbench.data.batches import Images, InPieces, Pixels
 from normbench.system.text import complain
 from normbench.training.loop import autocast
 
@@ -39,17 +41,27 @@ def logits(model: nn.Module, images: Images, pixels: Pixels, precision: str, bat
     size = batch_size or default_batch_size(pixels, device)
     fixed = batch_size is not None or torch.get_deterministic_debug_mode() == FORCED
     out: list[Tensor] = []
-    done = 0
-    while done < len(pixels):
-        try:
-            with autocast(precision, device):
-                out.append(model(images.normalized(pixels[done : done + size].to(device))).float())
-            done += size
-        except torch.OutOfMemoryError:
-            if fixed or size == 1:
-                raise
-            size //= 2
-            if device == "cuda":
-                torch.cuda.empty_cache()
-            complain(f"out of memory: evaluating in batches of {size} from here on")
+    for piece in pieces(pixels, size):
+        done = 0
+        while done < len(piece):
+            try:
+                with autocast(precision, device):
+                    out.append(model(images.normalized(piece[done : done + size].to(device))).float())
+                done += size
+            except torch.OutOfMemoryError:
+                if fixed or size == 1:
+                    raise
+                size //= 2
+                if device == "cuda":
+                    torch.cuda.empty_cache()
+                complain(f"out of memory: evaluating in batches of {size} from here on")
     return torch.cat(out).cpu()
+
+
+def pieces(pixels: Pixels, size: int) -> Iterator[Tensor]:
+    """Yields all images in their order, `size` at a time."""
+    if isinstance(pixels, InPieces):
+        yield from pixels.pieces(size)
+    else:
+        for start in range(0, len(pixels), size):
+            yield pixels[start : start + size]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Images
+from normbench.data.batches import Batches, Images
 from normbench.methods.base import Method, Moment
+from normbench.system.errors import UserError
 from normbench.system.seeds import derive
 from normbench.training.adversary import inputs
 from normbench.training.compilation import compiled
+from normbench.training.division import division
 from normbench.training.keeper import Keeper, Nobody
 from normbench.training.meter import Meter
 from normbench.training.optimization import autocast, lr_factor, optimizer, restore, step_loss
@@ -67,17 +69,7 @@ def fit(
     epoch after a loss that is not finite; whether the weights are finite is seen after the last step. Within an epoch
     the host does not wait for the GPU, except to save state.
     """
-    training = Training(model, method, images, recipe, seed, report, keeper or Nobody())
-    training.resume()
-    training.compile()
-    model.train()
-    for epoch in range(training.epoch, recipe.epochs):
-        training.run_epoch(epoch)
-        if training.outcome.diverged is not None:
-            return training.outcome
-    if not finite(model):  # The last step may have diverged unnoticed: its loss is that of the weights before it.
-        training.outcome.diverged = {"epoch": recipe.epochs - 1, "step": recipe.epochs * training.steps - 1}
-    return training.outcome
+    return Training(model, method, images, recipe, seed, report, keeper or Nobody()).run()
 
 
 def finite(model: nn.Module) -> bool:
@@ -90,7 +82,10 @@ class Training:
     """Training in progress: the network, its optimizer and schedule, the losses of the current epoch, the position.
 
     The arguments are those of `fit`. epoch, step: the position at which training starts or resumes, both from 0.
+    averages: whether what `loss_of` returns beside the loss is a mean, and not a number of predictions.
     """
+
+    averages = False
 
     def __init__(
         self,
@@ -103,16 +98,40 @@ class Training:
         keeper: Keeper,
     ):
         self.model, self.method, self.images, self.recipe = model, method, images, recipe
-        self.seed, self.report, self.keeper = seed, report, keeper
-        self.batches = images.batches(recipe.batch_size, recipe.drop_last, seed, augmentation(recipe))
+        self.division = division(recipe.replicas)
+        self.seed, self.report = seed, report
+        self.keeper = keeper if self.division is None else self.division.keeper(keeper)
+        self.batches = self.new_batches()
         self.steps = self.batches.steps
-        self.optimizer = optimizer(model, method, recipe)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(recipe, self.steps))
-        self.meter, self.outcome = Meter(self.steps, images.pixels.device), Outcome()
+        self.optimizer, factor = self.new_optimizer()
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.meter, self.outcome = Meter(self.steps, images.mean.device), Outcome()
         self.forward: Callable[[Tensor], Tensor] = model
         self.losses: list[float] = []  # the losses of the epoch that have been read from the device so far
         self.epoch = self.step = 0
         self.earlier, self.began = 0.0, time.perf_counter()
+
+    def new_batches(self) -> Batches:
+        """The batches of the images and the recipe."""
+        recipe = self.recipe
+        return self.images.batches(recipe.batch_size, recipe.drop_last, self.seed, augmentation(recipe))
+
+    def new_optimizer(self) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+        """The optimizer, and the function from the step (from 0) to the factor on its learning rate."""
+        return optimizer(self.model, self.method, self.recipe), lr_factor(self.recipe, self.steps)
+
+    def run(self) -> Outcome:
+        """Trains from the keeper's saved state, or from the beginning, to the end."""
+        self.resume()
+        self.compile()
+        self.model.train()
+        for epoch in range(self.epoch, self.recipe.epochs):
+            self.run_epoch(epoch)
+            if self.outcome.diverged is not None:
+                return self.outcome
+        if not finite(self.model):  # The last step may have diverged unnoticed: its loss is that of earlier weights.
+            self.outcome.diverged = {"epoch": self.recipe.epochs - 1, "step": self.recipe.epochs * self.steps - 1}
+        return self.outcome
 
     def resume(self) -> None:
         """Restores the keeper's saved state, if there is one."""
@@ -132,6 +151,8 @@ class Training:
         recipe = self.recipe
         if recipe.compile is None:
             return
+        if self.division is not None:
+            raise UserError(f"recipe.compile = {recipe.compile!r}: a run of several processes cannot be compiled")
         context = functools.partial(autocast, recipe.precision, self.images.pixels.device.type)
         # The free adversary needs gradients with respect to the images.
         by_gradient = recipe.adversary is not None and recipe.adversary.kind == "free"
@@ -145,7 +166,8 @@ class Training:
         if whole:
             self.meter.reset()
             self.outcome.lr = float(self.schedule.get_last_lr()[0])
-        for step, (pixels, labels) in enumerate(self.batches.pixels(epoch, self.step), self.step):
+        rows = (0, 1) if self.division is None else self.division.rows
+        for step, (pixels, labels) in enumerate(self.batches.pixels(epoch, self.step, rows), self.step):
             self.train_on(epoch, step, pixels, labels)
             last = step + 1 == self.steps
             if self.read_losses(epoch, step, last):
@@ -161,18 +183,47 @@ class Training:
 
     def train_on(self, epoch: int, step: int, pixels: Tensor, labels: Tensor) -> None:
         """Trains on one batch, in several passes with a free adversary, and advances the learning-rate schedule."""
-        recipe, seed = self.recipe, derive(self.seed, "adversary", epoch, step)
-        done = epoch * self.steps + step
+        recipe, done = self.recipe, epoch * self.steps + step
         moment = Moment(epoch, recipe.epochs, done, derive(self.seed, "penalty", epoch, step))
-        for x in inputs(self.model, self.images, pixels, labels, recipe.adversary, seed):
-            loss, right = step_loss(self.forward, self.model, self.method, x, labels, recipe, moment)
+        seed = derive(self.seed, "adversary", epoch, step)
+        if self.division is None:
+            losses = self.backward(pixels, labels, moment, seed)
+        else:
+            size = min(recipe.batch_size, len(self.images) - step * recipe.batch_size)
+            losses = self.division.backward(self, pixels, labels, moment, seed, size)
+        found = [self.stepped(*each) for each in losses]
+        self.schedule.step()
+        self.meter.add(*found[-1])
+
+    def counted(self, labels: Tensor) -> Tensor | int:
+        """The number of the labels that the loss is the mean over, for the parts of a batch that is divided."""
+        return len(labels)
+
+    def stepped(self, loss: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes a step along the gradients that the parameters have; returns the loss and what else is given."""
+        if self.recipe.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        self.optimizer.step()
+        return loss.detach(), right
+
+    def backward(self, pixels: Tensor, labels: Tensor, moment: Moment, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the loss of a batch and the number of correct predictions, both 0-d, for each pass over it.
+
+        The parameters have their gradients then. seed: of an adversary.
+        """
+        for x in self.passes(pixels, labels, moment, seed):
+            loss, right = self.loss_of(x, labels, moment)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            if recipe.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
-            self.optimizer.step()
-        self.schedule.step()
-        self.meter.add(loss.detach(), right)
+            yield loss, right
+
+    def passes(self, pixels: Tensor, labels: Tensor, moment: Moment, seed: int) -> Iterator[Tensor]:
+        """Yields the normalized images, float32 (B, C, H, W), of each pass over one batch."""
+        return inputs(self.model, self.images, pixels, labels, self.recipe.adversary, seed)
+
+    def loss_of(self, x: Tensor, labels: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+        """The loss of normalized images, and the number of correct predictions, both 0-d."""
+        return step_loss(self.forward, self.model, self.method, x, labels, self.recipe, moment)
 
     def read_losses(self, epoch: int, step: int, last: bool) -> bool:
         """Reads and reports the losses at about ten steps of each epoch; returns whether one of them is not finite."""
@@ -181,6 +232,8 @@ class Training:
             return False
         losses = self.losses = self.meter.read(wait=last)
         bad = next((i for i, value in enumerate(losses) if not math.isfinite(value)), None)
+        if self.division is not None:  # A GPU may have delivered less to another process so far.
+            bad = self.division.same(bad)
         if bad is not None:
             self.outcome.diverged = {"epoch": epoch, "step": epoch * self.steps + bad}
             return True

@@ -94,6 +94,8 @@ class Recipe(Strict):
     compile: null, or the mode of `torch.compile`: `default`, or `reduce-overhead`, which uses CUDA graphs.
     adversary: adversarial training, or null.
     loss: another loss than the cross-entropy, or null.
+    replicas: into how many parts a batch is divided that have batch statistics of their own, as on as many GPUs. How
+        many GPUs there are does not matter (see `normbench/training/division.py`).
 
     precision: `float32`; `tf32`, in which a GPU rounds the factors of the products in convolutions and linear layers to
     10 bits after the point; or `bfloat16` by autocast. memory_format: of weights and activations. threads: the number
@@ -128,6 +130,7 @@ class Recipe(Strict):
     compile: Literal["default", "reduce-overhead"] | None = None
     adversary: Adversary | None = None
     loss: Loss | None = None
+    replicas: Positive = 1
 
 
 def augmentation(recipe: Recipe) -> Augmentation:

@@ -43,10 +43,11 @@ class Task(TaskEntry):
     def identity(self) -> dict[str, Any]:
         """The fields that affect a run's outcome, and so its id: all but names, references and the list of seeds.
 
-        `deterministic`, `loss` and the keys of a resized crop are in it only where they are set, so that runs of the
-        time before there were such keys keep theirs.
+        `deterministic`, `loss`, `replicas` and the keys of a resized crop are in it only where they are set, so that
+        runs of the time before there were such keys keep theirs.
         """
         unset = {key for key in ("deterministic", "loss") if not getattr(self.recipe, key)}
+        unset |= {"replicas"} if self.recipe.replicas == 1 else set()
         unset |= {"crop", "crop_scale", "crop_ratio"} if self.recipe.crop == "padded" else {"crop_padding"}
         unnamed = {"name": True, "seeds": True, "dataset": True, "model": True}
         unnamed |= {} if self.loss_code else {"loss_code": True}

@@ -101,9 +101,9 @@ def test_a_damaged_description(mine: Path, content: bytes) -> None:
 def test_each_file_is_read_once_in_a_process_unless_it_changes(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, original = [], arrays.fingerprint
 
-    def counted(given: Any) -> str:
+    def counted(given: Any, stream: object = None) -> str:
         read.append(1)
-        return original(given)
+        return original(given, stream)
 
     monkeypatch.setattr(arrays, "fingerprint", counted)
     for _ in range(3):
@@ -119,7 +119,7 @@ def test_each_file_is_read_once_in_a_process_unless_it_changes(mine: Path, monke
 def _read_again(mine: Path, expected: str) -> int:
     read = 0
 
-    def counted(given: Any) -> str:
+    def counted(given: Any, stream: object = None) -> str:
         nonlocal read
         read += 1
         return expected

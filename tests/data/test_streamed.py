@@ -17,18 +17,21 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from normbench.data import decoded, intact, pictures, streamed, workers
+from normbench.data import crops, decoded, intact, pictures, streamed, workers
 from normbench.data.augmentation import Augmentation, ResizedCrop
 from normbench.data.bound import Bound, Validation
 from normbench.data.prepared import Splits
-from normbench.data.sources import streamed as source
 from normbench.data.stream import Files
+from normbench.methods import registry as methods
+from normbench.models import registry as models
 from normbench.suite.runs import bound_dataset
 from normbench.system import files, layout
 from normbench.system.errors import UserError
+from normbench.training import classifier
 from stages import download
-from tests.support import photographs
+from tests.support import photographs, subjects
 from tests.support.prepared import spec
+from tests.support.together import each_of
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 SIZE, RESIZE = 32, 40
@@ -192,6 +195,21 @@ def test_a_part_of_each_batch(images: Splits) -> None:
     assert same(joined, epoch(images, first=1))  # type: ignore[arg-type]
 
 
+def test_two_processes_train_as_one(images: Splits) -> None:
+    """Each reads its part of every batch, with processes of its own."""
+    one = subjects.task(recipe=subjects.recipe(epochs=2, batch_size=10, lr=0.02, crop="resized", flip=True))
+    of_three = subjects.bound(channels=3, classes=3, image_size=SIZE, mean=[0.5] * 3, std=[0.25] * 3)
+
+    def losses() -> list[float]:
+        network, method = models.get(one.model, "classifier"), methods.build("batch_norm", {})
+        ready = classifier.prepare(one, network, method, of_three, 0, images)
+        return [epoch["loss"] for epoch in classifier.fit(ready, one, 0, lambda *_: None).history]
+
+    alone = losses()
+    for found in each_of(2, losses):
+        assert found == pytest.approx(alone, rel=1e-6)
+
+
 def test_decoded_images_change_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("NORMBENCH_WORKERS", "0")
     monkeypatch.setattr(decoded, "SHARD", 5)
@@ -332,19 +350,6 @@ def cut(name: str) -> None:
     Path(name).write_bytes(Path(name).read_bytes()[: Path(name).stat().st_size // 2])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cache": 0.0}, "cache = 0.0: must be"),
-        ({"resize": 0}, "resize = 0: must"),
-        ({"shorter_side": -1}, "shorter_side"),
-    ],
-)
-def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        source.Streamed("photos", **options)
-
-
 @pytest.mark.parametrize("count", ["0", "2"])
 def test_a_file_that_changes_while_networks_are_trained(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = streamed.load(bound(), "cpu")
@@ -371,7 +376,7 @@ def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_killed_process(images: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMBENCH_WORKERS", "1")
-    monkeypatch.setattr(streamed.Crops, "__call__", lambda self, number: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(crops.Crops, "__call__", lambda self, number: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match=r"^a process that reads images was killed: too little memory\? [^\n]*$"):
         epoch(images)
 

@@ -100,7 +100,7 @@ def test_an_epoch_does_not_hang_on_where_it_is_begun_or_on_threads(monkeypatch: 
         for (one, two), (pixels, labels) in zip(found.pixels(2, first), whole[first:], strict=True):
             assert torch.equal(one, pixels)
             assert torch.equal(two, labels)
-    ahead = list(crops._ahead(lambda step: found.batch(found.draw(2), step), range(found.steps)))  # type: ignore[arg-type]
+    ahead = list(crops._ahead(lambda step: found.batch(found.draw(2), (0, 1), step), range(found.steps)))  # type: ignore[arg-type]
     for (images, _), (pixels, _) in zip(ahead, whole, strict=True):
         assert np.array_equal(images, pixels.numpy())
     other = next(iter(found.pixels(3)))[0]

@@ -15,6 +15,7 @@ from normbench.checks import subjects
 from normbench.data.bound import Bound, Masks
 from normbench.data.pixels import IGNORED
 from normbench.data.scenes import ScenePair, scenes
+from normbench.functional.joined import Joined, joining, taking_part
 from normbench.methods import registry as methods
 from normbench.methods.base import ConvSpec, Method, Role
 from normbench.models import registry as models
@@ -24,8 +25,11 @@ from normbench.segmentation.loss import batch_loss, pixel_loss
 from normbench.segmentation.protocol import names_of, protocol
 from normbench.segmentation.recipe import SegmentationRecipe
 from normbench.segmentation.task import SegmentationTask
+from normbench.system import ranks
 from normbench.system.errors import UserError
+from normbench.system.seeds import derive
 from tests.support import masked
+from tests.support.together import each_of
 
 SIZE = (24, 32)
 
@@ -120,7 +124,7 @@ def test_an_epoch_of_training_is_that_of_plain_steps() -> None:
     ready = prepared(one)
     outcome = trainer.fit(ready, one, 0, lambda *_: None)
     other = prepared(one)
-    crops = loop.Crops(other.train, one.recipe, other.protocol, loop.derive(one.seed, "order", 0))
+    crops = loop.Crops(other.train, one.recipe, other.protocol, derive(one.seed, "order", 0))
     model, velocity, losses, rights = other.model.train(), dict[str, torch.Tensor](), [], []
     for step, (pixels, classes) in enumerate(crops.pixels(0)):
         x = (pixels.float() / 255 - 0.4) / 0.2
@@ -244,6 +248,47 @@ def test_the_id_hangs_on_what_shapes_a_result() -> None:
         assert changed.identity() != one.identity()
     assert "deterministic" not in one.identity()["recipe"]
     assert task(deterministic=True).identity()["recipe"]["deterministic"] is True
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("method", ["batch_norm", "conv_norm"])
+def test_two_processes_train_as_one(method: str, replicas: int) -> None:
+    """Though their crops do not have equally many pixels that count."""
+    one = task({"aux": True}, epochs=2, lr=0.01, replicas=replicas, batch_size=4)
+
+    def trained() -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+        ready = prepared(one, method)
+        for layer in ready.model.modules():
+            if isinstance(layer, nn.Dropout) and replicas == 1:
+                layer.p = 0.0  # the masks of two halves of a batch are not those of all of it
+        outcome = trainer.fit(ready, one, 0, lambda *_: None)
+        return outcome.history, {name: weight.detach() for name, weight in ready.model.named_parameters()}
+
+    history, weights = trained()
+    for found, others in each_of(2, trained):
+        for epoch, same in zip(found, history, strict=True):
+            assert epoch == pytest.approx(same, rel=1e-5)
+        for name, weight in others.items():
+            torch.testing.assert_close(weight, weights[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_deconvolved_network_has_the_logits_of_the_whole_batch_in_two_processes() -> None:
+    """In float64: with 15 iterations on so few patches, its stem multiplies rounding by a thousand."""
+    one = task(batch_size=6)
+    ready = prepared(one, "network_deconvolution")
+    pixels, _ = next(loop.Crops(ready.train, one.recipe, ready.protocol, 0).pixels(0))
+    x, model = ready.train.normalized(pixels).double(), ready.model.double().train()
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.eval()
+    whole = copy.deepcopy(model)(x).detach()
+
+    def half() -> torch.Tensor:
+        first = 3 * ranks.rank()
+        with joining(Joined(first, 3, 6, 2)), taking_part(model):
+            return model(x[first : first + 3]).detach()
+
+    torch.testing.assert_close(torch.cat(each_of(2, half)), whole, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize(

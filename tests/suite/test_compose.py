@@ -243,7 +243,7 @@ def test_curvature_is_trained_as_in_its_paper(tmp_path: Path) -> None:
 
 
 def test_certificates_on_a_cpu_are_of_one_seed_and_few_epochs(tmp_path: Path) -> None:
-    found, curved = resolved_suite("provable-cpu", tmp_path), resolved_suite("provable-mlp-cpu", tmp_path)
+    found, curved = resolved_suite("provable-cpu", tmp_path), resolved_suite("curvature-cpu", tmp_path)
     assert (len(found.suite.names()), len(curved.suite.names())) == (28, 9)
     networks = [*found.tasks[Kind.CLASSIFICATION].values(), *curved.tasks[Kind.CLASSIFICATION].values()]
     assert not any(task.model_options["norms"] for task in networks)
@@ -261,7 +261,7 @@ def test_certificates_on_a_cpu_are_of_one_seed_and_few_epochs(tmp_path: Path) ->
                 assert task.model_options["side"] == size // 4  # so that maps are not averaged
 
 
-@pytest.mark.parametrize("name", ["fantastic-four-mnist", "curvature-mnist", "provable-cpu", "provable-mlp-cpu"])
+@pytest.mark.parametrize("name", ["fantastic-four-mnist", "curvature-mnist", "provable-cpu", "curvature-cpu"])
 def test_every_network_of_a_suite_can_have_its_losses(name: str, tmp_path: Path) -> None:
     """As the stage `bind` finds out once the data are there."""
     found, tried = resolved_suite(name, tmp_path), 0

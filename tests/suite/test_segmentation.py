@@ -194,7 +194,7 @@ def test_tables_and_page(project: Path) -> None:
     assert page.count("<h3>Predicted masks</h3>") == 2
     assert "IoU by class, %" in page
     frame = load("build/scores")
-    assert len(frame) == 12
+    assert len(frame) == 2 * len(CELLS)
     with Image.open("build/tables/masks/boxes-fcn/truth.png") as opened:
         picture = np.asarray(opened)
     shown = np.load("build/scores/classification/boxes-fcn/batch_norm/1.npz")["shown"]
@@ -346,3 +346,19 @@ def test_tasks_of_segmentation_change_nothing_for_others(project: Path) -> None:
     }
     assert without.files()["tasks/small"] == with_masks.files()["tasks/small"]
     assert "segmentation" not in without.code["evaluate"]
+
+
+def test_corrupted_images_that_are_not_stored_have_the_same_scores(project: Path) -> None:
+    stored = record()
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("severities: [1, 5]", "severities: [1, 5], stored: false"))
+    resolve.write()
+    corrupt.corrupt_intact("boxes")
+    corrupt.corrupt_intact("digits")
+    bind()
+    assert [path.name for path in Path("build/corrupted/boxes").iterdir()] == ["meta.json"]
+    evaluate.evaluate("boxes-fcn", "batch_norm")
+    assert record().metrics == stored.metrics
+    corrupted = record().provenance.corrupted
+    assert corrupted is not None
+    assert corrupted.computed is not None

@@ -129,13 +129,13 @@ class Source:
     needs_image_size: ClassVar[bool] = False
     """Whether every dataset of this source must set `image_size`."""
 
+    streamed: ClassVar[bool] = False
+    """Whether the training images stay in their files and are read while networks are trained."""
+
     has_masks: ClassVar[bool] = False
     """Whether it is a source for segmentation, whose `write` writes `train_masks.npy` and `test_masks.npy` in the place
     of labels: uint8 (N, H, W), with classes counted from 0 and 255 for pixels that count nowhere. It names all classes
     in `Origin.class_names`. `normbench.data.masks` reads and writes pairs of image files."""
-
-    streamed: ClassVar[bool] = False
-    """Whether the training images stay in their files and are read while networks are trained."""
 
     def write(self, request: Request, out: Path) -> Origin:
         """Writes the four arrays of a dataset into the folder `out`, which exists and is empty.

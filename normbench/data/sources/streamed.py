@@ -25,6 +25,7 @@ from normbench.data.tree import composed
 from normbench.system import npy
 from normbench.system.errors import UserError
 from normbench.system.progress import Progress
+from normbench.system.schema import Positive, PositiveReal
 from normbench.system.size import sides
 from normbench.system.text import clean, say
 
@@ -49,20 +50,12 @@ class Streamed(Source):
 
     path: str
     background: Literal["white", "black"] = "white"
-    resize: int | None = None
-    shorter_side: int | None = None
-    cache: float | None = None
+    resize: Positive | None = None
+    shorter_side: Positive | None = None
+    cache: PositiveReal | None = None
 
     needs_image_size = True
     streamed = True
-
-    def __post_init__(self) -> None:
-        for name in ("resize", "shorter_side"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value}: must be 1 pixel or more, or null")
-        if self.cache is not None and not 0 < self.cache < float("inf"):
-            raise ValueError(f"cache = {self.cache}: must be a number of GB above 0, or null")
 
     def reads(self) -> Iterable[str]:
         """The folder."""

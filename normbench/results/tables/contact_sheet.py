@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from normbench.data.bound import Corrupted
+from normbench.suite.copies import maker_of
 from normbench.system import files
 from normbench.system.text import clean
 
@@ -32,9 +34,15 @@ def contact_sheet(data: Path, corrupted: Path, out: Path, index: int = 0) -> Non
     meta = files.read_json(corrupted / "meta.json")
     images = np.load(data / "test_images.npy", mmap_mode="r")
     strips = [("clean", [shown(images[index])])]
+    unstored = meta.get("computed") is not None
+    make = maker_of(Corrupted.model_validate({"path": str(corrupted), **meta}), data) if unstored else None
     for name in meta["names"]:
-        stored = np.load(corrupted / f"{name}.npy", mmap_mode="r")
-        strips.append((name, [shown(stored[level * len(images) + index]) for level in range(len(meta["severities"]))]))
+        if make is not None:
+            strip = [make(name, severity, np.array([index]))[0] for severity in meta["severities"]]
+        else:
+            stored = np.load(corrupted / f"{name}.npy", mmap_mode="r")
+            strip = [stored[level * len(images) + index] for level in range(len(meta["severities"]))]
+        strips.append((name, [shown(image) for image in strip]))
     with rc_context(PLAIN_TEXT):
         _draw(strips, out)
 
