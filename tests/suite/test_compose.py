@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from normbench.data.sources.cityscapes import Cityscapes
 from normbench.runs.run import Kind
+from normbench.segmentation.task import SegmentationTask
 from normbench.suite import code, feasible
 from normbench.suite.compose import LIBRARY, composed
 from normbench.suite.document import Document
 from normbench.suite.resolve import resolve
 from normbench.suite.resolved import Resolved
 from normbench.system.errors import UserError
+from normbench.system.narrowing import narrowed
 from normbench.training.recipe import Curvature, Recipe
 from normbench.training.task import Task
 from tests.support.project import ROOT
@@ -275,3 +278,27 @@ def test_every_network_of_a_suite_can_have_its_losses(name: str, tmp_path: Path)
                 assert feasible.cannot_have_loss(small, task.recipe.loss, images, variant) is None
                 tried += 1
     assert tried >= len(found.variants)
+
+
+def test_cityscapes_has_the_recipe_of_the_authors_code(tmp_path: Path) -> None:
+    """371 steps in each of 30 epochs; beside their protocol the usual one, with nothing else changed."""
+    found = resolved_suite("nd-cityscapes", tmp_path)
+    assert found.suite.segmentation == ["fcn-authors", "deeplabv3-authors", "fcn", "deeplabv3"]
+    recipes = {
+        name: narrowed(task, SegmentationTask, name).recipe for name, task in found.tasks[Kind.SEGMENTATION].items()
+    }
+    theirs = recipes["fcn-authors"]
+    assert (theirs.epochs, theirs.batch_size, theirs.lr, theirs.momentum, theirs.weight_decay) == (
+        30,
+        8,
+        0.1,
+        0.9,
+        1e-4,
+    )
+    assert (theirs.schedule, theirs.power, theirs.base_size, theirs.crop_size) == ("poly", 0.9, 520, 480)
+    assert (theirs.scale, theirs.flip, theirs.drop_last, theirs.outputs) == ([0.5, 2.0], True, True, 21)
+    assert Cityscapes.train_images // theirs.batch_size * theirs.epochs == 11_130
+    assert recipes["deeplabv3-authors"] == theirs
+    assert recipes["fcn"] == recipes["deeplabv3"] == theirs.model_copy(update={"protocol": "standard", "outputs": None})
+    assert {task.model for task in found.tasks[Kind.SEGMENTATION].values()} == {"fcn_resnet50", "deeplabv3_resnet50"}
+    assert not any(task.model_options["aux"] for task in found.tasks[Kind.SEGMENTATION].values())
