@@ -316,7 +316,8 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "how a recipe varies images": (
         "training/recipe.py",
         replaced("crop_padding, recipe.flip)", "crop_padding, not recipe.flip)"),
-        ("training classification", "training with a loss"),
+        # Segmentation has crops of its own, but a loop that is derived from that of classifiers.
+        ("training classification", "training segmentation", "training with a loss"),
     ),
     "the crops of streamed images": (
         "data/crops.py",
