@@ -332,7 +332,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "what is drawn for crops": (
         "data/augmentation.py",
         replaced("np.rint(np.sqrt(each))", "np.ceil(np.sqrt(each))"),
-        "training classification",
+        ("training classification", "training segmentation", "training with a loss"),
     ),
     "label noise": (
         "data/labels.py",
