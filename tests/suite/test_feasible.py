@@ -154,6 +154,10 @@ SUITES: dict[str, tuple[str, str, list[str]]] = {
     "a file without a class": ("{method: batch_norm}", "{method: my_methods/rms_norm.py}", [r"variants\.batch_norm\.method = 'my_methods/rms_norm\.py': it does not say which class of the file is meant: write my_methods/rms_norm\.py:RMSNorm$"]),
     "no names of corruptions": ("names: [contrast]", "names: []", [r"corruptions\.names = \[\]: must have at least 1 item$"]),
     "a list in the names of corruptions": ("names: [contrast]", "names: [[contrast], fog]", [r"corruptions\.names\.0 = \[contrast\]: must be text$"]),
+    "padding of resized crops": ("crop_padding: 1", "crop_padding: 1, crop: resized", [r"tasks\.small\.recipe\.crop_padding = 1: has no effect with crop 'resized'$"]),
+    "a scale of padded crops": ("crop_padding: 1", "crop_padding: 1, crop_scale: [0.5, 1.0]", [r"tasks\.small\.recipe\.crop_scale = \[0\.5, 1\.0\]: has no effect with crop 'padded'$"]),
+    "a scale from large to small": ("crop_padding: 1", "crop: resized, crop_scale: [1.0, 0.5]", [r"tasks\.small\.recipe\.crop_scale = \[1\.0, 0\.5\]: must be the least and the largest of two numbers$"]),
+    "crops of more than the image": ("crop_padding: 1", "crop: resized, crop_scale: [0.5, 2.0]", [r"tasks\.small\.recipe\.crop_scale\.1 = 2\.0: must be less than or equal to 1\.0$"]),
     "a key for anchors": ("\nsuite:", "\nx-common: &common {epochs: .nan}\nsuite:", []),
 }  # fmt: skip
 
