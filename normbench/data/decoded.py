@@ -62,32 +62,32 @@ class Decoded:
         height, width = self.sizes[number].tolist()
         return self.mapped[shard][start : start + 3 * height * width].reshape(height, width, 3)
 
-    def write(self, shard: int, pictures: Iterable[np.ndarray]) -> None:
-        """Writes the file of a shard, atomically."""
-        with (
-            files.atomic(self.path(shard)) as path,
-            files.writing(path, self.bytes_of(shard)),
-            path.open("wb") as file,
-        ):
-            for picture in pictures:
-                file.write(np.ascontiguousarray(picture).data)
 
-    def fill(self, limit: float, read: Callable[[int], np.ndarray], title: str) -> int:
-        """Keeps the first images, as many files as have at most `limit` GB together; returns the number of images.
+# Functions and no methods, so that the digest of the code that reads images does not cover them.
+def fill(decoded: Decoded, limit: float, read: Callable[[int], np.ndarray], title: str) -> int:
+    """Keeps the first images, as many files as have at most `limit` GB together; returns the number of images.
 
-        What an interrupted process has written is taken as it is. read: returns an image by its number. title: of the
-        progress. Raises UserError for an image that cannot be read, and OSError if there is no room.
-        """
-        room, wanted = limit * GB, 0
-        while wanted < self.shards and self.begin(wanted * SHARD) + self.bytes_of(wanted) <= room:
-            wanted += 1
-        count = min(wanted * SHARD, len(self.sizes))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with Progress(f"decode {title}", total=max(1, count)) as progress, ThreadPoolExecutor() as pool:
-            for shard in range(wanted):
-                numbers = range(shard * SHARD, min((shard + 1) * SHARD, len(self.sizes)))
-                if not self.present[shard]:
-                    self.write(shard, pool.map(read, numbers))
-                    self.present[shard] = True
-                progress.update(numbers.stop, f"{numbers.stop} of {count}")
-        return count
+    What an interrupted process has written is taken as it is. read: returns an image by its number. title: of the
+    progress. Raises UserError for an image that cannot be read, and OSError if there is no room.
+    """
+    count, room, wanted = len(decoded.sizes), limit * GB, 0
+    while wanted < decoded.shards and decoded.begin(wanted * SHARD) + decoded.bytes_of(wanted) <= room:
+        wanted += 1
+    kept = min(wanted * SHARD, count)
+    decoded.folder.mkdir(parents=True, exist_ok=True)
+    with Progress(f"decode {title}", total=max(1, kept)) as progress, ThreadPoolExecutor() as pool:
+        for shard in range(wanted):
+            numbers = range(shard * SHARD, min((shard + 1) * SHARD, count))
+            if not decoded.present[shard]:
+                write(decoded, shard, pool.map(read, numbers))
+            progress.update(numbers.stop, f"{numbers.stop} of {kept}")
+    return kept
+
+
+def write(decoded: Decoded, shard: int, pictures: Iterable[np.ndarray]) -> None:
+    """Writes the file of a shard, atomically."""
+    path, size = decoded.path(shard), decoded.bytes_of(shard)
+    with files.atomic(path) as partial, files.writing(partial, size), partial.open("wb") as file:
+        for picture in pictures:
+            file.write(np.ascontiguousarray(picture).data)
+    decoded.present[shard] = True

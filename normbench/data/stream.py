@@ -12,6 +12,7 @@ A file is read only if it still has its content.
 from __future__ import annotations
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Files:
 
     def read(self, number: int) -> np.ndarray:
         """An image as `picture` gives it, from its file."""
-        path = self.root / self.names[number].decode()
+        path = self.root / os.fsdecode(self.names[number])
         try:
             content = path.read_bytes()
         except OSError as error:

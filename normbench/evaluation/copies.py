@@ -11,6 +11,7 @@ from torch import Tensor
 
 from normbench.data import workers
 from normbench.data.batches import channels_first
+from normbench.system import side_by_side
 
 # Returns corrupted copies of test images, uint8 (n, H, W, C), given the name of a corruption, a severity and the
 # numbers (n,) of the images.
@@ -53,6 +54,6 @@ class Copies:
             return self.made(self.index[number * size : (number + 1) * size])
 
         count = -(-len(self.index) // size)
-        beside = workers.count() if self.forked else 0
+        beside = workers.count() if self.forked and side_by_side.FORKS else 0
         for made in workers.batches(piece, 0, count, beside if beside > 1 else 0):
             yield made.to(self.device)

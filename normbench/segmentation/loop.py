@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Images
 from normbench.data.pixels import IGNORED
 from normbench.data.scenes import Scenes
 from normbench.methods.base import Method, Moment
@@ -61,7 +60,7 @@ class SegmentationTraining(Training):
     ):
         self.segmentation, self.protocol, self.scenes = recipe, protocol, scenes
         # Of both, `Training` takes what they have in common with those of classifiers.
-        super().__init__(model, method, cast(Images, scenes), cast(Recipe, recipe), seed, report, keeper)
+        super().__init__(model, method, cast(Any, scenes), cast(Any, recipe), seed, report, keeper)
 
     def new_batches(self) -> Any:
         """The crops of the scenes."""

@@ -15,6 +15,8 @@ from tests.support import photographs
 from tests.support.project import ROOT
 from tests.support.suite_folder import SuiteFolder
 
+pytestmark = pytest.mark.slow
+
 NAME, TASK, VARIANTS = "imagenet-samples", "samples-resnet8", ("batch_norm", "group_norm")
 
 

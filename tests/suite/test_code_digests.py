@@ -316,7 +316,8 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "how a recipe varies images": (
         "training/recipe.py",
         replaced("crop_padding, recipe.flip)", "crop_padding, not recipe.flip)"),
-        ("training classification", "training with a loss"),
+        # Segmentation has crops of its own, but a loop that is derived from that of classifiers.
+        ("training classification", "training segmentation", "training with a loss"),
     ),
     "the crops of streamed images": (
         "data/crops.py",
@@ -331,7 +332,7 @@ MOVES: dict[str, tuple[str, Edit, str | tuple[str, ...]]] = {
     "what is drawn for crops": (
         "data/augmentation.py",
         replaced("np.rint(np.sqrt(each))", "np.ceil(np.sqrt(each))"),
-        "training classification",
+        ("training classification", "training segmentation", "training with a loss"),
     ),
     "label noise": (
         "data/labels.py",

@@ -16,7 +16,7 @@ import numpy as np
 
 from normbench.data import pictures
 from normbench.data.arrays import BATCH, TRAIN_FILES
-from normbench.data.decoded import GB
+from normbench.data.decoded import GB, fill
 from normbench.data.pictures import Picture
 from normbench.data.sources.base import Origin, Request, Source, Streaming, source
 from normbench.data.sources.imagefolder import Listing, Reading, write_images
@@ -152,6 +152,6 @@ def write_index(stream: Stream, reading: Reading, train: Listing, out: Path) -> 
 
 def keep_decoded(index: Files, limit: float, dataset: str) -> None:
     """Keeps decoded training images, as many as have at most `limit` GB, and says so if these are not all."""
-    kept, needed = index.decoded.fill(limit, index.read, dataset), int(index.decoded.ends[-1]) / GB
+    kept, needed = fill(index.decoded, limit, index.read, dataset), int(index.decoded.ends[-1]) / GB
     if kept < len(index.sizes):
         say(f"{dataset}: {kept} of {len(index.sizes)} training images are kept decoded; all would take {needed:.3g} GB")
