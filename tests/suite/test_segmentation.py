@@ -19,7 +19,7 @@ from normbench.results.frame import load
 from normbench.results.report import report
 from normbench.results.tables.masks import colours
 from normbench.results.tables.write import aggregate
-from normbench.runs import archive, store
+from normbench.runs import archive, formats, recomputed, store
 from normbench.runs.finished import facts
 from normbench.runs.record import Record, TrainedRecord
 from normbench.suite import corrupt, evaluate, resolve, train
@@ -259,6 +259,25 @@ def test_a_run_travels_in_an_archive(project: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("NORMBENCH_STORE", "elsewhere")
     assert archive.import_(path) == (run, True)
     assert store.sound(run)
+
+
+def test_predictions_of_a_foreign_archive_are_computed_again(project: Path) -> None:
+    """What an archive brings must give the record's confusion matrix, in the shape and the classes that it can have."""
+    own = record(seed=1)
+    with np.load("build/trained/boxes-fcn/batch_norm/1/predictions.npz") as arrays:
+        predicted = arrays["predicted"]
+    assert list(recomputed._mask_problems(own, predicted)) == []
+    for changed, line in (
+        ((predicted + 1) % 3, "does not give the confusion matrix of the record"),
+        (predicted + 3, "has the class 5, the network has 3 classes"),
+        (predicted[:4], "has masks of the shape (4, 24, 32), must be (5, 24, 32)"),
+    ):
+        (found,) = recomputed._mask_problems(own, changed.astype(np.uint8))
+        assert found.startswith(line.replace("5, the", f"{changed.max()}, the"))
+    for values, line in ((predicted.astype(np.int32), "is of int32"), (predicted[0], "of shape")):
+        np.savez_compressed("forged.npz", predicted=values)
+        with pytest.raises(ValueError, match=line):
+            formats.masks(Path("forged.npz"), recomputed.predicted_shape(own))
 
 
 def test_the_plan_measures_it(project: Path) -> None:
