@@ -84,6 +84,12 @@ def test_every_field_of_a_recipe_is_in(field: str) -> None:
     assert sample_runs.run(task=changed).id != sample_runs.run(task=task).id
 
 
+def test_the_code_that_reads_streamed_images_is_in() -> None:
+    ids = {sample_runs.run(bound=sample_runs.bound(reader_code=code)).id for code in (None, "a" * 64, "b" * 64)}
+    assert len(ids) == 3
+    assert ID in ids
+
+
 def test_what_a_crop_does_not_use_is_not_in() -> None:
     assert sample_runs.run(task=sample_runs.task(recipe={"crop_scale": [0.5, 1.0]})).id == ID
     padded = [sample_runs.task(recipe={"crop": "resized", "crop_padding": number}) for number in (0, 3)]

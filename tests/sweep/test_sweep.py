@@ -190,6 +190,8 @@ def test_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "train_images.npy").write_bytes(bytes(1000))
     runs = [sample_runs.run(bound=sample_runs.bound(path=str(tmp_path)))]
     assert room.bytes_of_a_run(runs, [Cost(0.1, 10, 1.0, memory) for memory in (10, 30)]) == 1030
+    streamed = [sample_runs.run(bound=sample_runs.bound(path=str(tmp_path), reader_code="a" * 64))]
+    assert room.bytes_of_a_run(streamed, [Cost(0.1, 10, 1.0, 30)]) == 30
 
 
 def test_threads_are_those_of_the_recipes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from normbench.data.prepare import prepare
 from normbench.methods.batch_norm import BatchNorm
 from normbench.models import registry as models
 from normbench.models.build import new_classifier
+from normbench.runs import code
 from normbench.suite.runs import bound_dataset
 from normbench.training.logits import logits
 from normbench.training.loop import fit
@@ -89,6 +91,20 @@ def test_resuming_gives_the_same_bits(bound: Bound, steps: int, monkeypatch: pyt
     assert history_now == history
     for name, value in wanted.items():
         assert torch.equal(found[name], value), name
+
+
+def test_a_run_is_not_trained_by_other_code(bound: Bound) -> None:
+    run = sample_runs.run(bound=bound)
+    here = dataclasses.replace(
+        run,
+        code=code.training(run.kind),
+        task=run.task.model_copy(update={"model_code": code.model(run.task.model)}),
+        variant=run.variant.model_copy(update={"method_code": code.method(run.variant.method)}),
+    )
+    assert code.problem(here) is None
+    other = dataclasses.replace(here, bound=bound.model_copy(update={"reader_code": "0" * 64}))
+    problem = code.problem(other)
+    assert problem == "the reading of streamed images here is not that of the run: bring the code up to date"
 
 
 def test_label_noise_and_a_part_of_the_images(bound: Bound) -> None:
