@@ -787,7 +787,7 @@ def test_the_training_loop_is_fingerprinted_fast() -> None:
     found = closure(roots)
     assert len(found.digest) == 64
     names = {name for _, name in found.definitions}
-    assert {"fit", "step_loss", "derive", "Batches", "ResNet", "Block", "BatchNorm", "Method"} <= names
+    assert {"fit", "step_loss", "derive", "Division", "ResNet", "Block", "BatchNorm", "Method"} <= names
     assert not {"resnet20", "Keeper", "UserError", "training_set"} & names
 
 
