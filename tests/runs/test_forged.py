@@ -49,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NORMBENCH_STORE", str(root))
         found = {}
-        for kind in Kind:
+        for kind in sample_runs.KINDS:
             run = real_run(kind)
             claim_and_train(run, splits)
             found[kind] = store.folder(run.id)

@@ -44,7 +44,7 @@ def content(run: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.folder(run).iterdir()}
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", sample_runs.KINDS)
 @pytest.mark.parametrize("status", Status)
 def test_there_and_back(stores: Path, kind: Kind, status: Status):
     run = make(kind=kind, status=status)

@@ -22,6 +22,7 @@ from normbench.training.recipe import Recipe
 from normbench.training.task import Task
 
 SEEDS = list(range(100))
+KINDS = (Kind.CLASSIFICATION, Kind.GAN)  # of which there are samples; tests/suite/test_segmentation.py trains its own
 
 
 def task(**changed: Any) -> Task:
