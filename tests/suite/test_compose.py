@@ -260,7 +260,9 @@ def test_certificates_on_a_cpu_are_of_one_seed_and_few_epochs(tmp_path: Path) ->
     for name, size in (("cifar10", 32), ("mnist", 28)):
         for task in networks:
             if task.dataset == name and task.model == "convnet":
-                assert task.model_options["side"] == size // 2 ** (task.model_options["depth"] // 2)  # so that maps are not averaged
+                assert task.model_options["side"] == size // 2 ** (
+                    task.model_options["depth"] // 2
+                )  # so that maps are not averaged
 
 
 @pytest.mark.parametrize("name", ["fantastic-four-mnist", "curvature-mnist", "provable-cpu", "curvature-cpu"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -111,7 +112,11 @@ def of_masks(task: str, variant: str, record: Record) -> dict[str, np.ndarray]:
     return values
 
 
-@functools.lru_cache(maxsize=8)
 def labels_of(dataset: str) -> np.ndarray:
     """Returns the labels of the test images of a prepared dataset. Raises UserError if they cannot be read."""
-    return np.array(arrays.map_npy(layout.DATA / dataset / "test_labels.npy"))
+    return _labels_in((layout.DATA / dataset / "test_labels.npy").absolute())
+
+
+@functools.lru_cache(maxsize=8)
+def _labels_in(path: Path) -> np.ndarray:
+    return np.array(arrays.map_npy(path))
