@@ -34,7 +34,7 @@ def test_a_file_for_each_task_and_variant(suite: None) -> None:
 def test_a_task_and_a_gan_task_of_one_name_share_a_file() -> None:
     board: list[Row] = [{"task": "t", "variant": "v", "clean_accuracy": 0.5, "failed": 1}]
     board[0] |= {"corruption_accuracy": math.nan, "mce": math.nan}
-    found = metrics(board, [{"task": "t", "variant": "v", "fid": 2.0, "failed": 2}])
+    found = metrics(board, [{"task": "t", "variant": "v", "fid": 2.0, "failed": 2}], [])
     assert found == {("t", "v"): {"clean": 0.5, "fid": 2.0, "failed": 3}}
 
 
