@@ -52,8 +52,9 @@ class Whitened(torch.autograd.Function):
                 sampling, count = sampling.of_part(x, batch)
                 samples, mean = joined_rows(sampling, x, count)
             samples = samples.to(torch.bfloat16) if low_precision else samples
-            moment = covariance(samples, eps) if batch is None else joined_covariance(samples, eps, count)
-            root, saved = root_of(moment, iterations)
+            root, saved = root_of(
+                covariance(samples, eps) if batch is None else joined_covariance(samples, eps, count), iterations
+            )
             rows = sampling.weight_rows(weight)
             factors = [rows, root, repeated(mean, rows, len(weight))]
             # The gradient of images in bfloat16 is in bfloat16, and so are the factors of its products.
@@ -95,9 +96,9 @@ class Whitened(torch.autograd.Function):
                 against_mean = matmul(of_outputs.mT, product.view(len(centre), -1, centre.shape[2]))
                 against_mean = against_mean.view(len(rows), -1, rows.shape[2])
                 against_mean = against_mean.sum(1, keepdim=True) if against_mean.shape[1] > 1 else against_mean
-                twice = twice_gradient(saved, rows, of_product, of_x.dtype)
-                of_samples = gradient_of(samples.to(of_x.dtype), twice, against_mean.to(of_x.dtype), ctx.count)
-                ctx.sampling.add(of_x, of_samples)
+                twice, against_mean = twice_gradient(saved, rows, of_product, of_x.dtype), against_mean.to(of_x.dtype)
+                # Without a name of its own, the gradient of the samples is free as soon as it has been added.
+                ctx.sampling.add(of_x, gradient_of(samples.to(of_x.dtype), twice, against_mean, ctx.count))
         if ctx.batch is not None:  # Their sum over the processes is what a single one would have.
             of_weight, of_bias = of_weight / ctx.batch.processes, of_bias / ctx.batch.processes
         of_weight, of_bias = cast([of_weight, of_bias], weight.dtype)

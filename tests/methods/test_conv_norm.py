@@ -532,7 +532,7 @@ def test_float32_stands_near_zeros_of_the_spectrum() -> None:
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_options_reach_the_layers(affine: bool, batch_norm: bool) -> None:
     method = ConvNorm(affine=affine, batch_norm=batch_norm)
-    case = Case(4, 6, 3, 2, 1, 2, affine, batch_norm, (5, 5))
+    case = Case(4, 6, 3, 2, 1, 2, affine=affine, batch_norm=batch_norm, size=(5, 5))
     layer = method.conv(ConvSpec(4, 6, 3, role=Role("body"), stride=2, padding=1, groups=2)).double()
     x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected, _ = case.oracle(x, layer)

@@ -38,8 +38,10 @@ AUTHORS: dict[str, dict[str, Any]] = {
 }
 TOLERANCE = dict.fromkeys(("dpn92", "densenet121"), 1e-7)
 # With these, each step multiplies the rounding errors of the whitening: weights that are moved by 1e-15 of themselves move
-# the third loss by 4e-8 (senet18), 3e-6 (pnasnet_b) and 1e-6 (dpn92), so that another order of sums cannot give it.
-UNSTABLE = {f"{name}/network_deconvolution": [1e-7, 1e-3] for name in ("senet18", "pnasnet_b", "dpn92")}
+# the third loss by 4e-8 (senet18), 3e-6 (pnasnet_b) and 1e-6 (dpn92), so that another order of sums cannot give it. That
+# of pnasnet_b, which pools by maxima, also differs between kinds of CPUs: with AVX-512 it is 7 % larger than with AVX2.
+UNSTABLE = {f"{name}/network_deconvolution": [1e-7, 1e-3] for name in ("senet18", "dpn92")}
+UNSTABLE |= {"pnasnet_b/network_deconvolution": [1e-7, 0.1]}
 # The authors' pre-activation ResNet has a batch norm that it never applies.
 UNUSED = {"preact_resnet18/batch_norm": 128}
 NAMES = ("resnet18", "vgg16", "preact_resnet18", "resnext29_32x4d", "mobilenet_v2", "senet18", "efficientnet_b0")
