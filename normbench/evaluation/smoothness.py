@@ -91,11 +91,11 @@ def smoothness(subject: Subject, settings: Smoothness) -> Scores:
     images = subject.images
     chosen = subject.drawn("smoothness", settings.examples).to(images.pixels.device)
     x = images.normalized(images.pixels[chosen])
+    found = constants(subject, settings, chosen)
     # The initial weights are drawn from it, and what dropout leaves out.
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         # Before training there are no meaningful running statistics, so the initial network runs in training mode.
         initial = features(subject.initial().train(), x)
-    found = constants(subject, settings, chosen)
     depth = {"initial": initial, "trained": features(subject.model, x)}
     return Scores({"smoothness": found, "features": depth})
 
