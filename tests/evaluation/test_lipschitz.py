@@ -244,24 +244,21 @@ def test_a_network_of_somebodys_own(
 
 
 @pytest.mark.parametrize(
-    "layer",
+    "made",
     [
-        nn.Conv2d(2, 3, 3, padding=2, dilation=2),
-        nn.Conv2d(2, 4, 3, padding=(2, 3), dilation=(2, 3), groups=2),
-        nn.Conv2d(2, 3, 3, stride=2, padding=3, dilation=3),
-        ConvNorm2d(2, 3, 3, padding=2, dilation=2),
-        ConvNorm2d(2, 4, 3, padding=(1, 3), groups=2, dilation=(1, 3), affine=False),
-        SocConv2d(2, 3, 3, dilation=3, eval_terms=14),
-        CayleyConv2d(2, 3, 3, dilation=2),
+        lambda: nn.Conv2d(2, 3, 3, padding=2, dilation=2),
+        lambda: nn.Conv2d(2, 4, 3, padding=(2, 3), dilation=(2, 3), groups=2),
+        lambda: nn.Conv2d(2, 3, 3, stride=2, padding=3, dilation=3),
+        lambda: ConvNorm2d(2, 3, 3, padding=2, dilation=2),
+        lambda: ConvNorm2d(2, 4, 3, padding=(1, 3), groups=2, dilation=(1, 3), affine=False),
+        lambda: SocConv2d(2, 3, 3, dilation=3, eval_terms=14),
+        lambda: CayleyConv2d(2, 3, 3, dilation=2),
     ],
 )
-def test_dilated_layers_have_bounds_that_hold(layer: nn.Module) -> None:
+def test_dilated_layers_have_bounds_that_hold(made: Callable[[], nn.Module]) -> None:
     """Against all singular values of the layer on images of one size, which the estimate approaches from below."""
     torch.manual_seed(0)
-    layer = copy.deepcopy(layer).double().eval()
-    layer.requires_grad_(False)
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -0.1, 0.1)
+    layer = made().double().eval().requires_grad_(False)
     x = torch.randn(1, 2, 7, 6, dtype=torch.float64)
     y = layer(x)
     norm = torch.linalg.matrix_norm(torch.autograd.functional.jacobian(layer, x).view(y.numel(), -1), 2).item()
