@@ -28,6 +28,7 @@ CHROMIUM = shutil.which("chromium")
 # What keeps a browser from calling home; what it then requests is the page's.
 QUIET = "--disable-gpu --disable-background-networking --disable-component-update --disable-sync --disable-quic"
 CLEAN = {"good": 0.98, "middle": 0.95, "poor": 0.9}
+MEAN_IOU = {"good": 0.6, "middle": 0.5, "poor": 0.3}
 FID = {"good": 3.5, "middle": 7.0, "poor": 20.0}
 
 
@@ -38,6 +39,9 @@ class Shown:
         self.path = path
         (path / "results").mkdir(parents=True)
         self.write("leaderboard", [board_row(name, value) for name, value in CLEAN.items()])
+        self.write(
+            "segmentation", [{"task": "s", "variant": name, "mean_iou": value} for name, value in MEAN_IOU.items()]
+        )
         self.write(
             "gan", [{"task": "g", "variant": name, "fid": v, "fid_std": 0.5, "failed": 0} for name, v in FID.items()]
         )
@@ -91,7 +95,7 @@ def specs(shown: Shown) -> dict[str, Any]:
     return {name: plot[0]["content"] for name, plot in found["data"].items()}
 
 
-@pytest.mark.parametrize("title", ["clean accuracy", "corruption accuracy", "FID"])
+@pytest.mark.parametrize("title", ["clean accuracy", "corruption accuracy", "mean IoU", "FID"])
 def test_the_best_is_at_the_top(specs: dict[str, Any], title: str) -> None:
     picture = vl_convert.vegalite_to_svg(specs[title])
     labels = re.findall(r"<text [^>]*translate\([-\d.]+,([-\d.]+)\)[^>]*>(good|middle|poor)</text>", picture)
@@ -130,7 +134,7 @@ def test_plots_need_no_network(page: Path, browser: Any) -> None:
     scripts.parent.mkdir()
     scripts.write_text(bundle(), encoding="utf-8")
     tab.reload()
-    tab.wait_for_function("document.querySelectorAll('svg.marks').length == 4")
+    tab.wait_for_function("document.querySelectorAll('svg.marks').length == 5")
     assert "not here" not in tab.inner_text("body")
     assert errors == []
     assert set(requests) == {page.as_uri(), scripts.as_uri()}
@@ -140,7 +144,7 @@ def test_metrics_have_a_row_for_each_variant(shown: Shown) -> None:
     board = [board_row(name, value) for name, value in CLEAN.items()]
     board[0] |= {"clean_accuracy": math.nan, "mce": math.nan}
     gan: list[Row] = [{"task": "g", "variant": "good", "fid": 3.5, "failed": 0}]
-    write_metrics(metrics(board, gan), shown.path / "results/metrics")
+    write_metrics(metrics(board, gan, []), shown.path / "results/metrics")
     head, *lines = shown.dvc("metrics", "show").splitlines()
     assert head.split() == ["Path", "clean", "corrupted", "failed", "fid", "mce"]
     cells = {line.split()[0].removeprefix("results/metrics/"): line.split()[1:] for line in lines}
@@ -154,7 +158,7 @@ def test_metrics_have_a_row_for_each_variant(shown: Shown) -> None:
     shown.git("add", "--all")
     shown.git("commit", "--quiet", "-m", "one")
     board[1]["clean_accuracy"] = 0.96
-    write_metrics(metrics(board[:2], gan), shown.path / "results/metrics")
+    write_metrics(metrics(board[:2], gan, []), shown.path / "results/metrics")
     changed = json.loads(shown.dvc("metrics", "diff", "--json"))
     assert changed["results/metrics/t/middle.json"] == {
         "clean": {"old": 0.95, "new": 0.96, "diff": pytest.approx(0.01)}
@@ -162,3 +166,15 @@ def test_metrics_have_a_row_for_each_variant(shown: Shown) -> None:
     assert changed["results/metrics/t/poor.json"]["mce"]["old"] == 10.0
     assert changed["results/metrics/t/poor.json"]["mce"]["new"] is None
     assert len(changed) == 2
+
+
+def test_metrics_of_segmentation_fit_on_a_line(shown: Shown) -> None:
+    row: Row = {"task": "s", "variant": "good", "mean_iou": 0.51, "corruption_mean_iou": 0.42, "failed": 0}
+    row["pixel_accuracy"] = math.nan
+    write_metrics(metrics([], [], [row]), shown.path / "results/metrics")
+    lines = shown.dvc("metrics", "show").splitlines()
+    assert [line.split() for line in lines] == [
+        ["Path", "corrupted_iou", "failed", "mean_iou"],
+        ["results/metrics/s/good.json", "0.42", "0", "0.51"],
+    ]
+    assert max(map(len, lines)) < 80
