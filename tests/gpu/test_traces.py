@@ -1,4 +1,4 @@
-"""What a GPU would be asked to do, without one: every architecture with every method, traced with fake CUDA tensors.
+"""What a GPU would be asked to do, without one: architectures with methods, traced with fake CUDA tensors.
 
 That includes which products it may round to TF32 (see `tests.support.tf32`).
 """
@@ -27,10 +27,10 @@ from normbench.training import loop
 from normbench.training.attacks import pgd
 from normbench.training.optimization import autocast
 from tests.support import subjects
-from tests.support.covering import covering
+from tests.support.covering import KINDS, covering
 from tests.support.dispatch import NOT_DETERMINISTIC, Operations, same_strides
 from tests.support.fake_cuda import fake_cuda, obstacle
-from tests.support.short_models import CHANNELS, IMPOSSIBLE, SHORT, SIDES, short_classifier
+from tests.support.short_models import CHANNELS, SHORT, SIDES, short_classifier
 from tests.support.tf32 import Rounded, of_a_layer, only_layers, tf32_on_cuda
 
 REASON = obstacle()
@@ -63,9 +63,6 @@ VARIANTS = [
 ]
 
 
-PAIRS = [pair for pair in covering(SHORT, registry.names(), SETTINGS) if pair[:2] not in IMPOSSIBLE]
-
-
 def shown(value: str | tuple[str, ...]) -> str:
     """A parameter in the name of a test."""
     return value if isinstance(value, str) else "-".join(value)
@@ -90,6 +87,22 @@ def test_every_architecture_is_traced() -> None:
     }
 
 
+def test_few_architectures_have_all_kinds_of_layers() -> None:
+    """With which every method is traced."""
+    kinds = {name: kinds_of(short_classifier(name, registry.build("no_norm", {}))) for name in SHORT}
+    assert set.union(*(kinds[name] for name in KINDS)) == set.union(*kinds.values())
+
+
+def kinds_of(network: nn.Module) -> set[tuple[Any, ...]]:
+    """The layers of a network but for their numbers of channels: each kernel, stride and way of grouping."""
+    found: set[tuple[Any, ...]] = {(nn.Linear,) for layer in network.modules() if isinstance(layer, nn.Linear)}
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            groups = "one" if layer.groups == 1 else "each" if layer.groups == layer.in_channels else "several"
+            found.add((layer.kernel_size, layer.stride, layer.padding, layer.dilation, groups))
+    return found
+
+
 def leaves_nothing_behind(done: Operations, what: str) -> None:
     """The host neither waited for the GPU nor computed anything itself, and a deterministic run has all kernels."""
     assert not done.waits, f"{what}: the host waits: {sorted(set(done.waits))}"
@@ -108,7 +121,7 @@ def same_layout(network: nn.Module, optimizer: torch.optim.Optimizer, names: tup
                 assert same_strides(parameter, value), (name, parameter.shape, parameter.stride(), value.stride())
 
 
-@pytest.mark.parametrize(("model", "method", "setting"), PAIRS, ids=shown)
+@pytest.mark.parametrize(("model", "method", "setting"), covering(SETTINGS), ids=shown)
 def test_classifier(model: str, method: str, setting: tuple[str, MemoryFormat]) -> None:
     """A training step, then the evaluation of the network and of what it folds into, and an attack."""
     traced(model, registry.build(method, {}), *setting)
@@ -181,8 +194,8 @@ def evaluated(network: nn.Module, precision: str, layout: MemoryFormat, size: in
     assert {where for where in rounded.places if not of_a_layer(where)} == set()
 
 
-@pytest.mark.parametrize(("_", "method", "layout"), covering(["sngan"], registry.names(), list(FORMATS)))
-def test_gan(_: str, method: str, layout: MemoryFormat) -> None:
+@pytest.mark.parametrize(("method", "layout"), list(zip(registry.names(), itertools.cycle(FORMATS))))
+def test_gan(method: str, layout: MemoryFormat) -> None:
     """An iteration: two steps of the discriminator and one of the generator, and the generator's moving average."""
     made, recipe = registry.build(method, {}), subjects.gan_recipe(batch_size=BATCH, discriminator_steps=2)
     generator, discriminator = sngan(made, CHANNELS, SIZE, recipe.latent, width=4)

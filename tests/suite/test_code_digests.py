@@ -191,7 +191,7 @@ STAYS: dict[str, tuple[str, Edit]] = {
     "a line that is printed": ("training/logits.py", replaced("out of memory:", "little memory:")),
     "how lines are printed": ("system/text.py", replaced("stream.flush()", "stream.flush(), None")),
     "how often progress is shown": ("system/progress.py", replaced("PLAIN_INTERVAL = 5.0", "PLAIN_INTERVAL = 9.0")),
-    "what a run's progress says": ("runs/classification.py", replaced("images/s", "pictures/s")),
+    "what a run's progress says": ("runs/epochs.py", replaced("images/s", "pictures/s")),
     "a new field of records": (
         "runs/record.py",
         replaced("    system: str\n", "    system: str\n    node: str = ''\n"),
