@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("own_folders")
 def idx(array: np.ndarray) -> bytes:
     """The IDX format of MNIST: 0, 0, type (8 for unsigned bytes), dimensions; each length big-endian; the bytes."""
     lengths = b"".join(length.to_bytes(4, "big") for length in array.shape)
-    return gzip.compress(bytes([0, 0, 8, array.ndim]) + lengths + array.astype(np.uint8).tobytes(), mtime=0)
+    return bytes([0, 0, 8, array.ndim]) + lengths + array.astype(np.uint8).tobytes()
 
 
 def zipped(content: bytes) -> bytes:
@@ -59,7 +59,7 @@ def mnist(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarr
     for split, stem in (("train", "train"), ("test", "t10k")):
         for kind, suffix in (("images", "images-idx3"), ("labels", "labels-idx1")):
             name, array = f"{stem}-{suffix}-ubyte.gz", arrays[f"{split}_{kind}"]
-            server.contents[name] = idx(array[..., 0] if kind == "images" else array)
+            server.contents[name] = zipped(idx(array[..., 0] if kind == "images" else array))
             resources.append((name, md5(server.contents[name])))
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
     monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{server.address}moved/", server.address])
@@ -135,7 +135,7 @@ def test_kmnist(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for split, stem in (("train", "train"), ("test", "t10k")):
         for kind, suffix in (("images", "images-idx3"), ("labels", "labels-idx1")):
             name, array = f"{stem}-{suffix}-ubyte.gz", expected[f"{split}_{kind}"]
-            server.contents[name] = idx(array[..., 0] if kind == "images" else array)
+            server.contents[name] = zipped(idx(array[..., 0] if kind == "images" else array))
             resources.append((name, md5(server.contents[name])))
     assert [name for name, _ in datasets.KMNIST.resources] == [name for name, _ in resources]
     assert datasets.KMNIST.mirrors == ["http://codh.rois.ac.jp/kmnist/dataset/kmnist/"]
@@ -374,9 +374,9 @@ def test_pickles_of_python_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (idx(np.zeros((10, 28, 28), np.uint8))[:-20], "truncated, damaged or of another form"),
-        (zipped(gzip.decompress(idx(np.zeros((10, 28, 28), np.uint8)))[:-1]), "should have 10 x 28 x 28 bytes"),
-        (zipped(gzip.decompress(idx(np.zeros((10, 28, 28), np.uint8))) + b"x"), "and has 7841"),
+        (zipped(idx(np.zeros((10, 28, 28), np.uint8)))[:-20], "truncated, damaged or of another form"),
+        (zipped(idx(np.zeros((10, 28, 28), np.uint8))[:-1]), "should have 10 x 28 x 28 bytes"),
+        (zipped(idx(np.zeros((10, 28, 28), np.uint8)) + b"x"), "and has 7841"),
         (zipped(b"\0\0\x08\x03"), "bytes after its head, and has"),
         (zipped(bytes([0, 0, 8, 255]) + b"\xff" * 1020), "bytes after its head, and has 0"),
         (zipped(bytes([0, 0, 13, 1, 0, 0, 0, 1]) + bytes(4)), "not in the IDX format with bytes"),
@@ -558,7 +558,7 @@ def test_the_official_files_of_mnist_have_the_checksums_that_are_noted(name: str
             for kind, suffix in (("images", "images-idx3"), ("labels", "labels-idx1")):
                 array = stored[f"{split}_{kind}"]
                 array = array[..., 0] if array.ndim == 4 else array
-                found[f"{stem}-{suffix}-ubyte"] = md5(gzip.decompress(idx(array)))
+                found[f"{stem}-{suffix}-ubyte"] = md5(idx(array))
     # Only the sources of this family have `raw`, which the type of all sources does not know.
     assert found == registry.source_class(name).raw  # type: ignore[attr-defined]
 
