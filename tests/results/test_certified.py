@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
 import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from normbench.evaluation.certificates import Results
 from normbench.evaluation.layer_bounds import NAMES
 from normbench.results.report import render
 from normbench.results.tables import aggregate
-from tests.results.made_up_suite import SEEDS, TASK, edit_metrics, place, rows
+from normbench.results.tables.outcomes import Predictions
+from normbench.system import npy
+from tests.results.made_up_suite import SEEDS, TASK, edit_metrics, labels_of_test, place, predictions, rows
 from tests.results.page import Page
 
 BOTH, ONE = "batch_norm", "group_norm"  # with both certificates; with that of Lipschitz constants alone
@@ -43,6 +47,17 @@ def certificates(variant: str, seed: int) -> dict[str, Any]:
         "curvature": [0.9, 0.5, 0.125] if curved else None,
     }
     return found if curved else found | {"no_curvature": WHY}
+
+
+def images(variant: str, seed: int) -> dict[str, np.ndarray]:
+    """The arrays of 60 images in the predictions file; the second variant certifies and keeps far less."""
+    chance, share = np.random.default_rng([len(variant), seed]), 1.0 if variant == BOTH else 0.3
+    index = chance.permutation(len(labels_of_test()))[:60]
+    radii = share * chance.uniform(0, 0.8, 60)
+    right = labels_of_test()[index]
+    under = [np.where(radii + 0.1 > radius, right, right + 1) for radius in RADII]
+    found = {"certificate_index": index, "certificate_lipschitz": radii, "certificate_pgd": np.stack(under)}
+    return found | ({"certificate_curvature": radii + 0.05} if variant == BOTH else {})
 
 
 def layers(variant: str, seed: int) -> list[dict[str, Any]]:
@@ -91,6 +106,68 @@ def test_certified_accuracy_against_plain_sums(suite: None) -> None:
         assert row["no_curvature"] == (WHY if bare else "")
         columns = "curvature, curvature_std, curvature_mean, curvature_mean_std"
         assert row["missing"] == (f"{columns}: {WHY}" if bare else "")
+
+
+def test_verdicts_are_on_the_same_images_and_seeds(suite: None) -> None:
+    """Those of comparisons.csv, whose differences are of shares of images."""
+    inject()
+    for variant in (BOTH, ONE):
+        for seed in SEEDS:
+            path = place(variant, seed).with_suffix(".npz")
+            npy.save_compressed(path, predictions(variant, seed) | images(variant, seed))
+    aggregate()
+    compared = {(row["measure"], row["variant"], row["other"]): row for row in rows("results/comparisons.csv")}
+    board = {(row["variant"], float(row["radius"])): row for row in rows("results/certified.csv")}
+    for radius in RADII:
+        kept = {
+            (variant, seed): images(variant, seed)["certificate_lipschitz"] >= radius
+            for variant in (BOTH, ONE)
+            for seed in SEEDS
+        }
+        means = {name: statistics.mean(kept[name, seed].mean() for seed in SEEDS) for name in (BOTH, ONE)}
+        row = compared[f"certified_lipschitz_{radius:g}", BOTH, ONE]
+        assert float(row["difference"]) == pytest.approx(means[BOTH] - means[ONE], abs=1e-5)
+        assert (int(row["seeds"]), int(row["examples"])) == (len(SEEDS), 60)
+        assert row["verdict"] == "better"
+        assert board[ONE, radius]["lipschitz_verdict"] == "worse"
+        assert board[BOTH, radius]["lipschitz_verdict"] == ""  # the baseline
+        assert (
+            board[ONE, radius]["pgd_verdict"]
+            == {"better": "worse", "indistinguishable": "indistinguishable"}[
+                compared[f"certified_pgd_{radius:g}", BOTH, ONE]["verdict"]
+            ]
+        )
+    assert board[ONE, 0.5].get("curvature_verdict", "") == ""  # has no such certificate
+    text = Path("results/certified.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {TASK} | {ONE} | 0.125 |")]
+    assert line.split(" | ")[5].endswith(", worse")
+    assert f"against `{BOTH}`" in text
+    page = Page(render(Path("build/tables")))
+    texts = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    head = next(number for number, row in enumerate(texts) if row[1:3] == ["Clean", "PGD, 2-norm"])
+    column = texts[head].index("Lipschitz")
+    for number in (head + 1, head + 2):
+        assert page.classes[number][column] & {"better", "worse"} == ({"worse"} if texts[number][0] == ONE else set())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"certificate_index": np.array([0, 10**6])}, "certificate_index is no list of numbers of"),
+        ({"certificate_lipschitz": np.zeros(7)}, r"certificate_lipschitz of shape \(7,\) for 2 radii and 60 images"),
+        ({"certificate_pgd": np.zeros((3, 60), int)}, r"certificate_pgd of shape \(3, 60\) for 2 radii"),
+    ],
+)
+def test_arrays_that_do_not_fit(
+    suite: None, arrays: dict[str, np.ndarray], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inject()
+    path = place(BOTH, 0).with_suffix(".npz")
+    npy.save_compressed(path, predictions(BOTH, 0) | images(BOTH, 0) | arrays)
+    with pytest.raises(ValueError, match=said):
+        Predictions.of(dict(np.load(path)), labels_of_test(), RADII)
+    aggregate()
+    assert re.search(rf"{re.escape(str(path))}: {said}.*; left out", capsys.readouterr().err)
 
 
 def test_without_an_attack_or_with_other_radii(suite: None) -> None:

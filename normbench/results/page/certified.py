@@ -6,19 +6,19 @@ import pandas as pd
 
 from normbench.results.charts.certified import CERTIFICATES
 from normbench.results.page.grid import Cell, Column, Grid
-from normbench.results.page.names import Variants
+from normbench.results.page.names import PROVEN, Variants, measure
 from normbench.results.page.notes import Notes
+from normbench.results.page.verdicts import Verdicts
+from normbench.results.tables.outcomes import certified
 from normbench.results.tables.reasons import is_empty
 from normbench.results.tables.table import Row
 from normbench.results.words import measured
 
-HEADS = {"pgd": "PGD, 2-norm", "lipschitz": "Lipschitz", "curvature": "Curvature"}
 
-
-def certified_grid(variants: Variants, table: pd.DataFrame) -> Grid:
+def certified_grid(variants: Variants, table: pd.DataFrame, verdicts: Verdicts) -> Grid:
     """Returns clean accuracy, and at each radius that under attack and the certified ones; a line for each variant.
 
-    table: the rows of the task in certified.csv.
+    table: the rows of the task in certified.csv. verdicts: of the task.
     """
     if not len(table):
         return Grid("Certified robustness", "Variant", [], [])
@@ -27,9 +27,10 @@ def certified_grid(variants: Variants, table: pd.DataFrame) -> Grid:
         (Column("clean", "Clean", "same images, %", "high"), "clean", radius) for radius in table["radius"][:1]
     ]
     places += [
-        (Column(f"{name}_{radius:g}", head, f"within {radius:.3g}, %", "high"), name, radius)
-        for name, head in HEADS.items()
+        (Column(key, measure(key).head, measure(key).small, "high"), name, radius)
+        for name in PROVEN
         for radius in sorted(set(table["radius"]))
+        for key in [certified(name, radius)]
         if table[name].notna().any()
     ]
     names = list(dict.fromkeys(table["variant"]))
@@ -47,7 +48,10 @@ def certified_grid(variants: Variants, table: pd.DataFrame) -> Grid:
     def cell(variant: str, column: Column, name: str, radius: float) -> Cell:
         row: Row = rows.get((variant, radius), {})
         value, deviation = (100 * row.get(key, float("nan")) for key in (name, f"{name}_std"))
-        return Cell(measured(value, deviation, ".1f") + notes.of(variant, column.key), value)
+        verdict = verdicts.verdict(column.key, variant, variants.baseline)
+        return Cell(measured(value, deviation, ".1f") + notes.of(variant, column.key), value, verdict)
 
     lines = [variants.line(name, [cell(name, *place) for place in places]) for name in names]
-    return Grid("Certified robustness", "Variant", [column for column, *_ in places], lines, notes)
+    columns = [column for column, *_ in places]
+    compared = [column.key for column in columns if column.key in verdicts.measures]
+    return Grid("Certified robustness", "Variant", columns, lines, notes, compared)

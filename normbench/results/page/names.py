@@ -44,10 +44,15 @@ MEASURES = {
     "fid": Measure("FID", "lower is better", 1, "", "low"),
     "inception_fid": Measure("FID", "Inception; lower is better", 1, "", "low"),
 }
+# Shares of images that keep their right class within a radius: of certified.csv, and `certified_<name>_<radius>`.
+PROVEN = {"pgd": "PGD, 2-norm", "lipschitz": "Lipschitz", "curvature": "Curvature"}
 
 
 def measure(key: str) -> Measure:
     """Returns a measure in words; one that this page does not know has its own name, and is a share."""
+    for name, head in PROVEN.items():
+        if key.startswith(f"certified_{name}_"):
+            return Measure(head, f"within {float(key.removeprefix(f'certified_{name}_')):.3g}, %")
     return MEASURES.get(key) or Measure(key, "%")
 
 

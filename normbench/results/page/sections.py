@@ -137,7 +137,7 @@ def task_section(suite: Suite, name: str, anchor: str, folder: Path) -> Section:
     links = {variant: suite.links.get((Kind.CLASSIFICATION.value, name, variant), "runs") for variant in names}
     scores = [robustness_grid(variants, own["robustness"], own["runs"], verdicts, why["robustness"])]
     scores += [smoothness_grid(variants, own["smoothness"], why["smoothness"])]
-    scores += [certified_grid(variants, own["certified"])]
+    scores += [certified_grid(variants, own["certified"], verdicts)]
     grids = [
         comparison_grid(variants, names, verdicts),
         corruption_grid(variants, own["corruptions"]),

@@ -8,11 +8,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from normbench.results.tables.comparisons import against
 from normbench.results.tables.means import Runs, mean
+from normbench.results.tables.outcomes import PROVEN, certified
 from normbench.results.tables.reasons import MISSING, explained, is_empty
 from normbench.results.tables.smoothness import measured, no_part, spreads
 from normbench.results.tables.table import PLAIN, REAL, SHARE, Row, Table, with_std
 from normbench.runs.record import Record
+from normbench.runs.run import Kind
 
 CERTIFICATES = ("lipschitz", "curvature")
 SHARES = ["clean", "pgd", *CERTIFICATES]
@@ -22,8 +25,11 @@ RIVALS = ("r", "s", "t", "u", "grid")
 BOUNDS = [*RIVALS[:4], "fantastic_four", "grid", "certificate", "gram", "circular", "zero_padded"]
 
 
-def certified_table(runs: Runs) -> Table:
-    """Returns a row for each task, variant and radius, of the variants that were scored."""
+def certified_table(runs: Runs, baseline: str | None, compared: Table) -> Table:
+    """Returns a row for each task, variant and radius, of the variants that were scored.
+
+    baseline: the variant on which the verdicts are. compared: see `comparisons`.
+    """
     rows = []
     for (task, variant), records in runs.items():
         found = measured(records, "certificates")
@@ -31,10 +37,15 @@ def certified_table(runs: Runs) -> Table:
             row: Row = {"task": task, "variant": variant, "radius": radius, "examples": found[0]["examples"]}
             row |= spreads([at_radius(one, radius) for one in found], [*SHARES, *MEANS])
             row |= {f"no_{name}": reason_of(found, name) for name in CERTIFICATES}
+            for name in PROVEN:
+                verdicts = against(compared, Kind.CLASSIFICATION, certified(name, radius), baseline)
+                row[f"{name}_verdict"] = verdicts.get((task, variant), "")
             numbers = [*with_std(SHARES, SHARE), *with_std(MEANS, REAL)]
             rows.append(explained(row, numbers, functools.partial(no_share, records, row)))
     columns = dict.fromkeys(("task", "variant", "radius", "examples"), PLAIN) | {"radius": REAL}
-    columns |= with_std(SHARES, SHARE) | with_std(MEANS, REAL)
+    for name in SHARES:
+        columns |= with_std([name], SHARE) | ({f"{name}_verdict": PLAIN} if name in PROVEN else {})
+    columns |= with_std(MEANS, REAL)
     return Table(columns | {f"no_{name}": PLAIN for name in CERTIFICATES} | {MISSING: PLAIN}, rows)
 
 

@@ -54,9 +54,9 @@ def comparisons(runs: dict[Kind, Runs], predictions: Known) -> Table:
         scored = {cell: _scored(kind, cell, records, predictions) for cell, records in of_kind.items()}
         for task in dict.fromkeys(task for task, _ in of_kind):
             variants = {variant: found for (of, variant), found in scored.items() if of == task}
-            for measure in outcomes.NAMES:
-                if any(measure in values for each in variants.values() for values in each.outcomes.values()):
-                    rows += _table(kind, task, measure, variants)
+            known = {name for each in variants.values() for values in each.outcomes.values() for name in values}
+            for measure in [*(name for name in outcomes.NAMES if name in known), *sorted(known - {*outcomes.NAMES})]:
+                rows += _table(kind, task, measure, variants)
     return Table(COLUMNS, rows)
 
 

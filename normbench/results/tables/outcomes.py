@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,13 @@ IOUS = ("mean_iou", "corruption_mean_iou")  # of whole runs
 PIXELS = ("pixel_accuracy", "corruption_pixel_accuracy")  # of images, as the fraction of their pixels
 NAMES = ("clean_accuracy", "corruption_accuracy", *(f"corruption_{group}" for group in GROUPS), *ATTACKS, *FIDS)
 NAMES += (*IOUS, *PIXELS)
+PROVEN = ("pgd", "lipschitz", "curvature")  # the shares at a radius of the score `certificates`
+CERTIFICATES = tuple(f"certificate_{name}" for name in ("index", *PROVEN))
+
+
+def certified(name: str, radius: float) -> str:
+    """Returns the measure of a share of `PROVEN` at a radius, such as `certified_lipschitz_0.5`."""
+    return f"certified_{name}_{radius:.6g}"
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Predictions:
 
     clean: (images,). index: the images that were scored with corruptions. corrupted: (names, severities, index).
     attacked: the attacked images. attacks: name -> (attacked,), or fewer, the first ones.
+    kept: measure -> for each image with a certificate, whether it keeps its right class within a radius.
     """
 
     labels: np.ndarray
@@ -38,10 +47,14 @@ class Predictions:
     corrupted: np.ndarray
     attacked: np.ndarray
     attacks: dict[str, np.ndarray]
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, found: dict[str, np.ndarray], labels: np.ndarray) -> Predictions:
-        """Returns those of a predictions file. Raises ValueError if it does not fit the labels."""
+    def of(cls, found: dict[str, np.ndarray], labels: np.ndarray, radii: Sequence[float] = ()) -> Predictions:
+        """Returns those of a predictions file. Raises ValueError if it does not fit the labels.
+
+        radii: those of the score `certificates`.
+        """
         index, clean, corrupted = found["index"], found["clean"], found["corrupted"]
         attacks = {name: found[name] for name in ATTACKS if name in found}
         attacked = found.get("attack_index", np.zeros(0, np.int32))
@@ -57,7 +70,8 @@ class Predictions:
                 raise ValueError(f"{name} has other numbers than those of {len(labels)} images")
         if any(len(each) > len(attacked) for each in attacks.values()):
             raise ValueError("more predictions under attack than attacked images")
-        return cls(labels, clean, found["names"].tolist(), index, corrupted, attacked, attacks)
+        kept = _kept(found, labels, radii) if "certificate_index" in found else {}
+        return cls(labels, clean, found["names"].tolist(), index, corrupted, attacked, attacks, kept)
 
     def outcomes(self) -> dict[str, np.ndarray]:
         """Returns measure -> a value for each of its examples: 1 if right, 0 if wrong, or the mean over corruptions."""
@@ -71,7 +85,30 @@ class Predictions:
                 found[f"corruption_{group}"] = right[chosen].mean((0, 1))
         for name, predicted in self.attacks.items():
             found[name] = predicted == self.labels[self.attacked[: len(predicted)]]
+        found |= self.kept
         return {name: np.asarray(values, float) for name, values in found.items()}
+
+
+def _kept(found: dict[str, np.ndarray], labels: np.ndarray, radii: Sequence[float]) -> dict[str, np.ndarray]:
+    """Returns `Predictions.kept`. Raises ValueError if the arrays do not fit the radii or each other."""
+    index = found["certificate_index"]
+    if index.ndim != 1 or not np.isin(index, np.arange(len(labels))).all():
+        raise ValueError(f"certificate_index is no list of numbers of {len(labels)} images")
+    kept = {}
+    for name in PROVEN:
+        if f"certificate_{name}" not in found:
+            continue
+        values = found[f"certificate_{name}"]
+        shape = (len(radii), len(index)) if name == "pgd" else (len(index),)
+        if values.shape != shape:
+            raise ValueError(
+                f"certificate_{name} of shape {values.shape} for {len(radii)} radii and {len(index)} images"
+            )
+        for place, radius in enumerate(radii):
+            kept[certified(name, radius)] = np.asarray(
+                values[place] == labels[index] if name == "pgd" else values >= radius
+            )
+    return kept
 
 
 def read(task: str, variant: str, record: Record) -> Predictions | str:
@@ -79,12 +116,13 @@ def read(task: str, variant: str, record: Record) -> Predictions | str:
     path = SCORED_IN[record.kind] / task / variant / f"{record.seed}.npz"
     names = ("names", "severities", "index", "clean", "corrupted")
     try:
-        found = arrays.read_npz(path, names, optional=("attack_index", *ATTACKS))
+        found = arrays.read_npz(path, names, optional=("attack_index", *ATTACKS, *CERTIFICATES))
         labels = labels_of(record.provenance.dataset.name)
     except UserError as error:
         return str(error)
+    scored = record.metrics.get("certificates", {"at": []})
     try:
-        return Predictions.of(found, labels)
+        return Predictions.of(found, labels, [each["radius"] for each in scored["at"]])
     except ValueError as error:
         return str(UserError(f"{path}: {error}"))
 

@@ -152,7 +152,7 @@ def aggregate() -> None:
         "layers": layer_table(classifiers),
         "features": feature_table(classifiers),
         "filters": filter_table(classifiers),
-        "certified": certified_table(classifiers),
+        "certified": certified_table(classifiers, suite.baseline, compared),
         "bounds": bound_table(classifiers),
         "curves": curve_table(classifiers | segmented),
         "gan_curves": gan_curve_table(gans),
@@ -188,7 +188,7 @@ def aggregate() -> None:
         files.write_text(layout.RESULTS / f"{name}.csv", text)
     files.write_text(layout.RESULTS / "claims.csv", claims.csv())
     files.write_text(layout.RESULTS / "claims.md", claims_markdown(claims))
-    files.write_text(layout.RESULTS / "certified.md", certified_markdown(tables["certified"]))
+    files.write_text(layout.RESULTS / "certified.md", certified_markdown(tables["certified"], suite.baseline))
     for name, columns in of_paper.items():
         files.write_text(layout.RESULTS / f"{name}.tex", latex.latex(tables[name].rows, columns, standing))
     text = markdown(tables["leaderboard"].rows, suite, corruptions, standing, test_images)
