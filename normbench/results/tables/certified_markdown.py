@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from normbench.comparison.verdicts import Verdict
 from normbench.results.tables.cells import markdown_cell
 from normbench.results.tables.certificates import SHARES
 from normbench.results.tables.markdown import document, marked, percent, table_text
@@ -16,7 +17,10 @@ CAPTION = (
 )
 
 
-VERDICTS = "Better and worse are against `{}`, on the same images and seeds (docs/statistics.md)."
+VERDICTS = (
+    "Better and worse are against `{}`, on the same images and seeds (docs/statistics.md); without either word no "
+    "difference is shown."
+)
 
 
 def certified_markdown(table: Table, baseline: str | None) -> str:
@@ -34,5 +38,7 @@ def certified_markdown(table: Table, baseline: str | None) -> str:
 
 def _share(row: Row, name: str, marks: Marks) -> str:
     verdict = row.get(f"{name}_verdict")
-    text = percent(row[name], row[f"{name}_std"], bold=False) + (f", {verdict}" if verdict else "")
+    text = percent(row[name], row[f"{name}_std"], bold=False)
+    if verdict in (Verdict.BETTER, Verdict.WORSE):
+        text += f", {verdict}"
     return marked(text, marks.of(row["why"], name))
