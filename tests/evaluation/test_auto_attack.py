@@ -25,6 +25,20 @@ EPSILON = 0.04
 SETTINGS = Attacks(examples=40, batch_size=25, long_examples=0, auto_attack_examples=30)
 
 
+@pytest.fixture
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square, which needs no gradient, asks as little as 300 times instead of 5,000; that takes most of the time."""
+    from pyautoattack.square import SquareAttack
+
+    whole = SquareAttack.perturb
+
+    def perturb(self: Any, *given: Any, **more: Any) -> Any:
+        self.n_queries = 300
+        return whole(self, *given, **more)
+
+    monkeypatch.setattr(SquareAttack, "perturb", perturb)
+
+
 def attacked(model: nn.Module, images: Images, **changes: Any) -> dict[str, Any]:
     """What the score of the evaluation has in a record, with SETTINGS but for these."""
     settings = Attacks.model_validate(SETTINGS.model_dump() | changes)
@@ -58,6 +72,7 @@ def linear(classes: int) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Te
     return classifier, images[clear], labels[clear], worst[clear]
 
 
+@pytest.mark.usefixtures("few_queries")
 @pytest.mark.parametrize("classes", [2, 3, 4, 12])
 def test_of_a_linear_classifier_it_finds_the_worst_case(classes: int) -> None:
     classifier, images, labels, worst = linear(classes)
@@ -74,6 +89,7 @@ def test_of_a_linear_classifier_it_finds_the_worst_case(classes: int) -> None:
     assert re.fullmatch(r"pyautoattack \d+\.\d+\.\d+", found["package"])
 
 
+@pytest.mark.usefixtures("few_queries")
 def test_in_the_two_norm_it_finds_the_worst_case_of_a_linear_classifier() -> None:
     """Away from the limits of the image, which is the distance to the nearest boundary."""
     draws = torch.Generator().manual_seed(0)
@@ -105,6 +121,7 @@ def test_the_attacks_are_those_of_the_standard_version() -> None:
     assert parts(3) == parts(2) == ["apgd-ce", "fab-t", "square"]
 
 
+@pytest.mark.usefixtures("few_queries")
 def test_another_size_of_batch_finds_the_same_of_a_linear_classifier() -> None:
     classifier, images, labels, worst = linear(4)
     for size in (7, 1000):
@@ -165,6 +182,7 @@ def test_a_network_under_all_attacks(network: nn.Module, images: Images) -> None
     assert attacked(network, images) == found
 
 
+@pytest.mark.usefixtures("few_queries")
 def test_more_images_than_there_are(network: nn.Module, images: Images) -> None:
     found = attacked(network, images, examples=12, auto_attack_examples=500, epsilon=0.5)
     assert found["auto_attack"]["examples"] == 12
@@ -188,6 +206,7 @@ class Odd(nn.Module):
         return torch.where(scores[:, :1] > scores[:, 1:2], torch.nan, scores * torch.inf)
 
 
+@pytest.mark.usefixtures("few_queries")
 @pytest.mark.parametrize("kind", ["no gradient", "steps", "gradient is no number", "logits are no numbers"])
 def test_what_has_no_gradient_or_no_numbers(
     kind: str, network: nn.Module, images: Images, capfd: pytest.CaptureFixture[str]
