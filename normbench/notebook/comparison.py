@@ -36,7 +36,7 @@ from normbench.results.tables.comparisons import comparisons
 from normbench.results.tables.corruptions import Corruptions
 from normbench.results.tables.leaderboard import leaderboard
 from normbench.results.tables.means import Runs
-from normbench.results.tables.outcomes import Known, Predictions
+from normbench.results.tables.outcomes import Known, Predictions, radii_of
 from normbench.runs import classification, provenance
 from normbench.runs.contents import WEIGHTS
 from normbench.runs.record import Record, problem_of
@@ -227,7 +227,8 @@ class Every:
             runs.setdefault((self.task.name, variant), []).append(record)
         labels = self.data.test.labels.cpu().numpy()
         known: Known = {
-            (self.task.name, *key): Predictions.of(dict(found), labels) for key, found in self.predictions.items()
+            (self.task.name, *key): Predictions.of(dict(found), labels, radii_of(self.records[key]))
+            for key, found in self.predictions.items()
         }
         compared = comparisons({Kind.CLASSIFICATION: runs}, known)
         chosen = Corruptions(names=self.corrupted.names, severities=self.corrupted.severities)

@@ -120,11 +120,15 @@ def read(task: str, variant: str, record: Record) -> Predictions | str:
         labels = labels_of(record.provenance.dataset.name)
     except UserError as error:
         return str(error)
-    scored = record.metrics.get("certificates", {"at": []})
     try:
-        return Predictions.of(found, labels, [each["radius"] for each in scored["at"]])
+        return Predictions.of(found, labels, radii_of(record))
     except ValueError as error:
         return str(UserError(f"{path}: {error}"))
+
+
+def radii_of(record: Record) -> list[float]:
+    """Returns the radii of the score `certificates` of a run; none if it was not measured."""
+    return [each["radius"] for each in record.metrics.get("certificates", {"at": []})["at"]]
 
 
 def of_masks(task: str, variant: str, record: Record) -> dict[str, np.ndarray]:
