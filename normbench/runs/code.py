@@ -8,9 +8,9 @@ from normbench.methods import registry as methods
 from normbench.methods.plain import PlainMethod, installed_version
 from normbench.models import registry as models
 from normbench.runs.run import Kind, Run
-from normbench.system import files
+from normbench.system import digests, files
 from normbench.system.errors import UserError
-from normbench.system.fingerprint import Root, closure
+from normbench.system.fingerprint import Root
 from normbench.training.task import Task, TaskEntry
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -81,7 +81,7 @@ def method(reference: str) -> str:
 
 def digest(roots: list[Root]) -> str:
     """Returns the digest of what the root definitions mean, with everything that they use."""
-    return files.hash_of([[root.name for root in roots], closure(roots).digest])
+    return files.hash_of([[root.name for root in roots], digests.digest(roots)])
 
 
 _compared: dict[tuple[str | None, ...], str | None] = {}

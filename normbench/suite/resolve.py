@@ -41,8 +41,8 @@ from normbench.suite.runs import adopt_outputs
 from normbench.suite.schema import NAME, Dataset
 from normbench.suite.suite import SECTIONS, Suite
 from normbench.system import blame, files, layout
+from normbench.system.digests import one_reading
 from normbench.system.errors import UserError, hint
-from normbench.system.fingerprint import one_reading
 from normbench.system.size import sides
 from normbench.training.task import Task, TaskEntry
 

@@ -1,11 +1,11 @@
 """Python processes for tests, forked from one that has imported torch and the package, which takes seconds each time.
 
 `start` and `run` take what follows `python` on a command line. The forked process has the arguments, environment, folder,
-streams and session of one that is started with them, one thread, and modules whose functions nobody has called. Its
-command line in /proc is that of the process it is forked from. Where that could make a difference, because what Python
-and libraries read when they are loaded is another, or the cores are, a fresh process is started, unless the test is
-`surrounded`. A process whose PYTHONPATH is not this checkout, as those in a clone, is forked from one that has imported
-the libraries alone.
+streams and session of one that is started with them, one thread, and modules whose functions nobody has called; only the
+digests of the package's code are known. Its command line in /proc is that of the process it is forked from. Where that
+could make a difference, because what Python and libraries read when they are loaded is another, or the cores are, a
+fresh process is started, unless the test is `surrounded`. A process whose PYTHONPATH is not this checkout, as those in a
+clone, is forked from one that has imported the libraries alone.
 """
 
 from __future__ import annotations
@@ -234,6 +234,7 @@ def serve(server: socket.socket, package: bool) -> None:
         for module in pkgutil.walk_packages(normbench.__path__, "normbench."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
+        compute_digests()
     path = [entry for entry in sys.path[1:] if entry != str(ROOT)]
     assert len(os.listdir("/proc/self/task")) == 1, "only a process of one thread may fork"
     gc.freeze()  # What is here is never freed, so that its memory stays shared.
@@ -248,6 +249,22 @@ def serve(server: socket.socket, package: bool) -> None:
             _attend(json.loads(message), descriptors, path)
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def compute_digests() -> None:
+    """Those of the stages, of all methods and of all models, which nearly every command needs."""
+    from normbench.evaluation.registry import SCORES
+    from normbench.methods import registry as methods
+    from normbench.models import registry as models
+    from normbench.suite import code
+    from normbench.system.digests import one_reading
+
+    with one_reading():
+        code.of_stages({}, SCORES.names(), segmentation=True)
+        for method in methods.names():
+            code.method(method)
+        for model in models.names():
+            code.model(model)
 
 
 def _attend(request: dict[str, Any], descriptors: list[int], path: list[str]) -> None:
