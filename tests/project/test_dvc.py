@@ -30,7 +30,17 @@ CARRIERS = (
     *(f"normbench/{folder}/" for folder in ("checks", "runs", "suite")),
     *(
         f"normbench/system/{name}.py"
-        for name in ("errors", "files", "fingerprint", "layout", "meaning", "plugins", "preemption", "progress")
+        for name in (
+            "digests",
+            "errors",
+            "files",
+            "fingerprint",
+            "layout",
+            "meaning",
+            "plugins",
+            "preemption",
+            "progress",
+        )
     ),
     *(f"normbench/system/{name}.py" for name in ("npy", "ranks", "schema", "scratch", "side_by_side", "source_tree")),
     *(f"normbench/system/{name}.py" for name in ("blame", "intact", "narrowing", "quantities", "stage", "text")),
