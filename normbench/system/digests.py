@@ -41,14 +41,13 @@ def one_reading() -> Iterator[None]:
         yield
         return
     before = state()
-    known = _known.get(before) or _read(before)
-    _open = dict(known)
+    _open = dict(_known.get(before) or _read(before))
     try:
         with fingerprint.one_reading():
             yield
     finally:
         found, _open = _open, None
-        if found != known and state() == before:
+        if state() == before:
             _known[before] = found
             _keep(before, found)
 
@@ -96,6 +95,7 @@ def _read(now: str) -> Digests:
 
 def _keep(now: str, found: Digests) -> None:
     """Keeps the digests of a state, beside those that other processes have kept of it."""
-    if KEPT.parent.is_dir():
+    kept = _read(now)
+    if found.keys() - kept.keys() and KEPT.parent.is_dir():
         with suppress(OSError):  # It spares time, and is no result.
-            files.write_json(KEPT, {"state": now, "digests": _read(now) | found})
+            files.write_json(KEPT, {"state": now, "digests": kept | found})

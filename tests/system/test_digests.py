@@ -151,3 +151,12 @@ def test_nothing_is_written_without_a_folder(package: Path) -> None:
     shutil.rmtree("build")
     digest([Root(package / "one.py", "scaled")])
     assert sorted(path.name for path in Path().iterdir()) == ["checkout"]
+
+
+def test_what_was_known_before_there_was_a_folder_is_kept_later(package: Path) -> None:
+    roots = [Root(package / "one.py", "scaled")]
+    shutil.rmtree("build")
+    first = digest(roots)
+    Path("build").mkdir()
+    assert digest(roots) == first
+    assert list(json.loads(KEPT.read_text())["digests"].values()) == [first]
