@@ -60,13 +60,14 @@ def digest(roots: Iterable[Root]) -> str:
     roots, package = list(roots), PACKAGE_ROOT / PACKAGE
     if not all(root.file.resolve().is_relative_to(package) for root in roots):
         return closure(roots).digest
-    if _open is None:
+    known = _open
+    if known is None:
         with one_reading():
             return digest(roots)
     key = " ".join(sorted(f"{root.file.resolve().relative_to(package).as_posix()}:{root.name}" for root in roots))
-    if key not in _open:
-        _open[key] = closure(roots).digest
-    return _open[key]
+    if key not in known:
+        known[key] = closure(roots).digest
+    return known[key]
 
 
 def state() -> str:
