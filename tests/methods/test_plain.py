@@ -19,6 +19,7 @@ from normbench.methods.plain import adapted, taken_for
 from normbench.models.build import build_classifier
 from normbench.runs import code
 from normbench.suite.file import check_options
+from normbench.system import digests
 from normbench.system.errors import UserError
 from tests.models.networks import images
 
@@ -300,7 +301,11 @@ def test_the_digest_of_an_installed_class_is_that_of_its_version(monkeypatch: py
 
 def test_the_way_plain_classes_are_used_is_in_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     roots: list[list[Any]] = []
-    monkeypatch.setattr(code, "closure", lambda some: roots.append(list(some)) or code.Root)
-    monkeypatch.setattr(code.Root, "digest", "", raising=False)
+
+    def noted(some: list[Any]) -> str:
+        roots.append(some)
+        return ""
+
+    monkeypatch.setattr(digests, "digest", noted)
     code.method("torch.nn:InstanceNorm2d")
     assert [(root.file.name, root.name) for root in roots[0]] == [("plain.py", "adapted")]
