@@ -136,6 +136,7 @@ def test_verdicts_are_on_the_same_images_and_seeds(suite: None) -> None:
             assert board[ONE, radius][f"{name}_verdict"] == "worse"
         assert board[BOTH, radius]["lipschitz_verdict"] == ""  # the baseline
     assert board[ONE, 0.5].get("curvature_verdict", "") == ""  # has no such certificate
+    assert compared["certified_curvature_0.5", BOTH, ONE]["missing"] == f"not measured: {ONE}"
     text = Path("results/certified.md").read_text(encoding="utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith(f"| {TASK} | {ONE} | 0.125 |")]
     assert line.split(" | ")[5].endswith(", worse")

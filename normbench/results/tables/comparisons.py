@@ -114,7 +114,12 @@ def _table(kind: Kind, task: str, measure: str, variants: dict[str, Scored]) -> 
         if len({one[seed].shape for seed in seeds} | {other[seed].shape for seed in seeds}) > 1:
             row[MISSING] = "scored on different examples"
         elif not seeds:
-            row[MISSING] = variants[first].missing or variants[second].missing or "no seed of which both runs finished"
+            without = [name for name, found in ((first, one), (second, other)) if variants[name].outcomes and not found]
+            row[MISSING] = (
+                variants[first].missing
+                or variants[second].missing
+                or (f"not measured: {', '.join(without)}" if without else "no seed of which both runs finished")
+            )
         else:
             stacked = np.stack([one[seed] for seed in seeds]), np.stack([other[seed] for seed in seeds])
             row["difference"] = float((stacked[0] - stacked[1]).mean())
